@@ -1,0 +1,266 @@
+"""The method interface: what a method is given, what it gives back, and how it describes itself.
+
+A method is a module of fixed exports, read from top to bottom:
+
+    PAPER     what to cite and how to list it          (Paper)
+    Config    its hyperparameters, a frozen dataclass  (subclass of MethodConfig)
+    VIEWS     what the data pipeline draws per sample  (dict of View)
+    RECIPE    optimiser, schedule, batch               (dotted config keys)
+    PRESETS   named settings on top of the recipe      (dict of Preset)
+    one Method subclass: represent, loss, update
+
+Legend of shapes: B rows of this rank, N rows of the global batch, V crops, D features, K queue.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+Reps = dict[str, Tensor]  # whatever `represent` computed; the first axis of every tensor is the rows
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+) -> Any:
+    """A config field: its default, a sentence of help, its unit and its allowed range (bounds apply to each number of a tuple)."""
+    bounds = {name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if bound is not None}
+    meta = {"help": help, "unit": unit, "bounds": bounds}
+    if isinstance(default, (dict, list)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=meta)
+    return dataclasses.field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class View:
+    """What is drawn of one sample for one input of a method. Geometry first, then the photometric policy in the order of the fields.
+
+    `augment.strength` scales the policy (every field from `jitter` on but `sobel` and `space`), never the crop and the flip.
+    """
+
+    size: int = setting(224, "side of the drawn square", unit="px", ge=1)
+    count: int = setting(1, "how many crops of this kind are drawn per sample", ge=1)
+    source: str = setting("image", "column of the data source")
+    kind: Literal["image", "patches"] = setting("image", "one image, or a grid of overlapping patches (see grid)")
+    crop: tuple[float, float] = setting((0.08, 1.0), "area of the random resized crop; (0, 0): resize and centre crop", unit="fraction", ge=0, le=1)
+    ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "aspect ratio of the crop", ge=0.1, le=10)
+    flip: float = setting(0.5, "horizontal flip", unit="probability", ge=0, le=1)
+    geometry: str = setting("", "views of one geometry group share crop and flip; empty: a geometry of its own")
+    interpolation: Literal["linear", "cubic", "area"] = setting("linear", "how the crop is resized")
+    rotation: float = setting(0.0, "largest rotation", unit="degrees", ge=0, le=180)
+    jitter: tuple[float, float, float, float] = setting((0.0, 0.0, 0.0, 0.0), "brightness, contrast, saturation, hue", unit="fraction", ge=0)
+    jitter_p: float = setting(0.0, "colour jitter", unit="probability", ge=0, le=1)
+    gray: float = setting(0.0, "conversion to grey", unit="probability", ge=0, le=1)
+    blur: float = setting(0.0, "Gaussian blur", unit="probability", ge=0, le=1)
+    blur_sigma: tuple[float, float] = setting((0.1, 2.0), "standard deviation of the blur", unit="px", gt=0)
+    randaugment: tuple[int, int] = setting((0, 10), "RandAugment: number of operations and magnitude (0 to 10)", ge=0)
+    solarize: float = setting(0.0, "solarisation (threshold 128)", unit="probability", ge=0, le=1)
+    cutout: float = setting(0.0, "cutout of one square of half the side", unit="probability", ge=0, le=1)
+    noise: float = setting(0.0, "Gaussian noise of standard deviation 0.1", unit="probability", ge=0, le=1)
+    sobel: bool = setting(False, "replace the image by its Sobel gradient magnitude")
+    space: Literal["rgb", "lab", "ycbcr"] = setting("rgb", "colour space of the drawn pixels")
+    grid: tuple[int, int, int] = setting((0, 0, 0), "patches: rows (= columns), side and stride in px", ge=0)
+
+    def names(self, name: str) -> list[str]:
+        """The keys of `Batch.views` that this entry fills: its own name, or name0, name1, ... where it is drawn several times."""
+        return [name] if self.count == 1 else [f"{name}{i}" for i in range(self.count)]
+
+
+def evaluation_view(view: View) -> View:
+    """The deterministic counterpart of a training view: resize, centre crop, the same colour space and size."""
+    return View(size=view.size, source=view.source, kind=view.kind, crop=(0.0, 0.0), flip=0.0, sobel=view.sobel, space=view.space, grid=view.grid)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from and how the method table lists it."""
+
+    title: str
+    year: int
+    url: str
+    contrasts: str
+    negatives: str = "none"
+    queue: str = "no"
+    ema: str = "no"
+    predictor: str = "no"
+    crops: str = "2"
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Fields that every method's Config has; `name` and `preset` are filled in when the config is resolved."""
+
+    name: str = setting("", "method: a file of methods/, an entry point of `contray.methods`, or a path to a .py file")
+    preset: str = setting("", "preset: named settings of the method's file")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings on top of the recipe: dotted config keys and, where they differ, the views. `about` says what to expect of it."""
+
+    about: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    views: Mapping[str, View] | None = None
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Progress in samples. Every schedule is a pure function of it.
+
+    samples: seen before this step; total: of the whole run; dataset: samples in an epoch (full batches only); batch: global batch size.
+    """
+
+    samples: int
+    total: int
+    dataset: int
+    batch: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the run that lies behind, in [0, 1]."""
+        return self.samples / self.total
+
+    @property
+    def epoch(self) -> float:
+        """Epochs seen, fractional."""
+        return self.samples / self.dataset
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.samples // self.batch
+
+
+@dataclass
+class Batch:
+    """This rank's rows of one global batch. There are no labels: no method can peek.
+
+    views: name -> (B, C, H, W); index: (B,) global sample ids; slot: (B,) places in the global batch of `size` rows.
+    Ranks hold contiguous slots in rank order, so rows gathered over ranks stand in slot order.
+    """
+
+    views: dict[str, Tensor]
+    index: Tensor
+    slot: Tensor
+    size: int
+    seed: int = 0
+    step: int = 0
+    norm: Callable[[str], AbstractContextManager[None]] = lambda layout: nullcontext()  # sets the layout of norm groups: blocks, strided
+
+    def crops(self, name: str) -> Tensor:
+        """All crops of one view entry, crop-major: (V*B, C, H, W)."""
+        if name in self.views:
+            return self.views[name]
+        found = [view for key, view in self.views.items() if key.startswith(name) and key[len(name) :].isdigit()]
+        if not found:
+            raise KeyError(f"no view {name!r} in this batch; it has {', '.join(self.views)}")
+        return torch.cat(found)
+
+    def rand(self, name: str, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform draws in [0, 1) for each row: (B, *shape), a pure function of (seed, step, slot, name), hence of no world size."""
+        count = 1
+        for side in shape:
+            count *= side
+        key = int.from_bytes(hashlib.blake2b(f"{self.seed}/{self.step}/{name}".encode(), digest_size=8).digest(), "little", signed=True)
+        rows = _mix(self.slot.to(torch.int64) ^ key)[:, None]  # (B, 1)
+        bits = _mix(rows + _mix(torch.arange(1, count + 1, device=self.slot.device)))  # (B, count)
+        return (((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53).to(dtype).clamp(max=_below_one(dtype)).reshape(-1, *shape)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser (Steele, Lea & Flood 2014) on int64; shifts are made logical by masks."""
+    x = x + -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -0x6B2FB644ECCEEE15
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def _below_one(dtype: torch.dtype) -> float:
+    return 1.0 - torch.finfo(dtype).eps / 2
+
+
+class Method(nn.Module):
+    """A self-supervised method. A step reads as a paper does: represent, compare (`loss`), remember (`update`).
+
+    The engine calls `represent` and `loss` under autocast, sums the ranks' gradients, steps the optimiser, moves the EMA pairs and
+    then calls `update` once. It knows no method by name.
+    """
+
+    couples: ClassVar[bool] = True  # whether the loss couples rows (then chunked representations need cached gradients)
+
+    def __init__(self, config: Any, backbone: Callable[[], nn.Module]) -> None:
+        """`backbone()` builds one backbone: a module (B, C, H, W) -> (B, D) with the attribute `out_dim` = D."""
+        super().__init__()
+        self.config = config
+        self.backbone = backbone()
+
+    @classmethod
+    def check(cls, config: Any, *, samples: int, batch: int) -> None:
+        """Refuse values that cannot work on `samples` training samples in global batches of `batch`.
+
+        Raises ValueError whose text starts with the field's name, as in "queue_size: got ...".
+        """
+
+    def negatives(self, batch: int) -> int:
+        """Negatives that one anchor is compared with, for the dry run; 0 where the method has none."""
+        return 0
+
+    def represent(self, batch: Batch, clock: Clock) -> Reps:
+        """The backbones, row by row: may be run in chunks and replayed."""
+        raise NotImplementedError
+
+    def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """Heads and loss, undivided, over the global batch: "loss" and scalars worth logging.
+
+        Every value is this rank's share: the shares of all ranks sum to the value of the global batch.
+        It may leave in `reps` what `update` needs.
+        """
+        raise NotImplementedError
+
+    def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
+        """Writes the method's buffers (queue, bank, centre), once per accepted step, from gathered values only."""
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """(B, D) features: what probes, k-NN and export see. `inputs` holds the evaluation views by name (see `eval_views`)."""
+        return self.backbone(inputs["image"])
+
+    @classmethod
+    def eval_views(cls, views: Mapping[str, View]) -> dict[str, View]:
+        """The evaluation inputs, from the training views: by default the centre crop of the first, called `image`."""
+        return {"image": evaluation_view(next(iter(views.values())))}
+
+    def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Named inner features. `backbone` is the output of the plain torchvision module."""
+        return {"backbone": self.backbone(inputs["image"])}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of trainable parameters; a group may carry `lr_scale` and `schedule` ("constant": no decay)."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def ema_pairs(self) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """(online, target) modules of the same structure; the engine moves the targets after the optimiser's step."""
+        return iter(())
+
+    def ema_momentum(self, clock: Clock) -> float:
+        """target <- m * target + (1 - m) * online, with this m."""
+        raise NotImplementedError
+
+    def begin_epoch(self, clock: Clock, embed: Callable[[], Tensor]) -> None:
+        """Once at the start of an epoch, never on a mid-epoch resume; `embed()` gives (N_dataset, D) features in id order."""
+
+    def after_backward(self, clock: Clock) -> None:
+        """After the gradients were summed, before the step: e.g. frozen prototypes."""

@@ -1,0 +1,151 @@
+"""MoCo: Momentum Contrast for Unsupervised Visual Representation Learning, v1 and v2.
+
+He, Fan, Wu, Xie & Girshick, CVPR 2020, https://arxiv.org/abs/1911.05722; v2: Chen, Fan, Girshick & He, https://arxiv.org/abs/2003.04297
+(code: facebookresearch/moco). A query is told from a queue of old keys, which a slowly moving copy of the encoder computed.
+
+B batch rows, N rows of the global batch, F backbone features, D projected features, K queue
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import gather, info_nce, normalize
+
+PAPER = Paper(
+    title="Momentum Contrast for Unsupervised Visual Representation Learning (v1); Improved Baselines with Momentum Contrastive Learning (v2)",
+    year=2020,
+    url="https://arxiv.org/abs/1911.05722",
+    contrasts="a query against its key and a queue of older keys",
+    negatives="queue",
+    queue="yes",
+    ema="constant",
+)
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    temperature: float = setting(0.2, "temperature of InfoNCE (v1 §3.1: 0.07; v2 §2: 0.2)", gt=0)
+    queue_size: int = setting(65536, "keys in the queue (v1 §3.3); at most dataset - batch, at least the batch", unit="keys", ge=1)
+    momentum: float = setting(0.999, "momentum of the key encoder (v1 §3.2, eq. 2)", ge=0, le=1)
+    head: Literal["linear", "mlp"] = setting("mlp", "projection: linear (v1) or one hidden layer without norm (v2 §2)")
+    hidden: int = setting(2048, "width of the mlp head's hidden layer", unit="features", ge=1)
+    dim: int = setting(128, "width of the projected space", unit="features", ge=1)
+
+
+V1_VIEW = View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2)  # v1: as InstDisc
+V2_VIEW = View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2, blur=0.5)  # v2 §2: as SimCLR, weaker colour
+VIEWS = {"query": V2_VIEW, "key": V2_VIEW}
+
+RECIPE = {
+    "backbone.name": "resnet50",
+    "optim.name": "sgd",
+    "optim.lr": 0.03,
+    "optim.weight_decay": 1e-4,
+    "optim.schedule": "cosine",
+    "train.batch_size": 256,
+    "train.epochs": 200,
+    "train.norm_groups": 8,  # shuffling batch norm over 8 GPUs of 32 (v1 §3.3)
+}
+V1 = {"method.head": "linear", "method.temperature": 0.07, "optim.schedule": "step", "optim.milestones": (0.6, 0.8)}
+CIFAR = {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.queue_size": 4096, "method.momentum": 0.99, "method.hidden": 512}
+DIGITS = {
+    "backbone.name": "resnet_small",
+    "backbone.stem": "cifar",
+    "backbone.width": 16,
+    "method.queue_size": 1024,
+    "method.momentum": 0.9,  # 1 / (1 - m) <= steps / 20
+    "method.hidden": 128,
+    "method.dim": 64,
+    "optim.name": "adamw",
+    "optim.lr": 2e-3,
+    "optim.warmup_epochs": 0.5,
+    "train.batch_size": 128,
+    "train.norm_groups": 4,
+    "train.steps": 250,
+    "eval.every_epochs": 2,
+}
+
+
+def both(view: View) -> dict[str, View]:
+    return {"query": view, "key": view}
+
+
+def small(view: View) -> View:
+    return replace(view, size=32, blur=0.0)
+
+
+def digit(view: View) -> View:
+    return replace(small(view), crop=(0.6, 1.0), flip=0.0)  # a mirrored 2 is no digit
+
+
+PRESETS = {
+    "paper": Preset("v2's card: ResNet-50, 65,536 keys, 200 epochs: 67.5 % linear on ImageNet"),
+    "v1": Preset("linear head, temperature 0.07, steps at 120 and 160 of 200 epochs: 60.6 % linear on ImageNet", V1, both(V1_VIEW)),
+    "v2": Preset("MLP head, blur, cosine schedule: 67.5 % linear on ImageNet after 200 epochs, 71.1 % after 800"),
+    "cifar": Preset("v2 for 32 px: ResNet-18 with a 3x3 stem, 4096 keys", CIFAR, both(small(V2_VIEW))),
+    "cifar_v1": Preset("v1 for 32 px", V1 | CIFAR, both(small(V1_VIEW))),
+    "digits": Preset("v2 on the built-in digits in two minutes on two cores", DIGITS, both(digit(V2_VIEW))),
+    "digits_v1": Preset("v1 on the built-in digits", V1 | DIGITS | {"method.temperature": 0.1}, both(digit(V1_VIEW))),
+}
+
+
+class MoCo(Method):
+    queue: Tensor
+    pointer: Tensor
+
+    def __init__(self, config: Config, backbone) -> None:
+        super().__init__(config, backbone)
+        width = self.backbone.out_dim
+        if config.head == "linear":
+            self.head = nn.Sequential(nn.Linear(width, config.dim))
+        else:
+            self.head = nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, config.dim))
+        self.key_backbone = copy.deepcopy(self.backbone).requires_grad_(False)  # starts as an exact copy
+        self.key_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.register_buffer("queue", normalize(torch.randn(config.queue_size, config.dim)))  # (K, D)
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+
+    @classmethod
+    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+        if config.queue_size < batch:
+            raise ValueError(f"queue_size: got {config.queue_size}, must be at least the global batch of {batch}, whose keys it takes in each step")
+        if config.queue_size > samples - batch:
+            raise ValueError(
+                f"queue_size: got {config.queue_size}, must be at most {samples - batch} = {samples} samples - a batch of {batch}: "
+                "beyond it a sample's own older keys are among its negatives"
+            )
+
+    def negatives(self, batch: int) -> int:
+        return self.config.queue_size
+
+    def ema_pairs(self):
+        yield self.backbone, self.key_backbone
+        yield self.head, self.key_head
+
+    def ema_momentum(self, clock: Clock) -> float:
+        return self.config.momentum
+
+    def represent(self, batch: Batch, clock: Clock) -> Reps:
+        h_query = self.backbone(batch.views["query"])  # (B, F)
+        with torch.no_grad(), batch.norm("strided"):  # a key's norm group never holds its query's company
+            h_key = self.key_backbone(batch.views["key"])  # (B, F)
+        return {"query": h_query, "key": h_key}
+
+    def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        query = normalize(self.head(reps["query"]))  # (B, D)
+        with torch.no_grad():
+            key = normalize(self.key_head(reps["key"]))  # (B, D)
+            reps["enqueue"] = gather(key, batch.size)  # (N, D)
+        loss, accuracy = info_nce(query, key, self.queue, self.config.temperature, batch.size)
+        return {"loss": loss, "contrast_top1": accuracy}
+
+    @torch.no_grad()
+    def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
+        places = (self.pointer + torch.arange(batch.size, device=self.queue.device)) % len(self.queue)  # (N,)
+        self.queue[places] = reps["enqueue"].to(self.queue.dtype)
+        self.pointer.copy_((self.pointer + batch.size) % len(self.queue))

@@ -1,0 +1,124 @@
+"""SimCLR v1: A Simple Framework for Contrastive Learning of Visual Representations.
+
+Chen, Kornblith, Norouzi & Hinton, ICML 2020, https://arxiv.org/abs/2002.05709 (code: google-research/simclr).
+Two augmentations of one image attract each other in a projected space and repel every other image of the batch.
+
+B batch rows, V crops, F backbone features, D projected features
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import BatchNorm, normalize, nt_xent
+
+PAPER = Paper(
+    title="A Simple Framework for Contrastive Learning of Visual Representations",
+    year=2020,
+    url="https://arxiv.org/abs/2002.05709",
+    contrasts="two views of an image against all other images of the batch",
+    negatives="batch",
+)
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    temperature: float = setting(0.1, "temperature of NT-Xent (§2.1, table 5)", gt=0)
+    projector_hidden: int = setting(2048, "width of the projector's hidden layer (§4.2)", unit="features", ge=1)
+    projector_dim: int = setting(128, "width of the projected space (§4.2: it hardly matters)", unit="features", ge=1)
+
+
+VIEWS = {
+    # appendix A, colour strength 1; the blur's kernel is a tenth of the image's side
+    "view": View(count=2, crop=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, blur=0.5, interpolation="cubic"),
+}
+
+RECIPE = {
+    "backbone.name": "resnet50",
+    "optim.name": "lars",
+    "optim.lr": 0.3,
+    "optim.weight_decay": 1e-6,
+    "optim.warmup_epochs": 10,
+    "optim.schedule": "cosine",
+    "train.batch_size": 4096,
+    "train.epochs": 1000,
+}
+
+# appendix B.9: half the colour strength, no blur
+CIFAR_VIEW = replace(VIEWS["view"], size=32, jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0, interpolation="linear")
+DIGITS_VIEW = replace(CIFAR_VIEW, crop=(0.6, 1.0), flip=0.0)  # a mirrored 2 is no digit
+
+PRESETS = {
+    "paper": Preset("ResNet-50, batch 4096, 1000 epochs: 69.3 % linear on ImageNet"),
+    "multicrop": Preset(
+        "paper with 4 more crops of 96 px, each contrasted with both large ones (as in SwAV's table 3): about 2.4 points more",
+        views={"view": replace(VIEWS["view"], crop=(0.14, 1.0)), "small": replace(VIEWS["view"], size=96, count=4, crop=(0.05, 0.14))},
+    ),
+    "cifar": Preset(
+        "ResNet-18 with a 3x3 stem, batch 512 (appendix B.9): about 91 % linear on CIFAR-10 after 1000 epochs",
+        {
+            "backbone.name": "resnet18",
+            "backbone.stem": "cifar",
+            "method.temperature": 0.5,
+            "optim.lr": 1.0,
+            "optim.weight_decay": 1e-4,
+            "train.batch_size": 512,
+        },
+        {"view": CIFAR_VIEW},
+    ),
+    "digits": Preset(
+        "the built-in digits in two minutes on two cores: a residual net of width 16, batch 128, 250 steps",
+        {
+            "backbone.name": "resnet_small",
+            "backbone.stem": "cifar",
+            "backbone.width": 16,
+            "method.temperature": 0.2,
+            "method.projector_hidden": 128,
+            "method.projector_dim": 64,
+            "optim.name": "adamw",
+            "optim.lr": 2e-3,
+            "optim.weight_decay": 1e-4,
+            "optim.warmup_epochs": 0.5,
+            "train.batch_size": 128,
+            "train.steps": 250,
+            "eval.every_epochs": 2,
+        },
+        {"view": DIGITS_VIEW},
+    ),
+}
+
+
+class SimCLR(Method):
+    def __init__(self, config: Config, backbone) -> None:
+        super().__init__(config, backbone)
+        self.projector = nn.Sequential(  # batch norm on the output too, without a shift, as released
+            nn.Linear(self.backbone.out_dim, config.projector_hidden, bias=False),
+            BatchNorm(config.projector_hidden),
+            nn.ReLU(),
+            nn.Linear(config.projector_hidden, config.projector_dim, bias=False),
+            BatchNorm(config.projector_dim, shift=False),
+        )
+
+    def negatives(self, batch: int) -> int:
+        return 2 * (batch - 1)
+
+    def represent(self, batch: Batch, clock: Clock) -> Reps:
+        reps = {}
+        for name in ("view", "small"):  # one pass per resolution
+            crops = [key for key in batch.views if key.startswith(name)]
+            if crops:
+                h = self.backbone(batch.crops(name))  # (V*B, F)
+                reps[name] = h.unflatten(0, (len(crops), -1)).transpose(0, 1)  # (B, V, F)
+        return reps
+
+    def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        z = [normalize(crop) for h in reps.values() for crop in self.project(h)]  # V of (B, D)
+        pairs = [(i, j) for i in range(reps["view"].shape[1]) for j in range(i + 1, len(z))]  # a small crop meets large ones only
+        terms = [nt_xent(z[i], z[j], self.config.temperature, batch.slot, batch.size) for i, j in pairs]
+        loss, accuracy = (sum(values) / len(pairs) for values in zip(*terms, strict=True))
+        return {"loss": loss, "contrast_top1": accuracy}
+
+    def project(self, h: Tensor) -> Tensor:
+        """(B, V, F) -> (V, B, D)"""
+        return self.projector(h.transpose(0, 1).flatten(0, 1)).unflatten(0, (h.shape[1], -1))

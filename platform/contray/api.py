@@ -1,0 +1,70 @@
+"""What `import contray` offers; the CLI calls the same functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .config import RunConfig
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
+    from .train.launch import Result
+    from .tuning import SweepResult
+
+
+def train(config: RunConfig, *, quiet: bool = False) -> Result:
+    """Train as `contray train` does: to the end, or on from where an unfinished run of the same config stands."""
+    from .train.launch import launch
+
+    return launch(config, quiet=quiet)
+
+
+def tune(space: str, overrides: Mapping[str, Any] | None = None, **options: Any) -> SweepResult:
+    """Search as `contray tune` does; `options` are those of contray.tuning.sweep."""
+    from .tuning import sweep
+
+    return sweep(space, overrides or {}, **options)
+
+
+def load(run_id: str, *, uri: str = "") -> Encoder:
+    """The trained encoder of an MLflow run, with its evaluation transform."""
+    import tempfile
+    from pathlib import Path
+
+    from . import track
+    from .encoder import read_folder
+
+    with tempfile.TemporaryDirectory() as folder:
+        return read_folder(track.fetch_encoder(track.resolve_uri(uri), run_id, Path(folder)))
+
+
+def evaluate(protocols: tuple[str, ...], *, run: str = "", checkpoint: str = "", overrides: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """k-NN and linear probe of a run's encoder or of a checkpoint, beside the untrained encoder and raw pixels.
+
+    overrides: dotted keys of data.* and eval.*, e.g. another data.source; others would change the encoder and are refused.
+    With `run`, the metrics are logged to it: under their own names, or after `DATASET.` where the data is not the run's own.
+    """
+    from . import data, model, track
+    from .encoder import read_checkpoint
+    from .evaluate.online import verdict
+
+    overrides = dict(overrides or {})
+    foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
+    if foreign:
+        raise UserError(f"{foreign[0]}: an evaluation takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder")
+    if bool(run) == bool(checkpoint):
+        raise UserError("name what to evaluate: either --run RUN_ID or --checkpoint PATH")
+    encoder = load(run, uri=str(overrides.get("track.uri", ""))) if run else read_checkpoint(checkpoint)
+    config = encoder.config.replace(overrides)
+    source = data.open_source(config.data)
+    if source.train.labels is None:
+        raise UserError(f"data.source: {source.name} has no labels, and an evaluation needs them")
+    device = model.device_of(config)
+    metrics = verdict(config, source, encoder.method.to(device), device, only=protocols)
+    if run:
+        own = config.data.source == encoder.config.data.source and config.data.label_column == encoder.config.data.label_column
+        tracked = track.attach(track.resolve_uri(config.track.uri), run)
+        tracked.log_metrics({key if own else f"{source.name}.{key}": value for key, value in metrics.items()}, step=0)
+    return metrics

@@ -1,0 +1,350 @@
+"""The command line. Dotted options (`--train.epochs 10`) set config keys; every error that a user can mend is one line and exit code 2."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from .errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from .config import RunConfig
+
+HELP = """\
+usage: contray COMMAND [OPTIONS]
+
+Self-supervised visual representation learning on Ray: from images to a verdict in MLflow.
+
+  train [METHOD]        pretrain, then measure k-NN and a linear probe against the untrained encoder and raw pixels
+  tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
+  eval {linear,knn}     measure a run's encoder or a checkpoint, on its own data or on others
+  compare [RUN_ID ...]  a table of runs (mean and std over seeds), a plot, the MLflow link
+  ui                    MLflow's UI on this machine, opened at the right page
+  methods               what can be trained
+  spaces                what can be searched
+  data preview METHOD   draw the views as the method will see them
+
+Start here:   contray train                          SimCLR on the built-in digits, about three minutes on two cores
+Then:         contray train moco --data.source DIR   your images: DIR/train/CLASS/*.jpg, or a folder without classes
+Any option:   contray COMMAND --help                 every key with its unit, range and default
+"""
+
+DOTTED = re.compile(r"--(seed|[a-z]+(?:\.[A-Za-z_0-9-]+)+)(?:=(.*))?", re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 1 failed, 2 refused, 130 interrupted)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"contray {version('contray')}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name == "data" and rest[:1] == ["preview"]:
+        name, rest = "data preview", rest[1:]
+    try:
+        if name not in COMMANDS:
+            raise UserError(f"no command {name!r}; {nearest(name, COMMANDS)} (contray --help)")
+        return COMMANDS[name](rest)
+    except UserError as error:
+        print(f"contray: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("contray: interrupted", file=sys.stderr)
+        return 130
+
+
+# ---------------------------------------------------------------- words
+
+
+def split_dotted(words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """(dotted options with their values, the other words). `--a.b 1 2`, `--a.b=1` and a bare `--a.b` (true) are understood."""
+    dotted: dict[str, list[str]] = {}
+    plain: list[str] = []
+    values: list[str] | None = None
+    for word in words:
+        match = DOTTED.fullmatch(word)
+        if match:
+            values = dotted.setdefault(match[1].replace("-", "_"), [])
+            values[:] = [] if match[2] is None else [match[2]]
+            if match[2] is not None:
+                values = None
+        elif values is not None and not re.match(r"--?[A-Za-z]", word):
+            values.append(word)
+        else:
+            values = None
+            plain.append(word)
+    return {key: values or ["true"] for key, values in dotted.items()}, plain
+
+
+def parse(options: type, words: Sequence[str], prog: str, keys: Callable[[list[str]], "RunConfig"] | None = None) -> tuple[Any, dict[str, list[str]]]:
+    """Parse a command's own options by tyro, and take the dotted ones out. `--help` lists both, the keys of `keys(words)` with their defaults."""
+    import tyro
+
+    dotted, plain = split_dotted(words) if keys else ({}, list(words))
+    if "-h" in plain or "--help" in plain:
+        shown = _with_keys(options, keys([word for word in plain if word not in ("-h", "--help")])) if keys else options
+        tyro.cli(shown, args=["--help"], prog=f"contray {prog}", description=options.__doc__, use_underscores=True)
+    known = {f"--{name.replace('_', '-')}" for name in options.__dataclass_fields__}
+    for word in plain:
+        if word.startswith("--") and word.split("=")[0] not in known and not word.startswith("--no-"):
+            raise UserError(f"{word.split('=')[0]}: no such option of contray {prog}; {nearest(word.split('=')[0], known)}")
+    try:
+        parsed, unknown = tyro.cli(options, args=plain, prog=f"contray {prog}", return_unknown_args=True, console_outputs=False)
+    except SystemExit:
+        raise UserError(f"{' '.join(plain)}: not understood; contray {prog} --help shows the options") from None
+    if unknown:
+        raise UserError(f"{' '.join(unknown)}: not understood; contray {prog} --help shows the options")
+    return parsed, dotted
+
+
+def _with_keys(options: type, config: "RunConfig") -> type:
+    import tyro
+
+    from .config import declared_keys
+
+    fields = []
+    values = config.flat()
+    for key, declared in declared_keys(config):
+        value = values[key]
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+        unit = f" [{declared.unit}]" if declared.unit else ""
+        note = tyro.conf.arg(name=key, help=f"{declared.help}{unit}", metavar=declared.allowed, help_behavior_hint=f"(default: {shown or 'empty'})")
+        fields.append((key.replace(".", "__"), Annotated[tuple[str, ...], note], field(default=())))
+    return make_dataclass("options", fields, bases=(options,), frozen=True)
+
+
+def config_from(method: str, preset: str, file: Path | None, dotted: dict[str, list[str]]) -> "RunConfig":
+    """The resolved config of a command line."""
+    from .config import RunConfig
+
+    if file is None:
+        return RunConfig.make(method or "simclr", dotted, preset=preset)
+    if not file.is_file():
+        raise UserError(f"--config: there is no file {file}")
+    return RunConfig.from_yaml(file.read_text(), dotted, where=str(file), method=method, preset=preset)
+
+
+def arg(help: str, **more: Any) -> Any:
+    """tyro's annotation of an option."""
+    import tyro
+
+    return tyro.conf.arg(help=help, **more)
+
+
+# ---------------------------------------------------------------- commands
+
+
+def train(words: list[str]) -> int:
+    """contray train"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """Pretrain METHOD and measure what it learnt. An unfinished run of the same config goes on exactly where it stopped."""
+
+        method: Annotated[Positional[str], arg("method: a name from `contray methods`, or the path of your own .py file (default simclr)")] = ""
+        preset: Annotated[str, arg("named settings of the method (contray methods); default: the data source's own, else paper")] = ""
+        config: Annotated[Path | None, arg("YAML of dotted or nested keys, such as the config.yaml that every run keeps")] = None
+        dry_run: Annotated[bool, arg("print the resolved run with its estimates and start nothing")] = False
+        seeds: Annotated[int, arg("run this many seeds as children of one MLflow run")] = 1
+        quiet: Annotated[bool, arg("no progress bar and no table")] = False
+
+    def keys(plain: list[str]) -> "RunConfig":
+        found = parse(Options, plain, "train")[0]
+        return config_from(found.method, found.preset, found.config, {})
+
+    options, dotted = parse(Options, words, "train", keys)
+    config = config_from(options.method, options.preset, options.config, dotted)
+    if options.seeds < 1:
+        raise UserError(f"--seeds: got {options.seeds}, must be at least 1")
+    if options.dry_run:
+        from .dryrun import describe
+
+        describe(config)
+        return 0
+    from .report import show_result, show_seeds
+    from .train.launch import launch, launch_seeds
+
+    if options.seeds > 1:
+        results = launch_seeds(config, options.seeds, quiet=options.quiet)
+        show_seeds(config, results)
+        return 0 if all(result.finished for result in results) else 1
+    result = launch(config, quiet=options.quiet)
+    if not options.quiet:
+        show_result(config, result)
+    return 0 if result.finished else 130
+
+
+def tune(words: list[str]) -> int:
+    """contray tune"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """Search SPACE: trials are children of one MLflow run; ranked on held-out training data, the test set opened once, for the winner."""
+
+        space: Annotated[Positional[str], arg("a name from `contray spaces`, or the path of your own .py file")]
+        samples: Annotated[int, arg("trials to draw; a grid is repeated this often [default: the space's own]")] = 0
+        preset: Annotated[str, arg("named settings of the method; default: the data source's own, else paper")] = ""
+        config: Annotated[Path | None, arg("YAML of the settings that all trials share")] = None
+        metric: Annotated[str, arg("what trials are ranked on: knn_val_top1 or linear_val_top1")] = "linear_val_top1"
+        scheduler: Annotated[str, arg("asha: stop hopeless trials early; pbt: copy and mutate the best; none: train all to the end")] = "asha"
+        grace: Annotated[float, arg("asha: share of a run that every trial gets [fraction]")] = 0.4
+        concurrent: Annotated[int, arg("trials at once; 0: as many as there are CPUs (or GPUs)")] = 0
+        minutes: Annotated[float, arg("time budget [minutes]; 0: none")] = 0.0
+        resume: Annotated[bool, arg("go on with the newest sweep of this space and these settings")] = False
+
+    def keys(plain: list[str]) -> "RunConfig":
+        from .registry import load_space
+
+        found = parse(Options, plain or ["simclr"], "tune")[0]
+        return config_from(load_space(found.space).METHOD, found.preset, found.config, {})
+
+    options, dotted = parse(Options, words, "tune", keys)
+    from .tuning import sweep
+
+    sweep(
+        options.space, dotted, samples=options.samples, preset=options.preset, config_file=options.config, metric=options.metric, scheduler=options.scheduler,
+        grace=options.grace, concurrent=options.concurrent, minutes=options.minutes, resume=options.resume,
+    )  # fmt: skip
+    return 0
+
+
+def evaluate(words: list[str]) -> int:
+    """contray eval"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """Measure frozen features on the test set, beside the untrained encoder and raw pixels. With --run the numbers join that MLflow run."""
+
+        protocol: Annotated[Positional[str], arg("linear (a grid of probes, chosen on held-out training data) or knn")]
+        run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
+        checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
+
+    def keys(plain: list[str]) -> "RunConfig":
+        return config_from("", "", None, {})
+
+    options, dotted = parse(Options, words, "eval", keys)
+    if options.protocol not in ("linear", "knn"):
+        raise UserError(f"eval {options.protocol}: no such protocol; linear or knn")
+    from .api import evaluate as run_evaluation
+    from .report import show_metrics
+
+    metrics = run_evaluation((options.protocol,), run=options.run, checkpoint=options.checkpoint, overrides=dotted)
+    show_metrics(metrics)
+    return 0
+
+
+def compare(words: list[str]) -> int:
+    """contray compare"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """A table of runs, configurations as rows (mean and std over seeds), a plot, and the link to MLflow's comparison."""
+
+        runs: Annotated[Positional[tuple[str, ...]], arg("MLflow run ids; none: all finished runs of the experiment")] = ()
+        experiment: Annotated[str, arg("MLflow experiment")] = "contray"
+        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
+        out: Annotated[Path, arg("where the plot goes")] = Path("compare.png")
+
+    options, _ = parse(Options, words, "compare")
+    from . import track
+    from .compare import compare as run_comparison
+
+    run_comparison(track.resolve_uri(options.uri), list(options.runs), options.experiment, options.out)
+    return 0
+
+
+def ui(words: list[str]) -> int:
+    """contray ui"""
+
+    @dataclass(frozen=True)
+    class Options:
+        """MLflow's own UI for this folder's store, on loopback, opened at the experiment used last. Ctrl-C stops it."""
+
+        port: Annotated[int, arg("port on this machine")] = 5000
+        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
+        host: Annotated[str, arg("address to listen on; MLflow has no login, so think before you change it")] = "127.0.0.1"
+        browser: Annotated[bool, arg("open a browser")] = True
+
+    options, _ = parse(Options, words, "ui")
+    from . import track
+    from .ui import serve
+
+    serve(track.resolve_uri(options.uri), port=options.port, open_browser=options.browser, host=options.host)
+    return 0
+
+
+def methods(words: list[str]) -> int:
+    """contray methods"""
+
+    @dataclass(frozen=True)
+    class Options:
+        """List the methods: paper, year, what each contrasts, its presets and what to expect of them."""
+
+        json: Annotated[bool, arg("as JSON")] = False
+
+    options, _ = parse(Options, words, "methods")
+    from .report import show_methods
+
+    show_methods(options.json)
+    return 0
+
+
+def spaces(words: list[str]) -> int:
+    """contray spaces"""
+
+    @dataclass(frozen=True)
+    class Options:
+        """List the search spaces: the keys that each searches and over what."""
+
+        json: Annotated[bool, arg("as JSON")] = False
+
+    options, _ = parse(Options, words, "spaces")
+    from .report import show_spaces
+
+    show_spaces(options.json)
+    return 0
+
+
+def preview(words: list[str]) -> int:
+    """contray data preview"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """Draw the views of a few samples as METHOD will see them."""
+
+        method: Annotated[Positional[str], arg("method")] = "simclr"
+        out: Annotated[Path, arg("the picture to write")] = Path("views.png")
+        preset: Annotated[str, arg("named settings of the method")] = ""
+        config: Annotated[Path | None, arg("YAML of settings")] = None
+        samples: Annotated[int, arg("samples (rows) to draw")] = 6
+
+    def keys(plain: list[str]) -> "RunConfig":
+        found = parse(Options, plain, "data preview")[0]
+        return config_from(found.method, found.preset, found.config, {})
+
+    options, dotted = parse(Options, words, "data preview", keys)
+    config = config_from(options.method, options.preset, options.config, dotted)
+    from . import data
+    from .data.preview import draw
+
+    source = data.open_source(config.data)
+    draw(source.train, config.views, strength=config.augment.strength, seed=config.seed, samples=options.samples, out=options.out)
+    print(f"wrote {options.out}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train, "tune": tune, "eval": evaluate, "compare": compare, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview,
+}  # fmt: skip

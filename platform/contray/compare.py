@@ -1,0 +1,233 @@
+"""`contray compare`: runs grouped over seeds, as a table, a plot and a link to MLflow's comparison."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+from . import track
+from .errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+TEST = ("knn_top1", "linear_top1")
+HELD_OUT = ("knn_val_top1", "linear_val_top1")  # all that a sweep's trials have: the test set is for the winner
+PARENTS = ("seeds", "sweep")  # tag contray.kind of runs that stand for their children
+OWN = ("seed", "scale.", "track.")  # params in which runs of one configuration may differ
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (0 for a single value) over `n` seeds."""
+
+    mean: float
+    std: float
+    n: int
+
+    @classmethod
+    def over(cls, values: Iterable[float]) -> Spread | None:
+        """None when there is nothing to average."""
+        known = list(values)
+        return cls(mean(known), stdev(known) if len(known) > 1 else 0.0, len(known)) if known else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration. `settings`: params in which it differs from other rows of its method, preset and data."""
+
+    method: str
+    preset: str
+    dataset: str
+    settings: str
+    seeds: int
+    steps: int
+    metrics: Mapping[str, Spread]  # as logged, and knn_gain and linear_gain over the untrained encoder
+    run_ids: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The row in one line."""
+        return f"{self.method} {self.preset}{': ' + self.settings if self.settings else ''}"
+
+
+def compare(uri: str, run_ids: Sequence[str], experiment: str, out: Path) -> list[Row]:
+    """Print the table and the link, draw the plot into `out` (PNG); without `run_ids`, of all runs of `experiment`.
+
+    Raises UserError for an unknown run or experiment, and when no run was evaluated yet.
+    """
+    track.check(uri, exists=True)
+    with track.asking(uri, "reading runs") as talk:
+        asked = [_run(talk, uri, run_id) for run_id in run_ids] or _all_runs(talk, _experiment_id(talk, uri, experiment))
+        runs = _without_parents(talk, asked)
+        evaluated = [run for run in runs if any(name in run.data.metrics for name in TEST + HELD_OUT)]
+        if not evaluated:
+            where = "these runs" if run_ids else f"experiment {experiment!r}"
+            raise UserError(f"nothing to compare: none of the {len(runs)} runs of {where} has been evaluated yet")
+        rows = _rows(talk, evaluated)
+    _draw(rows, out)
+    experiments = sorted({run.info.experiment_id for run in evaluated})
+    link = track.compare_url(uri, experiments, [run.info.run_id for run in evaluated])
+    _show(rows, len(runs) - len(evaluated), out, link)
+    return rows
+
+
+# ---------------------------------------------------------------- which runs
+
+
+def _run(talk: MlflowClient, uri: str, run_id: str) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return talk.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UserError(
+            f"there is no run {run_id!r} in {track.without_login(uri)}; without ids, all runs of --experiment are compared"
+        ) from None
+
+
+def _experiment_id(talk: MlflowClient, uri: str, name: str) -> str:
+    found = talk.get_experiment_by_name(name)
+    if found is None:
+        known = [known.name for known in talk.search_experiments()]
+        raise UserError(f"there is no experiment {name!r} in {track.without_login(uri)}; {nearest(name, known)}")
+    return found.experiment_id
+
+
+def _all_runs(talk: MlflowClient, experiment_id: str, where: str = "") -> list[Run]:
+    runs, token = [], None
+    while token is None or token:
+        page = talk.search_runs([experiment_id], where, order_by=["attributes.start_time ASC"], page_token=token)
+        runs, token = runs + list(page), page.token or ""
+    return runs
+
+
+def _without_parents(talk: MlflowClient, runs: Iterable[Run]) -> list[Run]:
+    """Each run once, its children in the place of a parent."""
+    kept: dict[str, Run] = {}
+    for run in runs:
+        if run.data.tags.get("contray.kind") in PARENTS:
+            of_parent = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+            kept.update(
+                (child.info.run_id, child) for child in _without_parents(talk, _all_runs(talk, run.info.experiment_id, of_parent))
+            )
+        else:
+            kept[run.info.run_id] = run
+    return list(kept.values())
+
+
+# ---------------------------------------------------------------- rows
+
+
+def _rows(talk: MlflowClient, runs: Iterable[Run]) -> list[Row]:
+    groups: dict[object, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.data.tags.get("contray.group") or frozenset(_configuration(run).items())].append(run)
+    families: dict[tuple[str, str, str], list[Mapping[str, str]]] = defaultdict(list)
+    for group in groups.values():
+        families[_family(group[0])].append(_configuration(group[0]))
+    rows = [_row(talk, group, families[_family(group[0])]) for group in groups.values()]
+    return sorted(rows, key=lambda row: -max(row.metrics[name].mean for name in TEST + HELD_OUT if name in row.metrics))
+
+
+def _row(talk: MlflowClient, runs: Sequence[Run], family: Sequence[Mapping[str, str]]) -> Row:
+    own = _configuration(runs[0])
+    differing = [key for key in own if len({other.get(key) for other in family}) > 1]
+    names = sorted({name for run in runs for name in run.data.metrics})
+    metrics = {name: Spread.over(run.data.metrics[name] for run in runs if name in run.data.metrics) for name in names}
+    for kind, name in zip(("knn_gain", "linear_gain"), TEST, strict=True):
+        both = [run.data.metrics for run in runs if name in run.data.metrics and f"random_{name}" in run.data.metrics]
+        metrics[kind] = Spread.over(values[name] - values[f"random_{name}"] for values in both)
+    return Row(
+        *_family(runs[0]),
+        settings=", ".join(f"{key}={own[key]}" for key in differing),
+        seeds=len({run.data.params.get("seed") for run in runs}),
+        steps=max(_last_step(talk, run) for run in runs),
+        metrics={name: spread for name, spread in metrics.items() if spread},
+        run_ids=tuple(run.info.run_id for run in runs),
+    )
+
+
+def _configuration(run: Run) -> dict[str, str]:
+    return {key: value for key, value in run.data.params.items() if not key.startswith(OWN)}
+
+
+def _family(run: Run) -> tuple[str, str, str]:
+    method, preset, dataset = (run.data.params.get(key, "") for key in ("method.name", "method.preset", "data.source"))
+    return method, preset, dataset
+
+
+def _last_step(talk: MlflowClient, run: Run) -> int:
+    name = next(name for name in TEST + HELD_OUT if name in run.data.metrics)
+    return max(point.step for point in talk.get_metric_history(run.info.run_id, name))
+
+
+# ---------------------------------------------------------------- table and plot
+
+
+def _show(rows: Sequence[Row], left_out: int, out: Path, link: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    has = {name for row in rows for name in row.metrics}
+    shown = ["knn_top1", "knn_gain", "linear_top1", "linear_gain", "pixels_linear_top1"]
+    if any(not row.metrics.keys() & set(TEST) for row in rows):  # next to test results, held-out ones would only confuse
+        shown += HELD_OUT
+    columns = {name: [_cell(row, name) for row in rows] for name in shown if name in has}
+
+    table = Table(
+        title="mean±standard deviation over seeds; gain: over the untrained encoder", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for name in ("method preset", "dataset", "settings"):
+        table.add_column(name, overflow="fold")  # the numbers below are never folded, these make room for them
+    headings = [name.removesuffix("_linear_top1").replace("_top1", "\ntop1").replace("_gain", "\ngain") for name in columns]
+    for name in ("seeds", "steps", *headings):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row, *cells in zip(rows, *columns.values(), strict=True):
+        table.add_row(f"{row.method} {row.preset}", row.dataset, row.settings, str(row.seeds), str(row.steps), *cells)
+    console = Console()
+    console.print(table)
+    if left_out:
+        console.print(f"{left_out} runs that have not been evaluated are left out")
+    console.print(f"plot: {out}\nMLflow: {link}", soft_wrap=True, highlight=False)
+
+
+def _cell(row: Row, name: str) -> str:
+    spread = row.metrics.get(name)
+    if spread is None:
+        return "-"
+    if name.endswith("_gain"):
+        return f"{spread.mean:+.3f}"
+    return f"{spread.mean:.3f}±{spread.std:.3f}" if spread.n > 1 and name in TEST + HELD_OUT else f"{spread.mean:.3f}"
+
+
+def _draw(rows: Sequence[Row], out: Path) -> None:
+    """A line per row: dots with a standard deviation over seeds, and what pixels and the untrained encoder reach."""
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+    figure = Figure(figsize=(8, 1.5 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    styles = {"knn_top1": ("o", "C0"), "linear_top1": ("s", "C1"), "knn_val_top1": (".", "C0"), "linear_val_top1": (".", "C1")}
+    styles |= {"random_linear_top1": ("|", "0.5"), "pixels_linear_top1": ("x", "0.5")}
+    for name, (marker, colour) in styles.items():
+        points = [(row.metrics[name], place) for place, row in enumerate(rows) if name in row.metrics]
+        if points:
+            spreads, places = zip(*points, strict=True)
+            axes.errorbar(
+                [s.mean for s in spreads], places, xerr=[s.std for s in spreads], fmt=marker, color=colour, capsize=3, label=name
+            )
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("top-1 accuracy")
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)

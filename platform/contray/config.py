@@ -1,0 +1,389 @@
+"""One frozen, typed tree of settings. The CLI, `--config run.yaml` and Tune set the same dotted keys through the same checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import operator
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from methods._base import MethodConfig, View, setting
+
+from .errors import ConfigError, UserError, nearest
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The network that the method trains; the heads are the method's own."""
+
+    name: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = setting("resnet50", "residual network; resnet_small has 4 stages of one basic block")
+    stem: Literal["imagenet", "cifar"] = setting("imagenet", "first layers: imagenet = 7x7 stride 2 and max-pool, cifar = 3x3 stride 1")
+    width: int = setting(64, "channels of the first stage", unit="channels", ge=1)
+    zero_init_residual: bool = setting(False, "start each residual branch at zero (Goyal et al. 2017)")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from. `source`: digits, cifar10, cifar100, stl10, a folder of images, or a Parquet file or folder."""
+
+    source: str = setting("digits", "digits | cifar10 | cifar100 | stl10 | folder | file.parquet or folder of Parquet files")
+    root: str = setting("data", "where torchvision's named sets lie or are downloaded to", unit="path")
+    download: bool = setting(False, "download a torchvision set that is not under data.root yet")
+    image_column: str = setting("image", "Parquet: column of the images (encoded bytes, or a struct with `bytes`)")
+    label_column: str = setting("label", "Parquet: column of the labels; digits: digit, background or position; empty: no labels")
+    size: int = setting(32, "digits: side of the drawn images", unit="px", ge=16, le=256)
+    renderings: int = setting(4, "digits: samples per handwritten digit, each at its own place on its own background", ge=1, le=64)
+    share: tuple[str, ...] = setting(("digit",), "digits: factors that all views of a sample share: digit, background, position")
+    contrast: float = setting(0.35, "digits: how loud the background is; the difficulty knob", unit="fraction of full brightness", ge=0, le=1)
+    workers: int = setting(1, "processes per training worker that prepare batches; 0: in the training process", ge=0)
+    cache_gb: float = setting(4.0, "sets whose decoded images fit are decoded once and kept as uint8", unit="GB", ge=0)
+    max_broken: float = setting(0.05, "share of broken images above which the run is refused", unit="fraction", ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How strongly views differ, on top of each view's own policy (the `views.*` keys)."""
+
+    strength: float = setting(1.0, "scales the photometric policy, InfoMin-style: 0 = crop and flip only, 1 = the paper's", ge=0, le=2)
+    mean: tuple[float, float, float] = setting((0.485, 0.456, 0.406), "pixel mean that inputs are normalised by", unit="of [0, 1]", ge=0, le=1)
+    std: tuple[float, float, float] = setting((0.229, 0.224, 0.225), "pixel standard deviation that inputs are normalised by", unit="of [0, 1]", gt=0, le=1)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedules. Rates are per 256 samples and scale linearly with train.batch_size unless lr_scaling says otherwise."""
+
+    name: Literal["sgd", "lars", "adamw"] = setting("sgd", "optimiser")
+    lr: float = setting(0.03, "base learning rate", unit="per 256 samples", gt=0)
+    lr_scaling: Literal["linear", "sqrt", "none"] = setting("linear", "how the base rate grows with batch_size / 256 (sqrt: with the root of batch_size itself)")
+    momentum: float = setting(0.9, "momentum of SGD and LARS", ge=0, lt=1)
+    betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's betas", ge=0, lt=1)
+    weight_decay: float = setting(1e-4, "weight decay", ge=0)
+    decay_norms: bool = setting(True, "whether 1-D parameters (biases, norms) decay too; LARS never decays nor adapts them")
+    trust: float = setting(0.001, "LARS's trust coefficient", gt=0)
+    warmup_epochs: float = setting(0.0, "linear warm-up from 0", unit="epochs", ge=0)
+    schedule: Literal["cosine", "step", "constant"] = setting("cosine", "decay of the rate after the warm-up")
+    milestones: tuple[float, ...] = setting((0.6, 0.8), "step schedule: where the rate drops", unit="fraction of the run", ge=0, le=1)
+    gamma: float = setting(0.1, "step schedule: factor at each milestone", gt=0, le=1)
+    lr_end: float = setting(0.0, "cosine schedule: rate at the end", unit="fraction of the scaled rate", ge=0, le=1)
+    clip: float = setting(0.0, "largest global gradient norm; 0: no clipping", ge=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop: how long, how large, how precise."""
+
+    epochs: int = setting(200, "passes over the training set", unit="epochs", ge=1)
+    steps: int = setting(0, "optimiser steps; wins over epochs when above 0", unit="steps", ge=0)
+    batch_size: int = setting(256, "GLOBAL batch over all workers; every batch is full", unit="samples", ge=2)
+    norm_groups: int = setting(1, "groups of the global batch that batch norm runs over; 1 = synchronised over all of it", ge=1)
+    precision: Literal["bf16", "fp32", "fp64"] = setting("bf16", "bf16: autocast over fp32 weights; fp64: for proofs of exactness")
+    channels_last: bool = setting(True, "memory layout of images and convolutions")
+    compile: bool = setting(False, "torch.compile the backbones")
+    device: Literal["cpu", "cuda", "best"] = setting("best", "where to train; best: a GPU where there is one")
+    log_every: int = setting(10, "how often metrics are read and logged", unit="steps", ge=1)
+    checkpoint_seconds: float = setting(30.0, "a checkpoint at least this often", unit="s", gt=0)
+    checkpoint_steps: int = setting(0, "a checkpoint every so many steps as well; 0: by time alone", unit="steps", ge=0)
+    keep: int = setting(2, "newest checkpoints kept, the best one (by knn_val_top1) besides", ge=1)
+    allow_changes: bool = setting(False, "resume although library versions or the data set differ from the checkpoint's")
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """What the run may use. Nothing here changes what it computes."""
+
+    workers: tuple[int, int] = setting((1, 1), "least and most Ray Train workers (MIN MAX); 0 0: in this process, without Ray", ge=0)
+    cpus_per_worker: int = setting(0, "CPUs (and torch threads) of a worker; 0: the machine's, divided by the most workers", ge=0)
+    gpus_per_worker: int = setting(0, "GPUs of a worker; 0 on a machine with GPUs: one, unless train.device is cpu", ge=0, le=1)
+    storage: str = setting("contray_runs", "where runs and checkpoints are kept: a path or an s3://, gs:// address")
+    max_failures: int = setting(3, "worker failures after which the run ends; -1: never", ge=-1)
+    address: str = setting("", "Ray cluster to join; empty: RAY_ADDRESS where it is set, else a cluster of this machine for this run")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Online k-NN during training, and k-NN and linear probe at its end. Selection uses held-out training data only."""
+
+    every_epochs: float = setting(10.0, "how often knn_val_top1 is measured while training; 0: never", unit="epochs", ge=0)
+    holdout: float = setting(0.1, "share of the training set that selects (k-NN, probes, trials); labels only, pretraining sees all images", ge=0.01, le=0.5)
+    online_limit: int = setting(10_000, "images that the online k-NN uses at most", unit="images", ge=100)
+    knn_k: int = setting(200, "neighbours that vote", ge=1)
+    knn_temperature: float = setting(0.07, "temperature of the votes", gt=0)
+    probe_lrs: tuple[float, ...] = setting((0.003, 0.01, 0.03, 0.1, 0.3), "linear probe: learning rates of the grid", gt=0)
+    probe_decays: tuple[float, ...] = setting((0.0, 1e-5, 1e-3), "linear probe: weight decays of the grid", ge=0)
+    probe_epochs: int = setting(60, "linear probe: passes over the cached features", unit="epochs", ge=1)
+    batch_size: int = setting(256, "images encoded at once", unit="images", ge=1)
+    final: bool = setting(True, "measure the trained encoder, the untrained one and raw pixels on the test set at the end")
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Where MLflow keeps the outcomes."""
+
+    uri: str = setting("", "MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder")
+    experiment: str = setting("contray", "MLflow experiment")
+    name: str = setting("", "name of the run; empty: method-preset-hash of the config")
+    model: bool = setting(True, "keep the encoder as an MLflow model (safetensors, no pickle)")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that makes a run. Build one with `RunConfig.make("simclr", {"train.epochs": 10})`; it is validated on construction."""
+
+    method: Any
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    views: Mapping[str, View] = field(default_factory=dict)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key, declared in declared_keys(self):
+            declared.check(key, _get(self, key))
+        _check_together(self)
+
+    @classmethod
+    def make(cls, method: str = "simclr", overrides: Mapping[str, Any] | None = None, *, preset: str = "") -> RunConfig:
+        """The method's recipe, then its preset, then `overrides` (dotted keys; text is parsed as the field's type).
+
+        Without a preset: the one named after the data source where the method has it (digits; cifar for cifar10 and cifar100), else paper.
+        """
+        from .registry import load_method
+
+        overrides = dict(overrides or {})
+        method = _one(overrides.pop("method.name", method))
+        preset = preset or _one(overrides.pop("method.preset", ""))
+        file = load_method(method)
+        source = _one(overrides.get("data.source", "digits"))
+        preset = preset or next((name for name in (source, source.rstrip("0")[:5]) if name in file.presets and name in ("digits", "cifar")), "paper")
+        if preset not in file.presets:
+            raise ConfigError("method.preset", f"got {preset!r}; {nearest(preset, file.presets)}")
+        chosen = file.presets[preset]
+        config = object.__new__(cls)  # checked once, when everything is set
+        for section in dataclasses.fields(cls):
+            value = section.default_factory() if section.default_factory is not dataclasses.MISSING else section.default
+            object.__setattr__(config, section.name, value)
+        object.__setattr__(config, "method", file.config(name=method, preset=preset))
+        object.__setattr__(config, "views", dict(chosen.views or file.views))
+        return config.replace({**file.recipe, **chosen.settings, **overrides})
+
+    def replace(self, overrides: Mapping[str, Any]) -> RunConfig:
+        """A copy with some dotted keys set to other values, checked like any other config."""
+        known = dict(declared_keys(self))
+        changed: dict[str, dict[str, Any]] = {}
+        for key, given in overrides.items():
+            if key not in known:
+                raise ConfigError(key, f"unknown key; {nearest(key, known)}")
+            section, _, name = key.rpartition(".")
+            changed.setdefault(section, {})[name] = known[key].parse(key, given)
+        top: dict[str, Any] = dict(changed.pop("", {}))
+        views = dict(self.views)
+        for section, values in changed.items():
+            first, _, view = section.partition(".")
+            if first == "views":
+                views[view] = dataclasses.replace(views[view], **values)
+            else:
+                top[first] = dataclasses.replace(getattr(self, first), **values)
+        return dataclasses.replace(self, **{"views": views, **top})
+
+    # ------------------------------------------------------------ text
+
+    def flat(self) -> dict[str, Any]:
+        """Every dotted key with its value."""
+        return {key: _get(self, key) for key, _ in declared_keys(self)}
+
+    def to_yaml(self) -> str:
+        """The resolved config as YAML, grouped by section; `contray train --config` takes it."""
+        import yaml
+
+        tree: dict[str, Any] = {}
+        for key, value in self.flat().items():
+            *path, name = key.split(".")
+            place = tree
+            for part in path:
+                place = place.setdefault(part, {})
+            place[name] = list(value) if isinstance(value, tuple) else value
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+
+    @classmethod
+    def from_yaml(cls, text: str, overrides: Mapping[str, Any] | None = None, *, where: str = "the config", method: str = "", preset: str = "") -> RunConfig:
+        """Read what `to_yaml` wrote, or any YAML mapping of dotted or nested keys; `overrides`, `method` and `preset` win over it."""
+        import yaml
+
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(tree, dict):
+            raise UserError(f"{where} holds no mapping of keys such as train.epochs")
+        values = dict(_flatten(tree))
+        if method:
+            values |= {"method.name": method}
+        if preset or method:
+            values |= {"method.preset": preset}
+        return cls.make("simclr", {**values, **(overrides or {})})
+
+    def digest(self, *without: str) -> str:
+        """8 hex digits that name this config; sections or keys in `without` do not count."""
+        kept = {key: value for key, value in self.flat().items() if not any(key == skip or key.startswith(f"{skip}.") for skip in without)}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]
+
+    @property
+    def run_name(self) -> str:
+        """method-preset-hash of everything that decides what the run computes."""
+        return f"{Path(self.method.name).stem}-{self.method.preset}-{self.digest('scale', 'track')}"
+
+
+# ---------------------------------------------------------------- keys
+
+
+@dataclass(frozen=True)
+class Key:
+    """A dotted key as declared: how its values are parsed, checked and explained."""
+
+    type: Any
+    help: str
+    unit: str
+    bounds: Mapping[str, float]
+
+    def parse(self, key: str, given: Any) -> Any:
+        """Text (from the command line: a string or a list of them) or YAML values -> the declared type."""
+        if isinstance(given, (list, tuple)) and get_origin(self.type) is not tuple:
+            if len(given) != 1:
+                raise ConfigError(key, f"got {len(given)} values ({' '.join(map(str, given)) or 'none'}), takes one: {self.allowed}")
+            given = given[0]
+        return self._tuple(key, given) if get_origin(self.type) is tuple else self._scalar(key, self.type, given)
+
+    def _tuple(self, key: str, given: Any) -> tuple[Any, ...]:
+        values = given if isinstance(given, (list, tuple)) else str(given).replace(",", " ").split()
+        kinds = get_args(self.type)
+        if kinds[-1] is Ellipsis:
+            return tuple(self._scalar(key, kinds[0], value) for value in values)
+        if len(values) != len(kinds):
+            raise ConfigError(key, f"got {len(values)} values ({' '.join(map(str, values)) or 'none'}), takes {len(kinds)}: {self.allowed}")
+        return tuple(self._scalar(key, kind, value) for kind, value in zip(kinds, values, strict=True))
+
+    def _scalar(self, key: str, kind: Any, given: Any) -> Any:
+        text = str(given).strip()
+        if get_origin(kind) is Literal:
+            if text not in get_args(kind):
+                raise ConfigError(key, f"got {given!r}, must be {self.allowed}")
+            return text
+        if kind is bool:
+            if text.lower() not in ("true", "false"):
+                raise ConfigError(key, f"got {given!r}, must be true or false")
+            return text.lower() == "true"
+        if kind is str:
+            return text
+        try:
+            number = float(text) if not isinstance(given, bool) else math.nan
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or (kind is int and number != int(number)):
+            raise ConfigError(key, f"got {given!r}, must be {self.allowed}")
+        return int(text) if kind is int and text.lstrip("+-").isdigit() else kind(number)
+
+    def check(self, key: str, value: Any) -> None:
+        """Refuse a value of another type or outside the bounds."""
+        parsed = self.parse(key, value)
+        if type(parsed) is not type(value) and not (isinstance(parsed, (float, tuple)) and isinstance(value, (int, list))):
+            raise ConfigError(key, f"got {value!r} of type {type(value).__name__}, must be {self.allowed}")
+        for number in parsed if isinstance(parsed, tuple) else (parsed,):
+            if isinstance(number, str):
+                continue
+            if not all(getattr(operator, name)(number, bound) for name, bound in self.bounds.items()):
+                raise ConfigError(key, f"got {value if not isinstance(value, tuple) else ' '.join(map(str, value))}, must be {self.allowed}")
+
+    @property
+    def allowed(self) -> str:
+        """What values are allowed, in words."""
+        kind = self.type
+        if get_origin(kind) is Literal:
+            return " | ".join(get_args(kind))
+        many = ""
+        if get_origin(kind) is tuple:
+            kinds = get_args(kind)
+            many = "one or more of " if kinds[-1] is Ellipsis else f"{len(kinds)} times "
+            kind = kinds[0]
+        name = {bool: "true or false", int: "an integer", float: "a number", str: "text"}[kind]
+        signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+        span = " and ".join(f"{signs[bound]} {limit:g}" for bound, limit in self.bounds.items())
+        return f"{many}{name}{' ' + span if span else ''}"
+
+
+def declared_keys(config: RunConfig) -> Iterator[tuple[str, Key]]:
+    """Every dotted key of a config, in the order of the tree."""
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        if section.name == "views":
+            for name, view in value.items():
+                yield from _section_keys(f"views.{name}", view)
+        elif dataclasses.is_dataclass(value):
+            yield from _section_keys(section.name, value)
+        else:
+            yield section.name, Key(int, "seed of everything random", "", {"ge": 0})
+
+
+def _section_keys(prefix: str, section: Any) -> Iterator[tuple[str, Key]]:
+    hints = typing.get_type_hints(type(section))
+    for spec in dataclasses.fields(section):
+        meta = spec.metadata
+        if "help" not in meta:
+            raise TypeError(f"{prefix}.{spec.name} is not declared with setting(default, help, ...)")
+        yield f"{prefix}.{spec.name}", Key(hints[spec.name], meta["help"], meta["unit"], meta["bounds"])
+
+
+def _get(config: RunConfig, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+    return value
+
+
+def _one(given: Any) -> str:
+    """The text of an option that takes one value."""
+    return " ".join(map(str, given)) if isinstance(given, (list, tuple)) else str(given)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _check_together(config: RunConfig) -> None:
+    """What one field cannot know alone."""
+    least, most = config.scale.workers
+    if least > most:
+        raise ConfigError("scale.workers", f"got {least} {most}, the least must not exceed the most")
+    if (least == 0) != (most == 0):
+        raise ConfigError("scale.workers", f"got {least} {most}; 0 0 (this process, without Ray) or at least 1")
+    if most > config.train.batch_size:
+        raise ConfigError("scale.workers", f"got up to {most} workers for a global batch of {config.train.batch_size} (train.batch_size): at most one per row")
+    if config.train.batch_size < 2 * config.train.norm_groups:
+        raise ConfigError(
+            "train.norm_groups", f"got {config.train.norm_groups} for a batch of {config.train.batch_size}: each group needs at least 2 rows"
+        )
+    for name, view in config.views.items():
+        for spec in ("crop", "ratio", "blur_sigma"):
+            low, high = getattr(view, spec)
+            if low > high:
+                raise ConfigError(f"views.{name}.{spec}", f"got {low:g} {high:g}, the first must not exceed the second")
+        if view.jitter[3] > 0.5:
+            raise ConfigError(f"views.{name}.jitter", f"got hue {view.jitter[3]:g}, must be at most 0.5")
+        if view.kind == "patches" and 0 in view.grid:
+            raise ConfigError(f"views.{name}.grid", "a view of kind patches needs rows, side and stride above 0")
+

@@ -1,0 +1,20 @@
+"""From a data source to batches of views. Everything here imports without Ray and MLflow."""
+
+from .batches import EvalImages, GlobalBatches, loader
+from .order import holdout, permutation, shares
+from .sources import Source, fingerprint, open_source
+from .splits import BrokenImage, Split
+
+__all__ = [
+    "BrokenImage",
+    "EvalImages",
+    "GlobalBatches",
+    "Source",
+    "Split",
+    "fingerprint",
+    "holdout",
+    "loader",
+    "open_source",
+    "permutation",
+    "shares",
+]

@@ -1,0 +1,233 @@
+"""Global batches by step, and the processes that prepare them.
+
+A rank loads its slots of a global batch; what a slot holds depends on (seed, step) alone, also where images are broken.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from methods._base import View
+
+from ..errors import ConfigError, DataError, UserError
+from .order import permutation
+from .splits import BrokenImage, Split
+from .views import Fetch, Pipeline
+
+_AHEAD = 3  # batches that each loader process prepares ahead
+
+
+class GlobalBatches:
+    """The training batches of a run: step k of an epoch holds places k*B to (k+1)*B of its permutation, the tail is dropped.
+
+    A broken image at place p of the permutation is replaced by the tail's element p mod (tail's length), or the next readable one
+    after it; where there is no tail, or none of it is readable, by the first readable image of the permutation. So every rank
+    finds the same replacement without asking the others. `broken` (id: reason) are known from earlier and not tried again.
+
+    Raises ConfigError where there are fewer images than a batch needs, or a view wants a column that the data lack.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        views: Mapping[str, View],
+        *,
+        strength: float,
+        batch_size: int,
+        seed: int,
+        broken: Mapping[int, str] | None = None,
+        max_broken: float = 0.05,
+    ) -> None:
+        if len(split) < batch_size:
+            raise ConfigError(
+                "train.batch_size", f"got {batch_size}, but there are {len(split)} training images and every batch is full"
+            )
+        _check_columns(views)
+        self.split, self.batch_size, self.seed, self.max_broken = split, batch_size, seed, max_broken
+        self.pipeline = Pipeline(views, strength)
+        self.broken = dict(broken or {})
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.split) // self.batch_size
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(N,) the permutation of an epoch, kept until another is asked for."""
+        if self._order[0] != epoch:
+            self._order = (epoch, permutation(self.seed, epoch, len(self.split)))
+        return self._order[1]
+
+    def ids(self, step: int) -> np.ndarray:
+        """(B,) sample ids of a global batch, before broken images are replaced."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def load(self, step: int, slots: range) -> dict[str, Any]:
+        """The rows of `slots` of a global batch.
+
+        views: {name: (b, H, W, 3) or (b, P, h, w, 3) uint8}; index, slot: (b,) int64; broken: {id: reason} of images newly met.
+        """
+        epoch, place = divmod(step, self.steps_per_epoch)
+        known = len(self.broken)
+        rows = [self._row(epoch, place * self.batch_size + slot) for slot in slots]
+        return {
+            "views": _stack([views for _, views in rows]),
+            "index": torch.tensor([i for i, _ in rows], dtype=torch.int64),
+            "slot": torch.arange(slots.start, slots.stop, dtype=torch.int64),
+            "broken": dict(list(self.broken.items())[known:]),
+        }
+
+    def note(self, broken: Mapping[int, str]) -> None:
+        """Remember broken images; raises DataError when they are too many."""
+        self.broken.update(broken)
+        self.check(self.broken)
+
+    def check(self, broken: Mapping[int, str]) -> None:
+        """Raises DataError when `broken` are more than `max_broken` of the split."""
+        if len(broken) > self.max_broken * len(self.split):
+            some = "; ".join(f"{self.split.describe(i)}: {reason}" for i, reason in list(broken.items())[:3])
+            count = f"{len(broken)} of {len(self.split)} images are broken"
+            raise DataError(f"data.source: {count}, more than data.max_broken {self.max_broken:g} allows ({some})")
+
+    def _row(self, epoch: int, place: int) -> tuple[int, dict[str, np.ndarray]]:
+        for i in self._candidates(epoch, place):
+            if i in self.broken:
+                continue
+            try:
+                return i, self.pipeline(_fetch(self.split, i), (self.seed, epoch, i))
+            except BrokenImage as error:
+                self.note({i: error.reason})
+        raise DataError(f"data.source: none of the {len(self.split)} images can be read")
+
+    def _candidates(self, epoch: int, place: int) -> Iterator[int]:
+        order = self.order(epoch)
+        yield int(order[place])
+        tail = order[self.steps_per_epoch * self.batch_size :]
+        start = place % max(1, len(tail))
+        yield from map(int, tail[start:])
+        yield from map(int, tail[:start])
+        yield from map(int, order)
+
+
+class EvalImages:
+    """The evaluation inputs of some samples, in the order of `ids`: {"views": {name: (b, H, W, 3) uint8}, "index": (b,) int64}.
+
+    May be iterated again. Broken images are left out; once they were met, `ids` no longer holds them.
+    """
+
+    def __init__(self, split: Split, eval_views: Mapping[str, View], ids: np.ndarray | Sequence[int], batch_size: int) -> None:
+        _check_columns(eval_views)
+        self.split, self.batch_size, self.ids = split, batch_size, np.asarray(ids, np.int64)
+        self.pipeline = Pipeline(eval_views, 0.0)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.split.prepare()
+        ids = self.ids
+        for start in range(0, len(ids), self.batch_size):
+            batch = self._load(ids[start : start + self.batch_size])
+            if batch:
+                yield batch
+
+    def _load(self, ids: np.ndarray) -> dict[str, Any] | None:
+        rows: list[dict[str, np.ndarray]] = []
+        gone: list[int] = []
+        for i in map(int, ids):
+            try:
+                image = self.split.image(i, None)
+            except BrokenImage:
+                gone.append(i)
+                continue
+            rows.append(self.pipeline(lambda column, rng, image=image: image, (0, 0, i)))
+        if gone:
+            self.ids = self.ids[~np.isin(self.ids, gone)]
+        if not rows:
+            return None
+        return {"views": _stack(rows), "index": torch.tensor([i for i in map(int, ids) if i not in gone], dtype=torch.int64)}
+
+
+def loader(batches: GlobalBatches, steps: range, slots: range, *, workers: int, pin: bool) -> Iterator[dict[str, Any]]:
+    """`batches.load(step, slots)` for each step in order, prepared ahead by `workers` forked processes (0: in this one).
+
+    Decodes the split first where that pays, so that the processes share it. A generator: `close()` ends the processes.
+    Raises what a process met as it is: DataError, OSError.
+    """
+    batches.split.prepare()
+    batches.check({**batches.split.broken, **batches.broken})
+    return _loader(batches, steps, slots, workers, pin)
+
+
+def _loader(batches: GlobalBatches, steps: range, slots: range, workers: int, pin: bool) -> Iterator[dict[str, Any]]:
+    options: dict[str, Any] = {"batch_size": None, "sampler": steps, "collate_fn": _as_is, "pin_memory": pin}
+    options["generator"] = torch.Generator()  # else torch seeds the processes from the global one, which it advances
+    if workers:
+        forked = {"num_workers": workers, "multiprocessing_context": "fork", "worker_init_fn": _one_thread}
+        options |= forked | {"prefetch_factor": _AHEAD}
+    with _quiet_start():
+        stream = iter(DataLoader(_Steps(batches, slots), **options))
+    try:
+        for batch in stream:
+            if isinstance(batch, Exception):
+                raise batch
+            batches.note(batch["broken"])  # a process knows only what it met itself
+            yield batch
+    finally:
+        shut_down = getattr(stream, "_shutdown_workers", None)  # torch offers no public way before the garbage collector's
+        if shut_down:
+            shut_down()
+
+
+class _Steps(Dataset):
+    """Map-style by step. What a user can mend and failed reads come back as values: torch would wrap them into a traceback."""
+
+    def __init__(self, batches: GlobalBatches, slots: range) -> None:
+        self.batches, self.slots = batches, slots
+
+    def __getitem__(self, step: int) -> dict[str, Any] | Exception:
+        try:
+            return self.batches.load(step, self.slots)
+        except (UserError, OSError) as error:
+            return error
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Without warnings of what is meant: forking shares the decoded set, and the number of processes is the user's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork.*", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*suggested max number of worker.*", category=UserWarning)
+        yield
+
+
+def _fetch(split: Split, i: int) -> Fetch:
+    """The picture of a sample for the pipeline: drawn anew for each view by generated sources, else read once for all views."""
+    if split.generated:
+        return lambda column, rng: split.image(i, rng)
+    image = split.image(i, None)
+    return lambda column, rng: image
+
+
+def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+
+
+def _check_columns(views: Mapping[str, View]) -> None:
+    for name, view in views.items():
+        if view.source != "image":
+            raise ConfigError(f"views.{name}.source", f"this data set has the column image only, got {view.source!r}")

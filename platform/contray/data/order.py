@@ -1,0 +1,40 @@
+"""Which samples are seen when and by whom: pure functions, so that a run resumes at any step on any number of workers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from .draws import generator
+from .splits import Split
+
+
+def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    """(n,) int64: the order of an epoch's samples."""
+    return generator(seed, "order", epoch).permutation(n)
+
+
+def shares(size: int, world: int) -> list[range]:
+    """The slots of a global batch of `size` that each rank holds: contiguous, in rank order, differing by one at most."""
+    bounds = [rank * (size // world) + min(rank, size % world) for rank in range(world + 1)]
+    return [range(low, high) for low, high in pairwise(bounds)]
+
+
+def holdout(split: Split, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(fit ids, held-out ids), both sorted: about `fraction` of each class, and samples of one group on one side.
+
+    A class of at least two groups is on both sides. Without labels all samples count as one class.
+    """
+    ids = np.arange(len(split))
+    groups = ids if split.groups is None else split.groups
+    names, first = np.unique(groups, return_index=True)  # a group counts with the label of its first sample
+    labels = np.zeros(len(split), np.int64) if split.labels is None else split.labels
+    rng = generator(seed, "holdout")
+    held: list[np.ndarray] = []
+    for label in np.unique(labels[first]):
+        members = rng.permutation(names[labels[first] == label])
+        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        held.append(members[:count])
+    inside = np.isin(groups, np.concatenate(held))
+    return ids[~inside], ids[inside]

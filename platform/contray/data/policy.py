@@ -1,0 +1,126 @@
+"""The photometric policy of a view as albumentations transforms, scaled by `augment.strength`.
+
+The rule of the strength s (InfoMin-style: 0 nothing, 1 as specified, 2 twice as far): every probability is multiplied by s, up
+to 1; every magnitude is multiplied by s too: the rotation up to 180 degrees, the jitter's ranges (hue up to half the circle,
+factors not below 0), the largest blur (not below the smallest), the noise's deviation, RandAugment's magnitude up to 10.
+RandAugment's operations happen with probability s. Solarisation, cutout and grey have no magnitude.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from methods._base import View
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks PyPI for newer versions otherwise
+
+import albumentations as A
+
+from .draws import Draws
+
+cv2.setNumThreads(0)  # the loader's processes are the parallelism; cv2's pool does not survive a fork
+
+Image = np.ndarray  # uint8 (H, W, 3), RGB
+Step = tuple[float, Callable[[Image], Image]]  # (probability, operation)
+
+
+def steps(view: View, strength: float, draws: Draws) -> list[Step]:
+    """The operations of `view` at this strength in the order of View's fields; all draw from `draws`."""
+    if strength == 0:
+        return []
+
+    def chance(p: float) -> float:
+        return min(1.0, p * strength)
+
+    angle = min(180.0, view.rotation * strength)
+    blur = (view.blur_sigma[0], max(view.blur_sigma[0], view.blur_sigma[1] * strength))
+    side = max(1, view.size // 2)
+    found: list[tuple[float, A.BasicTransform]] = [
+        (float(angle > 0), A.Rotate(limit=(-angle, angle))),
+        (chance(view.jitter_p), _jitter(view, strength)),
+        (chance(view.gray), A.ToGray()),
+        (chance(view.blur), A.GaussianBlur(blur_limit=0, sigma_limit=blur)),
+    ]
+    late: list[tuple[float, A.BasicTransform]] = [
+        (chance(view.solarize), A.Solarize(threshold_range=(0.5, 0.5))),
+        (
+            chance(view.cutout),
+            A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(side, side), hole_width_range=(side, side), fill=128),
+        ),
+        (chance(view.noise), A.GaussNoise(std_range=(0.1 * strength, 0.1 * strength))),
+    ]
+    operations = [(p, bound(transform, draws)) for p, transform in found]
+    count, magnitude = view.randaugment
+    if count:
+        operations += [(chance(1.0), RandAugment(min(10.0, magnitude * strength), draws))] * count
+    operations += [(p, bound(transform, draws)) for p, transform in late]
+    return [(p, operation) for p, operation in operations if p > 0]
+
+
+def bound(transform: A.BasicTransform, draws: Draws) -> Callable[[Image], Image]:
+    """The transform as a function of the image that draws its parameters from `draws`.
+
+    It calls the transform's own three parts in the order of its `__call__`, whose checks and bookkeeping of masks, boxes and
+    replays cost as much as a 32 px image's pixels.
+    """
+    transform.set_random_state(draws.generator, draws)
+
+    def run(image: Image) -> Image:
+        data = {"image": image}
+        params = transform.update_transform_params(transform.get_params(), data)
+        params.update(transform.get_params_dependent_on_data(params, data))
+        return transform.apply(image, **params)
+
+    return run
+
+
+def _jitter(view: View, strength: float) -> A.ColorJitter:
+    """torchvision's ColorJitter: factors in [1 - s, 1 + s], the hue as a fraction of the circle, in a random order."""
+    brightness, contrast, saturation, hue = (value * strength for value in view.jitter)
+    low_high = [(max(0.0, 1 - value), 1 + value) for value in (brightness, contrast, saturation)]
+    hue = min(0.5, hue)
+    return A.ColorJitter(brightness=low_high[0], contrast=low_high[1], saturation=low_high[2], hue=(-hue, hue))
+
+
+class RandAugment:
+    """One operation drawn out of RandAugment's 14 (Cubuk et al. 2019, arXiv 1909.13719), at magnitude 0 to 10, of a random sign.
+
+    Ranges at magnitude 10 as in torchvision: 30 degrees, shear 0.3, translation 0.45 of the side, colour factors 1 +- 0.9,
+    4 bits, solarisation of everything. Sharpness only sharpens.
+    """
+
+    def __init__(self, magnitude: float, draws: Draws) -> None:
+        m = magnitude / 10
+        self.draws = draws
+        signed = [(value * m, -value * m) for value in (30.0, np.rad2deg(np.arctan(0.3)), 0.45, 0.9)]
+        rotate, shear, shift, colour = signed
+
+        def jitter(brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0) -> A.ColorJitter:
+            bright, contr, satur = ((1 + value, 1 + value) for value in (brightness, contrast, saturation))
+            return A.ColorJitter(brightness=bright, contrast=contr, saturation=satur, hue=(0.0, 0.0))
+
+        variants: list[list[A.BasicTransform]] = [
+            [A.NoOp()],
+            [A.AutoContrast(method="pil")],
+            [A.Equalize(mode="pil")],
+            [A.Rotate(limit=(value, value)) for value in rotate],
+            [A.Solarize(threshold_range=(1 - m, 1 - m))],
+            [A.Posterize(num_bits=max(4, 8 - round(4 * m)))] if round(4 * m) else [A.NoOp()],
+            [jitter(saturation=value) for value in colour],
+            [jitter(contrast=value) for value in colour],
+            [jitter(brightness=value) for value in colour],
+            [A.Sharpen(alpha=(0.9 * m, 0.9 * m), lightness=(1.0, 1.0))],
+            [A.Affine(shear={"x": (value, value), "y": (0, 0)}) for value in shear],
+            [A.Affine(shear={"x": (0, 0), "y": (value, value)}) for value in shear],
+            [A.Affine(translate_percent={"x": (value, value), "y": (0, 0)}) for value in shift],
+            [A.Affine(translate_percent={"x": (0, 0), "y": (value, value)}) for value in shift],
+        ]
+        self.operations = [[bound(transform, draws) for transform in signs] for signs in variants]
+
+    def __call__(self, image: Image) -> Image:
+        signs = self.operations[self.draws.below(len(self.operations))]
+        return signs[self.draws.below(len(signs))](image)

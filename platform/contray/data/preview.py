@@ -1,0 +1,114 @@
+"""A picture of the views as a method will see them: a row per sample, the original first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from methods._base import View
+
+from .batches import GlobalBatches
+from .splits import Split
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int, samples: int = 6, out: Path) -> Path:
+    """Draw the first `samples` of the first epoch's order into the image file `out` and return it.
+
+    Broken images are replaced as in training. Lab and YCbCr are shown converted back to RGB, patches as a grid with gaps.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    samples = min(samples, len(split))
+    batches = GlobalBatches(split, views, strength=strength, batch_size=samples, seed=seed)
+    batch = batches.load(0, range(samples))
+    columns = {key: view for name, view in views.items() for key in view.names(name)}
+    figure, axes = plt.subplots(
+        samples, 1 + len(columns), figsize=(1.5 * (1 + len(columns)), 1.5 * samples + 1.1), squeeze=False, layout="constrained"
+    )
+    try:
+        for row, i in enumerate(batch["index"].tolist()):
+            _show(axes[row, 0], split.image(i, None), _label(split, i), below=True)
+            for column, (name, view) in enumerate(columns.items(), start=1):
+                _show(axes[row, column], as_seen(batch["views"][name][row].numpy(), view))
+        axes[0, 0].set_title("sample", fontsize=8)
+        for column, (name, view) in enumerate(columns.items(), start=1):
+            axes[0, column].set_title(f"{name}\n{view.size} px", fontsize=8)
+        figure.suptitle(_caption(views, strength, split.generated), fontsize=8, x=0.01, ha="left")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=110)
+    finally:
+        plt.close(figure)
+    return out
+
+
+def as_seen(pixels: np.ndarray, view: View) -> np.ndarray:
+    """(H, W, 3) RGB of a drawn view: colour spaces converted back, patches (P, h, w, 3) laid out in their grid."""
+    if view.kind == "patches":
+        rows, (_, height, width, _) = view.grid[0], pixels.shape
+        gap = max(1, height // 8)
+        sheet = np.full((rows * (height + gap) - gap, rows * (width + gap) - gap, 3), 255, np.uint8)
+        for place, patch in enumerate(pixels):
+            y, x = place // rows * (height + gap), place % rows * (width + gap)
+            sheet[y : y + height, x : x + width] = _rgb(patch, view.space)
+        return sheet
+    return _rgb(pixels, view.space)
+
+
+def _rgb(pixels: np.ndarray, space: str) -> np.ndarray:
+    if space == "lab":
+        return cv2.cvtColor(pixels, cv2.COLOR_LAB2RGB)
+    if space == "ycbcr":
+        return cv2.cvtColor(np.ascontiguousarray(pixels[:, :, [0, 2, 1]]), cv2.COLOR_YCrCb2RGB)
+    return pixels
+
+
+def _show(axis: Axes, image: np.ndarray, text: str = "", below: bool = False) -> None:
+    axis.imshow(image, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for side in axis.spines.values():
+        side.set_visible(False)
+    if below:
+        axis.set_xlabel(text, fontsize=7, labelpad=2)
+
+
+def _label(split: Split, i: int) -> str:
+    return f"id {i}" if split.labels is None else f"id {i}: {split.classes[split.labels[i]]}"
+
+
+def _caption(views: Mapping[str, View], strength: float, generated: bool) -> str:
+    lines = [f"augment.strength {strength:g}" + (" (crop and flip only)" if strength == 0 else "")]
+    lines += [f"{name}: {policy_of(view, strength)}" for name, view in views.items()]
+    if generated:
+        lines.append("every view is a fresh rendering; it shares data.share with its sample")
+    return "\n".join(lines)
+
+
+def policy_of(view: View, strength: float) -> str:
+    """One line of what is drawn at random for a view, in the numbers that its specification gives."""
+    low, high = view.crop
+    found = ["centre crop" if (low, high) == (0, 0) else f"crop {low:g}-{high:g} of the area"]
+    found += [f"flip {view.flip:g}"] if view.flip else []
+    if strength:
+        found += [f"rotation to {view.rotation:g} deg"] if view.rotation else []
+        found += [f"jitter {'/'.join(f'{value:g}' for value in view.jitter)} at {view.jitter_p:g}"] if view.jitter_p else []
+        for name in ("gray", "blur", "solarize", "cutout", "noise"):
+            found += [f"{name} {getattr(view, name):g}"] if getattr(view, name) else []
+        count, magnitude = view.randaugment
+        found += [f"RandAugment {count} of magnitude {magnitude}"] if count else []
+    found += ["Sobel"] if view.sobel else []
+    found += [f"{view.space} (shown as RGB)"] if view.space != "rgb" else []
+    if view.kind == "patches":
+        found.append("{0} x {0} patches of {1} px at stride {2}".format(*view.grid))
+    found += [f"geometry shared in {view.geometry!r}"] if view.geometry else []
+    return ", ".join(found)

@@ -1,0 +1,176 @@
+"""From a picture to the views of a method: crop and flip, then the photometric policy, then colour space and patches.
+
+Every pixel is a pure function of (seed, epoch, sample id, view name and crop number): of no call order, process or world size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from methods._base import View
+
+from ..errors import ConfigError
+from .draws import Draws, stream
+from .policy import Image, Step, steps
+
+Fetch = Callable[
+    [str, np.random.Generator], np.ndarray
+]  # (column, rng) -> uint8 image; rng feeds sources that draw their pictures
+Box = tuple[float, float, float, float]  # top, left, height, width as fractions of the image
+
+_INTERPOLATION = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One key of `Batch.views`, and its random streams: `place` for picture, crop and flip, `colour` for the policy."""
+
+    name: str
+    view: View
+    place: int
+    colour: int
+    shared: bool
+    policy: list[Step]
+
+
+class Pipeline:
+    """Draws the views of a sample: `pipeline(fetch, (seed, epoch, sample))` -> {name: uint8 array} with the names of View.names.
+
+    An image is (size, size, 3), patches are (P, h, w, 3). Views of one geometry group show the same picture, relative crop and
+    flip. `strength` scales the policy as contray.data.policy says. Not thread-safe: it owns its generator.
+    """
+
+    def __init__(self, views: Mapping[str, View], strength: float) -> None:
+        self._draws = Draws()
+        self._stages: list[_Stage] = []
+        _check(views)
+        for name, view in views.items():
+            policy = steps(view, strength, self._draws)
+            for number, key in enumerate(view.names(name)):
+                place = f"group {view.geometry} {number}" if view.geometry else f"place {name} {number}"
+                colour = stream(f"colour {name} {number}")
+                self._stages.append(_Stage(key, view, stream(place), colour, bool(view.geometry), policy))
+
+    def __call__(self, fetch: Fetch, key: tuple[int, int, int]) -> dict[str, np.ndarray]:
+        draws = self._draws
+        groups: dict[int, tuple[Box, bool]] = {}
+        drawn: dict[str, np.ndarray] = {}
+        for stage in self._stages:
+            draws.move(*key, stage.place)
+            image = as_rgb(fetch(stage.view.source, draws.generator))
+            geometry = groups.get(stage.place)
+            if geometry is None:
+                geometry = _geometry(draws, stage.view, *image.shape[:2])
+                if stage.shared:
+                    groups[stage.place] = geometry
+            image = _crop(image, stage.view, *geometry)
+            if stage.policy:
+                draws.move(*key, stage.colour)
+                for p, operation in stage.policy:
+                    if p >= 1 or draws.random() < p:
+                        image = operation(image)
+            drawn[stage.name] = _finish(image, stage.view)
+        return drawn
+
+
+def as_rgb(image: np.ndarray) -> Image:
+    """(H, W, 3) of a grey (H, W) or (H, W, 1) image, an RGB image as it is."""
+    if image.ndim == 3 and image.shape[2] == 3:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+
+
+def _check(views: Mapping[str, View]) -> None:
+    """Refuse what no picture could satisfy: patches that leave the crop, groups whose members want different crops."""
+    groups: dict[str, tuple[str, View]] = {}
+    for name, view in views.items():
+        rows, side, stride = view.grid
+        if view.kind == "patches":
+            if not (rows and side and stride):
+                raise ConfigError(f"views.{name}.grid", f"patches need rows, side and stride above 0, got {view.grid}")
+            if (rows - 1) * stride + side > view.size:
+                need = (rows - 1) * stride + side
+                raise ConfigError(
+                    f"views.{name}.grid", f"{rows} rows of {side} px at stride {stride} need size {need}, got {view.size}"
+                )
+        if view.geometry:
+            first, other = groups.setdefault(view.geometry, (name, view))
+            if (view.crop, view.ratio, view.flip) != (other.crop, other.ratio, other.flip):
+                raise ConfigError(
+                    f"views.{name}.geometry", f"group {view.geometry!r} needs one crop, ratio and flip; {first} has others"
+                )
+
+
+def _geometry(draws: Draws, view: View, height: int, width: int) -> tuple[Box, bool]:
+    """(crop, flipped). The crop as torchvision's: random area and log aspect ratio, ten tries, then the largest centre crop."""
+    flipped = view.flip > 0 and draws.random() < view.flip
+    if view.crop == (0.0, 0.0):
+        return (0.0, 0.0, 1.0, 1.0), flipped
+    low, high = math.log(view.ratio[0]), math.log(view.ratio[1])
+    for _ in range(10):
+        area = height * width * draws.between(*view.crop)
+        ratio = math.exp(draws.between(low, high))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = draws.below(height - h + 1), draws.below(width - w + 1)
+            break
+    else:
+        h, w = min(height, round(width / view.ratio[0])), min(width, round(height * view.ratio[1]))
+        top, left = (height - h) // 2, (width - w) // 2
+    return (top / height, left / width, h / height, w / width), flipped
+
+
+def _crop(image: Image, view: View, box: Box, flipped: bool) -> Image:
+    """The box of the image as a square of view.size px, or the centre crop where view.crop is (0, 0)."""
+    if view.crop == (0.0, 0.0):
+        image = _centre(image, view)
+    else:
+        height, width = image.shape[:2]
+        top, left = round(box[0] * height), round(box[1] * width)
+        bottom, right = top + max(1, round(box[2] * height)), left + max(1, round(box[3] * width))
+        image = cv2.resize(
+            image[top:bottom, left:right], (view.size, view.size), interpolation=_INTERPOLATION[view.interpolation]
+        )
+    return cv2.flip(image, 1) if flipped else image
+
+
+def _centre(image: Image, view: View) -> Image:
+    """Evaluation: the shorter side to size * 256/224 (to size itself up to 64 px, where pixels are scarce), then the centre.
+
+    Shrinking averages areas (as torchvision's antialiasing does); the training crop keeps the view's own interpolation.
+    """
+    height, width = image.shape[:2]
+    short = view.size if view.size <= 64 else round(view.size * 256 / 224)
+    scale = short / min(height, width)
+    if scale != 1:
+        how = cv2.INTER_AREA if scale < 1 else _INTERPOLATION[view.interpolation]
+        image = cv2.resize(image, (max(short, round(width * scale)), max(short, round(height * scale))), interpolation=how)
+    top, left = (image.shape[0] - view.size) // 2, (image.shape[1] - view.size) // 2
+    return image[top : top + view.size, left : left + view.size]
+
+
+def _finish(image: Image, view: View) -> np.ndarray:
+    """Sobel, colour space, patches: what the method is given as such, at any strength."""
+    if view.sobel:
+        image = _sobel(image)
+    if view.space == "lab":
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    elif view.space == "ycbcr":
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[:, :, [0, 2, 1]]  # OpenCV's order is Y, Cr, Cb
+    if view.kind == "patches":
+        rows, side, stride = view.grid
+        corners = [(y * stride, x * stride) for y in range(rows) for x in range(rows)]
+        return np.stack([image[top : top + side, left : left + side] for top, left in corners])  # (P, h, w, 3), row by row
+    return image
+
+
+def _sobel(image: Image) -> Image:
+    """Gradient magnitude of the grey image, a quarter of the 3x3 Sobel sums, so that a full step edge is white."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    across, down = cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)
+    return as_rgb(cv2.convertScaleAbs(cv2.magnitude(across, down), alpha=0.25))

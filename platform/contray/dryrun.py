@@ -1,0 +1,94 @@
+"""`--dry-run`: what a run would be, what it would cost, and nothing started."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from methods._base import Batch, Clock
+from methods._parts import norm_scope
+
+from . import data, model, optim
+from .config import RunConfig
+
+
+def describe(config: RunConfig) -> None:
+    """Print the resolved config, then what follows from it. One small step on random pixels is measured, here and now."""
+    from rich.console import Console
+    from rich.table import Table
+
+    source = data.open_source(config.data)
+    model.check(config, len(source.train))
+    batch, samples = config.train.batch_size, len(source.train)
+    per_epoch = samples // batch
+    total = config.train.steps or config.train.epochs * per_epoch
+    method = model.build(config)
+    rows = min(batch, 32 if max(view.size for view in config.views.values()) <= 64 else 8)
+    seconds, activations = trial_step(config, rows)
+    weights = sum(p.nbytes for p in method.parameters())
+    trained = sum(p.nbytes for p in method.parameters() if p.requires_grad)
+    states = {"sgd": 1, "lars": 1, "adamw": 2}[config.optim.name]
+    fixed = weights + sum(b.nbytes for b in method.buffers()) + trained * (1 + states)
+    least, most = config.scale.workers
+    facts = {
+        "run": config.run_name,
+        "data": f"{source.name}, {samples:,} training samples, {'no labels' if source.train.labels is None else f'{len(source.train.classes)} classes'}",
+        "steps": f"{total:,} of {batch} samples ({total / per_epoch:.1f} epochs of {per_epoch} full batches)",
+        "learning rate": f"{optim.scaled_lr(config.optim, batch):.4g} at its peak ({config.optim.lr:g} per 256, {config.optim.lr_scaling} scaling), "
+        f"{optim.warmup_steps(config.optim, per_epoch)} warm-up steps, then {config.optim.schedule}",
+        "effective negatives": f"{method.negatives(batch):,} per anchor" if method.negatives(batch) else "none",
+        "norm groups": f"{config.train.norm_groups} of {batch // config.train.norm_groups} samples, whatever the number of workers",
+        "workers": "this process, without Ray" if most == 0 else f"{least} to {most}, {batch // max(most, 1)} samples each at {most}",
+        "parameters": f"{sum(p.numel() for p in method.parameters() if p.requires_grad) / 1e6:.1f} M trained, {sum(p.numel() for p in method.parameters()) / 1e6:.1f} M in all",
+        "memory": f"about {_bytes(fixed + activations * batch // max(most, 1))} per worker ({_bytes(fixed)} weights and optimiser, {_bytes(activations)} per sample)",
+        "time": f"about {_duration(seconds * batch * total)} on this machine's {model.device_of(config).type} alone (a step of {rows} samples was measured; augmentation not included)",
+        "checkpoints": f"{config.scale.storage}/{config.run_name}, every {config.train.checkpoint_seconds:g} s",
+    }
+    table = Table("", "dry run: nothing was started", show_header=True)
+    for name, text in facts.items():
+        table.add_row(name, text)
+    print(config.to_yaml())
+    Console(highlight=False).print(table)
+
+
+def trial_step(config: RunConfig, rows: int) -> tuple[float, int]:
+    """(seconds per sample, bytes kept for the backward pass per sample) of a forward and backward step on random pixels."""
+    device = model.device_of(config)
+    method = model.build(config).to(device).train()
+    names = [(key, view) for name, view in config.views.items() for key in view.names(name)]
+    dtype = model.DTYPES[config.train.precision]
+    views = {key: torch.rand(rows, 3, view.size, view.size, device=device, dtype=dtype) for key, view in names}
+    if config.train.channels_last:
+        views = {key: view.contiguous(memory_format=torch.channels_last) for key, view in views.items()}
+    slot = torch.arange(rows, device=device)
+    batch = Batch(views, slot, slot, rows, norm=lambda layout: norm_scope(slot, rows, 1, layout, track=False))
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    own = {p.untyped_storage().data_ptr() for p in [*method.parameters(), *method.buffers()]}
+    best = float("inf")
+    for _ in range(3):
+        kept.clear()
+        began = time.perf_counter()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), model.autocast(config, device), batch.norm("blocks"):
+            loss = method.loss(method.represent(batch, Clock(0, rows, rows, rows)), batch, Clock(0, rows, rows, rows))["loss"]
+        loss.backward()
+        loss.item()  # waits for the device
+        best = min(best, time.perf_counter() - began)
+    return best / rows, sum(size for place, size in kept.items() if place not in own) // rows
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,100 @@
+"""The trained encoder outside of training: exported without pickle, loaded again, from a run, a checkpoint or MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods._base import Method
+
+from . import data, model
+from .config import RunConfig
+from .errors import UserError
+from .train.checkpoint import BEST, PATTERN, Storage, load
+
+WEIGHTS, CONFIG = "encoder.safetensors", "config.yaml"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A trained encoder and its evaluation transform. `encoder(images)` takes uint8 images and gives features."""
+
+    config: RunConfig
+    method: Method
+
+    def transform(self, image: np.ndarray) -> dict[str, Tensor]:
+        """One uint8 (H, W, 3) image -> its evaluation inputs, each (1, C, H, W): resized, centre-cropped, normalised."""
+        views = data.Pipeline(type(self.method).eval_views(self.config.views), strength=0.0)
+        drawn = views(lambda column, rng: image, (0, 0, 0))
+        normalise = model.normaliser(self.config, next(self.method.parameters()).device)
+        return {name: normalise(torch.from_numpy(np.ascontiguousarray(pixels))[None]) for name, pixels in drawn.items()}
+
+    @torch.no_grad()
+    def __call__(self, images: list[np.ndarray] | np.ndarray) -> Tensor:
+        """uint8 images (H, W, 3) of any sizes -> (n, D) features on the CPU."""
+        inputs = [self.transform(image) for image in images]
+        return self.method.encode({name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}).float().cpu()
+
+
+def export(config: RunConfig, method: Method, folder: Path) -> None:
+    """Write config.yaml and encoder.safetensors (the method's whole state) into `folder`."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    (folder / CONFIG).write_text(config.to_yaml())
+
+
+def read_folder(folder: Path) -> Encoder:
+    """Read what `export` wrote."""
+    from safetensors.torch import load_file
+
+    return _restore(RunConfig.from_yaml((folder / CONFIG).read_text()), load_file(folder / WEIGHTS))
+
+
+def read_checkpoint(address: str) -> Encoder:
+    """From a checkpoint file, or the newest one in a run's folder. Raises UserError when there is none or it is not whole."""
+    folder, _, name = address.rstrip("/").rpartition("/")
+    if not name.endswith(".pt"):
+        names = [found for found in Storage(address).names() if PATTERN.fullmatch(found)]
+        if not names:
+            raise UserError(f"--checkpoint: there is no checkpoint in {address}")
+        folder, name = address, names[-1]
+    storage = Storage(folder or ".")
+    if name not in storage.names():
+        raise UserError(f"--checkpoint: there is no file {address}")
+    state = load(storage.read(name), address)
+    return _restore(RunConfig.from_yaml(state["config"]), state["method"])
+
+
+def _restore(config: RunConfig, state: Mapping[str, Tensor]) -> Encoder:
+    method = model.build(config)
+    try:
+        method.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise UserError(f"the weights do not fit the config's {config.method.name} on {config.backbone.name}: {' '.join(str(error).split())[:300]}") from None
+    return Encoder(config, method.eval())
+
+
+class _Pyfunc:
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def predict(self, images: Any, params: Mapping[str, Any] | None = None) -> np.ndarray:
+        """uint8 (n, H, W, 3) -> float32 (n, D)."""
+        return self.encoder(np.asarray(images, dtype=np.uint8)).numpy()
+
+
+def _load_pyfunc(path: str) -> _Pyfunc:
+    """What `mlflow.pyfunc.load_model` calls: an encoder whose predict takes images."""
+    return _Pyfunc(read_folder(Path(path)))
+
+
+__all__ = ["BEST", "Encoder", "export", "read_checkpoint", "read_folder"]

@@ -1,0 +1,38 @@
+"""Errors that a user can mend. The CLI prints them as one line and exits with code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something that the user asked for cannot be done; the message is one line that says what, and how to mend it."""
+
+
+class ConfigError(UserError):
+    """A refused value of the config. The message starts with the dotted name."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key, self.problem = key, problem
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str]]:
+        return (ConfigError, (self.key, self.problem))
+
+
+class DataError(UserError):
+    """A data source that cannot be read or does not hold what was asked of it."""
+
+
+def nearest(word: str, known: Iterable[str], ending: str = "") -> str:
+    """' - did you mean a, b?' for the known words nearest to `word`, or a list of what is known when none is near."""
+    known = sorted(known)
+    tail = word.rsplit(".", 1)[-1]  # `train.lr` means `optim.lr`, `temprature` means `method.temperature`
+    near = [name for name in known if name.rsplit(".", 1)[-1] == tail] or difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    if not near:
+        near_tails = difflib.get_close_matches(tail, {name.rsplit(".", 1)[-1] for name in known}, n=2, cutoff=0.6)
+        near = [name for name in known if name.rsplit(".", 1)[-1] in near_tails]
+    if near:
+        return f"did you mean {', '.join(near[:3])}?{ending}"
+    return f"known: {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}{ending}"

@@ -1,0 +1,147 @@
+"""Weighted k-NN on frozen features (Wu et al. 2018, https://arxiv.org/abs/1805.01978, section 3.4): exact, in bounded memory.
+
+Legend of shapes: N bank rows, M queries, D features, k neighbours, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+QUERY_ROWS = 256  # enough rows for a matrix product at full speed, few enough that wide pieces of the bank fit beside them
+
+
+@overload
+def knn_predict(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    *,
+    k: int = 200,
+    temperature: float = 0.07,
+    classes: int,
+    chunk_bytes: int = 256_000_000,
+    device: torch.device | str | None = None,
+) -> Tensor: ...
+@overload
+def knn_predict(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    *,
+    k: tuple[int, ...],
+    temperature: float = 0.07,
+    classes: int,
+    chunk_bytes: int = 256_000_000,
+    device: torch.device | str | None = None,
+) -> dict[int, Tensor]: ...
+@torch.no_grad()
+def knn_predict(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    *,
+    k: int | tuple[int, ...] = 200,
+    temperature: float = 0.07,
+    classes: int,
+    chunk_bytes: int = 256_000_000,
+    device: torch.device | str | None = None,
+) -> Tensor | dict[int, Tensor]:
+    """The class of each query (M,) int64: its k nearest bank rows by cosine similarity s vote with weight exp(s / temperature).
+
+    bank (N, D) and queries (M, D) need not be normalised; bank_labels (N,) int64 in [0, classes). A k above N means N. Of bank
+    rows that are exactly as near, the earlier one counts first. Several k at once give a dict by k. Work is done on `device`
+    (default: the bank's) in pieces of at most `chunk_bytes`, so neither the (M, N) similarities nor copies of the features are
+    ever held whole.
+
+    Raises ValueError for shapes or labels that do not fit.
+    """
+    ks = k if isinstance(k, tuple) else (k,)
+    _check(bank, bank_labels, queries, ks, classes)
+    device = torch.device(device) if device is not None else bank.device
+    scale = (
+        torch.linalg.vector_norm(bank, dim=1).float().clamp_min(1e-12).reciprocal().to(device)
+    )  # (N,): no normalised copy of the bank
+    labels = bank_labels.to(device)
+    rows, columns = tile(len(queries), bank.shape[1], chunk_bytes)
+    most = min(max(ks), len(bank))
+    predictions: dict[int, list[Tensor]] = {each: [] for each in ks}
+    for query in queries.split(rows):
+        query = F.normalize(query.to(device).float(), dim=1)  # (rows, D)
+        similarity, neighbours = _search(query, bank, scale, most, columns)  # (rows, k), nearest first
+        weights = (
+            (similarity - similarity[:, :1]).double() / temperature
+        ).exp()  # relative to the nearest: no temperature overflows
+        voters = labels[neighbours]
+        for each in ks:
+            votes = weights.new_zeros(len(query), classes).scatter_add_(1, voters[:, :each], weights[:, :each])  # (rows, C)
+            predictions[each].append(votes.argmax(1).to(bank_labels.device))
+    result = {each: torch.cat(parts) for each, parts in predictions.items()}
+    return result if isinstance(k, tuple) else result[k]
+
+
+def knn_top1(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    labels: Tensor,
+    *,
+    k: int = 200,
+    temperature: float = 0.07,
+    classes: int,
+    device: torch.device | str | None = None,
+) -> float:
+    """Share of the queries (M, D) whose k-NN class is their label (M,), in [0, 1]; see `knn_predict`."""
+    predicted = knn_predict(bank, bank_labels, queries, k=k, temperature=temperature, classes=classes, device=device)
+    return (predicted == labels.to(predicted.device)).double().mean().item()
+
+
+def tile(queries: int, dim: int, chunk_bytes: int) -> tuple[int, int]:
+    """Query rows and bank columns that are compared at once within `chunk_bytes`.
+
+    A similarity costs 4 bytes, and 16 more where exact ties at the k-th place make us sort whole rows; a bank feature costs 4 for
+    its copy on the device, a query's 8 (it is normalised as well).
+    """
+    rows = max(1, min(queries, QUERY_ROWS, chunk_bytes // (32 * dim)))
+    columns = (chunk_bytes - 8 * rows * dim) // (20 * rows + 4 * dim)
+    return rows, max(1, columns)
+
+
+def _search(query: Tensor, bank: Tensor, scale: Tensor, k: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Similarities and bank rows of the k nearest, both (rows, k): nearest first, of equally near ones the earlier first."""
+    best = query.new_empty(len(query), 0)
+    ids = best.long()
+    for start in range(0, len(bank), columns):
+        piece = bank[start : start + columns].to(query.device).float()  # (columns, D)
+        similarity = (query @ piece.T).mul_(scale[start : start + columns])  # (rows, columns)
+        values, found = _nearest(similarity, min(k, len(piece)))
+        best, order = torch.cat([best, values], 1).sort(dim=1, descending=True, stable=True)  # earlier pieces stand first
+        best, ids = best[:, :k], torch.cat([ids, found + start], 1).gather(1, order)[:, :k]
+    return best, ids
+
+
+def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, of equal ones the leftmost; `topk` alone picks among equals as it likes."""
+    values, ids = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
+    ids = ids[:, :k]
+    if values.shape[1] > k:
+        tied = values[:, k] == values[:, k - 1]  # the k-th place is contested
+        if tied.any():
+            ids[tied] = similarity[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    ids = ids.sort(dim=1).values
+    values, order = similarity.gather(1, ids).sort(dim=1, descending=True, stable=True)
+    return values, ids.gather(1, order)
+
+
+def _check(bank: Tensor, bank_labels: Tensor, queries: Tensor, ks: tuple[int, ...], classes: int) -> None:
+    if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1] or not len(bank):
+        raise ValueError(
+            f"the bank must be (N, D) with N > 0 and the queries (M, D), got {tuple(bank.shape)} and {tuple(queries.shape)}"
+        )
+    if bank_labels.shape != bank.shape[:1] or not 0 <= int(bank_labels.min()) <= int(bank_labels.max()) < classes:
+        raise ValueError(f"bank_labels must hold {len(bank)} classes in [0, {classes}), got shape {tuple(bank_labels.shape)}")
+    if not ks or min(ks) < 1:
+        raise ValueError(f"k must be at least 1, got {ks}")

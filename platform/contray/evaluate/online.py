@@ -1,0 +1,113 @@
+"""Features of a method's encoder, k-NN while it trains, and the verdict at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods._base import Method
+
+from .. import data, model
+from ..config import RunConfig
+from ..errors import UserError
+from .knn import knn_top1
+from .protocol import Features, encode, measure, pixels
+
+
+def images_of(config: RunConfig, split: data.Split, ids: Sequence[int] | np.ndarray) -> data.EvalImages:
+    """The evaluation inputs of some samples, as the method declares them."""
+    views = model.load_method(config.method.name).method.eval_views(config.views)
+    return data.EvalImages(split, views, np.asarray(ids), config.eval.batch_size)
+
+
+def features_of(
+    config: RunConfig, method: Method, split: data.Split, ids: Sequence[int] | np.ndarray, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(n, D) features and the (n,) ids they belong to (broken images are left out). The method's mode is left as it was."""
+    return _encode(config, method, images_of(config, split, ids), device)
+
+
+def _encode(config: RunConfig, method: Method, images, device: torch.device) -> tuple[Tensor, Tensor]:
+    training = method.training
+    method.eval()
+    try:
+        with model.autocast(config, device):
+            return encode(method.encode, images, normalise=model.normaliser(config, device), device=device)
+    finally:
+        method.train(training)
+
+
+class OnlineKNN:
+    """k-NN on a held-out part of the training set; the test set is not opened. The images are drawn once."""
+
+    def __init__(self, config: RunConfig, source: data.Source, device: torch.device) -> None:
+        self.config, self.device = config, device
+        assert source.train.labels is not None
+        fit, val = data.holdout(source.train, config.eval.holdout, config.seed)
+        share = min(1.0, config.eval.online_limit / (len(fit) + len(val)))
+        self.ids = np.concatenate([fit[: round(len(fit) * share)], val[: max(1, round(len(val) * share))]])
+        self.val = set(val.tolist())
+        self.labels = torch.as_tensor(source.train.labels)
+        self.classes = len(source.train.classes)
+        self.images = images_of(config, source.train, self.ids)
+        size = max(view.size for view in config.views.values())
+        if len(self.ids) * size * size * 3 < config.data.cache_gb * 2**30:
+            self.images = list(self.images)
+
+    def top1(self, method: Method) -> float:
+        """Top-1 accuracy, in [0, 1]."""
+        features, ids = _encode(self.config, method, self.images, self.device)
+        held = torch.tensor([int(i) in self.val for i in ids])
+        labels, options = self.labels[ids], self.config.eval
+        return knn_top1(
+            features[~held],
+            labels[~held],
+            features[held],
+            labels[held],
+            k=options.knn_k,
+            temperature=options.knn_temperature,
+            classes=self.classes,
+        )
+
+
+def verdict(
+    config: RunConfig,
+    source: data.Source,
+    method: Method,
+    device: torch.device,
+    only: tuple[str, ...] = ("knn", "linear"),
+    test: bool = True,
+) -> dict[str, float]:
+    """k-NN and linear probe of the trained encoder, of the untrained one and of raw pixels. The test set is opened here, once.
+
+    test=False: of the trained encoder alone, on held-out training data; the test set stays shut.
+    """
+    if source.train.labels is None:
+        raise UserError(
+            f"{source.name} has no labels, so k-NN and linear probe have nothing to measure; pretraining does not need them"
+        )
+    fit, val = data.holdout(source.train, config.eval.holdout, config.seed)
+    encoders = {"": method.encode}
+    if test:
+        encoders |= {"random_": model.build(config).to(device).encode, "pixels_": pixels}
+    results: dict[str, float] = {}
+    for prefix, encoder in encoders.items():
+        parts = []
+        for split, ids in ((source.train, fit), (source.train, val), (source.test, None)):
+            if split is None or split.labels is None or (ids is None and not test):
+                parts.append(None)
+                continue
+            ids = np.arange(len(split)) if ids is None else ids
+            owner = getattr(encoder, "__self__", None)
+            if isinstance(owner, Method):
+                features, kept = features_of(config, owner, split, ids, device)
+            else:
+                features, kept = encode(
+                    encoder, images_of(config, split, ids), normalise=model.normaliser(config, device), device=device
+                )
+            parts.append(Features(features.float(), torch.as_tensor(split.labels)[kept], kept))
+        results |= measure(prefix, *parts, config.eval, classes=len(source.train.classes), seed=config.seed)
+    return results

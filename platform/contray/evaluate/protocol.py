@@ -1,0 +1,166 @@
+"""The evaluation protocol: frozen features in, the numbers of the result table out. Selection sees held-out training data only.
+
+The same protocol measures the trained encoder, the untrained one and raw pixels, so that the table shows what training bought.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import EvalConfig
+from ..errors import DataError
+from .knn import knn_top1
+from .linear import linear_probe
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+ENCODERS = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}  # by the prefix of their metrics
+PIXELS_SIDE = 32  # larger images are averaged down to it before their pixels count as features
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Frozen features of one split: x (N, D) float32 on the CPU, y (N,) int64 or None where there are no labels, ids (N,) int64.
+
+    Raises FloatingPointError where a feature is not finite.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 2 or len(self.ids) != len(self.x) or (self.y is not None and len(self.y) != len(self.x)):
+            labels = None if self.y is None else len(self.y)
+            raise ValueError(f"features {tuple(self.x.shape)}, {labels} labels and {len(self.ids)} ids do not belong together")
+        broken = self.ids[~self.x.isfinite().all(1)].tolist()
+        if broken:
+            raise FloatingPointError(
+                f"{len(broken)} of {len(self.x)} images have features that are not finite, the first is image {broken[0]}"
+            )
+
+
+@torch.no_grad()
+def encode(
+    encoder: Callable[[dict[str, Tensor]], Tensor],
+    images: Iterable[Mapping[str, Any]],
+    *,
+    normalise: Callable[[Tensor], Tensor],
+    device: torch.device | str,
+) -> tuple[Tensor, Tensor]:
+    """Features (N, D) float32 and image ids (N,) int64, both on the CPU, in the order of `images`.
+
+    images: batches {"views": {name: (B, H, W, C) uint8}, "index": (B,)}; normalise: (B, H, W, C) uint8 -> (B, C, H, W) float,
+    called on `device`; encoder: {name: (B, C, H, W)} -> (B, D), in evaluation mode (the caller sees to it).
+    """
+    features: list[Tensor] = []
+    ids: list[Tensor] = []
+    for batch in images:
+        inputs = {name: normalise(torch.as_tensor(view).to(device, non_blocking=True)) for name, view in batch["views"].items()}
+        features.append(encoder(inputs).float().cpu())
+        ids.append(torch.as_tensor(batch["index"]).long().cpu())
+    return torch.cat(features), torch.cat(ids)
+
+
+def pixels(inputs: Mapping[str, Tensor]) -> Tensor:
+    """The encoder that does nothing: the flattened pixels (B, D) of all views, each averaged down to at most 32 x 32."""
+    small = [
+        F.interpolate(view, size=[min(side, PIXELS_SIDE) for side in view.shape[-2:]], mode="area") for view in inputs.values()
+    ]
+    return torch.cat([view.flatten(1) for view in small], dim=1)
+
+
+def measure(
+    prefix: str,
+    fit: Features,
+    val: Features,
+    test: Features | None,
+    cfg: EvalConfig,
+    classes: int,
+    seed: int,
+    *,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """k-NN and linear probe of one encoder; `prefix` tells which: "" trained, "random_" untrained, "pixels_" raw pixels.
+
+    Gives {prefix}knn_val_top1 and {prefix}linear_val_top1 (measured on `val` from `fit`) and, where `test` is given, {prefix}knn_top1
+    (its bank is fit and val) and {prefix}linear_top1 (of the probe that `val` picked), all in [0, 1]. Only these two depend on `test`.
+
+    Raises DataError where labels are missing, out of [0, classes) or all the same.
+    """
+    fit_y, val_y = _labels(fit, classes), _labels(val, classes)
+    if len(fit_y.unique()) < 2:
+        raise DataError("all images have the same label: k-NN and the linear probe need at least two classes")
+    knn = partial(knn_top1, k=cfg.knn_k, temperature=cfg.knn_temperature, classes=classes, device=device)
+    probe = linear_probe(
+        fit.x,
+        fit_y,
+        val.x,
+        val_y,
+        lrs=cfg.probe_lrs,
+        decays=cfg.probe_decays,
+        epochs=cfg.probe_epochs,
+        classes=classes,
+        seed=seed,
+        device=device,
+    )
+    if probe.on_edge:
+        logger.info(
+            "%slinear probe: lr %g, decay %g is on the edge of eval.probe_lrs, eval.probe_decays", prefix, probe.lr, probe.decay
+        )
+    results = {f"{prefix}knn_val_top1": knn(fit.x, fit_y, val.x, val_y), f"{prefix}linear_val_top1": probe.val_top1}
+    if test is not None:
+        test_y = _labels(test, classes)
+        results[f"{prefix}knn_top1"] = knn(torch.cat([fit.x, val.x]), torch.cat([fit_y, val_y]), test.x, test_y)
+        results[f"{prefix}linear_top1"] = probe.top1(test.x, test_y)
+    return results
+
+
+def report(results: Mapping[str, float], images: int) -> Table:
+    """The result table: top-1 on `images` test images in per cent with its binomial standard error, and training's gain in points.
+
+    results: the merged dicts of `measure`; an encoder that was not measured has no row.
+    """
+    from rich.table import Table
+
+    table = Table("encoder", title=f"top-1 on {images:,} test images")
+    scores = ("knn_top1", "linear_top1")
+    for column in ("k-NN %", "linear %"):
+        table.add_column(column, justify="right")
+    measured = [prefix for prefix in ENCODERS if any(prefix + score in results for score in scores)]
+    for prefix in measured:
+        table.add_row(ENCODERS[prefix], *(_percent(results.get(prefix + score), images) for score in scores))
+    table.add_section()
+    for prefix in measured:
+        if prefix and "" in measured:
+            gains = (_points(results.get(score), results.get(prefix + score)) for score in scores)
+            table.add_row(f"gain over {ENCODERS[prefix]}", *gains)
+    return table
+
+
+def _percent(top1: float | None, images: int) -> str:
+    return "-" if top1 is None else f"{100 * top1:.1f} ± {100 * math.sqrt(top1 * (1 - top1) / images):.1f}"
+
+
+def _points(top1: float | None, other: float | None) -> str:
+    return "-" if top1 is None or other is None else f"{100 * (top1 - other):+.1f}"
+
+
+def _labels(features: Features, classes: int) -> Tensor:
+    if features.y is None:
+        raise DataError("the images have no labels: k-NN and the linear probe need them (pretraining does not)")
+    if len(features.y) and not 0 <= int(features.y.min()) <= int(features.y.max()) < classes:
+        raise DataError(f"labels run from {int(features.y.min())} to {int(features.y.max())}, must be in [0, {classes})")
+    return features.y

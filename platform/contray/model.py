@@ -1,0 +1,66 @@
+"""From a config to the method's module, and from uint8 pixels to its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from methods._base import Method
+
+from . import backbones
+from .config import RunConfig
+from .errors import ConfigError
+from .registry import load_method
+from .seeds import seeded
+
+DTYPES = {"bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of weights and inputs
+
+
+def build(config: RunConfig) -> Method:
+    """The configured method, untrained: the same weights on every machine and rank, a pure function of the config and its seed."""
+    file = load_method(config.method.name)
+    with seeded(config.seed, "method"):
+        method = file.method(config.method, backbones.factory(config.backbone, config.seed))
+    return method.to(DTYPES[config.train.precision])
+
+
+def check(config: RunConfig, samples: int) -> None:
+    """Refuse what cannot work on a training set of `samples`: batch, queue and whatever else the method declares."""
+    batch = config.train.batch_size
+    if samples < batch:
+        raise ConfigError("train.batch_size", f"got {batch}, but {config.data.source} has {samples} training samples and every global batch is full")
+    try:
+        load_method(config.method.name).method.check(config.method, samples=samples, batch=batch)
+    except ValueError as error:
+        key, _, problem = str(error).partition(": ")
+        raise ConfigError(f"method.{key}", problem) from None
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """Where to train. Raises ConfigError when a GPU is asked for and there is none."""
+    if config.train.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device", "got cuda, but torch finds no GPU here")
+    return torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def normaliser(config: RunConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """uint8 (B, H, W, C) on any device -> normalised (B, C, H, W) on `device`: the bytes go over, the rest happens there."""
+    dtype = DTYPES[config.train.precision]
+    mean = torch.tensor(config.augment.mean, dtype=dtype, device=device).mul(255).reshape(1, -1, 1, 1)
+    scale = torch.tensor(config.augment.std, dtype=dtype, device=device).mul(255).reciprocal().reshape(1, -1, 1, 1)
+    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+
+    def normalise(pixels: Tensor) -> Tensor:
+        moved = pixels.to(device, non_blocking=True)
+        batch = moved.flatten(0, -4) if moved.ndim > 4 else moved  # patches: (B, P, H, W, C)
+        images = batch.permute(0, 3, 1, 2).to(dtype).sub_(mean).mul_(scale).contiguous(memory_format=layout)
+        return images.unflatten(0, moved.shape[:-3]) if moved.ndim > 4 else images
+
+    return normalise
+
+
+def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
+    """bf16 autocast where the config asks for it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16")

@@ -1,0 +1,126 @@
+"""Optimisers and the learning-rate schedule, each a pure function of the Clock and the config."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+
+from methods._base import Clock, Method
+from methods._parts import cosine
+
+from .config import OptimConfig, RunConfig
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling (You, Gitman & Ginsburg 2017, arXiv 1708.03888), fused over tensors.
+
+    mu <- momentum * mu + q (g + wd w), w <- w - lr mu, where q = trust |w| / |g + wd w| for tensors of two and more dimensions and
+    1-D parameters (biases, norms) get neither decay nor q.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 0.001) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            grads = [p.grad for p in params]
+            wide = [i for i, p in enumerate(params) if p.ndim > 1]
+            if wide:
+                weights = [params[i] for i in wide]
+                updates = torch._foreach_add([grads[i] for i in wide], weights, alpha=group["weight_decay"])
+                ratios = [
+                    torch.where((w > 0) & (u > 0), group["trust"] * w / u, torch.ones_like(w))
+                    for w, u in zip(torch._foreach_norm(weights), torch._foreach_norm(updates), strict=True)
+                ]
+                torch._foreach_mul_(updates, ratios)
+                for i, update in zip(wide, updates, strict=True):
+                    grads[i] = update
+            buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, grads)
+            torch._foreach_add_(params, buffers, alpha=-group["lr"])
+
+
+def scaled_lr(config: OptimConfig, batch_size: int) -> float:
+    """The peak rate of a run: the base rate times batch / 256, times the root of the batch (SimCLR v2), or as it stands."""
+    factor = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "none": 1.0}[config.lr_scaling]
+    return config.lr * factor
+
+
+def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> int:
+    """Steps of linear warm-up."""
+    return round(config.warmup_epochs * steps_per_epoch)
+
+
+def learning_rate(config: RunConfig, clock: Clock, constant: bool = False) -> float:
+    """The rate of the step that `clock` stands before; `constant` leaves out the decay (SimSiam's predictor)."""
+    optim, peak = config.optim, scaled_lr(config.optim, config.train.batch_size)
+    warm, total = warmup_steps(optim, clock.dataset // clock.batch), clock.total // clock.batch
+    if clock.step < warm:
+        return peak * clock.step / max(warm - 1, 1)  # from 0 to the peak, both included
+    if constant or optim.schedule == "constant":
+        return peak
+    if optim.schedule == "step":
+        return peak * optim.gamma ** bisect.bisect_right(sorted(optim.milestones), clock.fraction)
+    return cosine(peak, peak * optim.lr_end, (clock.step - warm) / max(total - warm, 1))
+
+
+def build(config: RunConfig, method: Method) -> Optimizer:
+    """The configured optimiser over the method's parameter groups, 1-D parameters apart where they do not decay."""
+    optim, groups = config.optim, []
+    for group in method.param_groups():
+        options = {"lr_scale": 1.0, "schedule": "decay"} | {key: value for key, value in group.items() if key != "params"}
+        decayed = [p for p in group["params"] if p.ndim > 1 or optim.decay_norms]
+        bare = [p for p in group["params"] if not (p.ndim > 1 or optim.decay_norms)]
+        groups.append({"params": decayed, **options})
+        if bare:
+            groups.append({"params": bare, **options, "weight_decay": 0.0})
+    if optim.name == "lars":
+        return LARS(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, trust=optim.trust)
+    if optim.name == "adamw":
+        return AdamW(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True)
+    return SGD(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, foreach=True)
+
+
+def set_learning_rate(optimizer: Optimizer, config: RunConfig, clock: Clock) -> float:
+    """Sets the rate of every group for this step; returns that of the first."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr_scale"] * learning_rate(config, clock, constant=group["schedule"] == "constant")
+    return optimizer.param_groups[0]["lr"]
+
+
+def sum_gradients(params: list[Tensor], world: int) -> None:
+    """Sums gradients over ranks (the ranks' losses sum to the global loss), in buckets of 32 MB; a missing gradient counts as zero.
+
+    Ours rather than DistributedDataParallel: that averages, and re-buckets after its first step, so that a resumed run would add in another order.
+    """
+    if world == 1:
+        return
+    import torch.distributed as dist
+
+    for p in params:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    grads = [p.grad for p in params if p.grad is not None]
+    bucket: list[Tensor] = []
+    pending = []
+    for i, grad in enumerate(grads):
+        bucket.append(grad)
+        if i + 1 == len(grads) or grads[i + 1].dtype != grad.dtype or sum(g.nbytes for g in bucket) > 32 * 2**20:
+            flat = torch.cat([g.reshape(-1) for g in bucket])
+            pending.append((dist.all_reduce(flat, async_op=True), flat, bucket))
+            bucket = []
+    for work, flat, members in pending:
+        assert work is not None
+        work.wait()
+        for grad, summed in zip(members, flat.split([g.numel() for g in members]), strict=True):
+            grad.copy_(summed.view_as(grad))

@@ -1,0 +1,95 @@
+"""Where methods and search spaces are found: the file's name is the name. The only place that knows of `methods` and `tune_spaces`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from methods._base import Method, MethodConfig, Paper, Preset, View
+
+from .errors import UserError, nearest
+
+EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
+
+
+@dataclass(frozen=True)
+class MethodFile:
+    """The fixed exports of a method's file."""
+
+    name: str
+    paper: Paper
+    config: type[MethodConfig]
+    views: Mapping[str, View]
+    recipe: Mapping[str, Any]
+    presets: Mapping[str, Preset]
+    method: type[Method]
+
+
+def method_names() -> list[str]:
+    """The built-in methods and those of installed packages (entry points of the group `contray.methods`)."""
+    return sorted({*_files("methods"), *(entry.name for entry in importlib.metadata.entry_points(group="contray.methods"))})
+
+
+def space_names() -> list[str]:
+    """The built-in search spaces and studies."""
+    return sorted(_files("tune_spaces"))
+
+
+def load_method(name: str) -> MethodFile:
+    """A method by its name, or by the path of a .py file. Raises UserError naming the nearest ones."""
+    module = _load("method", "methods", name, method_names())
+    for export, kind in EXPORTS.items():
+        if not isinstance(getattr(module, export, None), kind):
+            raise UserError(f"method {name}: the file must define {export} ({kind.__name__}); see methods/simclr.py for the form")
+    found = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__]
+    if len(found) != 1:
+        raise UserError(f"method {name}: the file must define exactly one subclass of Method, it defines {len(found)}")
+    if "paper" not in module.PRESETS:
+        raise UserError(f"method {name}: PRESETS must hold 'paper'")
+    return MethodFile(name, module.PAPER, module.Config, module.VIEWS, module.RECIPE, module.PRESETS, found[0])
+
+
+def load_space(name: str) -> ModuleType:
+    """A search space by its name, or by the path of a .py file: the module with ABOUT, BASE and SPACE."""
+    module = _load("space", "tune_spaces", name, space_names())
+    for export in ("ABOUT", "METHOD", "SPACE"):
+        if not hasattr(module, export):
+            raise UserError(f"space {name}: the file must define {export}; see tune_spaces/simclr.py for the form")
+    return module
+
+
+def _files(package: str) -> list[str]:
+    return [info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__) if not info.name.startswith("_")]
+
+
+def _load(what: str, package: str, name: str, known: list[str]) -> ModuleType:
+    if name.endswith(".py"):
+        return _load_path(what, Path(name))
+    if name in _files(package):
+        return importlib.import_module(f"{package}.{name}")
+    for entry in importlib.metadata.entry_points(group=f"contray.{package}"):
+        if entry.name == name:
+            return entry.load()
+    raise UserError(f"{what} {name!r} is not known; {nearest(name, known)} (a path to a .py file works too)")
+
+
+def _load_path(what: str, path: Path) -> ModuleType:
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"{what} {str(path)!r}: there is no such file")
+    module_name = f"contray_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    return module

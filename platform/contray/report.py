@@ -1,0 +1,200 @@
+"""Tables for people, and the same facts as JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .config import RunConfig
+from .registry import load_method, load_space, method_names, space_names
+
+if TYPE_CHECKING:
+    from .train.launch import Result
+
+METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", "EMA", "predictor", "crops", "presets")
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    return table
+
+
+def _print(*things: Any) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    for thing in things:
+        console.print(thing, soft_wrap=isinstance(thing, str))
+
+
+def show_result(config: RunConfig, result: Result) -> None:
+    """The verdict of one run and where to look on."""
+    from .evaluate.protocol import report
+
+    details = result.details
+    if not result.finished:
+        _print(f"stopped at step {result.step} with a checkpoint; the same command goes on from there")
+        return
+    if result.metrics:
+        _print(report(result.metrics, details["test_images"]))
+    elif not details["labelled"]:
+        _print(f"{config.data.source} has no labels: the encoder is trained, and k-NN and linear probe have nothing to measure")
+    for name, reason in list(details["broken"].items())[:5]:
+        _print(f"replaced a broken image: {name} ({reason})")
+    if len(details["broken"]) > 5:
+        _print(f"... and {len(details['broken']) - 5} more")
+    if details["unsent"]:
+        _print(f"{details['unsent']} metric points did not reach {config.track.uri or 'MLflow'}; they stand in the checkpoint")
+    _print(
+        f"trained {result.step} steps in {details['seconds']:.0f} s, {details['images_per_second']:,.0f} images/s",
+        f"checkpoint  {result.checkpoint}",
+        f"MLflow run  {result.run_id}",
+        f"see it      contray ui, then {result.url}" if "127.0.0.1:5000" in result.url else f"see it      {result.url}",
+    )
+
+
+def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:
+    """One row per seed, then mean and standard deviation."""
+    names = [name for name in ("knn_top1", "linear_top1", "random_linear_top1", "pixels_linear_top1") if name in results[0].metrics]
+    table = _table(f"{config.run_name}: {len(results)} seeds", "seed", *names)
+    for offset, result in enumerate(results):
+        table.add_row(str(config.seed + offset), *(f"{100 * result.metrics[name]:.1f}" for name in names))
+    table.add_section()
+    table.add_row("mean ± std", *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in (_spread([r.metrics[n] for r in results]) for n in names)))
+    _print(table, f"see them    {results[0].url}")
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    mean = sum(values) / len(values)
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1))
+
+
+def show_metrics(metrics: Mapping[str, float]) -> None:
+    """Metrics of an evaluation: trained encoder, untrained encoder, raw pixels."""
+    rows = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}
+    names = [name for name in metrics if not name.startswith(("random_", "pixels_"))]
+    table = _table("top-1 accuracy in per cent", "features", *names)
+    for prefix, title in rows.items():
+        table.add_row(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
+    _print(table)
+
+
+def method_rows() -> list[dict[str, Any]]:
+    """The method table: one row per method, from the exports of its file."""
+    rows = []
+    for name in method_names():
+        file = load_method(name)
+        paper = file.paper
+        rows.append(
+            {
+                "method": name, "year": paper.year, "paper": paper.title, "contrasts": paper.contrasts, "negatives": paper.negatives, "queue": paper.queue,
+                "EMA": paper.ema, "predictor": paper.predictor, "crops": paper.crops, "presets": {key: preset.about for key, preset in file.presets.items()},
+                "url": paper.url,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def method_table() -> str:
+    """The method table in Markdown; the README holds exactly this."""
+    shown = [column for column in METHOD_COLUMNS if column != "paper"]
+    lines = ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
+    for row in method_rows():
+        cells = {**row, "method": f"[{row['method']}]({row['url']})", "presets": ", ".join(row["presets"])}
+        lines.append("| " + " | ".join(str(cells[column]) for column in shown) + " |")
+    return "\n".join(lines)
+
+
+def show_methods(as_json: bool) -> None:
+    rows = method_rows()
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    table = _table("contray train METHOD --preset PRESET", "method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops")
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in ("method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops")))
+    presets = _table("presets", "method", "preset", "what to expect")
+    presets.columns[1].justify = presets.columns[2].justify = "left"
+    for row in rows:
+        for preset, about in row["presets"].items():
+            presets.add_row(row["method"], preset, about)
+    _print(table, presets, *(f"{row['method']}: {row['paper']}, {row['url']}" for row in rows))
+
+
+def space_rows() -> list[dict[str, Any]]:
+    """The search spaces: what each asks and over which keys."""
+    rows = []
+    for name in space_names():
+        space = load_space(name)
+        rows.append({"space": name, "method": space.METHOD, "about": space.ABOUT, "keys": {key: describe_domain(domain) for key, domain in space.SPACE.items()}})
+    return rows
+
+
+def describe_domain(domain: Any) -> str:
+    """A Tune domain in words."""
+    if isinstance(domain, dict) and "grid_search" in domain:
+        return f"each of {', '.join(map(str, domain['grid_search']))}"
+    if hasattr(domain, "categories"):
+        return f"one of {', '.join(map(str, domain.categories))}"
+    sampler = type(domain.get_sampler()).__name__.strip("_").lower()
+    return f"{domain.lower:g} to {domain.upper:g}{' (log)' if 'log' in sampler else ''}"
+
+
+def show_spaces(as_json: bool) -> None:
+    rows = space_rows()
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    table = _table("contray tune SPACE", "space", "method", "key", "over")
+    for column in table.columns:
+        column.justify = "left"
+    for row in rows:
+        for i, (key, over) in enumerate(row["keys"].items()):
+            table.add_row(*((row["space"], row["method"]) if i == 0 else ("", "")), key, over)
+        table.add_section()
+    _print(table, *(f"{row['space']}: {row['about']}" for row in rows))
+
+
+def show_sweep(result: Any, parent_url: str) -> None:
+    """The ranked trials of a sweep, the winner and where to look on; for a study over seeds, the mean of each value too."""
+    keys = list(result.space)
+    table = _table(f"{result.name}: ranked on {result.metric}", "rank", *keys, "k-NN val", "linear val", "status")
+    for rank, trial in enumerate(result.trials, 1):
+        shown = [f"{100 * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in ("knn_val_top1", "linear_val_top1")]
+        values = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)]
+        table.add_row(str(rank), *values, *shown, trial.status if not trial.problem else f"{trial.status}: {trial.problem}")
+    _print(table)
+    if "seed" in keys:
+        _print(_study(result, [key for key in keys if key != "seed"]))
+    if result.best:
+        scores = ", ".join(f"{name} {100 * result.best.metrics[name]:.1f} %" for name in ("knn_top1", "linear_top1", "random_linear_top1") if name in result.best.metrics)
+        _print(f"best trial  {result.best.name}: {scores} on the test set", f"its config  contray train --config {result.best_config}")
+    else:
+        _print("no trial finished: there is nothing to rank")
+    _print(f"plots       {result.plots}", f"compare     {result.url}", f"MLflow run  {parent_url}")
+
+
+def _study(result: Any, keys: Sequence[str]) -> Any:
+    """Mean and standard deviation over seeds of each value, and whether the values differ by more than the seeds do."""
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for trial in result.trials:
+        if result.metric in trial.metrics:
+            groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
+    table = _table(f"{result.metric} over seeds, in per cent", *keys, "seeds", "mean", "std")
+    for values in sorted(groups):
+        mean, std = _spread(groups[values])
+        table.add_row(*map(str, values), str(len(groups[values])), f"{100 * mean:.1f}", f"{100 * std:.1f}")
+    means = [_spread(values)[0] for values in groups.values()]
+    pooled = math.sqrt(sum(_spread(values)[1] ** 2 for values in groups.values()) / max(len(groups), 1))
+    if means:
+        ratio = f"{(max(means) - min(means)) / pooled:.1f} times" if pooled else "more than"
+        table.caption = f"range over values {100 * (max(means) - min(means)):.1f} points = {ratio} the standard deviation over seeds ({100 * pooled:.2f} points)"
+    return table

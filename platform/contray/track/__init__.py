@@ -1,0 +1,28 @@
+"""MLflow: runs, curves, models and links. MLflow itself is imported only when the first of them is used."""
+
+from .links import UI_PORT, base_url, compare_url, experiment_url, run_url, without_login
+from .metric_log import MetricLog, Point
+from .model import fetch_encoder, log_encoder
+from .run import TrackedRun, begin
+from .store import TrackingError, asking, check, client, resolve_uri, sqlite_path
+
+__all__ = [
+    "UI_PORT",
+    "MetricLog",
+    "Point",
+    "TrackedRun",
+    "TrackingError",
+    "asking",
+    "base_url",
+    "begin",
+    "check",
+    "client",
+    "compare_url",
+    "experiment_url",
+    "fetch_encoder",
+    "log_encoder",
+    "resolve_uri",
+    "run_url",
+    "sqlite_path",
+    "without_login",
+]

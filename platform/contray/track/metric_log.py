@@ -1,0 +1,148 @@
+"""Curves to MLflow from the training loop: nothing lost, nothing doubled, never waited for.
+
+MLflow cannot take a point back. So a point is sent only once a checkpoint on disk covers its step (what is computed again after
+a fault was never sent), every checkpoint carries the points that MLflow has not acknowledged, and before the first send, and
+after any failed one, the metric's history is read back and only steps that are missing there are sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+from .run import TrackedRun
+from .store import client
+
+POINTS_PER_BATCH = 1000  # MLflow's limit
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between attempts while MLflow does not answer
+
+Point = tuple[str, float, int, int]  # name, value, timestamp in ms, step
+log = logging.getLogger(__name__)
+
+
+class MetricLog:
+    """The points of one run on their way to MLflow; one value per metric and step. One process writes to a run at a time.
+
+    `pending`: what `pending()` gave for the checkpoint that training goes on from. At most `max_points` are held: during a longer
+    outage further points are refused, counted in `dropped`, and one warning says so.
+
+    The thread starts with the first `durable` or `close`, not before: data workers are forked by then, and none inherits a
+    half-done import of MLflow.
+    """
+
+    def __init__(self, run: TrackedRun, *, max_points: int = 100_000, pending: Iterable[Point] = ()) -> None:
+        self.dropped = 0
+        self._run = run
+        self._max_points = max_points
+        self._points = {(name, step): (value, timestamp) for name, value, timestamp, step in pending}
+        self._durable = max((step for _, step in self._points), default=-1)  # they come from a checkpoint
+        self._stored: dict[str, set[int]] = {}  # metric -> steps that MLflow held when last read back
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = self._stopped = False
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Take values in; infinite ones are kept as NaN, since MLflow would turn them into 1.8e308."""
+        now = int(time.time() * 1000)
+        with self._wake:
+            for name, value in values.items():
+                key = (_allowed(name), int(step))
+                if len(self._points) >= self._max_points and key not in self._points:
+                    self._drop(step)
+                else:
+                    self._points[key] = (float(value) if math.isfinite(value) else math.nan, now)
+
+    def durable(self, step: int) -> None:
+        """A checkpoint that covers everything up to and including `step` is on disk: these points may go."""
+        with self._wake:
+            self._durable = max(self._durable, step)
+            self._start()
+
+    def pending(self) -> list[Point]:
+        """Every point that MLflow has not acknowledged, for the checkpoint."""
+        with self._wake:
+            return [(name, value, timestamp, step) for (name, step), (value, timestamp) in self._points.items()]
+
+    def close(self, timeout_s: float) -> int:
+        """Send what is durable, for at most `timeout_s` seconds; the number of points not sent."""
+        with self._wake:
+            self._closing = True
+            self._start()
+        assert self._thread is not None
+        self._thread.join(timeout_s)
+        with self._wake:
+            self._stopped = True
+            self._wake.notify_all()
+            return len(self._points)
+
+    # ------------------------------------------------------------ the thread
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._send_all, name="metric-log", daemon=True)
+            self._thread.start()
+        self._wake.notify_all()
+
+    def _send_all(self) -> None:
+        pause = FIRST_PAUSE
+        while batch := self._next_batch():
+            try:
+                self._send(batch)
+            except Exception as error:  # whatever it is, training goes on, the points stay, and it is said
+                if pause == FIRST_PAUSE:
+                    log.warning(
+                        "MLflow takes no metrics (%s); training goes on, they are kept and sent later", _first_line(error)
+                    )
+                self._stored.clear()  # the failed batch may have arrived
+                with self._wake:
+                    self._wake.wait(FIRST_PAUSE if self._closing else pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            pause = FIRST_PAUSE
+            with self._wake:
+                for key in batch:
+                    del self._points[key]
+
+    def _next_batch(self) -> dict[tuple[str, int], tuple[float, int]]:
+        """Wait for points that may be sent; none when the log is closed and all of them are sent, or its time is up."""
+        with self._wake:
+            while not self._stopped:
+                due = (key for key in self._points if key[1] <= self._durable)
+                if batch := {key: self._points[key] for key in islice(due, POINTS_PER_BATCH)}:
+                    return batch
+                if self._closing:
+                    break
+                self._wake.wait()
+        return {}
+
+    def _send(self, batch: Mapping[tuple[str, int], tuple[float, int]]) -> None:
+        talk = client(self._run.uri)
+        from mlflow.entities import Metric
+
+        for name in {name for name, _ in batch} - self._stored.keys():
+            self._stored[name] = {point.step for point in talk.get_metric_history(self._run.run_id, name)}
+        missing = [(key, point) for key, point in batch.items() if key[1] not in self._stored[key[0]]]
+        if missing:
+            metrics = [Metric(name, value, timestamp, step) for (name, step), (value, timestamp) in missing]
+            talk.log_batch(self._run.run_id, metrics=metrics, synchronous=True)
+
+    def _drop(self, step: int) -> None:
+        if not self.dropped:
+            log.warning(
+                "LOST METRICS: MLflow has not taken the last %d points; none are kept from step %d on", self._max_points, step
+            )
+        self.dropped += 1
+
+
+def _allowed(name: str) -> str:
+    """The name with only characters that MLflow allows: one wrong name would have its whole batch refused for ever."""
+    return re.sub(r"[^\w.\-/ ]", "_", name)[:250]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,137 @@
+"""Runs in MLflow, through MlflowClient alone: no active run and no global state, so trials in one process never meet."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import ConfigError
+from .links import run_url
+from .store import asking, sqlite_path, use_wal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+PARAM_CHARS, PARAMS_PER_BATCH = 6000, 100  # MLflow's limits
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run in MLflow, as plain strings: it travels to workers. Every method waits for MLflow and raises TrackingError."""
+
+    uri: str
+    experiment_id: str
+    run_id: str
+
+    @property
+    def url(self) -> str:
+        """The run's page."""
+        return run_url(self.uri, self.experiment_id, self.run_id)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or change tags."""
+        with asking(self.uri, "setting tags") as talk:
+            from mlflow.entities import RunTag
+
+            talk.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()], synchronous=True)
+
+    def log_metrics(self, values: Mapping[str, float], step: int, model_id: str = "") -> None:
+        """Log results of the whole run (the driver's, not a curve); `model_id`: they also describe that model.
+
+        A value that stands there already at this step is not logged again, so a repeated evaluation doubles nothing.
+        """
+        now = int(time.time() * 1000)
+        with asking(self.uri, f"logging {', '.join(values)}") as talk:
+            from mlflow.entities import Metric
+
+            known = talk.get_run(self.run_id).data.metrics
+            new = {name: value for name, value in values.items() if name not in known or not self._has(talk, name, value, step)}
+            metrics = [
+                Metric(name, float(value), now, step, model_id=model_id or None, run_id=self.run_id)
+                for name, value in new.items()
+            ]
+            if metrics:
+                talk.log_batch(self.run_id, metrics=metrics, synchronous=True)
+
+    def _has(self, talk: MlflowClient, name: str, value: float, step: int) -> bool:
+        return any(point.step == step and point.value == value for point in talk.get_metric_history(self.run_id, name))
+
+    def log_artifact(self, path: str | Path, folder: str = "") -> None:
+        """Keep a file, or a folder with all in it, among the run's artifacts."""
+        with asking(self.uri, f"keeping {path}") as talk:
+            talk.log_artifact(self.run_id, str(path), folder or None)
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Keep a matplotlib figure; `name` ends in .png, .svg or .pdf."""
+        with asking(self.uri, f"keeping {name}") as talk:
+            talk.log_figure(self.run_id, figure, name)
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """End the run; `begin` with its id opens it again."""
+        with asking(self.uri, "ending the run") as talk:
+            talk.set_terminated(self.run_id, status)
+
+
+def begin(
+    uri: str,
+    experiment: str,
+    run_name: str,
+    *,
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+    parent_id: str | None = None,
+) -> TrackedRun:
+    """Create a run, as a child of `parent_id` if given, or go on in `run_id`: RUNNING again, tags set anew, missing params added.
+
+    The experiment is created where it is missing. Raises TrackingError, also when `run_id` is not (or no longer) in this store,
+    and ConfigError when the experiment was deleted.
+    """
+    with asking(uri, f"{'resuming' if run_id else 'creating'} run {run_id or run_name!r}") as talk:
+        from mlflow.entities import Param, RunTag
+
+        if path := sqlite_path(uri):
+            use_wal(path)
+        all_tags = {**tags, **({"mlflow.parentRunId": parent_id} if parent_id else {})}
+        if run_id is None:
+            run = talk.create_run(_experiment(talk, uri, experiment), run_name=run_name)
+        else:
+            run = talk.get_run(run_id)
+            talk.update_run(run_id, status="RUNNING")  # MLflow keeps the old end time until `finish` sets the new one
+        tracked = TrackedRun(uri, run.info.experiment_id, run.info.run_id)
+        missing = [Param(key, str(value)[:PARAM_CHARS]) for key, value in params.items() if key not in run.data.params]
+        for first in range(0, len(missing), PARAMS_PER_BATCH):
+            talk.log_batch(tracked.run_id, params=missing[first : first + PARAMS_PER_BATCH], synchronous=True)
+        talk.log_batch(tracked.run_id, tags=[RunTag(key, str(value)) for key, value in all_tags.items()], synchronous=True)
+    return tracked
+
+
+def _experiment(talk: MlflowClient, uri: str, name: str) -> str:
+    found = talk.get_experiment_by_name(name)
+    if found is None:
+        return _create_experiment(talk, uri, name)
+    if found.lifecycle_stage != "active":
+        raise ConfigError(
+            "track.experiment",
+            f"{name!r} was deleted in MLflow: `mlflow experiments restore -x {found.experiment_id}`, or another name",
+        )
+    return found.experiment_id
+
+
+def _create_experiment(talk: MlflowClient, uri: str, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    place = None  # a server knows where it keeps artifacts; for a file MLflow would take the process's own folder
+    if path := sqlite_path(uri):
+        place = (path.parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", name)).as_uri()
+    try:
+        return talk.create_experiment(name, artifact_location=place, tags={"mlflow.experimentKind": "custom_model_development"})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return _experiment(talk, uri, name)  # another run created it meanwhile

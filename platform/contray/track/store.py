@@ -1,0 +1,133 @@
+"""Where MLflow keeps the outcomes: which store, whether it can be used, and the one way to talk to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from ..errors import ConfigError, UserError
+from .links import base_url, without_login
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ANSWER_SECONDS = 3.0
+_MEND = "start it, or log to a file with --track.uri sqlite:///mlflow.db"
+SQLITE = "sqlite:///"
+PATIENCE = {  # MLflow's own values wait for minutes; training must notice an outage in seconds. What the user set wins.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class TrackingError(UserError):
+    """MLflow did not take or give what it was asked; whether that matters is the caller's decision."""
+
+
+def resolve_uri(cfg_uri: str = "") -> str:
+    """`track.uri` as every process of the run can use it.
+
+    Empty: MLFLOW_TRACKING_URI, else `mlflow.db` in this folder. Relative SQLite paths become absolute: workers run elsewhere.
+    Raises ConfigError for stores of plain files and in memory.
+    """
+    uri = cfg_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    if uri.startswith("file:") or ("://" not in uri and not uri.startswith(("databricks", "arn:"))):
+        raise ConfigError(
+            "track.uri",
+            f"got {uri!r}; MLflow 3 no longer writes stores of plain files: give sqlite:///mlflow.db or http://host:port",
+        )
+    if uri.startswith("sqlite:"):
+        path = uri.removeprefix(SQLITE)
+        if path in (uri, "", ":memory:"):
+            raise ConfigError("track.uri", f"got {uri!r}; workers and the UI need a file: give sqlite:///mlflow.db")
+        return f"{SQLITE}{Path(path).absolute()}"
+    return uri.rstrip("/")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite store, None for other stores."""
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+
+def check(uri: str, *, exists: bool = False) -> None:
+    """Raise ConfigError within 4 seconds when the store cannot be used; `exists`: or when nothing was ever written there."""
+    if uri.startswith(("http://", "https://")):
+        _check_server(uri)
+    elif path := sqlite_path(uri):
+        if exists and not path.exists():
+            raise ConfigError(
+                "track.uri", f"there is no {path} yet: `contray train` makes it, or name the store with --track.uri"
+            )
+        _check_file(path)
+
+
+def _check_server(uri: str) -> None:
+    try:
+        urlopen(f"{base_url(uri)}/health", timeout=ANSWER_SECONDS).close()
+    except HTTPError as error:
+        if error.code == 404:
+            raise ConfigError("track.uri", f"what answers at {base_url(uri)} is no MLflow server (no /health there)") from None
+        # 401, 403: a server that wants a login, which MLflow's client has and this request has not
+        if error.code >= 500:
+            raise ConfigError("track.uri", f"the MLflow server at {base_url(uri)} is ill (HTTP {error.code}); {_MEND}") from None
+    except (OSError, HTTPException, ValueError) as error:  # nobody, somebody who speaks no HTTP, no address at all
+        reason = getattr(error, "reason", error)
+        raise ConfigError("track.uri", f"no MLflow server answers at {base_url(uri)} ({reason}); {_MEND}") from None
+
+
+def _check_file(path: Path) -> None:
+    place = next(parent for parent in path.parents if parent.exists())
+    if path.is_dir():
+        raise ConfigError("track.uri", f"{path} is a folder; name a file in it: --track.uri sqlite:///{path}/mlflow.db")
+    if path.exists():
+        with path.open("rb") as file:
+            if file.read(15) not in (b"", b"SQLite format 3"):
+                raise ConfigError("track.uri", f"{path} is no SQLite file; name another one")
+    if not place.is_dir():
+        raise ConfigError("track.uri", f"cannot create {path}: {place} is no folder")
+    for needed in (place, *([path] if path.exists() else [])):
+        if not os.access(needed, os.W_OK):
+            raise ConfigError(
+                "track.uri", f"cannot write to {needed}; name another file, for example --track.uri sqlite:////tmp/mlflow.db"
+            )
+
+
+def client(uri: str) -> MlflowClient:
+    """A client of the store at `uri`. All talk with MLflow goes through here: its patience and its chatter are set here."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines about tables whenever a file is new
+    return MlflowClient(tracking_uri=uri)
+
+
+def use_wal(path: Path) -> None:
+    """Make a SQLite store write ahead: readers and writers no longer block each other (with 4 writers 3 times as fast)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+@contextmanager
+def asking(uri: str, what: str) -> Iterator[MlflowClient]:
+    """A client; what fails meanwhile becomes a TrackingError of one line that says `what` failed."""
+    talk = client(uri)
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield talk
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise TrackingError(f"MLflow at {without_login(uri)}: {what} failed: {reason}") from error

@@ -1,0 +1,340 @@
+"""The driver's side of a run: name it, record it, start its workers, watch them, tell how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from .. import data, model, track
+from ..config import RunConfig
+from ..errors import UserError
+from ..progress import TrainingBar
+from .checkpoint import PATTERN, Storage
+from .worker import Plan, work
+
+RECORD = "run.json"
+
+
+class Watcher(Protocol):
+    """Who is shown a run's messages: a progress bar, or Tune's adapter."""
+
+    def show(self, message: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. `metrics` as MLflow has them; `checkpoint` its folder of checkpoints; `run_id` MLflow's."""
+
+    name: str
+    metrics: Mapping[str, float]
+    run_id: str
+    url: str
+    checkpoint: str
+    step: int
+    finished: bool
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None, tags: Mapping[str, str] | None = None) -> Result:
+    """Run a config to its end, or go on with an unfinished run of the same name. Everything that can be refused is refused before Ray starts.
+
+    parent: MLflow run that this one is a child of. quiet: no progress bar.
+    """
+    source = data.open_source(config.data)
+    model.check(config, len(source.train))
+    model.device_of(config)
+    storage = Storage(config.scale.storage)
+    storage.create()
+    uri = track.resolve_uri(config.track.uri)
+    track.check(uri)
+    name, record = _name(config, storage)
+    folder = storage / name
+    folder.create()
+    run = track.begin(
+        uri, config.track.experiment, name, params=config.flat(), run_id=record.get("run_id"), parent_id=parent, tags={**tags_of(config, source), **(tags or {})}
+    )  # fmt: skip
+    folder.write(RECORD, json.dumps({"run_id": run.run_id, "finished": False}).encode())
+    folder.write("config.yaml", config.to_yaml().encode())
+    _record_config(run, config)
+    resumed = any(PATTERN.fullmatch(found) for found in folder.names())
+
+    if not quiet:
+        print(f"{'going on with' if resumed else 'run'} {name}: {len(source.train):,} samples of {source.name}; {run.url}", flush=True)
+    status = "FAILED"
+    try:
+        with TrainingBar(name, quiet) as bar:
+            ended = _in_process(config, folder, run, bar) if config.scale.workers == (0, 0) else _on_ray(config, name, folder, run, bar)
+        status = "FINISHED" if ended["finished"] else "KILLED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        with contextlib.suppress(track.TrackingError):  # the run itself is over; what MLflow could not be told stands in the storage
+            run.finish(status)
+    folder.write(RECORD, json.dumps({"run_id": run.run_id, "finished": ended["finished"]}).encode())
+    return Result(name, ended["metrics"], run.run_id, run.url, folder.address, ended["step"], ended["finished"], ended)
+
+
+def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[Result]:
+    """The same config under `seeds` consecutive seeds, as children of one MLflow run that carries the means."""
+    source = data.open_source(config.data)
+    model.check(config, len(source.train))
+    uri = track.resolve_uri(config.track.uri)
+    track.check(uri)
+    name = f"{config.run_name}-x{seeds}"
+    params = {key: value for key, value in config.flat().items() if key != "seed"}
+    parent = track.begin(uri, config.track.experiment, name, params=params, tags={**tags_of(config, source), "contray.kind": "seeds"})
+    status = "FAILED"
+    try:
+        with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
+            results = [
+                launch(replace(config, seed=config.seed + offset), quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"})
+                for offset in range(seeds)
+            ]
+        parent.log_metrics({key: sum(result.metrics[key] for result in results) / seeds for key in results[0].metrics}, step=results[0].step)
+        status = "FINISHED"
+    finally:
+        parent.finish(status)
+    return results
+
+
+# ---------------------------------------------------------------- names and records
+
+
+def _name(config: RunConfig, storage: Storage) -> tuple[str, Mapping[str, Any]]:
+    """The name of the run and what is on record of it: an unfinished run of the name goes on, after a finished one comes name-2."""
+    base = config.track.name or config.run_name
+    name, number = base, 1
+    while True:
+        folder = storage / name
+        record = json.loads(folder.read(RECORD)) if RECORD in folder.names() else {}
+        if not record.get("finished"):
+            return name, record
+        number += 1
+        name = f"{base}-{number}"
+
+
+def tags_of(config: RunConfig, source: data.Source) -> dict[str, str]:
+    tags = {
+        "contray.kind": "run",
+        "contray.method": Path(config.method.name).stem,
+        "contray.preset": config.method.preset,
+        "contray.dataset": source.name,
+        "contray.group": config.digest("scale", "track", "seed"),
+    }
+    commit = _commit()
+    return {**tags, "mlflow.source.git.commit": commit} if commit else tags
+
+
+def _commit() -> str:
+    """The commit of the code that runs, with + where files differ from it; empty where there is no repository."""
+    def git(*words: str) -> str:
+        try:
+            return subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return ""
+
+    commit = git("rev-parse", "HEAD")
+    return commit + "+" if commit and git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def _record_config(run: track.TrackedRun, config: RunConfig) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(config.to_yaml())
+        run.log_artifact(path)
+
+
+# ---------------------------------------------------------------- where it runs
+
+
+def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: TrainingBar) -> dict[str, Any]:
+    asked = [False]
+
+    def show(message: dict[str, Any]) -> bool:
+        bar.show(message)
+        return asked[0]
+
+    threads = config.scale.cpus_per_worker or os.cpu_count() or 1
+    with _interrupts(asked):
+        return work(Plan(config.to_yaml(), folder.address, run, threads), show)
+
+
+@contextlib.contextmanager
+def _interrupts(asked: list[bool]) -> Iterator[None]:
+    """Ctrl-C once asks for a stop at the next log step, with a checkpoint; twice stops at once."""
+    import signal
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if asked[0]:
+            raise KeyboardInterrupt
+        asked[0] = True
+        print("\nstopping after a checkpoint; Ctrl-C again stops at once", flush=True)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
+    """A Ray cluster: the one that is already joined, the one of scale.address or RAY_ADDRESS, else this machine's own for as long as this lasts."""
+    quiet = {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # stock 2 s: start and end of a run wait for it
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every print appears twice
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    for key, value in quiet.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = config.scale.address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        cpus = max(os.cpu_count() or 1, config.scale.workers[1] * max(config.scale.cpus_per_worker, 1))
+        options |= {"include_dashboard": dashboard, "num_cpus": cpus}  # trials of several workers need the dashboard: without it their placements leak
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise UserError(f"scale.address: no Ray cluster answers at {address} ({' '.join(str(error).split())[:200]})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _on_ray(config: RunConfig, name: str, folder: Storage, run: track.TrackedRun, bar: TrainingBar) -> dict[str, Any]:
+    with ray_session(config):
+        return fit(config, name, folder, run, bar)
+
+
+def fit(config: RunConfig, name: str, folder: Storage, run: track.TrackedRun, watcher: Watcher, final: Literal["test", "validation"] = "test") -> dict[str, Any]:
+    """Run Ray Train on the cluster that is joined, showing its progress to `watcher`; what rank 0 returned."""
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, RunConfig as RayRunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    least, most = config.scale.workers
+    total = ray.cluster_resources()
+    gpu = config.train.device != "cpu" and total.get("GPU", 0) > 0
+    cpus = config.scale.cpus_per_worker or max(1, int(total.get("CPU", 1)) // most)
+    resources = {"CPU": cpus, **({"GPU": config.scale.gpus_per_worker or 1} if gpu else {})}
+    board = _board().remote()
+    plan = Plan(config.to_yaml(), folder.address, run, cpus, final)
+    trainer = TorchTrainer(
+        _train_function,
+        train_loop_config={"plan": plan, "board": board},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=most if least == most else (least, most), use_gpu=gpu, resources_per_worker=resources),
+        run_config=RayRunConfig(
+            name=name,
+            storage_path=_ray_storage(config.scale.storage),
+            failure_config=FailureConfig(max_failures=config.scale.max_failures),
+            logging_config=LoggingConfig("ERROR"),
+        ),
+    )
+    ended: dict[str, Any] = {}
+
+    def run_trainer() -> None:
+        try:
+            ended["result"] = trainer.fit().return_value
+        except BaseException as error:
+            ended["error"] = error
+
+    thread = threading.Thread(target=run_trainer, name="ray-train", daemon=True)
+    thread.start()
+    asked = [False]
+    with _interrupts(asked):
+        while thread.is_alive():
+            thread.join(0.25)
+            watcher.show(ray.get(board.read.remote(asked[0])))
+    watcher.show(ray.get(board.read.remote(asked[0])))
+    ray.kill(board)
+    if "error" in ended:
+        raise _plain(ended["error"])
+    if "refused" in ended["result"]:
+        raise UserError(ended["result"]["refused"])
+    return ended["result"]
+
+
+def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs in each Ray Train worker."""
+    import ray
+
+    board, seen = settings["board"], {"ref": None, "stop": False}
+
+    def show(message: dict[str, Any]) -> bool:
+        """Send progress without waiting for it; the answer to an earlier message says whether to stop."""
+        if seen["ref"] is not None and ray.wait([seen["ref"]], timeout=0)[0]:
+            seen["stop"] = ray.get(seen["ref"])
+        seen["ref"] = board.put.remote(message)
+        return bool(seen["stop"])
+
+    try:
+        return work(settings["plan"], show)
+    except UserError as error:  # a new worker would meet it again
+        from methods._parts import world_size
+
+        from .loop import NonFiniteLoss
+
+        if world_size() > 1 and not isinstance(error, NonFiniteLoss):
+            raise
+        return {"refused": str(error)}
+
+
+def _board() -> Any:
+    import ray
+
+    @ray.remote(num_cpus=0, max_concurrency=4)
+    class Board:
+        """Carries progress from rank 0 to the driver, and the wish to stop back."""
+
+        def __init__(self) -> None:
+            self.messages: dict[str, Any] = {}
+            self.stop = False
+
+        def put(self, message: dict[str, Any]) -> bool:
+            self.messages |= message
+            return self.stop
+
+        def read(self, stop: bool) -> dict[str, Any]:
+            self.stop = stop
+            return self.messages
+
+    return Board
+
+
+def _ray_storage(address: str) -> str:
+    """Where Ray Train keeps its own few records of a run."""
+    return f"{address.rstrip('/')}/.ray" if "://" in address else str(Path(address).expanduser().resolve() / ".ray")
+
+
+def _plain(error: BaseException) -> BaseException:
+    """A worker's failure in one line; Ray's own message carries pages of tracebacks, which its log keeps."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        cause = getattr(failure, "cause", None) or failure
+        lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+        text = lines[-1].strip() if lines else repr(cause)
+        return UserError(f"a training worker failed: {text[:500]}")
+    return error

@@ -1,0 +1,233 @@
+"""The training loop: one function, top to bottom. It knows neither Ray nor MLflow nor any method by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from methods._base import Batch, Clock, Method
+from methods._parts import norm_scope, shares, world_size
+
+from .. import data, model, optim
+from ..config import RunConfig
+from ..errors import UserError
+from ..evaluate.online import OnlineKNN
+from .checkpoint import Checkpoints, Storage
+
+
+class NonFiniteLoss(UserError):
+    """The loss or the gradients stopped being numbers."""
+
+
+class Listener:
+    """What a run tells the outside, on rank 0. This one ignores everything; tracking, progress and Tune each override some."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics after `step` optimiser steps."""
+
+    def evaluated(self, step: int, fraction: float, values: Mapping[str, float], save: Callable[[], dict[str, Any]]) -> None:
+        """Online evaluation after `step` steps, `fraction` of the run; `save()` gives the state that a checkpoint would hold."""
+
+    def durable(self, step: int) -> None:
+        """A checkpoint covers everything logged up to `step`. Called from the writing thread."""
+
+    def pending(self) -> list[tuple[str, float, int, int]]:
+        """Points (name, value, time in ms, step) that are not known to have arrived; they travel in checkpoints."""
+        return []
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The run goes on from this checkpoint."""
+
+    def stop(self) -> bool:
+        """Whether someone asked the run to stop; it then leaves a checkpoint."""
+        return False
+
+
+@dataclass
+class Outcome:
+    """How training ended. `method` is the trained module on this rank; `worlds` the world sizes that the run has seen."""
+
+    method: Method
+    step: int
+    total: int
+    worlds: list[int]
+    seconds: float
+    images_per_second: float
+    broken: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total
+
+
+def train(config: RunConfig, source: data.Source, storage: Storage | None = None, listener: Listener | None = None, start: Mapping[str, Any] | None = None) -> Outcome:
+    """Train, or go on from the newest checkpoint under `storage` (or from the state `start`). Runs on every rank of the process group, if any.
+
+    Raises NonFiniteLoss naming the step, UserError when a checkpoint does not fit.
+    """
+    listener = listener or Listener()
+    rank, world = (dist.get_rank(), world_size()) if world_size() > 1 else (0, 1)
+    device = model.device_of(config)
+    size, seed = config.train.batch_size, config.seed
+
+    model.check(config, len(source.train))
+    method = model.build(config).to(device)
+    if config.train.channels_last:
+        method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    method.train()
+    params = [p for p in method.parameters() if p.requires_grad]
+    optimizer = optim.build(config, method)
+    pairs = [[list(module.parameters()) for module in pair] for pair in method.ema_pairs()]
+    targets, online = [p for pair in pairs for p in pair[1]], [p for pair in pairs for p in pair[0]]
+    if config.train.compile:
+        method.represent = torch.compile(method.represent, dynamic=False)
+
+    # Go on where the newest checkpoint stands, if there is one.
+    checkpoints = Checkpoints(storage, config.train.keep, listener.durable) if storage else None
+    state = start or (checkpoints.latest() if checkpoints else None)
+    fingerprint = data.fingerprint(source, config.data)
+    done, broken, worlds, best = 0, {}, [world], -1.0
+    if state:
+        check_fits(state, config, fingerprint)
+        method.load_state_dict(state["method"])
+        optimizer.load_state_dict(state["optimizer"])
+        done, broken, best = state["step"], dict(state["broken"]), state["best"]
+        worlds = state["worlds"] if state["worlds"][-1] == world else [*state["worlds"], world]
+        listener.restore(state)
+
+    batches = data.GlobalBatches(
+        source.train, config.views, strength=config.augment.strength, batch_size=size, seed=seed, broken=broken
+    )
+    epoch_steps = batches.steps_per_epoch
+    total = config.train.steps or config.train.epochs * epoch_steps
+    own = shares(size, world)[rank]
+    normalise = model.normaliser(config, device)
+    knn = OnlineKNN(config, source, device) if config.eval.every_epochs and source.train.labels is not None else None
+    eval_steps = max(1, round(config.eval.every_epochs * epoch_steps))
+
+    def snapshot() -> dict[str, Any]:
+        return {
+            "format": 1,
+            "step": done,
+            "config": config.to_yaml(),
+            "method": method.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "broken": broken,
+            "best": best,
+            "worlds": worlds,
+            "fingerprint": fingerprint,
+            "points": listener.pending(),
+        }
+
+    first_bad = torch.tensor(-1, device=device)  # first step whose gradients were not finite; read only where the loop synchronises anyway
+    began = saved = window = time.monotonic()
+    window_done, rate, trained_seconds, started_at = done, 0.0, 0.0, done
+    stream = iter(data.loader(batches, range(done, total), own, workers=config.data.workers, pin=device.type == "cuda"))
+    try:
+        for raw in stream:
+            clock = Clock(done * size, total * size, epoch_steps * size, size)
+            broken.update(raw["broken"])
+            slot = raw["slot"].to(device)
+            batch = Batch(
+                {name: normalise(pixels) for name, pixels in raw["views"].items()}, raw["index"].to(device), slot, size, seed, done,
+                norm=lambda layout, slot=slot: norm_scope(slot, size, config.train.norm_groups, layout),
+            )  # fmt: skip
+            if done % epoch_steps == 0:
+                method.begin_epoch(clock, lambda: embed(config, method, source, device))
+            lr = optim.set_learning_rate(optimizer, config, clock)
+
+            with model.autocast(config, device), batch.norm("blocks"):
+                reps = method.represent(batch, clock)
+                out = method.loss(reps, batch, clock)
+            out["loss"].backward()
+            optim.sum_gradients(params, world)
+            grad_norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+            if config.optim.clip:
+                torch.nn.utils.clip_grads_with_norm_(params, config.optim.clip, grad_norm)
+            method.after_backward(clock)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if targets:
+                torch._foreach_lerp_(targets, online, 1 - method.ema_momentum(clock))
+            with model.autocast(config, device):
+                method.update(reps, batch, clock)
+            done += 1
+
+            first_bad = torch.where((first_bad < 0) & ~grad_norm.isfinite(), done, first_bad)
+            logs = done % config.train.log_every == 0 or done in (1, total)
+            saves = rank == 0 and checkpoints is not None and (
+                done == total
+                or (config.train.checkpoint_steps and done % config.train.checkpoint_steps == 0)
+                or (time.monotonic() - saved > config.train.checkpoint_seconds and not checkpoints.busy)
+            )  # fmt: skip
+            stop = False
+            if logs or saves or device.type == "cpu":
+                if int(first_bad) >= 0:
+                    raise NonFiniteLoss(
+                        f"step {int(first_bad)}: the gradients are not finite (learning rate {lr:.3g}); the newest checkpoint is from before it. "
+                        "A lower optim.lr, optim.clip or train.precision fp32 may mend it"
+                    )
+            if logs:
+                asked = torch.tensor(float(rank == 0 and listener.stop()), device=device)
+                values = torch.stack([asked, *(value.detach().to(asked.dtype if value.dtype != torch.float64 else value.dtype) for value in out.values())])
+                if world > 1:
+                    dist.all_reduce(values)
+                asked_sum, *totals = values.tolist()
+                stop = asked_sum > 0
+                now = time.monotonic()
+                if done > window_done:
+                    rate = (done - window_done) * size / (now - window)
+                    trained_seconds += now - window
+                window, window_done = now, done
+                if rank == 0:
+                    listener.log(done, {**dict(zip(out, totals, strict=True)), "lr": lr, "grad_norm": float(grad_norm), "images_per_second": rate})
+                    if not all(map(torch.isfinite, values)):
+                        raise NonFiniteLoss(f"step {done}: the loss is not finite ({dict(zip(out, totals, strict=True))}); the newest checkpoint is from before it")
+            improved = False
+            if knn and rank == 0 and (done % eval_steps == 0 or done == total):
+                pause = time.monotonic()
+                top1 = knn.top1(method)
+                improved, best = top1 > best, max(best, top1)
+                listener.log(done, {"knn_val_top1": top1})
+                listener.evaluated(done, done / total, {"knn_val_top1": top1}, snapshot)
+                window += time.monotonic() - pause  # images_per_second is of training alone
+            if checkpoints and rank == 0 and (saves or improved or stop):
+                checkpoints.save(done, snapshot(), best=improved, wait=stop or done == total)
+                saved = time.monotonic()
+            if stop:
+                break
+    finally:
+        close = getattr(stream, "close", None)
+        if close:
+            close()
+        if checkpoints:
+            checkpoints.join()
+    speed = (done - started_at) * size / trained_seconds if trained_seconds else 0.0
+    return Outcome(method, done, total, worlds, time.monotonic() - began, speed, broken)
+
+
+def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping[str, str]) -> None:
+    """Refuse a checkpoint of another config, or, unless train.allow_changes, of other data or library versions."""
+    theirs = RunConfig.from_yaml(state["config"])
+    ours = {key: value for key, value in config.flat().items() if not key.startswith(("scale.", "track."))}
+    differing = [key for key, value in ours.items() if theirs.flat().get(key, value) != value and key not in FREE]
+    if differing:
+        raise UserError(f"the checkpoint was made with another config; it differs in {', '.join(differing)}. Give the run another --track.name")
+    changed = [f"{key} ({state['fingerprint'].get(key, 'none')} -> {value})" for key, value in fingerprint.items() if state["fingerprint"].get(key) != value]
+    if changed and not config.train.allow_changes:
+        raise UserError(f"resuming would not be exact: {', '.join(changed)} changed since the checkpoint; --train.allow_changes true goes on all the same")
+
+
+FREE = {"data.workers", "data.cache_gb", "data.root", "data.download", "train.keep", "train.checkpoint_seconds", "train.checkpoint_steps", "train.allow_changes"}
+
+
+def embed(config: RunConfig, method: Method, source: data.Source, device: torch.device) -> torch.Tensor:
+    """(N, D) features of the whole training set in id order, for methods that assign clusters."""
+    from ..evaluate.online import features_of
+
+    return features_of(config, method, source.train, range(len(source.train)), device)[0]

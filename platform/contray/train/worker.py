@@ -1,0 +1,141 @@
+"""What every training worker does: train, and, on rank 0, measure and record. The same function runs under Ray Train and in this process."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from methods._parts import world_size
+
+from .. import data, model
+from ..config import RunConfig
+from ..track import MetricLog, TrackedRun, TrackingError
+from .checkpoint import Storage
+from .loop import Listener, Outcome, train
+
+VERDICT = "verdict.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved run, in plain values that travel to any worker."""
+
+    config: str  # YAML: a user's own method file has no module that a worker could unpickle
+    storage: str
+    run: TrackedRun | None
+    threads: int
+    final: Literal["test", "validation"] = "test"  # trials are ranked on held-out training data; the test set stays shut
+
+
+class Recorder(Listener):
+    """Sends metrics to MLflow exactly once, and progress to whoever watches."""
+
+    def __init__(self, run: TrackedRun | None, total: int, show: Callable[[dict[str, Any]], bool], offer: bool = False) -> None:
+        self.run, self.total, self.show, self.offer = run, total, show, offer
+        self._log: MetricLog | None = None
+        self._stop = False
+
+    @property
+    def metrics(self) -> MetricLog | None:
+        if self._log is None and self.run is not None:
+            self._log = MetricLog(self.run)
+        return self._log
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        if self.run is not None:
+            self._log = MetricLog(self.run, pending=[tuple(point) for point in state["points"]])
+        self._stop = self.show({"step": state["step"], "total": self.total})
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if self.metrics:
+            self.metrics.log(step, values)
+        self._stop = self.show({"step": step, "total": self.total, **values}) or self._stop
+
+    def evaluated(self, step: int, fraction: float, values: Mapping[str, float], save: Callable[[], dict[str, Any]]) -> None:
+        self.show({"step": step, "total": self.total, "evaluated": step, **values, **({"save": save} if self.offer else {})})
+
+    def durable(self, step: int) -> None:
+        if self.metrics:
+            self.metrics.durable(step)
+
+    def pending(self) -> list[tuple[str, float, int, int]]:
+        return self.metrics.pending() if self.metrics else []
+
+    def stop(self) -> bool:
+        return self._stop
+
+
+def work(plan: Plan, show: Callable[[dict[str, Any]], bool], start: Mapping[str, Any] | None = None, offer: bool = False) -> dict[str, Any]:
+    """Train one rank of a run to its end. Rank 0 returns what there is to say, in plain values.
+
+    `show` takes progress messages and says whether the run was asked to stop. start: a state to go on from in place of the newest
+    checkpoint. offer: messages of an evaluation carry `save`, which gives the state that a checkpoint would hold.
+    """
+    torch.set_num_threads(plan.threads)
+    config = RunConfig.from_yaml(plan.config)
+    rank = dist.get_rank() if world_size() > 1 else 0
+    source = data.open_source(config.data)
+    storage = Storage(plan.storage)
+    steps = config.train.steps or config.train.epochs * (len(source.train) // config.train.batch_size)
+    recorder = Recorder(plan.run if rank == 0 else None, steps, show if rank == 0 else lambda message: False, offer)
+    outcome = train(config, source, storage, recorder, start)
+    if rank != 0:
+        return {}
+    metrics: dict[str, float] = {}
+    if outcome.finished and config.eval.final and source.train.labels is not None:
+        show({"phase": "measuring"})
+        metrics = _measure(config, source, storage, outcome, plan.final)
+        if recorder.metrics:
+            recorder.metrics.log(outcome.step, metrics)
+            recorder.metrics.durable(outcome.step)
+    unsent = recorder.metrics.close(timeout_s=20) if recorder.metrics else 0
+    if plan.run is not None and plan.final == "test":
+        _keep_artifacts(plan.run, config, source, outcome, metrics)
+    return {
+        "step": outcome.step,
+        "finished": outcome.finished,
+        "metrics": metrics,
+        "worlds": outcome.worlds,
+        "seconds": outcome.seconds,
+        "images_per_second": outcome.images_per_second,
+        "broken": {source.train.describe(i): reason for i, reason in outcome.broken.items()},
+        "unsent": unsent,
+        "test_images": len(source.test) if source.test is not None else 0,
+        "labelled": source.train.labels is not None,
+    }
+
+
+def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: Outcome, final: str) -> dict[str, float]:
+    """The verdict, kept beside the checkpoints: a run that dies while recording it does not open the test set again."""
+    from ..evaluate.online import verdict
+
+    if VERDICT in storage.names():
+        return json.loads(storage.read(VERDICT))
+    metrics = verdict(config, source, outcome.method, model.device_of(config), test=final == "test")
+    storage.write(VERDICT, json.dumps(metrics, indent=1).encode())
+    return metrics
+
+
+def _keep_artifacts(run: TrackedRun, config: RunConfig, source: data.Source, outcome: Outcome, metrics: Mapping[str, float]) -> None:
+    """The config, the view grid and the encoder. A tracking outage is said, not raised: training is done and its checkpoint safe."""
+    from .. import encoder, track
+    from ..data.preview import draw
+
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            draw(source.train, config.views, strength=config.augment.strength, seed=config.seed, out=folder / "views.png")
+            run.log_artifact(folder / "views.png")
+            if outcome.finished and config.track.model:
+                encoder.export(config, outcome.method, folder / "encoder")
+                track.log_encoder(run, folder / "encoder", metadata=dict(metrics))
+        run.set_tags({"contray.worlds": " ".join(map(str, outcome.worlds)), "contray.step": str(outcome.step)})
+    except TrackingError as error:
+        print(f"contray: artifacts were not recorded ({error}); the checkpoint holds everything they are made from", flush=True)

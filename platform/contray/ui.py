@@ -1,0 +1,130 @@
+"""`contray ui`: MLflow's own pages, on this machine alone unless told otherwise, and links that open where one wants to be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import IO
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from . import track
+from .errors import UserError
+
+START_SECONDS, STOP_SECONDS = 90.0, 10.0
+
+
+def serve(uri: str, port: int = track.UI_PORT, open_browser: bool = True, host: str = "127.0.0.1") -> None:
+    """Print a link to every experiment, the last used first, and serve the pages until Ctrl-C or SIGTERM.
+
+    A tracking server serves its own pages: then only the links are printed. Raises UserError when the port is taken.
+    """
+    track.check(uri, exists=True)
+    if uri.startswith(("http://", "https://")):
+        _offer(uri, uri, open_browser)
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with suppress(KeyboardInterrupt), server(uri, port, host) as address:
+            _offer(uri, address, open_browser)
+            print("Ctrl-C ends it", flush=True)
+            while True:
+                signal.pause()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _offer(uri: str, address: str, open_browser: bool) -> None:
+    links = experiment_links(uri, address)
+    for name, link in links.items():
+        print(f"{name}: {link}", flush=True)
+    if open_browser:
+        webbrowser.open(next(iter(links.values()), address))
+
+
+def experiment_links(uri: str, address: str) -> dict[str, str]:
+    """Name -> link of every experiment that holds runs, the one used last first; `address`: where the pages are served."""
+    with track.asking(uri, "reading experiments") as talk:
+        used: dict[str, tuple[int, str]] = {}
+        for experiment in talk.search_experiments():
+            last = talk.search_runs([experiment.experiment_id], max_results=1, order_by=["attributes.start_time DESC"])
+            if last:
+                used[experiment.name] = (last[0].info.start_time, track.experiment_url(address, experiment.experiment_id))
+    return {name: used[name][1] for name in sorted(used, key=lambda name: -used[name][0])}
+
+
+@contextmanager
+def server(uri: str, port: int = track.UI_PORT, host: str = "127.0.0.1") -> Iterator[str]:
+    """MLflow's server over the store at `uri` while the block runs; gives its address once it answers."""
+    _check_port(host, port)
+    with tempfile.TemporaryFile() as output, _process(uri, port, host, output) as process:
+        address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+        _wait_until_it_answers(process, address, output)
+        yield address
+
+
+@contextmanager
+def _process(uri: str, port: int, host: str, output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The server in a session of its own, all of which ends with the block; a Ctrl-C in the terminal does not reach it."""
+    place = ["--host", host, "--port", str(port)]
+    if path := track.sqlite_path(uri):
+        place += ["--artifacts-destination", str(path.parent / "mlartifacts")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1", *place],
+        # without job execution and with one worker it starts 5 times as fast; one worker then needs more connections than 5
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40"},
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        _end_session(process)
+
+
+def _end_session(process: subprocess.Popen[bytes]) -> None:
+    """End the process and all that it started: asked first, then forced."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"port {port} on {host} cannot be had ({error.strerror}), perhaps another `contray ui`; give --port {port + 1}"
+            ) from None
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, output: IO[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(URLError, ConnectionError, TimeoutError):
+            urlopen(f"{address}/health", timeout=2).close()
+            return
+        time.sleep(0.1)
+    output.seek(0)
+    said = output.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+    reason = next((line for line in reversed(said) if "Error" in line or "Exception" in line), said[-1])
+    raise UserError(f"MLflow's server did not start: {reason.strip()}")

@@ -1,0 +1,108 @@
+"""The numbers of the table, on runs made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from contray import track
+from contray.compare import compare
+from contray.errors import ConfigError, UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload``:DeprecationWarning")  # MLflow 3.17 with SQLAlchemy 2.1
+
+SIMCLR = {"method.name": "simclr", "method.preset": "digits", "data.source": "digits", "method.temperature": 0.1}
+
+
+def run(store: str, name: str, params: dict, metrics: dict[str, float], step: int = 200, kind: str = "run", **more) -> str:
+    tags = {"contray.kind": kind, **more.pop("tags", {})}
+    made = track.begin(store, "shapes", name, params=params, tags=tags, **more)
+    made.log_metrics(metrics, step)
+    made.finish("FINISHED")
+    return made.run_id
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]) -> None:
+    results = {
+        "linear_top1": (0.8, 0.9),
+        "random_linear_top1": (0.2, 0.4),
+        "knn_top1": (0.7, 0.7),
+        "pixels_linear_top1": (0.5, 0.5),
+    }
+    ids = [
+        run(
+            store,
+            f"seed-{seed}",
+            SIMCLR | {"seed": seed, "scale.workers": (1, 1 + seed), "track.name": str(seed)},
+            {name: values[seed] for name, values in results.items()},
+        )
+        for seed in (0, 1)
+    ]
+    warm = run(store, "warm", SIMCLR | {"method.temperature": 0.5, "seed": 0}, {"linear_top1": 0.95}, step=400)
+    run(store, "still running", SIMCLR | {"seed": 2}, {"loss": 1.0})
+
+    best, other = compare(store, [], "shapes", tmp_path / "plots" / "compare.png")
+    assert (best.run_ids, best.settings, best.seeds, best.steps) == ((warm,), "method.temperature=0.5", 1, 400)
+    assert best.metrics["linear_top1"].std == 0
+    assert "linear_gain" not in best.metrics
+    assert (set(other.run_ids), other.settings, other.seeds, other.steps) == (set(ids), "method.temperature=0.1", 2, 200)
+    assert (other.method, other.preset, other.dataset) == ("simclr", "digits", "digits")
+    spread = other.metrics["linear_top1"]
+    assert (spread.mean, spread.std, spread.n) == (pytest.approx(0.85), pytest.approx(0.1 / 2**0.5), 2)
+    gain = other.metrics["linear_gain"]  # per seed: 0.6 and 0.5
+    assert (gain.mean, gain.std) == (pytest.approx(0.55), pytest.approx(0.1 / 2**0.5))
+    assert (tmp_path / "plots" / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+    shown = capsys.readouterr().out
+    for text in ("0.850±0.071", "+0.550", "0.700±0.000", " 0.500 ", " 0.950 ", "1 runs that have not been"):
+        assert text in shown
+    link = next(line for line in shown.splitlines() if line.startswith("MLflow: "))
+    assert all(run_id in link for run_id in (*ids, warm))
+    assert link.startswith("MLflow: http://127.0.0.1:5000/#/compare-runs?runs=%5B%22")
+
+
+def test_children_stand_for_their_parent(store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]) -> None:
+    parent = run(store, "sweep", SIMCLR, {"linear_top1": 0.9}, kind="sweep")
+    trials = [
+        run(
+            store,
+            f"trial-{i}",
+            SIMCLR | {"method.temperature": i, "seed": 0},
+            {"knn_val_top1": i / 10},
+            kind="trial",
+            parent_id=parent,
+        )
+        for i in (3, 5)
+    ]
+    for asked in ([], [parent], [parent, trials[0]]):
+        rows = compare(store, asked, "shapes", tmp_path / "compare.png")
+        assert [row.run_ids for row in rows] == [(trials[1],), (trials[0],)]
+    assert "knn_val" in capsys.readouterr().out
+    assert [row.run_ids for row in compare(store, trials[:1], "shapes", tmp_path / "compare.png")] == [(trials[0],)]
+
+
+def test_the_group_tag_decides_where_there_is_one(store: str, tmp_path: Path, wide: None) -> None:
+    for seed in (0, 1):
+        run(store, str(seed), SIMCLR | {"seed": seed, "data.root": str(seed)}, {"knn_top1": 0.5}, tags={"contray.group": "abc"})
+    (row,) = compare(store, [], "shapes", tmp_path / "compare.png")
+    assert row.seeds == 2
+
+
+def test_what_is_not_there_is_named(store: str, tmp_path: Path) -> None:
+    out = tmp_path / "compare.png"
+    run(store, "r", SIMCLR, {"loss": 1.0})
+    with pytest.raises(UserError, match=r"no experiment 'shape' in sqlite:.*did you mean shapes"):
+        compare(store, [], "shape", out)
+    with pytest.raises(UserError, match=r"no run 'abc' in sqlite:"):
+        compare(store, ["abc"], "shapes", out)
+    with pytest.raises(UserError, match="none of the 1 runs of experiment 'shapes' has been evaluated"):
+        compare(store, [], "shapes", out)
+    with pytest.raises(ConfigError, match=r"there is no .*none\.db yet"):
+        compare(f"sqlite:///{tmp_path}/none.db", [], "shapes", out)
+    assert not out.exists()

@@ -1,0 +1,208 @@
+"""Order, full batches, broken images, loader processes: the same rows on any number of ranks and from any step on."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from contray.config import DataConfig
+from contray.data import EvalImages, GlobalBatches, holdout, loader, open_source, permutation, shares
+from contray.data.splits import ArraySplit
+from contray.errors import ConfigError, DataError
+from methods._base import View
+
+VIEWS = {"view": View(size=16, count=2, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2), "small": View(size=8)}
+
+
+def array_split(n=37):
+    images = np.random.default_rng(0).integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+    return ArraySplit("set", images, np.arange(n) % 3, ["a", "b", "c"])
+
+
+def image_folder(root: Path, n=23, broken=()):
+    for i in range(n):
+        image = np.full((12, 12, 3), 10 * i, np.uint8)
+        path = root / f"{i:03}.png"
+        cv2.imwrite(str(path), image)
+        if i in broken:
+            path.write_bytes(b"")
+    return root
+
+
+def batches(split, batch_size=8, **options):
+    return GlobalBatches(split, VIEWS, strength=1.0, batch_size=batch_size, seed=options.pop("seed", 3), **options)
+
+
+def equal(a, b):
+    assert a["views"].keys() == b["views"].keys()
+    assert all(torch.equal(a["views"][name], b["views"][name]) for name in a["views"])
+    assert torch.equal(a["index"], b["index"])
+    assert torch.equal(a["slot"], b["slot"])
+
+
+def joined(parts):
+    views = {name: torch.cat([part["views"][name] for part in parts]) for name in parts[0]["views"]}
+    return {"views": views, "index": torch.cat([p["index"] for p in parts]), "slot": torch.cat([p["slot"] for p in parts])}
+
+
+def test_permutation_is_pure_and_complete():
+    order = permutation(0, 0, 100)
+    assert sorted(order.tolist()) == list(range(100))
+    assert np.array_equal(order, permutation(0, 0, 100))
+    assert not np.array_equal(order, permutation(0, 1, 100))
+    assert not np.array_equal(order, permutation(1, 0, 100))
+
+
+@pytest.mark.parametrize(("size", "world"), [(8, 1), (65, 2), (7, 3), (4, 4)])
+def test_shares_are_contiguous_and_even(size, world):
+    found = shares(size, world)
+    assert [slot for share in found for slot in share] == list(range(size))
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_every_batch_is_full_and_epochs_do_not_repeat_a_sample():
+    given = batches(array_split())
+    assert given.steps_per_epoch == 4
+    for epoch in (0, 1):
+        seen = np.concatenate([given.ids(4 * epoch + step) for step in range(4)])
+        assert len(seen) == len(set(seen.tolist())) == 32
+    assert not np.array_equal(given.ids(0), given.ids(4))
+
+
+def test_batch_layout():
+    batch = batches(array_split()).load(1, range(2, 7))
+    assert {name: tuple(view.shape) for name, view in batch["views"].items()} == {
+        "view0": (5, 16, 16, 3),
+        "view1": (5, 16, 16, 3),
+        "small": (5, 8, 8, 3),
+    }
+    assert all(view.dtype == torch.uint8 for view in batch["views"].values())
+    assert batch["slot"].tolist() == [2, 3, 4, 5, 6]
+    assert batch["index"].tolist() == batches(array_split()).ids(1)[2:7].tolist()
+    assert batch["broken"] == {}
+
+
+@pytest.mark.parametrize("source", ["array", "digits"])
+def test_ranks_together_hold_the_one_rank_batch(source):
+    split = array_split() if source == "array" else open_source(DataConfig(source="digits")).train
+    whole = batches(split, 9).load(5, range(9))
+    for world in (2, 4):
+        equal(joined([batches(split, 9).load(5, share) for share in shares(9, world)]), whole)
+
+
+@pytest.mark.parametrize("source", ["array", "digits"])
+def test_loader_processes_change_nothing(source):
+    split = array_split() if source == "array" else open_source(DataConfig(source="digits")).train
+    runs = [list(loader(batches(split), range(6), range(8), workers=workers, pin=False)) for workers in (0, 1, 2)]
+    assert [len(run) for run in runs] == [6, 6, 6]
+    for here, one, two in zip(*runs, strict=True):
+        equal(here, one)
+        equal(here, two)
+
+
+def test_loader_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(loader(batches(array_split()), range(2), range(8), workers=1, pin=False))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_resuming_at_a_step_gives_the_same_batches():
+    split = array_split()
+    through = list(loader(batches(split), range(7), range(8), workers=0, pin=False))
+    resumed = list(loader(batches(split), range(3, 7), range(8), workers=1, pin=False))
+    for a, b in zip(through[3:], resumed, strict=True):
+        equal(a, b)
+
+
+def test_closing_the_loader_ends_its_processes():
+    stream = loader(batches(array_split()), range(1000), range(8), workers=2, pin=False)
+    next(stream)
+    children = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    stream.close()
+    left = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert len(children) >= 2
+    assert len(left) <= len(children) - 2
+
+
+def test_fewer_images_than_a_batch_are_refused():
+    with pytest.raises(ConfigError, match=r"^train.batch_size: got 64, but there are 37 training images"):
+        batches(array_split(), 64)
+
+
+def test_views_of_another_column_are_refused():
+    with pytest.raises(ConfigError, match=r"^views.depth.source: this data set has the column image only, got 'depth'"):
+        GlobalBatches(array_split(), {"depth": View(source="depth")}, strength=1.0, batch_size=4, seed=0)
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_images_are_replaced_alike_on_one_and_two_ranks(tmp_path, cache_gb, workers):
+    broken = {2, 11, 19}
+    config = DataConfig(source=str(image_folder(tmp_path, broken=broken)), cache_gb=cache_gb)
+
+    def run(slots, known=None):
+        given = batches(open_source(config).train, broken=known, max_broken=0.2)
+        return list(loader(given, range(6), slots, workers=workers, pin=False))
+
+    whole = run(range(8))
+    halves = [run(share) for share in shares(8, 2)]
+    known = run(range(8), {i: "known" for i in broken})
+    met = {}
+    for one, two, again, step in zip(whole, zip(*halves, strict=True), known, range(6), strict=True):
+        equal(joined(two), one)
+        equal(again, one)
+        assert again["broken"] == {}
+        met |= one["broken"]
+        ids = one["index"].tolist()
+        assert len(ids) == 8
+        assert not broken & set(ids)
+        planned = batches(open_source(config).train).ids(step).tolist()
+        tail = set(range(23)) - {i for k in range(2) for i in batches(open_source(config).train).ids(step // 2 * 2 + k).tolist()}
+        for found, plan in zip(ids, planned, strict=True):
+            assert found == plan or (plan in broken and found in tail)
+    assert met.keys() == broken
+    assert set(met.values()) == {"no bytes"}
+
+
+def test_without_a_tail_the_order_itself_replaces(tmp_path):
+    config = DataConfig(source=str(image_folder(tmp_path, 16, broken={5})))
+    given = batches(open_source(config).train, max_broken=0.1)
+    order = permutation(3, 0, 16).tolist()
+    step, slot = divmod(order.index(5), 8)
+    assert given.load(step, range(8))["index"][slot] == next(i for i in order if i != 5)
+
+
+@pytest.mark.parametrize(("cache_gb", "workers"), [(0.0, 0), (0.0, 1), (1.0, 0)])
+def test_too_many_broken_images_stop_the_run_with_one_line(tmp_path, cache_gb, workers):
+    config = DataConfig(source=str(image_folder(tmp_path, broken={1, 2, 3, 4})), cache_gb=cache_gb)
+    given = batches(open_source(config).train, max_broken=0.1)
+    line = r"^data.source: \d of 23 images are broken, more than data.max_broken 0.1 allows \(.*00\d.png: no bytes[^\n]*\)$"
+    with pytest.raises(DataError, match=line):
+        list(loader(given, range(6), range(8), workers=workers, pin=False))
+
+
+def test_evaluation_leaves_broken_images_out(tmp_path):
+    split = open_source(
+        DataConfig(source=str(image_folder(tmp_path, broken={0, 3, 4, 5}))),
+    ).train
+    images = EvalImages(split, {"image": View(size=12, crop=(0, 0), flip=0)}, range(2, 12), batch_size=3)
+    for _ in range(2):
+        found = list(images)
+        index = torch.cat([batch["index"] for batch in found]).tolist()
+        assert index == images.ids.tolist() == [2, 6, 7, 8, 9, 10, 11]
+        pixels = torch.cat([batch["views"]["image"] for batch in found])
+        assert pixels.shape == (7, 12, 12, 3)
+        assert pixels[:, 0, 0, 0].tolist() == [10 * i for i in index]
+
+
+def test_holdout_without_labels_or_groups():
+    split = array_split(40)
+    fit, val = holdout(split, 0.25, 0)
+    assert sorted([*fit, *val]) == list(range(40))
+    assert np.bincount(split.labels[val]).tolist() == [4, 3, 3] or len(val) == 10
+    split.labels = None
+    assert len(holdout(split, 0.25, 0)[1]) == 10

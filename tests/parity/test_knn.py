@@ -1,0 +1,19 @@
+"""Weighted k-NN against DINO's evaluation script."""
+
+import pytest
+import torch
+
+from contray.evaluate import knn_predict, knn_top1
+
+
+@pytest.mark.parametrize("chunk_bytes", [256_000_000, 20_000])
+def test_top1_is_the_references(golden, chunk_bytes: int) -> None:
+    g = golden("knn")
+    bank, labels, queries, truth = (
+        torch.from_numpy(g[name]) for name in ("train_features", "train_labels", "test_features", "test_labels")
+    )
+    k, temperature, classes = int(g["k"]), float(g["temperature"]), int(g["num_classes"])
+    predicted = knn_predict(bank, labels, queries, k=k, temperature=temperature, classes=classes, chunk_bytes=chunk_bytes)
+    assert 100 * (predicted == truth).double().mean().item() == pytest.approx(float(g["top1"]), abs=1e-9)
+    top1 = knn_top1(3 * bank, labels, 0.2 * queries, truth, k=k, temperature=temperature, classes=classes)
+    assert 100 * top1 == pytest.approx(float(g["top1"]), abs=1e-9), "features are normalised inside"
