@@ -49,7 +49,7 @@ def setting(
 class View:
     """What is drawn of one sample for one input of a method. Geometry first, then the photometric policy in the order of the fields.
 
-    `augment.strength` scales the policy (every field from `jitter` on but `sobel` and `space`), never the crop and the flip.
+    `augment.strength` scales the policy (`rotation` and every field after it but `sobel` and `space`), never the crop and the flip.
     """
 
     size: int = setting(224, "side of the drawn square", unit="px", ge=1)

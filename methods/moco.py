@@ -8,13 +8,14 @@ B batch rows, N rows of the global batch, F backbone features, D projected featu
 
 import copy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import gather, info_nce, normalize
+from ._parts import BatchNorm, gather, info_nce, normalize
 
 PAPER = Paper(
     title="Momentum Contrast for Unsupervised Visual Representation Learning (v1); Improved Baselines with Momentum Contrastive Learning (v2)",
@@ -32,7 +33,8 @@ class Config(MethodConfig):
     temperature: float = setting(0.2, "temperature of InfoNCE (v1 §3.1: 0.07; v2 §2: 0.2)", gt=0)
     queue_size: int = setting(65536, "keys in the queue (v1 §3.3); at most dataset - batch, at least the batch", unit="keys", ge=1)
     momentum: float = setting(0.999, "momentum of the key encoder (v1 §3.2, eq. 2)", ge=0, le=1)
-    head: Literal["linear", "mlp"] = setting("mlp", "projection: linear (v1) or one hidden layer without norm (v2 §2)")
+    head: Literal["linear", "mlp"] = setting("mlp", "projection: linear (v1) or one hidden layer (v2 §2)")
+    head_norm: Literal["none", "bn"] = setting("none", "norm after each layer of the head (v1, v2: none; v3: bn); runs of a few hundred steps need bn")
     hidden: int = setting(2048, "width of the mlp head's hidden layer", unit="features", ge=1)
     dim: int = setting(128, "width of the projected space", unit="features", ge=1)
 
@@ -59,14 +61,15 @@ DIGITS = {
     "backbone.width": 16,
     "method.queue_size": 1024,
     "method.momentum": 0.9,  # 1 / (1 - m) <= steps / 20
+    "method.head_norm": "bn",  # without it nothing centres the features, and the queue's age is the easiest cue: all collapses
     "method.hidden": 128,
     "method.dim": 64,
     "optim.name": "adamw",
-    "optim.lr": 2e-3,
+    "optim.lr": 6e-3,
     "optim.warmup_epochs": 0.5,
     "train.batch_size": 128,
     "train.norm_groups": 4,
-    "train.steps": 250,
+    "train.steps": 300,
     "eval.every_epochs": 2,
 }
 
@@ -100,11 +103,10 @@ class MoCo(Method):
 
     def __init__(self, config: Config, backbone) -> None:
         super().__init__(config, backbone)
-        width = self.backbone.out_dim
-        if config.head == "linear":
-            self.head = nn.Sequential(nn.Linear(width, config.dim))
-        else:
-            self.head = nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, config.dim))
+        norm = BatchNorm if config.head_norm == "bn" else nn.Identity
+        widths = [self.backbone.out_dim, *([config.hidden] if config.head == "mlp" else []), config.dim]
+        layers = [layer for d_in, d_out in pairwise(widths) for layer in (nn.Linear(d_in, d_out), norm(d_out), nn.ReLU())]
+        self.head = nn.Sequential(*layers[:-1])
         self.key_backbone = copy.deepcopy(self.backbone).requires_grad_(False)  # starts as an exact copy
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         self.register_buffer("queue", normalize(torch.randn(config.queue_size, config.dim)))  # (K, D)
@@ -138,7 +140,7 @@ class MoCo(Method):
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         query = normalize(self.head(reps["query"]))  # (B, D)
-        with torch.no_grad():
+        with torch.no_grad(), batch.norm("strided"):
             key = normalize(self.key_head(reps["key"]))  # (B, D)
             reps["enqueue"] = gather(key, batch.size)  # (N, D)
         loss, accuracy = info_nce(query, key, self.queue, self.config.temperature, batch.size)

@@ -30,14 +30,12 @@ def tune(space: str, overrides: Mapping[str, Any] | None = None, **options: Any)
 
 def load(run_id: str, *, uri: str = "") -> Encoder:
     """The trained encoder of an MLflow run, with its evaluation transform."""
-    import tempfile
-    from pathlib import Path
-
     from . import track
     from .encoder import read_folder
 
-    with tempfile.TemporaryDirectory() as folder:
-        return read_folder(track.fetch_encoder(track.resolve_uri(uri), run_id, Path(folder)))
+    uri = track.resolve_uri(uri)
+    track.check(uri, exists=True)
+    return read_folder(track.fetch_encoder(uri, run_id))
 
 
 def evaluate(protocols: tuple[str, ...], *, run: str = "", checkpoint: str = "", overrides: Mapping[str, Any] | None = None) -> dict[str, float]:
@@ -56,7 +54,8 @@ def evaluate(protocols: tuple[str, ...], *, run: str = "", checkpoint: str = "",
         raise UserError(f"{foreign[0]}: an evaluation takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder")
     if bool(run) == bool(checkpoint):
         raise UserError("name what to evaluate: either --run RUN_ID or --checkpoint PATH")
-    encoder = load(run, uri=str(overrides.get("track.uri", ""))) if run else read_checkpoint(checkpoint)
+    uri = RunConfig.make(overrides={key: value for key, value in overrides.items() if key == "track.uri"}).track.uri
+    encoder = load(run, uri=uri) if run else read_checkpoint(checkpoint)
     config = encoder.config.replace(overrides)
     source = data.open_source(config.data)
     if source.train.labels is None:
@@ -65,6 +64,6 @@ def evaluate(protocols: tuple[str, ...], *, run: str = "", checkpoint: str = "",
     metrics = verdict(config, source, encoder.method.to(device), device, only=protocols)
     if run:
         own = config.data.source == encoder.config.data.source and config.data.label_column == encoder.config.data.label_column
-        tracked = track.attach(track.resolve_uri(config.track.uri), run)
+        tracked = track.attach(track.resolve_uri(uri), run)
         tracked.log_metrics({key if own else f"{source.name}.{key}": value for key, value in metrics.items()}, step=0)
     return metrics

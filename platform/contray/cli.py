@@ -1,11 +1,13 @@
 """The command line. Dotted options (`--train.epochs 10`) set config keys; every error that a user can mend is one line and exit code 2."""
 
+import contextlib
+import io
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from .errors import UserError, nearest
 
@@ -91,17 +93,40 @@ def parse(options: type, words: Sequence[str], prog: str, keys: Callable[[list[s
     if "-h" in plain or "--help" in plain:
         shown = _with_keys(options, keys([word for word in plain if word not in ("-h", "--help")])) if keys else options
         tyro.cli(shown, args=["--help"], prog=f"contray {prog}", description=options.__doc__, use_underscores=True)
+    plain = [re.sub("^--[a-z_]+", lambda flag: flag[0].replace("_", "-"), word) for word in plain]  # --dry_run, as the help has it, too
     known = {f"--{name.replace('_', '-')}" for name in options.__dataclass_fields__}
     for word in plain:
         if word.startswith("--") and word.split("=")[0] not in known and not word.startswith("--no-"):
             raise UserError(f"{word.split('=')[0]}: no such option of contray {prog}; {nearest(word.split('=')[0], known)}")
     try:
-        parsed, unknown = tyro.cli(options, args=plain, prog=f"contray {prog}", return_unknown_args=True, console_outputs=False)
+        with contextlib.redirect_stderr(io.StringIO()):  # for a value of the wrong type tyro draws a box all the same
+            parsed, unknown = tyro.cli(options, args=plain, prog=f"contray {prog}", return_unknown_args=True, console_outputs=False)
     except SystemExit:
-        raise UserError(f"{' '.join(plain)}: not understood; contray {prog} --help shows the options") from None
+        raise UserError(_why_refused(options, plain, prog)) from None
     if unknown:
         raise UserError(f"{' '.join(unknown)}: not understood; contray {prog} --help shows the options")
     return parsed, dotted
+
+
+def _why_refused(options: type, words: Sequence[str], prog: str) -> str:
+    """What tyro did not take: an option without a value or with one of another type, or a command without what it works on."""
+    flat = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    kinds = get_type_hints(options)
+    for spec in fields(options):
+        flag, kind = f"--{spec.name.replace('_', '-')}", kinds[spec.name]
+        if flag not in flat or kind is bool:
+            continue
+        value = "".join(flat[flat.index(flag) + 1 :][:1])
+        allowed = {int: "an integer", float: "a number"}.get(kind, "a value")
+        if not value or value.startswith("--"):
+            return f"{flag}: needs {allowed}"
+        if kind in (int, float):
+            try:
+                kind(value)
+            except ValueError:
+                return f"{flag}: got {value!r}, must be {allowed}"
+    missing = [spec.name.upper() for spec in fields(options) if spec.default is MISSING]
+    return f"{missing[0]} is missing; contray {prog} --help shows what it can be" if missing else f"{' '.join(words)}: not understood; contray {prog} --help shows the options"
 
 
 def _with_keys(options: type, config: "RunConfig") -> type:
@@ -109,15 +134,15 @@ def _with_keys(options: type, config: "RunConfig") -> type:
 
     from .config import declared_keys
 
-    fields = []
+    shown_keys = []
     values = config.flat()
     for key, declared in declared_keys(config):
         value = values[key]
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
         unit = f" [{declared.unit}]" if declared.unit else ""
         note = tyro.conf.arg(name=key, help=f"{declared.help}{unit}", metavar=declared.allowed, help_behavior_hint=f"(default: {shown or 'empty'})")
-        fields.append((key.replace(".", "__"), Annotated[tuple[str, ...], note], field(default=())))
-    return make_dataclass("options", fields, bases=(options,), frozen=True)
+        shown_keys.append((key.replace(".", "__"), Annotated[tuple[str, ...], note], field(default=())))
+    return make_dataclass("options", shown_keys, bases=(options,), frozen=True)
 
 
 def config_from(method: str, preset: str, file: Path | None, dotted: dict[str, list[str]]) -> "RunConfig":
@@ -128,7 +153,11 @@ def config_from(method: str, preset: str, file: Path | None, dotted: dict[str, l
         return RunConfig.make(method or "simclr", dotted, preset=preset)
     if not file.is_file():
         raise UserError(f"--config: there is no file {file}")
-    return RunConfig.from_yaml(file.read_text(), dotted, where=str(file), method=method, preset=preset)
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: {file} cannot be read as text ({error})") from None
+    return RunConfig.from_yaml(text, dotted, where=str(file), method=method, preset=preset)
 
 
 def arg(help: str, **more: Any) -> Any:
@@ -336,6 +365,10 @@ def preview(words: list[str]) -> int:
 
     options, dotted = parse(Options, words, "data preview", keys)
     config = config_from(options.method, options.preset, options.config, dotted)
+    if options.samples < 1:
+        raise UserError(f"--samples: got {options.samples}, must be at least 1")
+    if options.out.suffix not in (".png", ".jpg", ".pdf", ".svg"):
+        raise UserError(f"--out: got {options.out}, must end in .png, .jpg, .pdf or .svg")
     from . import data
     from .data.preview import draw
 

@@ -183,16 +183,15 @@ def _show(rows: Sequence[Row], left_out: int, out: Path, link: str) -> None:
         shown += HELD_OUT
     columns = {name: [_cell(row, name) for row in rows] for name in shown if name in has}
 
-    table = Table(
-        title="mean±standard deviation over seeds; gain: over the untrained encoder", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for name in ("method preset", "dataset", "settings"):
-        table.add_column(name, overflow="fold")  # the numbers below are never folded, these make room for them
+    title = "mean±standard deviation over seeds; gain: over the untrained encoder"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method preset, dataset\nsettings", overflow="fold")  # the numbers are never folded: this makes room
     headings = [name.removesuffix("_linear_top1").replace("_top1", "\ntop1").replace("_gain", "\ngain") for name in columns]
     for name in ("seeds", "steps", *headings):
         table.add_column(name, justify="right", no_wrap=True)
     for row, *cells in zip(rows, *columns.values(), strict=True):
-        table.add_row(f"{row.method} {row.preset}", row.dataset, row.settings, str(row.seeds), str(row.steps), *cells)
+        name = f"{row.method} {row.preset}, {row.dataset}\n{row.settings}".rstrip()
+        table.add_row(name, str(row.seeds), str(row.steps), *cells)
     console = Console()
     console.print(table)
     if left_out:

@@ -14,7 +14,7 @@ class TrainingBar:
     def __init__(self, title: str, quiet: bool = False) -> None:
         self.title, self.quiet, self.seen = title, quiet, {}
         self._bar: Any = None
-        self._last_line = 0.0
+        self._last_line, self._line = 0.0, ""
 
     def __enter__(self) -> TrainingBar:
         return self
@@ -30,9 +30,9 @@ class TrainingBar:
             return
         if sys.stderr.isatty():
             self._draw()
-        elif time.monotonic() - self._last_line > 10 or self.seen["step"] == self.seen["total"]:
-            self._last_line = time.monotonic()
-            print(f"{self.title}: step {self.seen['step']}/{self.seen['total']}, {self._words()}", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._last_line > 10 and (line := f"step {self.seen['step']}/{self.seen['total']}, {self._words()}") != self._line:
+            self._last_line, self._line = time.monotonic(), line
+            print(f"{self.title}: {line}", file=sys.stderr, flush=True)
 
     def _words(self) -> str:
         words = []

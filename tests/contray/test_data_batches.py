@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from contray.config import DataConfig
-from contray.data import EvalImages, GlobalBatches, holdout, loader, open_source, permutation, shares
+from contray.data import BrokenImage, EvalImages, GlobalBatches, holdout, loader, open_source, permutation, shares
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, DataError
 from methods._base import View
@@ -70,6 +70,10 @@ def test_every_batch_is_full_and_epochs_do_not_repeat_a_sample():
         seen = np.concatenate([given.ids(4 * epoch + step) for step in range(4)])
         assert len(seen) == len(set(seen.tolist())) == 32
     assert not np.array_equal(given.ids(0), given.ids(4))
+    epochs = [joined([given.load(4 * epoch + step, range(8)) for step in range(4)]) for epoch in (0, 1)]
+    both = set(epochs[0]["index"].tolist()) & set(epochs[1]["index"].tolist())
+    rows = [epochs[k]["views"]["view0"][epochs[k]["index"] == i] for i in both for k in (0, 1)]
+    assert all(not torch.equal(a, b) for a, b in zip(rows[::2], rows[1::2], strict=True))
 
 
 def test_batch_layout():
@@ -121,11 +125,10 @@ def test_resuming_at_a_step_gives_the_same_batches():
 def test_closing_the_loader_ends_its_processes():
     stream = loader(batches(array_split()), range(1000), range(8), workers=2, pin=False)
     next(stream)
-    children = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    before = len(children())
     stream.close()
-    left = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert len(children) >= 2
-    assert len(left) <= len(children) - 2
+    assert before >= 2
+    assert len(children()) <= before - 2
 
 
 def test_fewer_images_than_a_batch_are_refused():
@@ -168,21 +171,87 @@ def test_broken_images_are_replaced_alike_on_one_and_two_ranks(tmp_path, cache_g
     assert set(met.values()) == {"no bytes"}
 
 
-def test_without_a_tail_the_order_itself_replaces(tmp_path):
-    config = DataConfig(source=str(image_folder(tmp_path, 16, broken={5})))
-    given = batches(open_source(config).train, max_broken=0.1)
-    order = permutation(3, 0, 16).tolist()
-    step, slot = divmod(order.index(5), 8)
-    assert given.load(step, range(8))["index"][slot] == next(i for i in order if i != 5)
+class Holes(ArraySplit):
+    """An array with unreadable places that are found only when they are read."""
+
+    def __init__(self, n, holes, error=None):
+        base = array_split(n)
+        super().__init__("holes", base.images, base.labels, base.classes)
+        self.holes, self.error = set(holes), error
+
+    def image(self, i, rng):
+        if i in self.holes:
+            raise self.error or BrokenImage(self.describe(i), "a hole")
+        return super().image(i, rng)
 
 
-@pytest.mark.parametrize(("cache_gb", "workers"), [(0.0, 0), (0.0, 1), (1.0, 0)])
-def test_too_many_broken_images_stop_the_run_with_one_line(tmp_path, cache_gb, workers):
-    config = DataConfig(source=str(image_folder(tmp_path, broken={1, 2, 3, 4})), cache_gb=cache_gb)
-    given = batches(open_source(config).train, max_broken=0.1)
-    line = r"^data.source: \d of 23 images are broken, more than data.max_broken 0.1 allows \(.*00\d.png: no bytes[^\n]*\)$"
+@pytest.mark.parametrize(
+    ("n", "place", "also", "expected"),
+    [
+        (10, 4, [], 8),  # the tail is places 8 and 9; 4 mod 2 = 0
+        (10, 5, [], 9),
+        (10, 5, [9], 8),  # walks on, around the tail's end
+        (10, 4, [8, 9], 0),  # nothing left in the tail: the permutation from its start
+        (8, 5, [], 0),  # no tail
+        (8, 5, [0, 1], 2),
+    ],
+)
+def test_which_image_replaces_a_broken_one(n, place, also, expected):
+    order = permutation(3, 0, n)
+    broken = [int(order[p]) for p in (place, *also)]
+    given = batches(Holes(n, broken), max_broken=1.0)
+    batch = given.load(0, range(8))
+    assert batch["index"][place] == order[expected]
+    assert batch["broken"].keys() <= set(broken)
+    assert given.load(0, range(place, place + 1))["index"].tolist() == [order[expected]]
+    whole = batches(array_split(n)).pipeline(
+        lambda column, rng: array_split(n).images[order[expected]], (3, 0, int(order[expected]))
+    )
+    assert np.array_equal(batch["views"]["view0"][place], whole["view0"])  # its own pixels, not those of the place
+
+
+def test_known_broken_images_are_not_tried_again():
+    order = permutation(3, 0, 10)
+    given = batches(array_split(10), broken={int(order[4]): "known"}, max_broken=0.1)
+    batch = given.load(0, range(8))
+    assert batch["index"][4] == order[8]
+    assert batch["broken"] == {}
+
+
+def children():
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_too_many_broken_images_stop_the_run_with_one_line(workers):
+    order = permutation(3, 0, 26)
+    split = Holes(26, [int(order[8 * step]) for step in range(3)])  # one in each batch: no process of two meets all three
+    line = r"^data.source: 3 of 26 images are broken, more than data.max_broken 0.1 allows \((holes image \d+: a hole(; )?){3}\)$"
+    before = len(children())
     with pytest.raises(DataError, match=line):
-        list(loader(given, range(6), range(8), workers=workers, pin=False))
+        list(loader(batches(split, max_broken=0.1), range(6), range(8), workers=workers, pin=False))
+    assert len(children()) == before
+
+
+def test_too_many_broken_images_are_refused_before_training_where_decoding_finds_them(tmp_path):
+    config = DataConfig(source=str(image_folder(tmp_path, broken={1, 2, 3, 4})))
+    with pytest.raises(DataError, match=r"^data.source: 4 of 23 images are broken"):
+        loader(batches(open_source(config).train, max_broken=0.1), range(6), range(8), workers=0, pin=False)
+
+
+def test_a_failed_read_in_a_process_surfaces_as_itself():
+    split = Holes(26, [int(permutation(3, 0, 26)[0])], OSError(5, "Input/output error"))
+    with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error$") as caught:
+        list(loader(batches(split), range(6), range(8), workers=1, pin=False))
+    assert caught.value.errno == 5
+
+
+def test_views_of_generated_pictures_are_fresh_renderings():
+    split = open_source(DataConfig(source="digits")).train
+    whole = {"view": View(size=32, count=2, crop=(1, 1), ratio=(1, 1), flip=0)}
+    given = GlobalBatches(split, whole, strength=1.0, batch_size=16, seed=0)
+    views = given.load(0, range(16))["views"]
+    assert all(not torch.equal(a, b) for a, b in zip(views["view0"], views["view1"], strict=True))
 
 
 def test_evaluation_leaves_broken_images_out(tmp_path):

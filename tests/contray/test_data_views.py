@@ -12,7 +12,7 @@ from contray.data.draws import Draws
 from contray.data.policy import bound, steps
 from contray.data.preview import draw
 from contray.data.splits import ArraySplit
-from contray.data.views import Pipeline
+from contray.data.views import Pipeline, _geometry
 from contray.errors import ConfigError
 from methods._base import View, evaluation_view
 
@@ -109,6 +109,36 @@ def test_geometry_group_shares_picture_crop_and_flip_across_sizes():
     assert np.array_equal(drawn["a"], drawn["b"])
 
 
+def test_geometry_group_spans_sources_of_different_sizes():
+    def scene(column, rng):
+        side = {"image": 192, "depth": 64}[column]
+        places = np.arange(side) * 192 // side
+        return np.dstack(np.broadcast_arrays(places[:, None], places[None], 0)).astype(np.uint8)
+
+    views = {
+        "rgb": View(size=32, geometry="g", ratio=(0.2, 5)),
+        "depth": View(size=32, geometry="g", source="depth", ratio=(0.2, 5)),
+    }
+    pipeline = Pipeline(views, 1.0)
+    for i in range(50):  # at such ratios the larger image's tries are not always the smaller one's
+        drawn = pipeline(scene, (0, 0, i))
+        assert np.abs(drawn["rgb"].astype(int) - drawn["depth"]).max() <= 6
+
+
+def test_colours_are_drawn_for_each_view_and_crop_alone():
+    policy = {"size": 40, "jitter": (0.8, 0.8, 0.8, 0.2), "jitter_p": 1.0, "geometry": "g", "count": 2}
+    views = {"a": View(**policy), "b": View(**policy)}
+    plain = {name: View(size=40, geometry="g", count=2) for name in views}
+    geometry = Pipeline(plain, 1.0)(fetch, (0, 0, 0))
+    assert np.array_equal(geometry["a0"], geometry["b0"])
+    drawn = Pipeline(views, 1.0)(fetch, (0, 0, 0))
+    assert len({view.tobytes() for view in drawn.values()}) == 4
+    assert same(drawn, dict(sorted(Pipeline({"b": views["b"], "a": views["a"]}, 1.0)(fetch, (0, 0, 0)).items())))
+    whole = Pipeline({"a": View(**(policy | {"geometry": "", "crop": (1, 1), "ratio": (1, 1), "flip": 0}))}, 1.0)
+    square = picture(40, 40)
+    assert len({view.tobytes() for view in whole(lambda c, r: square, (0, 0, 0)).values()}) == 2
+
+
 def test_strength_zero_is_crop_and_flip_only():
     plain = View(size=24, count=2)
     for i in range(20):
@@ -161,6 +191,10 @@ def test_crop_covers_the_asked_area_and_ratio():
     assert np.mean(areas) == pytest.approx(0.4, abs=0.02)
     assert 0.72 < min(ratios) < 0.8
     assert 1.25 < max(ratios) < 1.4
+    draws, wide = Draws(), View(crop=(0.02, 0.05), ratio=(0.25, 4.0))
+    boxes = [_geometry(draws, wide, 1000, 1000)[0] for _ in range(1000)]
+    assert np.median([box[3] / box[2] for box in boxes]) == pytest.approx(1.0, abs=0.15)  # uniform in the logarithm
+    assert np.mean([box[0] / (1 - box[2]) for box in boxes]) == pytest.approx(0.5, abs=0.05)
 
 
 def chw(image):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from ..config import DataConfig
@@ -14,7 +15,7 @@ from .splits import ArraySplit, Split, digest
 
 NAMES = ("digits", "cifar10", "cifar100", "stl10")
 PIPELINE = "1"  # raised whenever the same key gives other pixels
-_LIBRARIES = ("numpy", "albumentations", "opencv-python-headless", "torch", "torchvision")
+_LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes by many package names
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,9 @@ def fingerprint(source: Source, config: DataConfig) -> dict[str, str]:
 
     Two runs with equal fingerprints and equal configs draw equal pixels; the place where the data lies is no part of it.
     """
-    found = {name: version(name) for name in _LIBRARIES if name != "opencv-python-headless"}
-    import cv2
-
     splits = [split.content() for split in (source.train, source.test) if split is not None]
-    return found | {"opencv": cv2.__version__, "pipeline": PIPELINE, "data": digest(splits, config.image_column)}
+    libraries = {name: version(name) for name in _LIBRARIES}
+    return {**libraries, "opencv": cv2.__version__, "pipeline": PIPELINE, "data": digest(splits, config.image_column)}
 
 
 def _torchvision(name: str, config: DataConfig) -> tuple[ArraySplit, ArraySplit]:

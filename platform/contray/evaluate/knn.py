@@ -62,9 +62,7 @@ def knn_predict(
     ks = k if isinstance(k, tuple) else (k,)
     _check(bank, bank_labels, queries, ks, classes)
     device = torch.device(device) if device is not None else bank.device
-    scale = (
-        torch.linalg.vector_norm(bank, dim=1).float().clamp_min(1e-12).reciprocal().to(device)
-    )  # (N,): no normalised copy of the bank
+    scale = torch.linalg.vector_norm(bank, dim=1).float().clamp_min(1e-12).reciprocal().to(device)  # (N,)
     labels = bank_labels.to(device)
     rows, columns = tile(len(queries), bank.shape[1], chunk_bytes)
     most = min(max(ks), len(bank))
@@ -72,9 +70,7 @@ def knn_predict(
     for query in queries.split(rows):
         query = F.normalize(query.to(device).float(), dim=1)  # (rows, D)
         similarity, neighbours = _search(query, bank, scale, most, columns)  # (rows, k), nearest first
-        weights = (
-            (similarity - similarity[:, :1]).double() / temperature
-        ).exp()  # relative to the nearest: no temperature overflows
+        weights = ((similarity - similarity[:, :1]).double() / temperature).exp()  # relative to the nearest: cannot overflow
         voters = labels[neighbours]
         for each in ks:
             votes = weights.new_zeros(len(query), classes).scatter_add_(1, voters[:, :each], weights[:, :each])  # (rows, C)

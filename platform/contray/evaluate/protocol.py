@@ -95,8 +95,9 @@ def measure(
 ) -> dict[str, float]:
     """k-NN and linear probe of one encoder; `prefix` tells which: "" trained, "random_" untrained, "pixels_" raw pixels.
 
-    Gives {prefix}knn_val_top1 and {prefix}linear_val_top1 (measured on `val` from `fit`) and, where `test` is given, {prefix}knn_top1
-    (its bank is fit and val) and {prefix}linear_top1 (of the probe that `val` picked), all in [0, 1]. Only these two depend on `test`.
+    Gives {prefix}knn_val_top1 and {prefix}linear_val_top1 (measured on `val` from `fit`) and, where `test` is given,
+    {prefix}knn_top1 (its bank is fit and val) and {prefix}linear_top1 (of the probe that `val` picked), all in [0, 1].
+    Only these last two depend on `test`.
 
     Raises DataError where labels are missing, out of [0, classes) or all the same.
     """
@@ -129,7 +130,7 @@ def measure(
 
 
 def report(results: Mapping[str, float], images: int) -> Table:
-    """The result table: top-1 on `images` test images in per cent with its binomial standard error, and training's gain in points.
+    """The result table: top-1 on `images` test images in per cent, with its binomial standard error, and what training gained.
 
     results: the merged dicts of `measure`; an encoder that was not measured has no row.
     """

@@ -3,7 +3,7 @@
 from .links import UI_PORT, base_url, compare_url, experiment_url, run_url, without_login
 from .metric_log import MetricLog, Point
 from .model import fetch_encoder, log_encoder
-from .run import TrackedRun, begin
+from .run import TrackedRun, attach, begin
 from .store import TrackingError, asking, check, client, resolve_uri, sqlite_path
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "TrackedRun",
     "TrackingError",
     "asking",
+    "attach",
     "base_url",
     "begin",
     "check",

@@ -111,6 +111,13 @@ def begin(
     return tracked
 
 
+
+def attach(uri: str, run_id: str) -> TrackedRun:
+    """A run that exists already, as it stands. Raises TrackingError when this store has no such run."""
+    with asking(uri, f"finding run {run_id!r}") as talk:
+        return TrackedRun(uri, talk.get_run(run_id).info.experiment_id, run_id)
+
+
 def _experiment(talk: MlflowClient, uri: str, name: str) -> str:
     found = talk.get_experiment_by_name(name)
     if found is None:

@@ -28,11 +28,14 @@ class Storage:
     """A folder: local, or any file system that pyarrow knows by its address (s3://, gs://, hdfs://)."""
 
     def __init__(self, address: str) -> None:
-        from pyarrow import fs
+        from pyarrow import ArrowInvalid, fs
 
-        self.address = address
         self.local = "://" not in address
-        self.system, self.root = (fs.LocalFileSystem(), str(Path(address).expanduser().resolve())) if self.local else fs.FileSystem.from_uri(address)
+        self.address = str(Path(address).expanduser().resolve()) if self.local else address  # absolute: workers run in another folder
+        try:
+            self.system, self.root = (fs.LocalFileSystem(), self.address) if self.local else fs.FileSystem.from_uri(address)
+        except ArrowInvalid as error:
+            raise UserError(f"scale.storage: got {address}; give a path, or an address such as s3://bucket/runs ({error})") from None
 
     def __truediv__(self, name: str) -> Storage:
         return Storage(f"{self.address.rstrip('/')}/{name}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from .. import data, model, track
 from ..config import RunConfig
-from ..errors import UserError
+from ..errors import ConfigError, UserError
 from ..progress import TrainingBar
 from .checkpoint import PATTERN, Storage
 from .worker import Plan, work
@@ -50,11 +50,11 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
     """
     source = data.open_source(config.data)
     model.check(config, len(source.train))
-    model.device_of(config)
-    storage = Storage(config.scale.storage)
-    storage.create()
+    check_machines(config)
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
+    storage = Storage(config.scale.storage)
+    storage.create()
     name, record = _name(config, storage)
     folder = storage / name
     folder.create()
@@ -87,6 +87,7 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[
     """The same config under `seeds` consecutive seeds, as children of one MLflow run that carries the means."""
     source = data.open_source(config.data)
     model.check(config, len(source.train))
+    check_machines(config)
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
     name = f"{config.run_name}-x{seeds}"
@@ -192,6 +193,28 @@ def _interrupts(asked: list[bool]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def cluster_of(config: RunConfig) -> str:
+    """The Ray cluster to join; empty: none, or this machine's own."""
+    address = config.scale.address or os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" or config.scale.workers == (0, 0) else address
+
+
+def check_machines(config: RunConfig) -> None:
+    """Refuse a cluster that does not answer (Ray itself would go on asking for minutes) and a GPU that is not there."""
+    address = cluster_of(config)
+    if not address:
+        model.device_of(config)  # on a cluster the workers have the GPUs, and this machine may have none
+    if address in ("", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise ConfigError("scale.address", f"got {address}, must be HOST:PORT of a Ray head, or auto; a http:// address takes jobs (ray job submit)")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError("scale.address", f"no Ray cluster answers at {address} ({error}); leave it and RAY_ADDRESS empty for this machine's own") from None
+
+
 @contextlib.contextmanager
 def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     """A Ray cluster: the one that is already joined, the one of scale.address or RAY_ADDRESS, else this machine's own for as long as this lasts."""
@@ -208,11 +231,12 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = config.scale.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = cluster_of(config) or "local"
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         cpus = max(os.cpu_count() or 1, config.scale.workers[1] * max(config.scale.cpus_per_worker, 1))
         options |= {"include_dashboard": dashboard, "num_cpus": cpus}  # trials of several workers need the dashboard: without it their placements leak
+    _warn_of_lost_places(config)
     try:
         ray.init(**options)
     except ConnectionError as error:
@@ -221,6 +245,14 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _warn_of_lost_places(config: RunConfig) -> None:
+    """Ray deletes a job's copy of its working directory some time after the job, and all that was written there."""
+    places = {"scale.storage": Storage(config.scale.storage).address, "track.uri": track.resolve_uri(config.track.uri)}
+    for key, place in places.items():
+        if "/working_dir_files/" in place:
+            print(f"contray: {key} lies in the job's own folder, which Ray deletes; name a place that stays ({place})", flush=True)
 
 
 def _on_ray(config: RunConfig, name: str, folder: Storage, run: track.TrackedRun, bar: TrainingBar) -> dict[str, Any]:
@@ -236,19 +268,20 @@ def fit(config: RunConfig, name: str, folder: Storage, run: track.TrackedRun, wa
 
     least, most = config.scale.workers
     total = ray.cluster_resources()
-    gpu = config.train.device != "cpu" and total.get("GPU", 0) > 0
+    wants_gpu = config.train.device == "cuda" or config.scale.gpus_per_worker > 0  # also where the autoscaler has started none yet
+    gpu = config.train.device != "cpu" and (wants_gpu or total.get("GPU", 0) > 0)
     cpus = config.scale.cpus_per_worker or max(1, int(total.get("CPU", 1)) // most)
     resources = {"CPU": cpus, **({"GPU": config.scale.gpus_per_worker or 1} if gpu else {})}
     board = _board().remote()
     plan = Plan(config.to_yaml(), folder.address, run, cpus, final)
     trainer = TorchTrainer(
         _train_function,
-        train_loop_config={"plan": plan, "board": board},
+        train_loop_config={"plan": plan, "board": board, "folder": os.getcwd()},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=most if least == most else (least, most), use_gpu=gpu, resources_per_worker=resources),
         run_config=RayRunConfig(
             name=name,
-            storage_path=_ray_storage(config.scale.storage),
+            storage_path=f"{Storage(config.scale.storage).address.rstrip('/')}/.ray",  # where Ray Train keeps its own few records of a run
             failure_config=FailureConfig(max_failures=config.scale.max_failures),
             logging_config=LoggingConfig("ERROR"),
         ),
@@ -280,6 +313,9 @@ def fit(config: RunConfig, name: str, folder: Storage, run: track.TrackedRun, wa
 def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Runs in each Ray Train worker."""
     import ray
+
+    if os.path.isdir(settings["folder"]):
+        os.chdir(settings["folder"])  # Ray has moved the worker to a folder that knows no relative data.source or my_method.py
 
     board, seen = settings["board"], {"ref": None, "stop": False}
 
@@ -322,11 +358,6 @@ def _board() -> Any:
             return self.messages
 
     return Board
-
-
-def _ray_storage(address: str) -> str:
-    """Where Ray Train keeps its own few records of a run."""
-    return f"{address.rstrip('/')}/.ray" if "://" in address else str(Path(address).expanduser().resolve() / ".ray")
 
 
 def _plain(error: BaseException) -> BaseException:

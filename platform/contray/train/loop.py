@@ -101,7 +101,7 @@ def train(config: RunConfig, source: data.Source, storage: Storage | None = None
         listener.restore(state)
 
     batches = data.GlobalBatches(
-        source.train, config.views, strength=config.augment.strength, batch_size=size, seed=seed, broken=broken
+        source.train, config.views, strength=config.augment.strength, batch_size=size, seed=seed, broken=broken, max_broken=config.data.max_broken
     )
     epoch_steps = batches.steps_per_epoch
     total = config.train.steps or config.train.epochs * epoch_steps

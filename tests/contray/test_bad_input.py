@@ -1,0 +1,170 @@
+"""What a user can get wrong: one line on stderr that names it, exit code 2, no Ray, nothing on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from contray import tuning
+from contray.cli import main
+from contray.train import launch
+
+NOBODY = "http://127.0.0.1:1"
+OVER = "--train.steps 1 --eval.final false"  # should a row be accepted after all, the test ends soon
+
+ROWS = {  # command -> what its line must say: the field or word, what was given, what is allowed
+    "train simclrr": ("method 'simclrr'", "did you mean simclr"),
+    "train mco": ("method 'mco'", "did you mean moco"),
+    "train {files}/gone.py": ("gone.py", "no such file"),
+    "train {files}/no_method.py": ("no_method.py", "must define PAPER"),
+    "train simclr --preset cifra": ("method.preset", "'cifra'", "did you mean cifar"),
+    "train simclr --method.temprature 0.1": ("method.temprature", "did you mean method.temperature"),
+    "train simclr --train.lr 1": ("train.lr", "did you mean optim.lr"),
+    "train simclr --method.temperature 0": ("method.temperature", "got 0", "> 0"),
+    "train simclr --method.temperature nan": ("method.temperature", "'nan'", "> 0"),
+    "train simclr --method.temperature warm": ("method.temperature", "'warm'", "a number > 0"),
+    "train simclr --train.batch_size 12.5": ("train.batch_size", "'12.5'", "an integer >= 2"),
+    "train simclr --train.batch_size 64 128": ("train.batch_size", "2 values (64 128)", "takes one"),
+    "train simclr --train.batch_size 100000": ("train.batch_size", "got 100000", "training samples"),
+    "train simclr --train.precision fp16": ("train.precision", "'fp16'", "bf16 | fp32 | fp64"),
+    "train simclr --augment.strength 3": ("augment.strength", "got 3", "<= 2"),
+    "train simclr --optim.lr -1": ("optim.lr", "got -1", "> 0"),
+    "train simclr --seed x": ("seed", "'x'", "an integer >= 0"),
+    "train moco --method.queue_size 64": ("method.queue_size", "got 64", "at least the global batch of 128"),
+    "train moco --method.queue_size 5625": ("method.queue_size", "got 5625", "at most 5624", "negatives"),
+    "train simclr --scale.workers 200 200": ("scale.workers", "got up to 200", "train.batch_size", "at most one per row"),
+    "train simclr --scale.workers 2 1": ("scale.workers", "got 2 1", "must not exceed"),
+    "train simclr --scale.address 127.0.0.1:1": ("scale.address", "no Ray cluster answers at 127.0.0.1:1"),
+    "train simclr --scale.address http://127.0.0.1:8265": ("scale.address", "HOST:PORT", "ray job submit"),
+    "train simclr --scale.storage nowhere://runs": ("scale.storage", "nowhere://runs", "s3://"),
+    "train simclr --train.device cuda": ("train.device", "got cuda", "no GPU"),
+    "train simclr --data.source {files}/gone": ("data.source", "gone", "does not exist"),
+    "train simclr --data.source {files}/empty": ("data.source", "no image", "empty"),
+    "train simclr --data.source {files}/plain.parquet": ("data.image_column", "no column 'image'", "it has picture"),
+    "train simclr --data.source {files}/text.txt": ("data.source", "text.txt", "Parquet"),
+    "train simclr --data.source cifar10 --data.root {files}": ("data.source", "cifar10", "--data.download true"),
+    "train simclr --data.share colour": ("data.share", "'colour'", "known: background, digit, position"),
+    f"train simclr --track.uri {NOBODY}": ("track.uri", f"no MLflow server answers at {NOBODY}", "sqlite:///"),
+    f"train simclr --seeds 2 --track.uri {NOBODY}": ("track.uri", f"no MLflow server answers at {NOBODY}", "sqlite:///"),
+    "train simclr --track.uri file:///tmp/x": ("track.uri", "'file:///tmp/x'", "sqlite:///"),
+    "train --config {files}/gone.yaml": ("--config", "gone.yaml", "no file"),
+    "train --config {files}/broken.yaml": ("broken.yaml", "no YAML"),
+    "train --config {files}/list.yaml": ("list.yaml", "no mapping", "train.epochs"),
+    "train --config {files}/unknown.yaml": ("train.epoch", "did you mean train.epochs"),
+    "train --config {files}/bytes.yaml": ("--config", "bytes.yaml", "cannot be read as text"),
+    "train simclr moco": ("moco", "not understood", "--help"),
+    "train simclr --sedes 2": ("--sedes", "did you mean --seeds"),
+    "train simclr --seeds": ("--seeds", "needs an integer"),
+    "train simclr --seeds two": ("--seeds", "'two'", "an integer"),
+    "train simclr --seeds 0": ("--seeds", "got 0", "at least 1"),
+    "trian": ("'trian'", "did you mean train"),
+    "data": ("'data'", "did you mean data preview"),
+    "tune": ("SPACE is missing", "--help"),
+    "tune nope": ("space 'nope'", "moco"),
+    "tune simclr_strength --metric linear_top1": ("--metric", "linear_top1", "linear_val_top1", "test set"),
+    "tune simclr_strength --method.temperature 0": ("method.temperature", "got 0", "> 0"),
+    "eval": ("PROTOCOL is missing", "--help"),
+    "eval svm --checkpoint x": ("svm", "linear or knn"),
+    "eval linear": ("--run", "--checkpoint"),
+    "eval linear --run x --checkpoint y": ("either --run", "or --checkpoint"),
+    "eval linear --run x": ("track.uri", "mlflow.db", "contray train"),
+    f"eval linear --run x --track.uri {NOBODY}": ("track.uri", f"no MLflow server answers at {NOBODY}"),
+    "eval linear --checkpoint {files}/gone.pt": ("--checkpoint", "no file", "gone.pt"),
+    "eval linear --checkpoint {files}/empty": ("--checkpoint", "no checkpoint", "empty"),
+    "eval knn --checkpoint {files}/torn.pt": ("torn.pt", "torn or no checkpoint"),
+    "eval knn --checkpoint {files}/pickled.pt": ("pickled.pt", "pickled objects", "never loaded"),
+    "eval knn --checkpoint {files}/foreign.pt": ("foreign.pt", "no checkpoint of contray"),
+    "eval linear --checkpoint x --method.temperature 1": ("method.temperature", "data.*"),
+    "compare": ("track.uri", "mlflow.db", "contray train"),
+    f"ui --uri {NOBODY}": ("track.uri", f"no MLflow server answers at {NOBODY}"),
+    "ui --port many": ("--port", "'many'", "an integer"),
+    "data preview nope": ("method 'nope'", "simclr"),
+    "data preview simclr --samples 0": ("--samples", "got 0", "at least 1"),
+    "data preview simclr --out views.doc": ("--out", "views.doc", ".png"),
+}
+
+
+class Loaded:
+    """Unpickled, this leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return (Path.touch, (self.trace,))
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "empty").mkdir()
+    (folder / "no_method.py").write_text("answer = 42\n")
+    (folder / "text.txt").write_text("hello")
+    (folder / "broken.yaml").write_text("train: [1,")
+    (folder / "list.yaml").write_text("- 1\n")
+    (folder / "unknown.yaml").write_text("train:\n  epoch: 3\n")
+    (folder / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    pq.write_table(pa.table({"picture": [b"x"]}), folder / "plain.parquet")
+    torch.save({"method": {}, "config": Loaded(folder / "unpickled")}, folder / "pickled.pt")
+    torch.save({"weights": torch.zeros(3)}, folder / "foreign.pt")
+    (folder / "torn.pt").write_bytes((folder / "foreign.pt").read_bytes()[:200])
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to stand in, where no Ray can be started."""
+
+    def started(*args: object, **kwargs: object) -> None:
+        raise AssertionError("Ray was started")
+
+    for module in (launch, tuning):
+        monkeypatch.setattr(module, "ray_session", started)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("command", "said"), ROWS.items(), ids=list(ROWS))
+def test_refused(command: str, said: tuple[str, ...], files: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if command.startswith("train ") and "train.steps" not in command:
+        command += f" {OVER}"
+    assert main(command.format(files=files).split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("contray: ")
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n")
+    for words in said:
+        assert words in err
+    assert not (files / "unpickled").exists()
+
+
+def test_no_words_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "contray COMMAND [OPTIONS]" in capsys.readouterr().out
+
+
+def test_refusing_a_run_imports_neither_ray_nor_mlflow(files: Path, tmp_path: Path) -> None:
+    commands = [
+        "train simclrr", "train simclr --method.temperature 0", "train simclr --train.lr 1",
+        "train moco --method.queue_size 64", "train moco --method.queue_size 5625", f"train simclr --data.source {files}/gone",
+        f"train --data.source {files}/empty", f"train --data.source {files}/plain.parquet", f"train --track.uri {NOBODY}",
+    ]  # fmt: skip
+    code = f"""
+import sys
+sys.modules["ray"] = sys.modules["mlflow"] = None
+from contray.cli import main
+sys.exit(0 if all(main(command.split()) == 2 for command in {commands!r}) else 1)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stderr.splitlines()) == len(commands)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,78 @@
+"""The command line: how words become dotted keys, what the help lists, and that a saved config starts the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from contray import RunConfig
+from contray.cli import config_from, main, split_dotted
+from contray.config import declared_keys
+
+KEYS = {"track.uri": "sqlite:///elsewhere.db", "seed": "3", "data.share": ["digit", "position"], "views.key.blur": "0.25"}
+
+
+@pytest.mark.parametrize(
+    ("words", "dotted", "plain"),
+    [
+        ("simclr --train.epochs 3", {"train.epochs": ["3"]}, ["simclr"]),
+        ("--train.epochs=3 simclr", {"train.epochs": ["3"]}, ["simclr"]),
+        ("simclr --seed 3 --quiet", {"seed": ["3"]}, ["simclr", "--quiet"]),
+        ("--seeds 3", {}, ["--seeds", "3"]),
+        ("--scale.workers 1 4 --dry-run", {"scale.workers": ["1", "4"]}, ["--dry-run"]),
+        ("--scale.workers=1,4", {"scale.workers": ["1,4"]}, []),
+        ("--train.compile --train.steps 5", {"train.compile": ["true"], "train.steps": ["5"]}, []),
+        ("--optim.lr -1e-3 --seed -1", {"optim.lr": ["-1e-3"], "seed": ["-1"]}, []),
+        ("--data.source=a=b", {"data.source": ["a=b"]}, []),
+        ("--train.batch-size 64", {"train.batch_size": ["64"]}, []),
+        ("--train.steps 5 --train.steps 6", {"train.steps": ["6"]}, []),
+        ("--views.view.jitter 0.4 0.4 0.4 0.1", {"views.view.jitter": ["0.4", "0.4", "0.4", "0.1"]}, []),
+        ("--config run.yaml", {}, ["--config", "run.yaml"]),
+        ("mine.py --preset v1", {}, ["mine.py", "--preset", "v1"]),
+    ],
+)
+def test_words_become_dotted_keys(words: str, dotted: dict[str, list[str]], plain: list[str]) -> None:
+    assert split_dotted(words.split()) == (dotted, plain)
+
+
+def test_a_value_may_hold_spaces_and_may_be_empty() -> None:
+    assert split_dotted(["--track.name", "my run", "--data.label_column", ""]) == ({"track.name": ["my run"], "data.label_column": [""]}, [])
+
+
+def test_a_saved_config_repeats_the_run(tmp_path: Path) -> None:
+    config = RunConfig.make("moco", KEYS, preset="digits_v1")
+    saved = tmp_path / "config.yaml"
+    saved.write_text(config.to_yaml())
+    again = config_from("", "", saved, {})
+    assert again == config
+    assert again.run_name == config.run_name
+    assert config_from("", "", saved, {"seed": ["4"]}) == config.replace({"seed": 4})
+
+
+def test_dry_run_prints_a_config_that_repeats_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "moco", "--preset", "digits_v1", "--seed", "3", "--data.share", "digit", "position"]
+    assert main([*words, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    saved = tmp_path / "config.yaml"
+    resolved = printed.partition("\n\n")[0]  # a table of estimates follows
+    saved.write_text(resolved)
+    assert main(["train", "--config", str(saved), "--dry_run"]) == 0
+    assert capsys.readouterr().out.partition("\n\n")[0] == resolved
+
+
+def test_help_lists_every_key_with_its_unit_and_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "moco", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    lines = [line.strip(" │") for line in shown.splitlines()]
+    explained = {line.split()[0].rstrip(","): after for line, after in zip(lines, lines[1:], strict=False) if line.startswith("--")}
+    assert {"--preset", "--config", "--dry_run", "--seeds", "--quiet"} <= set(explained)
+    config = RunConfig.make("moco")
+    for key, declared in declared_keys(config):
+        assert explained[f"--{key}"].startswith(declared.help)
+        assert f"[{declared.unit}]" in explained[f"--{key}"] or not declared.unit
+    assert explained["--method.queue_size"].endswith(f"[keys] (default: {config.method.queue_size})")
+    assert explained["--train.checkpoint_seconds"].endswith("[s] (default: 30.0)")

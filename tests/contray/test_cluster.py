@@ -1,0 +1,65 @@
+"""The cluster launcher's file: Ray takes it, and it says what it should."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPO = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def written() -> dict[str, Any]:
+    return yaml.safe_load((REPO / "ray_cluster.yaml").read_text())
+
+
+def validated(config: dict[str, Any]) -> dict[str, Any]:
+    """The config as `ray up` reads it: filled with AWS's defaults and checked against Ray's schema."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(copy.deepcopy(config))
+    validate_config(prepared)
+    return prepared
+
+
+def test_ray_accepts_the_cluster_file(written: dict[str, Any]) -> None:
+    prepared = validated(written)
+    assert prepared["docker"]["container_name"] == "contray"
+    assert set(prepared["available_node_types"]) == {"head", "gpu"}, "AWS's default node types are replaced, not added to"
+    head, gpu = prepared["available_node_types"]["head"], prepared["available_node_types"]["gpu"]
+    assert head["max_workers"] == 0
+    assert (gpu["min_workers"], gpu["max_workers"]) == (0, prepared["max_workers"])
+    assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+
+
+def test_the_schema_refuses_an_unknown_key(written: dict[str, Any]) -> None:
+    from jsonschema import ValidationError
+
+    with pytest.raises(ValidationError, match="idle_minutes"):
+        validated({**written, "idle_minutes": 1})
+
+
+def test_nodes_get_the_project_and_the_token(written: dict[str, Any]) -> None:
+    prepared = validated(written)
+    assert prepared["file_mounts"] == {"~/contray": ".", "~/.ray/auth_token": "~/.ray/auth_token"}
+    for part in ("head", "worker"):
+        setup = prepared[f"{part}_setup_commands"]
+        assert "pip install ~/contray" in setup
+        start = prepared[f"{part}_start_ray_commands"][-1]
+        assert "RAY_AUTH_MODE=token ray start" in start
+    assert "--dashboard-host=127.0.0.1" in prepared["head_start_ray_commands"][-1]
+
+
+def test_images_are_of_a_ray_and_a_python_that_the_project_supports(written: dict[str, Any]) -> None:
+    import tomllib
+
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    (least,) = (line.split(">=")[1] for line in project["dependencies"] if line.startswith("ray["))
+    for image in (written["docker"]["head_image"], written["docker"]["worker_image"]):
+        version, python, _ = image.removeprefix("rayproject/ray:").split("-")
+        assert tuple(map(int, version.split("."))) >= tuple(map(int, least.split(".")))
+        assert python == "py" + project["requires-python"].removeprefix(">=").replace(".", "")

@@ -1,0 +1,173 @@
+"""A job on a cluster whose nodes hold only the dependencies: the code, a user's own method and images travel with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPO = Path(__file__).parents[2]
+OURS = ("contray", "methods", "tune_spaces", "__editable__", "_editable", "__pycache__")
+RAY = ("-m", "ray.scripts.scripts")
+
+OWN_METHOD = """
+from methods.simclr import PAPER, PRESETS, RECIPE, VIEWS, Config, SimCLR
+
+
+class Mine(SimCLR):
+    pass
+"""
+
+
+def bare_python(folder: Path) -> Path:
+    """A Python with all that this one has, but none of this project: what a node has that holds the dependencies only."""
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for source in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(source).iterdir():
+            target = packages / entry.name
+            if not entry.name.startswith(OURS) and not target.exists():
+                target.symlink_to(entry)
+    return folder / "bin" / "python"
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def processes_of(mark: str) -> list[int]:
+    """The processes that were started with `mark` in their environment or on their command line, without this one."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+                if mark.encode() in (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def end_all(mark: str) -> None:
+    """End the processes that carry `mark`; not by `ray stop`, which would end every cluster of this machine."""
+    while left := processes_of(mark):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def cluster() -> Iterator[tuple[str, dict[str, str]]]:
+    """(the address that jobs are sent to, the environment of whoever sends them) of a one-node cluster without this project."""
+    home = Path(tempfile.mkdtemp(prefix="contray-jobs-", dir="/tmp"))  # short: Ray's sockets lie below it, and their paths must
+    dashboard, client, agent = free_ports(3)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "OMP_NUM_THREADS": "1"}
+    python = bare_python(home / "venv")
+    path = f"{python.parent}:{environment['PATH']}"  # a job's `python` is the first on the PATH of whoever started the node
+    command = [
+        str(python), *RAY, "start", "--head", "--block", "--num-cpus=2", "--port=0", "--node-ip-address=127.0.0.1",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
+        f"--dashboard-agent-listen-port={agent}", f"--temp-dir={home}/ray", "--disable-usage-stats",
+    ]  # fmt: skip
+    try:
+        assert subprocess.run([python, "-c", "import contray"], cwd=home, env=environment, capture_output=True).returncode == 1
+        out = (home / "log").open("w")
+        with out, subprocess.Popen(command, cwd=home, env={**environment, "PATH": path}, stdout=out, stderr=out) as head:
+            try:
+                address = f"http://127.0.0.1:{dashboard}"
+                deadline = time.monotonic() + 60
+                while not answers(address, environment["RAY_AUTH_TOKEN"]):
+                    assert head.poll() is None, (home / "log").read_text()
+                    assert time.monotonic() < deadline, f"no cluster after 60 s: {(home / 'log').read_text()}"
+                    time.sleep(0.2)
+                yield address, environment
+            finally:
+                end_all(str(home))
+    finally:
+        shutil.rmtree(home)
+
+
+def answers(address: str, token: str) -> bool:
+    """Whether the cluster takes jobs."""
+    try:
+        urlopen(Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A working tree with a user's method and images in it, and with what must stay at home."""
+    tree = tmp_path / "tree"
+    for name in ("platform", "methods", "tune_spaces"):
+        shutil.copytree(REPO / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "runtime_env.yaml", tree)
+    (tree / "mine.py").write_text(OWN_METHOD)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 20), ("test", 5)):
+        for label in ("dark", "light"):
+            folder = tree / "images" / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 128, (32, 32, 3)) + (128 if label == "light" else 0)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    for left_behind in ("data", "docs", "tests", "contray_runs", "mlruns", ".venv"):
+        (tree / left_behind).mkdir()
+        (tree / left_behind / "stays_at_home").write_text(left_behind)
+    (tree / "mlflow.db").write_text("stays_at_home")
+    return tree
+
+
+@pytest.mark.ray
+def test_a_job_brings_its_code_along(cluster: tuple[str, dict[str, str]], tree: Path, store: str, tmp_path: Path) -> None:
+    address, environment = cluster
+    train = [
+        "python", "-m", "contray", "train", "mine.py", "--preset", "digits", "--data.source", "images", "--data.workers", "0",
+        "--train.batch_size", "16", "--train.steps", "4", "--eval.every_epochs", "0", "--eval.probe_epochs", "2",
+        "--track.uri", store, "--scale.storage", str(tmp_path / "runs"),
+    ]  # fmt: skip
+    submit = ["job", "submit", "--address", address, "--working-dir", ".", "--runtime-env", "runtime_env.yaml", "--"]
+    entry = ["sh", "-c", f"echo carried: $(find . -name stays_at_home -o -name mlflow.db -o -name images) && {' '.join(train)}"]
+
+    sent = subprocess.run([sys.executable, *RAY, *submit, *entry], cwd=tree, env=environment, capture_output=True, text=True)
+
+    told = sent.stdout + sent.stderr
+    assert sent.returncode == 0, told
+    assert "succeeded" in told
+    assert "carried: ./images\n" in told
+    assert "trained encoder" in told
+    assert "the job's own folder" not in told
+    with contextlib.closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as base:
+        logged = set(base.execute("select key, step from metrics"))
+        names = [name for (name,) in base.execute("select name from runs where status = 'FINISHED'")]
+    assert {("loss", 1), ("loss", 4), ("knn_top1", 4), ("linear_top1", 4), ("pixels_linear_top1", 4)} <= logged
+    assert [name.rpartition("-")[0] for name in names] == ["mine-digits"]
+    assert (tmp_path / "runs" / names[0] / "step-000000004.pt").exists()
+
+    refused = subprocess.run(
+        [sys.executable, *RAY, "job", "list", "--address", address],
+        cwd=tree, env={**environment, "RAY_AUTH_TOKEN": "1" * 64}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert refused.returncode != 0
+    assert "Authentication" in refused.stderr

@@ -1,0 +1,143 @@
+"""The structure that the design promises: who imports whom, what stays light, what every method's file offers."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contray import RunConfig, data
+from contray.registry import load_method, load_space, method_names, space_names
+
+REPO = Path(__file__).parents[1]
+ENGINE = REPO / "platform" / "contray"
+METHOD_FILES = sorted((REPO / "methods").glob("*.py"))
+ALL_PRESETS = [(name, preset) for name in method_names() for preset in load_method(name).presets]
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The absolute names of all modules and members that a file imports, wherever in it; `importlib.import_module("x")` too."""
+    root = REPO / "platform" if path.is_relative_to(ENGINE) else REPO
+    package = list(path.relative_to(root).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "import_module":
+            yield from (word.value for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str))
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def run(code: str) -> str:
+    """What `code` prints in a fresh process."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO).stdout
+
+
+# ---------------------------------------------------------------- imports
+
+
+def test_platform_is_no_package() -> None:
+    assert not (REPO / "platform" / "__init__.py").exists(), "it would shadow the standard library's `platform`"
+    assert run("import platform; print(platform.__file__, platform.system())").split()[1]
+    assert str(REPO) not in run("import platform; print(platform.__file__)")
+
+
+@pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.name)
+def test_methods_are_pure_torch(path: Path) -> None:
+    own = ("methods._base", "methods._parts")
+    for name in imports_of(path):
+        assert name.split(".")[0] in sys.stdlib_module_names or within(name, "torch", *own), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "tune_spaces").glob("*.py")), ids=lambda path: path.name)
+def test_spaces_import_domains_alone(path: Path) -> None:
+    for name in imports_of(path):
+        assert within(name, "ray.tune", "contray.config"), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted(ENGINE.rglob("*.py")), ids=lambda path: str(path.relative_to(ENGINE)))
+def test_the_engine_reaches_methods_through_the_registry(path: Path) -> None:
+    for name in imports_of(path):
+        assert not within(name, "tune_spaces"), f"{path.name} imports {name}"
+        assert not within(name, "methods") or within(name, "methods._base", "methods._parts"), f"{path.name} imports {name}"
+        assert not within(name, "contray.cli") or path.name == "__main__.py", f"{path.name} imports {name}"
+
+
+def test_science_loop_and_data_need_neither_ray_nor_mlflow() -> None:
+    modules = [f"methods.{path.stem}" for path in METHOD_FILES if path.stem != "__init__"]
+    modules += ["contray.train.loop", "contray.data", "contray.evaluate", "contray.evaluate.online", "contray.encoder"]
+    run(f"""
+import sys, importlib
+sys.modules["ray"] = sys.modules["mlflow"] = None
+for name in {modules}:
+    importlib.import_module(name)
+""")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], []])
+def test_help_is_light(words: list[str]) -> None:
+    heavy = {"torch", "ray", "mlflow", "numpy", "tyro", "rich", "yaml", "cv2", "sklearn", "pyarrow"}
+    loaded = run(f"""
+import sys
+from contray.cli import main
+assert main({words}) == 0
+print()
+print(*sorted(set(sys.modules) & {heavy}))
+""").splitlines()[-1]
+    assert loaded == ""
+
+
+def test_help_answers_at_once() -> None:
+    subprocess.run([sys.executable, "-m", "contray", "--help"], capture_output=True, check=True, cwd=REPO / "platform", timeout=5)
+
+
+# ---------------------------------------------------------------- methods
+
+
+@pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.name)
+def test_method_files_stay_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize(("name", "preset"), ALL_PRESETS)
+def test_presets_resolve_and_repeat_themselves(name: str, preset: str) -> None:
+    config = RunConfig.make(name, preset=preset)
+    again = RunConfig.from_yaml(config.to_yaml())
+    assert again == config
+    assert again.run_name == config.run_name
+    assert config.method.preset == preset
+    assert load_method(name).presets[preset].about
+
+
+@pytest.mark.parametrize(("name", "preset"), [each for each in ALL_PRESETS if each[1].startswith("digits")])
+def test_momentum_suits_the_length_of_digits_runs(name: str, preset: str) -> None:
+    """1 / (1 - m) steps are what an average over past encoders looks back on: at most a twentieth of the run."""
+    config = RunConfig.make(name, preset=preset)
+    momentum = getattr(config.method, "momentum", None)
+    if momentum is None:
+        assert not hasattr(config.method, "ema")
+        return
+    samples = len(data.open_source(config.data).train)
+    steps = config.train.steps or config.train.epochs * (samples // config.train.batch_size)
+    assert 1 / (1 - momentum) <= steps / 20 + 1e-9
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_methods_have_presets_for_the_paper_and_the_small_sets(name: str) -> None:
+    assert {"paper", "cifar", "digits"} <= set(load_method(name).presets)
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_spaces_search_keys_that_their_method_has(name: str) -> None:
+    space = load_space(name)
+    assert set(space.SPACE) <= set(RunConfig.make(space.METHOD, getattr(space, "BASE", {})).flat())
