@@ -56,13 +56,17 @@ class View:
     count: int = setting(1, "how many crops of this kind are drawn per sample", ge=1)
     source: str = setting("image", "column of the data source")
     kind: Literal["image", "patches"] = setting("image", "one image, or a grid of overlapping patches (see grid)")
-    crop: tuple[float, float] = setting((0.08, 1.0), "area of the random resized crop; (0, 0): resize and centre crop", unit="fraction", ge=0, le=1)
+    crop: tuple[float, float] = setting(
+        (0.08, 1.0), "area of the random resized crop; (0, 0): resize and centre crop", unit="fraction", ge=0, le=1
+    )
     ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "aspect ratio of the crop", ge=0.1, le=10)
     flip: float = setting(0.5, "horizontal flip", unit="probability", ge=0, le=1)
     geometry: str = setting("", "views of one geometry group share crop and flip; empty: a geometry of its own")
     interpolation: Literal["linear", "cubic", "area"] = setting("linear", "how the crop is resized")
     rotation: float = setting(0.0, "largest rotation", unit="degrees", ge=0, le=180)
-    jitter: tuple[float, float, float, float] = setting((0.0, 0.0, 0.0, 0.0), "brightness, contrast, saturation, hue", unit="fraction", ge=0)
+    jitter: tuple[float, float, float, float] = setting(
+        (0.0, 0.0, 0.0, 0.0), "brightness, contrast, saturation, hue", unit="fraction", ge=0
+    )
     jitter_p: float = setting(0.0, "colour jitter", unit="probability", ge=0, le=1)
     gray: float = setting(0.0, "conversion to grey", unit="probability", ge=0, le=1)
     blur: float = setting(0.0, "Gaussian blur", unit="probability", ge=0, le=1)
@@ -82,7 +86,16 @@ class View:
 
 def evaluation_view(view: View) -> View:
     """The deterministic counterpart of a training view: resize, centre crop, the same colour space and size."""
-    return View(size=view.size, source=view.source, kind=view.kind, crop=(0.0, 0.0), flip=0.0, sobel=view.sobel, space=view.space, grid=view.grid)
+    return View(
+        size=view.size,
+        source=view.source,
+        kind=view.kind,
+        crop=(0.0, 0.0),
+        flip=0.0,
+        sobel=view.sobel,
+        space=view.space,
+        grid=view.grid,
+    )
 
 
 @dataclass(frozen=True)
@@ -159,7 +172,9 @@ class Batch:
     size: int
     seed: int = 0
     step: int = 0
-    norm: Callable[[str], AbstractContextManager[None]] = lambda layout: nullcontext()  # sets the layout of norm groups: blocks, strided
+    norm: Callable[[str], AbstractContextManager[None]] = lambda layout: (
+        nullcontext()
+    )  # sets the layout of norm groups: blocks, strided
 
     def crops(self, name: str) -> Tensor:
         """All crops of one view entry, crop-major: (V*B, C, H, W)."""
@@ -175,10 +190,17 @@ class Batch:
         count = 1
         for side in shape:
             count *= side
-        key = int.from_bytes(hashlib.blake2b(f"{self.seed}/{self.step}/{name}".encode(), digest_size=8).digest(), "little", signed=True)
+        key = int.from_bytes(
+            hashlib.blake2b(f"{self.seed}/{self.step}/{name}".encode(), digest_size=8).digest(), "little", signed=True
+        )
         rows = _mix(self.slot.to(torch.int64) ^ key)[:, None]  # (B, 1)
         bits = _mix(rows + _mix(torch.arange(1, count + 1, device=self.slot.device)))  # (B, count)
-        return (((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53).to(dtype).clamp(max=_below_one(dtype)).reshape(-1, *shape)
+        return (
+            (((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53)
+            .to(dtype)
+            .clamp(max=_below_one(dtype))
+            .reshape(-1, *shape)
+        )
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -207,6 +229,7 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone()
+        self.out_dim: int = self.backbone.out_dim  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
 
     @classmethod
     def check(cls, config: Any, *, samples: int, batch: int) -> None:

@@ -124,7 +124,9 @@ class _GroupedNorm(torch.autograd.Function):
     """Batch norm over groups that may span ranks. Statistics are combined by Chan et al. (1979), in at least float32."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, ids: Tensor | None, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, ids: Tensor | None, groups: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         wide = full(x)
         space = tuple(range(2, x.ndim))
         area = x[0, 0].numel()

@@ -6,8 +6,10 @@ Two augmentations of one image attract each other in a projected space and repel
 B batch rows, V crops, F backbone features, D projected features
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
@@ -53,7 +55,10 @@ PRESETS = {
     "paper": Preset("ResNet-50, batch 4096, 1000 epochs: 69.3 % linear on ImageNet"),
     "multicrop": Preset(
         "paper with 4 more crops of 96 px, each contrasted with both large ones (as in SwAV's table 3): about 2.4 points more",
-        views={"view": replace(VIEWS["view"], crop=(0.14, 1.0)), "small": replace(VIEWS["view"], size=96, count=4, crop=(0.05, 0.14))},
+        views={
+            "view": replace(VIEWS["view"], crop=(0.14, 1.0)),
+            "small": replace(VIEWS["view"], size=96, count=4, crop=(0.05, 0.14)),
+        },
     ),
     "cifar": Preset(
         "ResNet-18 with a 3x3 stem, batch 512 (appendix B.9): about 91 % linear on CIFAR-10 after 1000 epochs",
@@ -90,10 +95,10 @@ PRESETS = {
 
 
 class SimCLR(Method):
-    def __init__(self, config: Config, backbone) -> None:
+    def __init__(self, config: Config, backbone: Callable[[], nn.Module]) -> None:
         super().__init__(config, backbone)
         self.projector = nn.Sequential(  # batch norm on the output too, without a shift, as released
-            nn.Linear(self.backbone.out_dim, config.projector_hidden, bias=False),
+            nn.Linear(self.out_dim, config.projector_hidden, bias=False),
             BatchNorm(config.projector_hidden),
             nn.ReLU(),
             nn.Linear(config.projector_hidden, config.projector_dim, bias=False),
@@ -116,7 +121,7 @@ class SimCLR(Method):
         z = [normalize(crop) for h in reps.values() for crop in self.project(h)]  # V of (B, D)
         pairs = [(i, j) for i in range(reps["view"].shape[1]) for j in range(i + 1, len(z))]  # a small crop meets large ones only
         terms = [nt_xent(z[i], z[j], self.config.temperature, batch.slot, batch.size) for i, j in pairs]
-        loss, accuracy = (sum(values) / len(pairs) for values in zip(*terms, strict=True))
+        loss, accuracy = (torch.stack(values).mean() for values in zip(*terms, strict=True))
         return {"loss": loss, "contrast_top1": accuracy}
 
     def project(self, h: Tensor) -> Tensor:

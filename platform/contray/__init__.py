@@ -1,9 +1,9 @@
 """contray: self-supervised visual representation learning on Ray, elastic and exact.
 
-    import contray
-    config = contray.RunConfig.make("simclr", {"train.epochs": 20})
-    result = contray.train(config)        # result.metrics, result.run_id, result.checkpoint
-    encoder = contray.load(result.run_id) # encoder(images) -> features
+import contray
+config = contray.RunConfig.make("simclr", {"train.epochs": 20})
+result = contray.train(config)        # result.metrics, result.run_id, result.checkpoint
+encoder = contray.load(result.run_id) # encoder(images) -> features
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     for module in ("errors", "config", "api"):
-        if name in {"errors": ("ConfigError", "DataError", "UserError"), "config": ("RunConfig",), "api": ("evaluate", "load", "train", "tune")}[module]:
+        if (
+            name
+            in {
+                "errors": ("ConfigError", "DataError", "UserError"),
+                "config": ("RunConfig",),
+                "api": ("evaluate", "load", "train", "tune"),
+            }[module]
+        ):
             return getattr(importlib.import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

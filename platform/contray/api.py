@@ -38,7 +38,9 @@ def load(run_id: str, *, uri: str = "") -> Encoder:
     return read_folder(track.fetch_encoder(uri, run_id))
 
 
-def evaluate(protocols: tuple[str, ...], *, run: str = "", checkpoint: str = "", overrides: Mapping[str, Any] | None = None) -> dict[str, float]:
+def evaluate(
+    protocols: tuple[str, ...], *, run: str = "", checkpoint: str = "", overrides: Mapping[str, Any] | None = None
+) -> dict[str, float]:
     """k-NN and linear probe of a run's encoder or of a checkpoint, beside the untrained encoder and raw pixels.
 
     overrides: dotted keys of data.* and eval.*, e.g. another data.source; others would change the encoder and are refused.
@@ -51,7 +53,9 @@ def evaluate(protocols: tuple[str, ...], *, run: str = "", checkpoint: str = "",
     overrides = dict(overrides or {})
     foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
     if foreign:
-        raise UserError(f"{foreign[0]}: an evaluation takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder")
+        raise UserError(
+            f"{foreign[0]}: an evaluation takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder"
+        )
     if bool(run) == bool(checkpoint):
         raise UserError("name what to evaluate: either --run RUN_ID or --checkpoint PATH")
     uri = RunConfig.make(overrides={key: value for key, value in overrides.items() if key == "track.uri"}).track.uri

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ def factory(config: BackboneConfig, seed: int) -> Callable[[], nn.Module]:
 
 
 def _resnet(config: BackboneConfig) -> nn.Module:
+    """torchvision's ResNet with the configured stem and width; its `fc` is the identity."""
     from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
     block, layers = {
@@ -32,7 +34,7 @@ def _resnet(config: BackboneConfig) -> nn.Module:
         "resnet34": (BasicBlock, [3, 4, 6, 3]),
         "resnet50": (Bottleneck, [3, 4, 6, 3]),
     }[config.name]
-    net = ResNet(block, layers, zero_init_residual=config.zero_init_residual)
+    net: Any = ResNet(block, layers, zero_init_residual=config.zero_init_residual)
     if config.width != 64:
         _scale_width(net, config.width / 64)
     if config.stem == "cifar":  # Chen et al. 2020, appendix B.9
@@ -41,7 +43,7 @@ def _resnet(config: BackboneConfig) -> nn.Module:
         net.maxpool = nn.Identity()
     out_dim = round(net.fc.in_features * config.width / 64)
     net.fc = nn.Identity()
-    net.out_dim = out_dim  # pyright: ignore[reportAttributeAccessIssue]
+    net.out_dim = out_dim
     return net
 
 
@@ -51,8 +53,8 @@ def _scale_width(net: nn.Module, factor: float) -> None:
         if isinstance(child, nn.Conv2d):
             inputs = child.in_channels if child.in_channels == 3 else round(child.in_channels * factor)
             conv = nn.Conv2d(
-                inputs, round(child.out_channels * factor), child.kernel_size, child.stride, child.padding, bias=False  # pyright: ignore[reportArgumentType]
-            )
+                inputs, round(child.out_channels * factor), child.kernel_size, child.stride, child.padding, bias=False
+            )  # pyright: ignore[reportArgumentType]
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             setattr(net, name, conv)
         elif isinstance(child, nn.BatchNorm2d):

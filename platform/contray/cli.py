@@ -85,7 +85,9 @@ def split_dotted(words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]
     return {key: values or ["true"] for key, values in dotted.items()}, plain
 
 
-def parse(options: type, words: Sequence[str], prog: str, keys: Callable[[list[str]], "RunConfig"] | None = None) -> tuple[Any, dict[str, list[str]]]:
+def parse(
+    options: type, words: Sequence[str], prog: str, keys: Callable[[list[str]], "RunConfig"] | None = None
+) -> tuple[Any, dict[str, list[str]]]:
     """Parse a command's own options by tyro, and take the dotted ones out. `--help` lists both, the keys of `keys(words)` with their defaults."""
     import tyro
 
@@ -93,14 +95,18 @@ def parse(options: type, words: Sequence[str], prog: str, keys: Callable[[list[s
     if "-h" in plain or "--help" in plain:
         shown = _with_keys(options, keys([word for word in plain if word not in ("-h", "--help")])) if keys else options
         tyro.cli(shown, args=["--help"], prog=f"contray {prog}", description=options.__doc__, use_underscores=True)
-    plain = [re.sub("^--[a-z_]+", lambda flag: flag[0].replace("_", "-"), word) for word in plain]  # --dry_run, as the help has it, too
+    plain = [
+        re.sub("^--[a-z_]+", lambda flag: flag[0].replace("_", "-"), word) for word in plain
+    ]  # --dry_run, as the help has it, too
     known = {f"--{name.replace('_', '-')}" for name in options.__dataclass_fields__}
     for word in plain:
         if word.startswith("--") and word.split("=")[0] not in known and not word.startswith("--no-"):
             raise UserError(f"{word.split('=')[0]}: no such option of contray {prog}; {nearest(word.split('=')[0], known)}")
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # for a value of the wrong type tyro draws a box all the same
-            parsed, unknown = tyro.cli(options, args=plain, prog=f"contray {prog}", return_unknown_args=True, console_outputs=False)
+            parsed, unknown = tyro.cli(
+                options, args=plain, prog=f"contray {prog}", return_unknown_args=True, console_outputs=False
+            )
     except SystemExit:
         raise UserError(_why_refused(options, plain, prog)) from None
     if unknown:
@@ -126,7 +132,11 @@ def _why_refused(options: type, words: Sequence[str], prog: str) -> str:
             except ValueError:
                 return f"{flag}: got {value!r}, must be {allowed}"
     missing = [spec.name.upper() for spec in fields(options) if spec.default is MISSING]
-    return f"{missing[0]} is missing; contray {prog} --help shows what it can be" if missing else f"{' '.join(words)}: not understood; contray {prog} --help shows the options"
+    return (
+        f"{missing[0]} is missing; contray {prog} --help shows what it can be"
+        if missing
+        else f"{' '.join(words)}: not understood; contray {prog} --help shows the options"
+    )
 
 
 def _with_keys(options: type, config: "RunConfig") -> type:
@@ -138,9 +148,17 @@ def _with_keys(options: type, config: "RunConfig") -> type:
     values = config.flat()
     for key, declared in declared_keys(config):
         value = values[key]
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+        shown = (
+            " ".join(map(str, value))
+            if isinstance(value, tuple)
+            else str(value).lower()
+            if isinstance(value, bool)
+            else str(value)
+        )
         unit = f" [{declared.unit}]" if declared.unit else ""
-        note = tyro.conf.arg(name=key, help=f"{declared.help}{unit}", metavar=declared.allowed, help_behavior_hint=f"(default: {shown or 'empty'})")
+        note = tyro.conf.arg(
+            name=key, help=f"{declared.help}{unit}", metavar=declared.allowed, help_behavior_hint=f"(default: {shown or 'empty'})"
+        )
         shown_keys.append((key.replace(".", "__"), Annotated[tuple[str, ...], note], field(default=())))
     return make_dataclass("options", shown_keys, bases=(options,), frozen=True)
 
@@ -178,8 +196,12 @@ def train(words: list[str]) -> int:
     class Options:
         """Pretrain METHOD and measure what it learnt. An unfinished run of the same config goes on exactly where it stopped."""
 
-        method: Annotated[Positional[str], arg("method: a name from `contray methods`, or the path of your own .py file (default simclr)")] = ""
-        preset: Annotated[str, arg("named settings of the method (contray methods); default: the data source's own, else paper")] = ""
+        method: Annotated[
+            Positional[str], arg("method: a name from `contray methods`, or the path of your own .py file (default simclr)")
+        ] = ""
+        preset: Annotated[
+            str, arg("named settings of the method (contray methods); default: the data source's own, else paper")
+        ] = ""
         config: Annotated[Path | None, arg("YAML of dotted or nested keys, such as the config.yaml that every run keeps")] = None
         dry_run: Annotated[bool, arg("print the resolved run with its estimates and start nothing")] = False
         seeds: Annotated[int, arg("run this many seeds as children of one MLflow run")] = 1
@@ -224,7 +246,9 @@ def tune(words: list[str]) -> int:
         preset: Annotated[str, arg("named settings of the method; default: the data source's own, else paper")] = ""
         config: Annotated[Path | None, arg("YAML of the settings that all trials share")] = None
         metric: Annotated[str, arg("what trials are ranked on: knn_val_top1 or linear_val_top1")] = "linear_val_top1"
-        scheduler: Annotated[str, arg("asha: stop hopeless trials early; pbt: copy and mutate the best; none: train all to the end")] = "asha"
+        scheduler: Annotated[
+            str, arg("asha: stop hopeless trials early; pbt: copy and mutate the best; none: train all to the end")
+        ] = "asha"
         grace: Annotated[float, arg("asha: share of a run that every trial gets [fraction]")] = 0.4
         concurrent: Annotated[int, arg("trials at once; 0: as many as there are CPUs (or GPUs)")] = 0
         minutes: Annotated[float, arg("time budget [minutes]; 0: none")] = 0.0
@@ -239,11 +263,11 @@ def tune(words: list[str]) -> int:
     options, dotted = parse(Options, words, "tune", keys)
     from .tuning import sweep
 
-    sweep(
+    result = sweep(
         options.space, dotted, samples=options.samples, preset=options.preset, config_file=options.config, metric=options.metric, scheduler=options.scheduler,
         grace=options.grace, concurrent=options.concurrent, minutes=options.minutes, resume=options.resume,
     )  # fmt: skip
-    return 0
+    return 0 if result.best else 1
 
 
 def evaluate(words: list[str]) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from methods._base import MethodConfig, View, setting
+from methods._base import View, setting
 
 from .errors import ConfigError, UserError, nearest
 
@@ -22,8 +22,12 @@ from .errors import ConfigError, UserError, nearest
 class BackboneConfig:
     """The network that the method trains; the heads are the method's own."""
 
-    name: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = setting("resnet50", "residual network; resnet_small has 4 stages of one basic block")
-    stem: Literal["imagenet", "cifar"] = setting("imagenet", "first layers: imagenet = 7x7 stride 2 and max-pool, cifar = 3x3 stride 1")
+    name: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = setting(
+        "resnet50", "residual network; resnet_small has 4 stages of one basic block"
+    )
+    stem: Literal["imagenet", "cifar"] = setting(
+        "imagenet", "first layers: imagenet = 7x7 stride 2 and max-pool, cifar = 3x3 stride 1"
+    )
     width: int = setting(64, "channels of the first stage", unit="channels", ge=1)
     zero_init_residual: bool = setting(False, "start each residual branch at zero (Goyal et al. 2017)")
 
@@ -38,9 +42,13 @@ class DataConfig:
     image_column: str = setting("image", "Parquet: column of the images (encoded bytes, or a struct with `bytes`)")
     label_column: str = setting("label", "Parquet: column of the labels; digits: digit, background or position; empty: no labels")
     size: int = setting(32, "digits: side of the drawn images", unit="px", ge=16, le=256)
-    renderings: int = setting(4, "digits: samples per handwritten digit, each at its own place on its own background", ge=1, le=64)
+    renderings: int = setting(
+        4, "digits: samples per handwritten digit, each at its own place on its own background", ge=1, le=64
+    )
     share: tuple[str, ...] = setting(("digit",), "digits: factors that all views of a sample share: digit, background, position")
-    contrast: float = setting(0.35, "digits: how loud the background is; the difficulty knob", unit="fraction of full brightness", ge=0, le=1)
+    contrast: float = setting(
+        0.35, "digits: how loud the background is; the difficulty knob", unit="fraction of full brightness", ge=0, le=1
+    )
     workers: int = setting(1, "processes per training worker that prepare batches; 0: in the training process", ge=0)
     cache_gb: float = setting(4.0, "sets whose decoded images fit are decoded once and kept as uint8", unit="GB", ge=0)
     max_broken: float = setting(0.05, "share of broken images above which the run is refused", unit="fraction", ge=0, le=1)
@@ -50,9 +58,15 @@ class DataConfig:
 class AugmentConfig:
     """How strongly views differ, on top of each view's own policy (the `views.*` keys)."""
 
-    strength: float = setting(1.0, "scales the photometric policy, InfoMin-style: 0 = crop and flip only, 1 = the paper's", ge=0, le=2)
-    mean: tuple[float, float, float] = setting((0.485, 0.456, 0.406), "pixel mean that inputs are normalised by", unit="of [0, 1]", ge=0, le=1)
-    std: tuple[float, float, float] = setting((0.229, 0.224, 0.225), "pixel standard deviation that inputs are normalised by", unit="of [0, 1]", gt=0, le=1)
+    strength: float = setting(
+        1.0, "scales the photometric policy, InfoMin-style: 0 = crop and flip only, 1 = the paper's", ge=0, le=2
+    )
+    mean: tuple[float, float, float] = setting(
+        (0.485, 0.456, 0.406), "pixel mean that inputs are normalised by", unit="of [0, 1]", ge=0, le=1
+    )
+    std: tuple[float, float, float] = setting(
+        (0.229, 0.224, 0.225), "pixel standard deviation that inputs are normalised by", unit="of [0, 1]", gt=0, le=1
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,9 @@ class OptimConfig:
 
     name: Literal["sgd", "lars", "adamw"] = setting("sgd", "optimiser")
     lr: float = setting(0.03, "base learning rate", unit="per 256 samples", gt=0)
-    lr_scaling: Literal["linear", "sqrt", "none"] = setting("linear", "how the base rate grows with batch_size / 256 (sqrt: with the root of batch_size itself)")
+    lr_scaling: Literal["linear", "sqrt", "none"] = setting(
+        "linear", "how the base rate grows with batch_size / 256 (sqrt: with the root of batch_size itself)"
+    )
     momentum: float = setting(0.9, "momentum of SGD and LARS", ge=0, lt=1)
     betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's betas", ge=0, lt=1)
     weight_decay: float = setting(1e-4, "weight decay", ge=0)
@@ -69,7 +85,9 @@ class OptimConfig:
     trust: float = setting(0.001, "LARS's trust coefficient", gt=0)
     warmup_epochs: float = setting(0.0, "linear warm-up from 0", unit="epochs", ge=0)
     schedule: Literal["cosine", "step", "constant"] = setting("cosine", "decay of the rate after the warm-up")
-    milestones: tuple[float, ...] = setting((0.6, 0.8), "step schedule: where the rate drops", unit="fraction of the run", ge=0, le=1)
+    milestones: tuple[float, ...] = setting(
+        (0.6, 0.8), "step schedule: where the rate drops", unit="fraction of the run", ge=0, le=1
+    )
     gamma: float = setting(0.1, "step schedule: factor at each milestone", gt=0, le=1)
     lr_end: float = setting(0.0, "cosine schedule: rate at the end", unit="fraction of the scaled rate", ge=0, le=1)
     clip: float = setting(0.0, "largest global gradient norm; 0: no clipping", ge=0)
@@ -83,7 +101,9 @@ class TrainConfig:
     steps: int = setting(0, "optimiser steps; wins over epochs when above 0", unit="steps", ge=0)
     batch_size: int = setting(256, "GLOBAL batch over all workers; every batch is full", unit="samples", ge=2)
     norm_groups: int = setting(1, "groups of the global batch that batch norm runs over; 1 = synchronised over all of it", ge=1)
-    precision: Literal["bf16", "fp32", "fp64"] = setting("bf16", "bf16: autocast over fp32 weights; fp64: for proofs of exactness")
+    precision: Literal["bf16", "fp32", "fp64"] = setting(
+        "bf16", "bf16: autocast over fp32 weights; fp64: for proofs of exactness"
+    )
     channels_last: bool = setting(True, "memory layout of images and convolutions")
     compile: bool = setting(False, "torch.compile the backbones")
     device: Literal["cpu", "cuda", "best"] = setting("best", "where to train; best: a GPU where there is one")
@@ -98,12 +118,16 @@ class TrainConfig:
 class ScaleConfig:
     """What the run may use. Nothing here changes what it computes."""
 
-    workers: tuple[int, int] = setting((1, 1), "least and most Ray Train workers (MIN MAX); 0 0: in this process, without Ray", ge=0)
+    workers: tuple[int, int] = setting(
+        (1, 1), "least and most Ray Train workers (MIN MAX); 0 0: in this process, without Ray", ge=0
+    )
     cpus_per_worker: int = setting(0, "CPUs (and torch threads) of a worker; 0: the machine's, divided by the most workers", ge=0)
     gpus_per_worker: int = setting(0, "GPUs of a worker; 0 on a machine with GPUs: one, unless train.device is cpu", ge=0, le=1)
     storage: str = setting("contray_runs", "where runs and checkpoints are kept: a path or an s3://, gs:// address")
     max_failures: int = setting(3, "worker failures after which the run ends; -1: never", ge=-1)
-    address: str = setting("", "Ray cluster to join; empty: RAY_ADDRESS where it is set, else a cluster of this machine for this run")
+    address: str = setting(
+        "", "Ray cluster to join; empty: RAY_ADDRESS where it is set, else a cluster of this machine for this run"
+    )
 
 
 @dataclass(frozen=True)
@@ -111,11 +135,21 @@ class EvalConfig:
     """Online k-NN during training, and k-NN and linear probe at its end. Selection uses held-out training data only."""
 
     every_epochs: float = setting(10.0, "how often knn_val_top1 is measured while training; 0: never", unit="epochs", ge=0)
-    holdout: float = setting(0.1, "share of the training set that selects (k-NN, probes, trials); labels only, pretraining sees all images", ge=0.01, le=0.5)
+    holdout: float = setting(
+        0.1,
+        "share of the training set that selects (k-NN, probes, trials); labels only, pretraining sees all images",
+        ge=0.01,
+        le=0.5,
+    )
     online_limit: int = setting(10_000, "images that the online k-NN uses at most", unit="images", ge=100)
     knn_k: int = setting(200, "neighbours that vote", ge=1)
     knn_temperature: float = setting(0.07, "temperature of the votes", gt=0)
-    probe_lrs: tuple[float, ...] = setting((0.1, 0.3, 1.0, 3.0, 10.0, 30.0), "linear probe: learning rates of the grid", unit="1 / largest eigenvalue of the features' correlation", gt=0)
+    probe_lrs: tuple[float, ...] = setting(
+        (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+        "linear probe: learning rates of the grid",
+        unit="1 / largest eigenvalue of the features' correlation",
+        gt=0,
+    )
     probe_decays: tuple[float, ...] = setting((0.0, 1e-3, 1e-2), "linear probe: weight decays of the grid", ge=0)
     probe_epochs: int = setting(60, "linear probe: passes over the cached features", unit="epochs", ge=1)
     batch_size: int = setting(256, "images encoded at once", unit="images", ge=1)
@@ -166,7 +200,9 @@ class RunConfig:
         preset = preset or _one(overrides.pop("method.preset", ""))
         file = load_method(method)
         source = _one(overrides.get("data.source", "digits"))
-        preset = preset or next((name for name in (source, source.rstrip("0")[:5]) if name in file.presets and name in ("digits", "cifar")), "paper")
+        preset = preset or next(
+            (name for name in (source, source.rstrip("0")[:5]) if name in file.presets and name in ("digits", "cifar")), "paper"
+        )
         if preset not in file.presets:
             raise ConfigError("method.preset", f"got {preset!r}; {nearest(preset, file.presets)}")
         chosen = file.presets[preset]
@@ -217,7 +253,15 @@ class RunConfig:
         return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 
     @classmethod
-    def from_yaml(cls, text: str, overrides: Mapping[str, Any] | None = None, *, where: str = "the config", method: str = "", preset: str = "") -> RunConfig:
+    def from_yaml(
+        cls,
+        text: str,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        where: str = "the config",
+        method: str = "",
+        preset: str = "",
+    ) -> RunConfig:
         """Read what `to_yaml` wrote, or any YAML mapping of dotted or nested keys; `overrides`, `method` and `preset` win over it."""
         import yaml
 
@@ -236,7 +280,11 @@ class RunConfig:
 
     def digest(self, *without: str) -> str:
         """8 hex digits that name this config; sections or keys in `without` do not count."""
-        kept = {key: value for key, value in self.flat().items() if not any(key == skip or key.startswith(f"{skip}.") for skip in without)}
+        kept = {
+            key: value
+            for key, value in self.flat().items()
+            if not any(key == skip or key.startswith(f"{skip}.") for skip in without)
+        }
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]
 
     @property
@@ -261,7 +309,9 @@ class Key:
         """Text (from the command line: a string or a list of them) or YAML values -> the declared type."""
         if isinstance(given, (list, tuple)) and get_origin(self.type) is not tuple:
             if len(given) != 1:
-                raise ConfigError(key, f"got {len(given)} values ({' '.join(map(str, given)) or 'none'}), takes one: {self.allowed}")
+                raise ConfigError(
+                    key, f"got {len(given)} values ({' '.join(map(str, given)) or 'none'}), takes one: {self.allowed}"
+                )
             given = given[0]
         return self._tuple(key, given) if get_origin(self.type) is tuple else self._scalar(key, self.type, given)
 
@@ -271,7 +321,9 @@ class Key:
         if kinds[-1] is Ellipsis:
             return tuple(self._scalar(key, kinds[0], value) for value in values)
         if len(values) != len(kinds):
-            raise ConfigError(key, f"got {len(values)} values ({' '.join(map(str, values)) or 'none'}), takes {len(kinds)}: {self.allowed}")
+            raise ConfigError(
+                key, f"got {len(values)} values ({' '.join(map(str, values)) or 'none'}), takes {len(kinds)}: {self.allowed}"
+            )
         return tuple(self._scalar(key, kind, value) for kind, value in zip(kinds, values, strict=True))
 
     def _scalar(self, key: str, kind: Any, given: Any) -> Any:
@@ -303,7 +355,9 @@ class Key:
             if isinstance(number, str):
                 continue
             if not all(getattr(operator, name)(number, bound) for name, bound in self.bounds.items()):
-                raise ConfigError(key, f"got {value if not isinstance(value, tuple) else ' '.join(map(str, value))}, must be {self.allowed}")
+                raise ConfigError(
+                    key, f"got {value if not isinstance(value, tuple) else ' '.join(map(str, value))}, must be {self.allowed}"
+                )
 
     @property
     def allowed(self) -> str:
@@ -372,10 +426,14 @@ def _check_together(config: RunConfig) -> None:
     if (least == 0) != (most == 0):
         raise ConfigError("scale.workers", f"got {least} {most}; 0 0 (this process, without Ray) or at least 1")
     if most > config.train.batch_size:
-        raise ConfigError("scale.workers", f"got up to {most} workers for a global batch of {config.train.batch_size} (train.batch_size): at most one per row")
+        raise ConfigError(
+            "scale.workers",
+            f"got up to {most} workers for a global batch of {config.train.batch_size} (train.batch_size): at most one per row",
+        )
     if config.train.batch_size < 2 * config.train.norm_groups:
         raise ConfigError(
-            "train.norm_groups", f"got {config.train.norm_groups} for a batch of {config.train.batch_size}: each group needs at least 2 rows"
+            "train.norm_groups",
+            f"got {config.train.norm_groups} for a batch of {config.train.batch_size}: each group needs at least 2 rows",
         )
     for name, view in config.views.items():
         for spec in ("crop", "ratio", "blur_sigma"):
@@ -386,4 +444,3 @@ def _check_together(config: RunConfig) -> None:
             raise ConfigError(f"views.{name}.jitter", f"got hue {view.jitter[3]:g}, must be at most 0.5")
         if view.kind == "patches" and 0 in view.grid:
             raise ConfigError(f"views.{name}.grid", "a view of kind patches needs rows, side and stride above 0")
-

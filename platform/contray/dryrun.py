@@ -31,18 +31,25 @@ def describe(config: RunConfig) -> None:
     states = {"sgd": 1, "lars": 1, "adamw": 2}[config.optim.name]
     fixed = weights + sum(b.nbytes for b in method.buffers()) + trained * (1 + states)
     least, most = config.scale.workers
+    rate = optim.scaled_lr(config.optim, batch)
+    warm = optim.warmup_steps(config.optim, per_epoch)
+    counts = [sum(p.numel() for p in method.parameters() if p.requires_grad or every) / 1e6 for every in (False, True)]
     facts = {
         "run": config.run_name,
         "data": f"{source.name}, {samples:,} training samples, {'no labels' if source.train.labels is None else f'{len(source.train.classes)} classes'}",
         "steps": f"{total:,} of {batch} samples ({total / per_epoch:.1f} epochs of {per_epoch} full batches)",
-        "learning rate": f"{optim.scaled_lr(config.optim, batch):.4g} at its peak ({config.optim.lr:g} per 256, {config.optim.lr_scaling} scaling), "
-        f"{optim.warmup_steps(config.optim, per_epoch)} warm-up steps, then {config.optim.schedule}",
+        "learning rate": f"{rate:.4g} at its peak ({config.optim.lr:g} per 256, {config.optim.lr_scaling} scaling), "
+        f"{warm} warm-up steps, then {config.optim.schedule}",
         "effective negatives": f"{method.negatives(batch):,} per anchor" if method.negatives(batch) else "none",
         "norm groups": f"{config.train.norm_groups} of {batch // config.train.norm_groups} samples, whatever the number of workers",
-        "workers": "this process, without Ray" if most == 0 else f"{least} to {most}, {batch // max(most, 1)} samples each at {most}",
-        "parameters": f"{sum(p.numel() for p in method.parameters() if p.requires_grad) / 1e6:.1f} M trained, {sum(p.numel() for p in method.parameters()) / 1e6:.1f} M in all",
-        "memory": f"about {_bytes(fixed + activations * batch // max(most, 1))} per worker ({_bytes(fixed)} weights and optimiser, {_bytes(activations)} per sample)",
-        "time": f"about {_duration(seconds * batch * total)} on this machine's {model.device_of(config).type} alone (a step of {rows} samples was measured; augmentation not included)",
+        "workers": "this process, without Ray"
+        if most == 0
+        else f"{least} to {most}, {batch // max(most, 1)} samples each at {most}",
+        "parameters": f"{counts[0]:.1f} M trained, {counts[1]:.1f} M in all",
+        "memory": f"about {_bytes(fixed + activations * batch // max(most, 1))} per worker ({_bytes(fixed)} weights and optimiser, "
+        f"{_bytes(activations)} per sample)",
+        "time": f"about {_duration(seconds * batch * total)} on this machine's {model.device_of(config).type} alone "
+        f"(a step of {rows} samples was measured; augmentation not included)",
         "checkpoints": f"{config.scale.storage}/{config.run_name}, every {config.train.checkpoint_seconds:g} s",
     }
     table = Table("", "dry run: nothing was started", show_header=True)
@@ -74,7 +81,11 @@ def trial_step(config: RunConfig, rows: int) -> tuple[float, int]:
     for _ in range(3):
         kept.clear()
         began = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), model.autocast(config, device), batch.norm("blocks"):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            model.autocast(config, device),
+            batch.norm("blocks"),
+        ):
             loss = method.loss(method.represent(batch, Clock(0, rows, rows, rows)), batch, Clock(0, rows, rows, rows))["loss"]
         loss.backward()
         loss.item()  # waits for the device

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from methods._base import Method
 
-from . import data, model
+from . import model
 from .config import RunConfig
+from .data.views import Pipeline
 from .errors import UserError
 from .train.checkpoint import BEST, PATTERN, Storage, load
 
@@ -30,7 +31,7 @@ class Encoder:
 
     def transform(self, image: np.ndarray) -> dict[str, Tensor]:
         """One uint8 (H, W, 3) image -> its evaluation inputs, each (1, C, H, W): resized, centre-cropped, normalised."""
-        views = data.Pipeline(type(self.method).eval_views(self.config.views), strength=0.0)
+        views = Pipeline(type(self.method).eval_views(self.config.views), strength=0.0)
         drawn = views(lambda column, rng: image, (0, 0, 0))
         normalise = model.normaliser(self.config, next(self.method.parameters()).device)
         return {name: normalise(torch.from_numpy(np.ascontiguousarray(pixels))[None]) for name, pixels in drawn.items()}
@@ -79,7 +80,9 @@ def _restore(config: RunConfig, state: Mapping[str, Tensor]) -> Encoder:
     try:
         method.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise UserError(f"the weights do not fit the config's {config.method.name} on {config.backbone.name}: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(
+            f"the weights do not fit the config's {config.method.name} on {config.backbone.name}: {' '.join(str(error).split())[:300]}"
+        ) from None
     return Encoder(config, method.eval())
 
 

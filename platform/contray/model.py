@@ -30,7 +30,10 @@ def check(config: RunConfig, samples: int) -> None:
     """Refuse what cannot work on a training set of `samples`: batch, queue and whatever else the method declares."""
     batch = config.train.batch_size
     if samples < batch:
-        raise ConfigError("train.batch_size", f"got {batch}, but {config.data.source} has {samples} training samples and every global batch is full")
+        raise ConfigError(
+            "train.batch_size",
+            f"got {batch}, but {config.data.source} has {samples} training samples and every global batch is full",
+        )
     try:
         load_method(config.method.name).method.check(config.method, samples=samples, batch=batch)
     except ValueError as error:

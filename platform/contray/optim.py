@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ class LARS(Optimizer):
     1-D parameters (biases, norms) get neither decay nor q.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 0.001) -> None:
+    def __init__(
+        self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 0.001
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
 
     @torch.no_grad()
@@ -98,7 +100,7 @@ def set_learning_rate(optimizer: Optimizer, config: RunConfig, clock: Clock) -> 
     return optimizer.param_groups[0]["lr"]
 
 
-def sum_gradients(params: list[Tensor], world: int) -> None:
+def sum_gradients(params: Sequence[Tensor], world: int) -> None:
     """Sums gradients over ranks (the ranks' losses sum to the global loss), in buckets of 32 MB; a missing gradient counts as zero.
 
     Ours rather than DistributedDataParallel: that averages, and re-buckets after its first step, so that a resumed run would add in another order.

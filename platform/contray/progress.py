@@ -30,7 +30,10 @@ class TrainingBar:
             return
         if sys.stderr.isatty():
             self._draw()
-        elif time.monotonic() - self._last_line > 10 and (line := f"step {self.seen['step']}/{self.seen['total']}, {self._words()}") != self._line:
+        elif (
+            time.monotonic() - self._last_line > 10
+            and (line := f"step {self.seen['step']}/{self.seen['total']}, {self._words()}") != self._line
+        ):
             self._last_line, self._line = time.monotonic(), line
             print(f"{self.title}: {line}", file=sys.stderr, flush=True)
 
@@ -51,7 +54,13 @@ class TrainingBar:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[words]}"),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=False)
             self._task = self._bar.add_task(self.title, total=self.seen["total"], words="")
             self._bar.start()

@@ -49,7 +49,11 @@ def load_method(name: str) -> MethodFile:
     for export, kind in EXPORTS.items():
         if not isinstance(getattr(module, export, None), kind):
             raise UserError(f"method {name}: the file must define {export} ({kind.__name__}); see methods/simclr.py for the form")
-    found = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__]
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+    ]
     if len(found) != 1:
         raise UserError(f"method {name}: the file must define exactly one subclass of Method, it defines {len(found)}")
     if "paper" not in module.PRESETS:
@@ -67,7 +71,9 @@ def load_space(name: str) -> ModuleType:
 
 
 def _files(package: str) -> list[str]:
-    return [info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__) if not info.name.startswith("_")]
+    return [
+        info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__) if not info.name.startswith("_")
+    ]
 
 
 def _load(what: str, package: str, name: str, known: list[str]) -> ModuleType:

@@ -63,12 +63,17 @@ def show_result(config: RunConfig, result: Result) -> None:
 
 def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:
     """One row per seed, then mean and standard deviation."""
-    names = [name for name in ("knn_top1", "linear_top1", "random_linear_top1", "pixels_linear_top1") if name in results[0].metrics]
+    names = [
+        name for name in ("knn_top1", "linear_top1", "random_linear_top1", "pixels_linear_top1") if name in results[0].metrics
+    ]
     table = _table(f"{config.run_name}: {len(results)} seeds", "seed", *names)
     for offset, result in enumerate(results):
         table.add_row(str(config.seed + offset), *(f"{100 * result.metrics[name]:.1f}" for name in names))
     table.add_section()
-    table.add_row("mean ± std", *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in (_spread([r.metrics[n] for r in results]) for n in names)))
+    table.add_row(
+        "mean ± std",
+        *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in (_spread([r.metrics[n] for r in results]) for n in names)),
+    )
     _print(table, f"see them    {results[0].url}")
 
 
@@ -118,9 +123,13 @@ def show_methods(as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    table = _table("contray train METHOD --preset PRESET", "method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops")
+    table = _table(
+        "contray train METHOD --preset PRESET", "method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops"
+    )
     for row in rows:
-        table.add_row(*(str(row[column]) for column in ("method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops")))
+        table.add_row(
+            *(str(row[column]) for column in ("method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops"))
+        )
     presets = _table("presets", "method", "preset", "what to expect")
     presets.columns[1].justify = presets.columns[2].justify = "left"
     for row in rows:
@@ -134,13 +143,20 @@ def space_rows() -> list[dict[str, Any]]:
     rows = []
     for name in space_names():
         space = load_space(name)
-        rows.append({"space": name, "method": space.METHOD, "about": space.ABOUT, "keys": {key: describe_domain(domain) for key, domain in space.SPACE.items()}})
+        rows.append(
+            {
+                "space": name,
+                "method": space.METHOD,
+                "about": space.ABOUT,
+                "keys": {key: describe_domain(domain) for key, domain in space.SPACE.items()},
+            }
+        )
     return rows
 
 
 def describe_domain(domain: Any) -> str:
     """A Tune domain in words."""
-    if isinstance(domain, dict) and "grid_search" in domain:
+    if isinstance(domain, dict):
         return f"each of {', '.join(map(str, domain['grid_search']))}"
     if hasattr(domain, "categories"):
         return f"one of {', '.join(map(str, domain.categories))}"
@@ -168,15 +184,26 @@ def show_sweep(result: Any, parent_url: str) -> None:
     keys = list(result.space)
     table = _table(f"{result.name}: ranked on {result.metric}", "rank", *keys, "k-NN val", "linear val", "status")
     for rank, trial in enumerate(result.trials, 1):
-        shown = [f"{100 * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in ("knn_val_top1", "linear_val_top1")]
-        values = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)]
+        shown = [
+            f"{100 * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in ("knn_val_top1", "linear_val_top1")
+        ]
+        values = [
+            f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)
+        ]
         table.add_row(str(rank), *values, *shown, trial.status if not trial.problem else f"{trial.status}: {trial.problem}")
     _print(table)
     if "seed" in keys:
         _print(_study(result, [key for key in keys if key != "seed"]))
     if result.best:
-        scores = ", ".join(f"{name} {100 * result.best.metrics[name]:.1f} %" for name in ("knn_top1", "linear_top1", "random_linear_top1") if name in result.best.metrics)
-        _print(f"best trial  {result.best.name}: {scores} on the test set", f"its config  contray train --config {result.best_config}")
+        scores = ", ".join(
+            f"{name} {100 * result.best.metrics[name]:.1f} %"
+            for name in ("knn_top1", "linear_top1", "random_linear_top1")
+            if name in result.best.metrics
+        )
+        _print(
+            f"best trial  {result.best.name}: {scores} on the test set",
+            f"its config  contray train --config {result.best_config}",
+        )
     else:
         _print("no trial finished: there is nothing to rank")
     _print(f"plots       {result.plots}", f"compare     {result.url}", f"MLflow run  {parent_url}")

@@ -18,7 +18,7 @@ from .config import RunConfig
 from .errors import ConfigError, UserError
 from .registry import load_space
 from .train.checkpoint import Storage
-from .train.launch import fit, ray_session, tags_of
+from .train.launch import check_machines, fit, ray_session, tags_of
 from .train.worker import Plan, work
 
 ONLINE = "knn_val_top1"
@@ -80,23 +80,29 @@ def sweep(
         raise UserError("--samples, --concurrent and --minutes must not be negative, --grace must be above 0 and at most 1")
     source = data.open_source(config.data)
     if source.train.labels is None:
-        raise UserError(f"data.source: {source.name} has no labels, and trials are ranked on held-out labels; pretrain with contray train")
+        raise UserError(
+            f"data.source: {source.name} has no labels, and trials are ranked on held-out labels; pretrain with contray train"
+        )
     if scheduler == "pbt" and config.scale.workers[1] > 1:
         raise UserError("--scheduler pbt: works for trials of one worker only; use asha, or scale.workers 1 1")
+    check_machines(config)
     space, left_out = _fitting(config, dict(file.SPACE), len(source.train))
-    for word in left_out if not quiet else ():
-        print(word)
-    storage = Storage(config.scale.storage)
-    storage.create()
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
+    storage = Storage(config.scale.storage)
+    storage.create()
+    for word in left_out if not quiet else ():
+        print(word)
 
     from .report import describe_domain
 
     base_name = config.track.name or f"tune-{Path(name).stem}-{config.digest('scale', 'track')}"
     folder, record = _folder(storage, base_name, resume)
     grid = any(isinstance(domain, dict) for domain in space.values())
-    params = {**{key: value for key, value in config.flat().items() if key not in space}, **{key: describe_domain(domain) for key, domain in space.items()}}
+    params = {
+        **{key: value for key, value in config.flat().items() if key not in space},
+        **{key: describe_domain(domain) for key, domain in space.items()},
+    }
     tags = {**tags_of(config, source), "contray.kind": "sweep", "contray.space": Path(name).stem, "contray.metric": metric}
     parent = track.begin(uri, config.track.experiment, Path(folder).name, params=params, tags=tags, run_id=record.get("run_id"))
     Storage(folder).create()
@@ -149,7 +155,7 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
     words = []
     for key, domain in space.items():
         values = domain["grid_search"] if isinstance(domain, dict) else getattr(domain, "categories", None)
-        ends = values if values is not None else [domain.lower, domain.upper]
+        ends = values if values is not None else [domain.lower, domain.upper]  # pyright: ignore[reportAttributeAccessIssue]
         refused: dict[Any, str] = {}
         for value in ends:
             try:
@@ -168,7 +174,9 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
 def _folder(storage: Storage, base: str, resume: bool) -> tuple[str, Mapping[str, Any]]:
     """A new folder for the sweep, or with `resume` the newest of its name."""
     if not storage.local:
-        raise UserError("scale.storage: a sweep keeps its state on a local or shared path; trials cannot start from an object store")
+        raise UserError(
+            "scale.storage: a sweep keeps its state on a local or shared path; trials cannot start from an object store"
+        )
     root, number, newest = Path(storage.root), 1, None
     while (root / (base if number == 1 else f"{base}-{number}") / "sweep.json").exists():
         newest = root / (base if number == 1 else f"{base}-{number}")
@@ -186,7 +194,8 @@ def _folder(storage: Storage, base: str, resume: bool) -> tuple[str, Mapping[str
 class TuneReport:
     """The adapter between a trial and Tune: the same for a trial that trains in its own process and for one that starts Ray Train.
 
-    It takes the messages that a progress bar would take, and reports each online evaluation and the end.
+    It takes the messages that a progress bar would take, and reports each online evaluation. Progress 100 comes with the last report alone,
+    after the probe: ASHA ends a trial that reaches it.
     """
 
     def __init__(self) -> None:
@@ -198,7 +207,11 @@ class TuneReport:
 
         if ONLINE in message and message.get("evaluated", -1) > self.reported:
             self.reported = int(message["evaluated"])
-            values = {ONLINE: message[ONLINE], "step": self.reported, "progress": round(100 * self.reported / message["total"])}
+            values = {
+                ONLINE: message[ONLINE],
+                "step": self.reported,
+                "progress": min(99, round(100 * self.reported / message["total"])),
+            }
             with _checkpoint(message) as checkpoint:
                 tune.report(values, checkpoint=checkpoint)
 
@@ -219,7 +232,9 @@ def _checkpoint(message: Mapping[str, Any]):
         yield tune.Checkpoint.from_directory(folder)
 
 
-def run_trial(params: Mapping[str, Any], *, base: str, folder: str, parent: track.TrackedRun, nested: bool, cpus: int, pbt: bool) -> dict[str, float] | None:
+def run_trial(
+    params: Mapping[str, Any], *, base: str, folder: str, parent: track.TrackedRun, nested: bool, cpus: int, pbt: bool
+) -> dict[str, float] | None:
     """One trial, in a process of Tune's. Its last report carries the metrics that trials are ranked on."""
     from ray import tune
 
@@ -236,7 +251,9 @@ def run_trial(params: Mapping[str, Any], *, base: str, folder: str, parent: trac
         "contray.dataset": Path(config.data.source).name,
         "contray.group": config.digest("scale", "track", "seed"),
     }
-    logged = {key: value for key, value in config.flat().items() if not (pbt and key in params)}  # PBT changes these: MLflow's params cannot
+    logged = {
+        key: value for key, value in config.flat().items() if not (pbt and key in params)
+    }  # PBT changes these: MLflow's params cannot
     run = track.begin(
         parent.uri, config.track.experiment, name, params=logged, tags=tags, run_id=record.get("run_id"), parent_id=parent.run_id
     )
@@ -247,7 +264,12 @@ def run_trial(params: Mapping[str, Any], *, base: str, folder: str, parent: trac
         if nested:
             ended = fit(config, name, place, run, report, final="validation")
         else:
-            ended = work(Plan(config.to_yaml(), place.address, run, cpus, "validation"), _shower(report), start=_exploited() if pbt else None, offer=pbt)
+            ended = work(
+                Plan(config.to_yaml(), place.address, run, cpus, "validation"),
+                _shower(report),
+                start=_exploited() if pbt else None,
+                offer=pbt,
+            )
         place.write("config.yaml", config.to_yaml().encode())
         place.write("ended.json", json.dumps(ended["metrics"]).encode())
         status = "FINISHED"
@@ -304,14 +326,22 @@ def _search(
     trial_config = config.replace({"scale.cpus_per_worker": share, **({"data.workers": 0} if share == 1 and not gpus else {})})
     pbt = scheduler == "pbt"
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial_of, settings=dict(base=trial_config.to_yaml(), folder=str(folder), parent=parent, nested=nested, cpus=share, pbt=pbt)),
+        tune.with_parameters(
+            run_trial_of,
+            settings=dict(base=trial_config.to_yaml(), folder=str(folder), parent=parent, nested=nested, cpus=share, pbt=pbt),
+        ),
         resources,
     )
     schedulers = {
         "none": lambda: None,
-        "asha": lambda: ASHAScheduler(time_attr="progress", max_t=100, grace_period=max(1, round(100 * grace)), reduction_factor=3),
+        "asha": lambda: ASHAScheduler(
+            time_attr="progress", max_t=100, grace_period=max(1, round(100 * grace)), reduction_factor=3
+        ),
         "pbt": lambda: PopulationBasedTraining(
-            time_attr="progress", perturbation_interval=25, hyperparam_mutations={key: domain for key, domain in space.items() if _mutable(key)}, synch=True
+            time_attr="progress",
+            perturbation_interval=25,
+            hyperparam_mutations={key: domain for key, domain in space.items() if _mutable(key)},
+            synch=True,
         ),
     }
     if pbt and not any(_mutable(key) for key in space):
@@ -354,7 +384,9 @@ def _watch(samples: int) -> Any:
 
         def _say(self, trial: Any, word: str) -> None:
             self.done += 1
-            params = ", ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.config.items())
+            params = ", ".join(
+                f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.config.items()
+            )
             metric = (trial.last_result or {}).get(ONLINE)
             score = f"k-NN {100 * metric:5.1f} %" if metric is not None else "no metric"
             print(f"[{time.monotonic() - self.began:5.0f} s] trial {self.done}: {score}  {word}  {params}", flush=True)
@@ -383,7 +415,11 @@ def _trials(results: Any, space: Mapping[str, Any], folder: Path, parent: track.
             metrics |= {key: value for key, value in json.loads((place / "ended.json").read_text()).items() if key in METRICS}
         ended = "failed" if result.error else "finished" if "linear_val_top1" in metrics else "stopped"
         problem = str(result.error).strip().splitlines()[-1][:200] if result.error else ""
-        trials.append(Trial(trial_id, result.config or record.get("params", {}), ended, metrics, record.get("run_id", ""), str(place), problem))
+        trials.append(
+            Trial(
+                trial_id, result.config or record.get("params", {}), ended, metrics, record.get("run_id", ""), str(place), problem
+            )
+        )
         if ended == "stopped" and record:
             with contextlib.suppress(track.TrackingError):
                 child = track.attach(parent.uri, record["run_id"])
@@ -431,9 +467,17 @@ def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: P
     for axis, key in zip(axes[0], keys, strict=True):
         for ended, marker, shown in (("finished", "o", metric), ("stopped", "x", ONLINE)):
             chosen = [trial for trial in trials if trial.status == ended and shown in trial.metrics]
-            axis.plot([trial.params[key] for trial in chosen], [100 * trial.metrics[shown] for trial in chosen], marker, label=f"{ended} ({shown})", alpha=0.8)
+            axis.plot(
+                [trial.params[key] for trial in chosen],
+                [100 * trial.metrics[shown] for trial in chosen],
+                marker,
+                label=f"{ended} ({shown})",
+                alpha=0.8,
+            )
         if trials and metric in trials[0].metrics:
-            axis.plot([best[key]], [100 * trials[0].metrics[metric]], "o", ms=13, mfc="none", mec="tab:red", mew=1.8, label="best")
+            axis.plot(
+                [best[key]], [100 * trials[0].metrics[metric]], "o", ms=13, mfc="none", mec="tab:red", mew=1.8, label="best"
+            )
         values = [trial.params[key] for trial in trials if key in trial.params]
         if values and all(isinstance(value, (int, float)) and value > 0 for value in values) and max(values) / min(values) >= 8:
             axis.set_xscale("log", base=2 if all(math.log2(value).is_integer() for value in values) else 10)

@@ -37,9 +37,18 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "train simclr --augment.strength 3": ("augment.strength", "got 3", "<= 2"),
     "train simclr --optim.lr -1": ("optim.lr", "got -1", "> 0"),
     "train simclr --seed x": ("seed", "'x'", "an integer >= 0"),
-    "train moco --method.queue_size 64": ("method.queue_size", "got 64", "at least the global batch of 128"),
-    "train moco --method.queue_size 5625": ("method.queue_size", "got 5625", "at most 5624", "negatives"),
-    "train simclr --scale.workers 200 200": ("scale.workers", "got up to 200", "train.batch_size", "at most one per row"),
+    "train moco --train.batch_size 128 --method.queue_size 64": (
+        "method.queue_size",
+        "got 64",
+        "at least the global batch of 128",
+    ),
+    "train moco --train.batch_size 128 --method.queue_size 5625": ("method.queue_size", "got 5625", "at most 5624", "negatives"),
+    "train simclr --train.batch_size 128 --scale.workers 200 200": (
+        "scale.workers",
+        "got up to 200",
+        "train.batch_size",
+        "at most one per row",
+    ),
     "train simclr --scale.workers 2 1": ("scale.workers", "got 2 1", "must not exceed"),
     "train simclr --scale.address 127.0.0.1:1": ("scale.address", "no Ray cluster answers at 127.0.0.1:1"),
     "train simclr --scale.address http://127.0.0.1:8265": ("scale.address", "HOST:PORT", "ray job submit"),
@@ -154,9 +163,9 @@ def test_no_words_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_refusing_a_run_imports_neither_ray_nor_mlflow(files: Path, tmp_path: Path) -> None:
     commands = [
-        "train simclrr", "train simclr --method.temperature 0", "train simclr --train.lr 1",
-        "train moco --method.queue_size 64", "train moco --method.queue_size 5625", f"train simclr --data.source {files}/gone",
-        f"train --data.source {files}/empty", f"train --data.source {files}/plain.parquet", f"train --track.uri {NOBODY}",
+        "train simclrr", "train simclr --method.temperature 0", "train simclr --train.lr 1", "train moco --method.queue_size 2",
+        "train moco --method.queue_size 100000", f"train simclr --data.source {files}/gone", f"train --data.source {files}/empty",
+        f"train --data.source {files}/plain.parquet", f"train --track.uri {NOBODY}",
     ]  # fmt: skip
     code = f"""
 import sys

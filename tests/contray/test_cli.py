@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,9 @@ def test_words_become_dotted_keys(words: str, dotted: dict[str, list[str]], plai
 
 
 def test_a_value_may_hold_spaces_and_may_be_empty() -> None:
-    assert split_dotted(["--track.name", "my run", "--data.label_column", ""]) == ({"track.name": ["my run"], "data.label_column": [""]}, [])
+    dotted, plain = split_dotted(["--track.name", "my run", "--data.label_column", "", "--quiet"])
+    assert dotted == {"track.name": ["my run"], "data.label_column": [""]}
+    assert plain == ["--quiet"]
 
 
 def test_a_saved_config_repeats_the_run(tmp_path: Path) -> None:
@@ -61,14 +64,14 @@ def test_dry_run_prints_a_config_that_repeats_itself(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().out.partition("\n\n")[0] == resolved
 
 
-def test_help_lists_every_key_with_its_unit_and_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("COLUMNS", "250")
+def test_help_lists_every_key_with_its_unit_and_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("COLUMNS", "250")  # an explanation on one line
     with pytest.raises(SystemExit) as ended:
         main(["train", "moco", "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     lines = [line.strip(" │") for line in shown.splitlines()]
-    explained = {line.split()[0].rstrip(","): after for line, after in zip(lines, lines[1:], strict=False) if line.startswith("--")}
+    explained = {line.split()[0].rstrip(","): after for line, after in pairwise(lines) if line.startswith("--")}
     assert {"--preset", "--config", "--dry_run", "--seeds", "--quiet"} <= set(explained)
     config = RunConfig.make("moco")
     for key, declared in declared_keys(config):

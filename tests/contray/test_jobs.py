@@ -145,7 +145,7 @@ def test_a_job_brings_its_code_along(cluster: tuple[str, dict[str, str]], tree: 
     train = [
         "python", "-m", "contray", "train", "mine.py", "--preset", "digits", "--data.source", "images", "--data.workers", "0",
         "--train.batch_size", "16", "--train.steps", "4", "--eval.every_epochs", "0", "--eval.probe_epochs", "2",
-        "--track.uri", store, "--scale.storage", str(tmp_path / "runs"),
+        "--track.uri", store, "--track.model", "false", "--scale.storage", str(tmp_path / "runs"),
     ]  # fmt: skip
     submit = ["job", "submit", "--address", address, "--working-dir", ".", "--runtime-env", "runtime_env.yaml", "--"]
     entry = ["sh", "-c", f"echo carried: $(find . -name stays_at_home -o -name mlflow.db -o -name images) && {' '.join(train)}"]
@@ -164,10 +164,5 @@ def test_a_job_brings_its_code_along(cluster: tuple[str, dict[str, str]], tree: 
     assert {("loss", 1), ("loss", 4), ("knn_top1", 4), ("linear_top1", 4), ("pixels_linear_top1", 4)} <= logged
     assert [name.rpartition("-")[0] for name in names] == ["mine-digits"]
     assert (tmp_path / "runs" / names[0] / "step-000000004.pt").exists()
-
-    refused = subprocess.run(
-        [sys.executable, *RAY, "job", "list", "--address", address],
-        cwd=tree, env={**environment, "RAY_AUTH_TOKEN": "1" * 64}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert refused.returncode != 0
-    assert "Authentication" in refused.stderr
+    assert answers(address, environment["RAY_AUTH_TOKEN"])
+    assert not answers(address, "1" * 64), "a cluster takes jobs from nobody without its token"

@@ -32,7 +32,9 @@ SMALL_VIEWS = {
 
 
 def tiny(method, **overrides):
-    return RunConfig.make(method, {**TINY, **SMALL_VIEWS[method], **{key.replace("__", "."): value for key, value in overrides.items()}})
+    return RunConfig.make(
+        method, {**TINY, **SMALL_VIEWS[method], **{key.replace("__", "."): value for key, value in overrides.items()}}
+    )
 
 
 class Losses(Listener):
@@ -110,7 +112,9 @@ def test_nothing_of_the_run_depends_on_the_global_generator():
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_checkpoint(tmp_path):
-    config = tiny("simclr", optim__name="sgd", optim__lr=1e30, optim__warmup_epochs=0, train__checkpoint_steps=1, train__precision="fp32")
+    config = tiny(
+        "simclr", optim__name="sgd", optim__lr=1e30, optim__warmup_epochs=0, train__checkpoint_steps=1, train__precision="fp32"
+    )
     storage = Storage(str(tmp_path))
     storage.create()
     with pytest.raises(NonFiniteLoss, match=r"step \d+: .*not finite"):
@@ -149,7 +153,7 @@ def test_a_checkpoint_of_another_config_or_other_data_is_refused(tmp_path):
     storage = Storage(str(tmp_path))
     storage.create()
     run(tiny("simclr", train__steps=2), storage)
-    with pytest.raises(UserError, match="differs in method.temperature"):
+    with pytest.raises(UserError, match=r"differs in method\.temperature"):
         run(tiny("simclr", train__steps=2, method__temperature=0.5), storage)
     state = Checkpoints(storage).latest()
     state["fingerprint"] = {**state["fingerprint"], "albumentations": "1.0"}

@@ -35,7 +35,11 @@ def one_step(rank, world, name):
     own = shares(SIZE, world)[rank]
     slot = torch.arange(own.start, own.stop)
     batch = Batch(
-        {key: value[own.start : own.stop] for key, value in pixels.items()}, slot + 100, slot, SIZE, norm=lambda layout: norm_scope(slot, SIZE, 3, layout)
+        {key: value[own.start : own.stop] for key, value in pixels.items()},
+        slot + 100,
+        slot,
+        SIZE,
+        norm=lambda layout: norm_scope(slot, SIZE, 3, layout),
     )
     clock = Clock(0, 10 * SIZE, SIZE, SIZE)
     with batch.norm("blocks"):

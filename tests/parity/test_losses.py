@@ -38,7 +38,9 @@ class Identity(nn.Module):
 
 def test_moco_step(golden):
     g = tensors(golden("moco_step"))
-    config = moco.Config(temperature=float(g["temperature"]), queue_size=len(g["queue"]), momentum=float(g["momentum"]), head="linear", dim=8)
+    config = moco.Config(
+        temperature=float(g["temperature"]), queue_size=len(g["queue"]), momentum=float(g["momentum"]), head="linear", dim=8
+    )
     method = moco.MoCo(config, Identity)
     batch = Batch({"query": g["x_q"], "key": g["x_k"]}, torch.arange(8), torch.arange(8), 8)
     clock = Clock(0, 8, 8, 8)
@@ -75,7 +77,11 @@ def test_lars(golden):
     g = tensors(golden("lars"))
     weight, bias = nn.Parameter(g["weight"].clone()), nn.Parameter(g["bias"].clone())
     optimizer = LARS(
-        [weight, bias], lr=float(g["lr"]), momentum=float(g["momentum"]), weight_decay=float(g["weight_decay"]), trust=float(g["trust_coefficient"])
+        [weight, bias],
+        lr=float(g["lr"]),
+        momentum=float(g["momentum"]),
+        weight_decay=float(g["weight_decay"]),
+        trust=float(g["trust_coefficient"]),
     )
     for step in range(4):
         weight.grad, bias.grad = g["grad_weight"][step].clone(), g["grad_bias"][step].clone()
@@ -97,7 +103,13 @@ def test_learning_rate_with_warm_up(golden):
     base, end = float(g["warmup_base"]), float(g["warmup_final"])
     config = RunConfig.make(
         "simclr",
-        {"optim.lr": base, "optim.lr_scaling": "none", "optim.lr_end": end / base, "optim.warmup_epochs": float(g["warmup_epochs"]), "train.batch_size": 10},
+        {
+            "optim.lr": base,
+            "optim.lr_scaling": "none",
+            "optim.lr_end": end / base,
+            "optim.warmup_epochs": float(g["warmup_epochs"]),
+            "train.batch_size": 10,
+        },
     )
     clocks = [Clock(step * 10, epochs * per_epoch * 10, per_epoch * 10, 10) for step in range(epochs * per_epoch)]
     np.testing.assert_allclose([learning_rate(config, clock) for clock in clocks], g["warmup_values"], rtol=1e-9, atol=1e-12)

@@ -90,24 +90,27 @@ def verdict(
             f"{source.name} has no labels, so k-NN and linear probe have nothing to measure; pretraining does not need them"
         )
     fit, val = data.holdout(source.train, config.eval.holdout, config.seed)
-    encoders = {"": method.encode}
-    if test:
-        encoders |= {"random_": model.build(config).to(device).encode, "pixels_": pixels}
+    tested = source.test if test and source.test is not None and source.test.labels is not None else None
+    methods = {"": method, **({"random_": model.build(config).to(device)} if test else {})}
     results: dict[str, float] = {}
-    for prefix, encoder in encoders.items():
-        parts = []
-        for split, ids in ((source.train, fit), (source.train, val), (source.test, None)):
-            if split is None or split.labels is None or (ids is None and not test):
-                parts.append(None)
-                continue
-            ids = np.arange(len(split)) if ids is None else ids
-            owner = getattr(encoder, "__self__", None)
-            if isinstance(owner, Method):
-                features, kept = features_of(config, owner, split, ids, device)
+    for prefix in [*methods, *(["pixels_"] if test else [])]:
+
+        def features(split: data.Split, ids: np.ndarray, prefix: str = prefix) -> Features:
+            if prefix in methods:
+                x, kept = features_of(config, methods[prefix], split, ids, device)
             else:
-                features, kept = encode(
-                    encoder, images_of(config, split, ids), normalise=model.normaliser(config, device), device=device
-                )
-            parts.append(Features(features.float(), torch.as_tensor(split.labels)[kept], kept))
-        results |= measure(prefix, *parts, config.eval, classes=len(source.train.classes), seed=config.seed)
-    return results
+                normalise = model.normaliser(config, device)
+                x, kept = encode(pixels, images_of(config, split, ids), normalise=normalise, device=device)
+            return Features(x.float(), torch.as_tensor(split.labels)[kept], kept)
+
+        results |= measure(
+            prefix,
+            features(source.train, fit),
+            features(source.train, val),
+            features(tested, np.arange(len(tested))) if tested else None,
+            config.eval,
+            classes=len(source.train.classes),
+            seed=config.seed,
+            device=device,
+        )
+    return {key: value for key, value in results.items() if any(protocol in key for protocol in only)}

@@ -61,6 +61,15 @@ class TrackedRun:
     def _has(self, talk: MlflowClient, name: str, value: float, step: int) -> bool:
         return any(point.step == step and point.value == value for point in talk.get_metric_history(self.run_id, name))
 
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Add parameters; MLflow refuses to change one that stands there."""
+        with asking(self.uri, f"logging {', '.join(params)}") as talk:
+            from mlflow.entities import Param
+
+            talk.log_batch(
+                self.run_id, params=[Param(key, str(value)[:PARAM_CHARS]) for key, value in params.items()], synchronous=True
+            )
+
     def log_artifact(self, path: str | Path, folder: str = "") -> None:
         """Keep a file, or a folder with all in it, among the run's artifacts."""
         with asking(self.uri, f"keeping {path}") as talk:
@@ -109,7 +118,6 @@ def begin(
             talk.log_batch(tracked.run_id, params=missing[first : first + PARAMS_PER_BATCH], synchronous=True)
         talk.log_batch(tracked.run_id, tags=[RunTag(key, str(value)) for key, value in all_tags.items()], synchronous=True)
     return tracked
-
 
 
 def attach(uri: str, run_id: str) -> TrackedRun:

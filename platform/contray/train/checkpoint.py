@@ -31,11 +31,15 @@ class Storage:
         from pyarrow import ArrowInvalid, fs
 
         self.local = "://" not in address
-        self.address = str(Path(address).expanduser().resolve()) if self.local else address  # absolute: workers run in another folder
+        self.address = (
+            str(Path(address).expanduser().resolve()) if self.local else address
+        )  # absolute: workers run in another folder
         try:
             self.system, self.root = (fs.LocalFileSystem(), self.address) if self.local else fs.FileSystem.from_uri(address)
         except ArrowInvalid as error:
-            raise UserError(f"scale.storage: got {address}; give a path, or an address such as s3://bucket/runs ({error})") from None
+            raise UserError(
+                f"scale.storage: got {address}; give a path, or an address such as s3://bucket/runs ({error})"
+            ) from None
 
     def __truediv__(self, name: str) -> Storage:
         return Storage(f"{self.address.rstrip('/')}/{name}")
@@ -45,7 +49,9 @@ class Storage:
         try:
             self.system.create_dir(self.root, recursive=True)
         except OSError as error:
-            raise UserError(f"scale.storage: cannot write to {self.address} ({error}); choose another with --scale.storage") from None
+            raise UserError(
+                f"scale.storage: cannot write to {self.address} ({error}); choose another with --scale.storage"
+            ) from None
 
     def names(self) -> list[str]:
         """The files in this folder; none if there is no such folder."""
@@ -89,7 +95,11 @@ def load(content: bytes, where: str, device: str = "cpu") -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:
-        reason = "it holds pickled objects, which are never loaded" if "Weights only load failed" in str(error) else "it is torn or no checkpoint"
+        reason = (
+            "it holds pickled objects, which are never loaded"
+            if "Weights only load failed" in str(error)
+            else "it is torn or no checkpoint"
+        )
         raise UserError(f"{where}: {reason}") from None
     if not isinstance(state, dict) or "method" not in state or "config" not in state:
         raise UserError(f"{where}: no checkpoint of contray (it lacks the method's state or the config)")

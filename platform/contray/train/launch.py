@@ -67,17 +67,26 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
     resumed = any(PATTERN.fullmatch(found) for found in folder.names())
 
     if not quiet:
-        print(f"{'going on with' if resumed else 'run'} {name}: {len(source.train):,} samples of {source.name}; {run.url}", flush=True)
+        print(
+            f"{'going on with' if resumed else 'run'} {name}: {len(source.train):,} samples of {source.name}; {run.url}",
+            flush=True,
+        )
     status = "FAILED"
     try:
         with TrainingBar(name, quiet) as bar:
-            ended = _in_process(config, folder, run, bar) if config.scale.workers == (0, 0) else _on_ray(config, name, folder, run, bar)
+            ended = (
+                _in_process(config, folder, run, bar)
+                if config.scale.workers == (0, 0)
+                else _on_ray(config, name, folder, run, bar)
+            )
         status = "FINISHED" if ended["finished"] else "KILLED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
-        with contextlib.suppress(track.TrackingError):  # the run itself is over; what MLflow could not be told stands in the storage
+        with contextlib.suppress(
+            track.TrackingError
+        ):  # the run itself is over; what MLflow could not be told stands in the storage
             run.finish(status)
     folder.write(RECORD, json.dumps({"run_id": run.run_id, "finished": ended["finished"]}).encode())
     return Result(name, ended["metrics"], run.run_id, run.url, folder.address, ended["step"], ended["finished"], ended)
@@ -92,15 +101,21 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[
     track.check(uri)
     name = f"{config.run_name}-x{seeds}"
     params = {key: value for key, value in config.flat().items() if key != "seed"}
-    parent = track.begin(uri, config.track.experiment, name, params=params, tags={**tags_of(config, source), "contray.kind": "seeds"})
+    parent = track.begin(
+        uri, config.track.experiment, name, params=params, tags={**tags_of(config, source), "contray.kind": "seeds"}
+    )
     status = "FAILED"
     try:
         with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
             results = [
-                launch(replace(config, seed=config.seed + offset), quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"})
+                launch(
+                    replace(config, seed=config.seed + offset), quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}
+                )
                 for offset in range(seeds)
             ]
-        parent.log_metrics({key: sum(result.metrics[key] for result in results) / seeds for key in results[0].metrics}, step=results[0].step)
+        parent.log_metrics(
+            {key: sum(result.metrics[key] for result in results) / seeds for key in results[0].metrics}, step=results[0].step
+        )
         status = "FINISHED"
     finally:
         parent.finish(status)
@@ -137,9 +152,12 @@ def tags_of(config: RunConfig, source: data.Source) -> dict[str, str]:
 
 def _commit() -> str:
     """The commit of the code that runs, with + where files differ from it; empty where there is no repository."""
+
     def git(*words: str) -> str:
         try:
-            return subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+            return subprocess.run(
+                ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True, timeout=5
+            ).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return ""
 
@@ -208,11 +226,17 @@ def check_machines(config: RunConfig) -> None:
         return
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
-        raise ConfigError("scale.address", f"got {address}, must be HOST:PORT of a Ray head, or auto; a http:// address takes jobs (ray job submit)")
+        raise ConfigError(
+            "scale.address",
+            f"got {address}, must be HOST:PORT of a Ray head, or auto; a http:// address takes jobs (ray job submit)",
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
-        raise ConfigError("scale.address", f"no Ray cluster answers at {address} ({error}); leave it and RAY_ADDRESS empty for this machine's own") from None
+        raise ConfigError(
+            "scale.address",
+            f"no Ray cluster answers at {address} ({error}); leave it and RAY_ADDRESS empty for this machine's own",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -223,6 +247,7 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every print appears twice
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials find a relative data.source or my_method.py where the user does
     }
     for key, value in quiet.items():
         os.environ.setdefault(key, value)
@@ -235,7 +260,10 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         cpus = max(os.cpu_count() or 1, config.scale.workers[1] * max(config.scale.cpus_per_worker, 1))
-        options |= {"include_dashboard": dashboard, "num_cpus": cpus}  # trials of several workers need the dashboard: without it their placements leak
+        options |= {
+            "include_dashboard": dashboard,
+            "num_cpus": cpus,
+        }  # trials of several workers need the dashboard: without it their placements leak
     _warn_of_lost_places(config)
     try:
         ray.init(**options)
@@ -252,7 +280,9 @@ def _warn_of_lost_places(config: RunConfig) -> None:
     places = {"scale.storage": Storage(config.scale.storage).address, "track.uri": track.resolve_uri(config.track.uri)}
     for key, place in places.items():
         if "/working_dir_files/" in place:
-            print(f"contray: {key} lies in the job's own folder, which Ray deletes; name a place that stays ({place})", flush=True)
+            print(
+                f"contray: {key} lies in the job's own folder, which Ray deletes; name a place that stays ({place})", flush=True
+            )
 
 
 def _on_ray(config: RunConfig, name: str, folder: Storage, run: track.TrackedRun, bar: TrainingBar) -> dict[str, Any]:
@@ -260,15 +290,25 @@ def _on_ray(config: RunConfig, name: str, folder: Storage, run: track.TrackedRun
         return fit(config, name, folder, run, bar)
 
 
-def fit(config: RunConfig, name: str, folder: Storage, run: track.TrackedRun, watcher: Watcher, final: Literal["test", "validation"] = "test") -> dict[str, Any]:
+def fit(
+    config: RunConfig,
+    name: str,
+    folder: Storage,
+    run: track.TrackedRun,
+    watcher: Watcher,
+    final: Literal["test", "validation"] = "test",
+) -> dict[str, Any]:
     """Run Ray Train on the cluster that is joined, showing its progress to `watcher`; what rank 0 returned."""
     import ray
-    from ray.train import FailureConfig, LoggingConfig, RunConfig as RayRunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     least, most = config.scale.workers
     total = ray.cluster_resources()
-    wants_gpu = config.train.device == "cuda" or config.scale.gpus_per_worker > 0  # also where the autoscaler has started none yet
+    wants_gpu = (
+        config.train.device == "cuda" or config.scale.gpus_per_worker > 0
+    )  # also where the autoscaler has started none yet
     gpu = config.train.device != "cpu" and (wants_gpu or total.get("GPU", 0) > 0)
     cpus = config.scale.cpus_per_worker or max(1, int(total.get("CPU", 1)) // most)
     resources = {"CPU": cpus, **({"GPU": config.scale.gpus_per_worker or 1} if gpu else {})}
@@ -278,7 +318,9 @@ def fit(config: RunConfig, name: str, folder: Storage, run: track.TrackedRun, wa
         _train_function,
         train_loop_config={"plan": plan, "board": board, "folder": os.getcwd()},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=most if least == most else (least, most), use_gpu=gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=most if least == most else (least, most), use_gpu=gpu, resources_per_worker=resources
+        ),
         run_config=RayRunConfig(
             name=name,
             storage_path=f"{Storage(config.scale.storage).address.rstrip('/')}/.ray",  # where Ray Train keeps its own few records of a run
@@ -341,7 +383,7 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _board() -> Any:
     import ray
 
-    @ray.remote(num_cpus=0, max_concurrency=4)
+    @ray.remote(num_cpus=0, max_concurrency=4)  # pyright: ignore[reportCallIssue]
     class Board:
         """Carries progress from rank 0 to the driver, and the wish to stop back."""
 

@@ -65,7 +65,13 @@ class Outcome:
         return self.step >= self.total
 
 
-def train(config: RunConfig, source: data.Source, storage: Storage | None = None, listener: Listener | None = None, start: Mapping[str, Any] | None = None) -> Outcome:
+def train(
+    config: RunConfig,
+    source: data.Source,
+    storage: Storage | None = None,
+    listener: Listener | None = None,
+    start: Mapping[str, Any] | None = None,
+) -> Outcome:
     """Train, or go on from the newest checkpoint under `storage` (or from the state `start`). Runs on every rank of the process group, if any.
 
     Raises NonFiniteLoss naming the step, UserError when a checkpoint does not fit.
@@ -83,7 +89,8 @@ def train(config: RunConfig, source: data.Source, storage: Storage | None = None
     params = [p for p in method.parameters() if p.requires_grad]
     optimizer = optim.build(config, method)
     pairs = [[list(module.parameters()) for module in pair] for pair in method.ema_pairs()]
-    targets, online = [p for pair in pairs for p in pair[1]], [p for pair in pairs for p in pair[0]]
+    targets: list[torch.Tensor] = [p for pair in pairs for p in pair[1]]
+    online: list[torch.Tensor] = [p for pair in pairs for p in pair[0]]
     if config.train.compile:
         method.represent = torch.compile(method.represent, dynamic=False)
 
@@ -101,7 +108,13 @@ def train(config: RunConfig, source: data.Source, storage: Storage | None = None
         listener.restore(state)
 
     batches = data.GlobalBatches(
-        source.train, config.views, strength=config.augment.strength, batch_size=size, seed=seed, broken=broken, max_broken=config.data.max_broken
+        source.train,
+        config.views,
+        strength=config.augment.strength,
+        batch_size=size,
+        seed=seed,
+        broken=broken,
+        max_broken=config.data.max_broken,
     )
     epoch_steps = batches.steps_per_epoch
     total = config.train.steps or config.train.epochs * epoch_steps
@@ -124,7 +137,9 @@ def train(config: RunConfig, source: data.Source, storage: Storage | None = None
             "points": listener.pending(),
         }
 
-    first_bad = torch.tensor(-1, device=device)  # first step whose gradients were not finite; read only where the loop synchronises anyway
+    first_bad = torch.tensor(
+        -1, device=device
+    )  # first step whose gradients were not finite; read only where the loop synchronises anyway
     began = saved = window = time.monotonic()
     window_done, rate, trained_seconds, started_at = done, 0.0, 0.0, done
     stream = iter(data.loader(batches, range(done, total), own, workers=config.data.workers, pin=device.type == "cuda"))
@@ -166,15 +181,22 @@ def train(config: RunConfig, source: data.Source, storage: Storage | None = None
                 or (time.monotonic() - saved > config.train.checkpoint_seconds and not checkpoints.busy)
             )  # fmt: skip
             stop = False
-            if logs or saves or device.type == "cpu":
-                if int(first_bad) >= 0:
-                    raise NonFiniteLoss(
-                        f"step {int(first_bad)}: the gradients are not finite (learning rate {lr:.3g}); the newest checkpoint is from before it. "
-                        "A lower optim.lr, optim.clip or train.precision fp32 may mend it"
-                    )
+            if (logs or saves or device.type == "cpu") and int(first_bad) >= 0:
+                raise NonFiniteLoss(
+                    f"step {int(first_bad)}: the gradients are not finite (learning rate {lr:.3g}); the newest checkpoint is from before it. "
+                    "A lower optim.lr, optim.clip or train.precision fp32 may mend it"
+                )
             if logs:
                 asked = torch.tensor(float(rank == 0 and listener.stop()), device=device)
-                values = torch.stack([asked, *(value.detach().to(asked.dtype if value.dtype != torch.float64 else value.dtype) for value in out.values())])
+                values = torch.stack(
+                    [
+                        asked,
+                        *(
+                            value.detach().to(asked.dtype if value.dtype != torch.float64 else value.dtype)
+                            for value in out.values()
+                        ),
+                    ]
+                )
                 if world > 1:
                     dist.all_reduce(values)
                 asked_sum, *totals = values.tolist()
@@ -185,9 +207,19 @@ def train(config: RunConfig, source: data.Source, storage: Storage | None = None
                     trained_seconds += now - window
                 window, window_done = now, done
                 if rank == 0:
-                    listener.log(done, {**dict(zip(out, totals, strict=True)), "lr": lr, "grad_norm": float(grad_norm), "images_per_second": rate})
+                    listener.log(
+                        done,
+                        {
+                            **dict(zip(out, totals, strict=True)),
+                            "lr": lr,
+                            "grad_norm": float(grad_norm),
+                            "images_per_second": rate,
+                        },
+                    )
                     if not all(map(torch.isfinite, values)):
-                        raise NonFiniteLoss(f"step {done}: the loss is not finite ({dict(zip(out, totals, strict=True))}); the newest checkpoint is from before it")
+                        raise NonFiniteLoss(
+                            f"step {done}: the loss is not finite ({dict(zip(out, totals, strict=True))}); the newest checkpoint is from before it"
+                        )
             improved = False
             if knn and rank == 0 and (done % eval_steps == 0 or done == total):
                 pause = time.monotonic()
@@ -217,13 +249,30 @@ def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping
     ours = {key: value for key, value in config.flat().items() if not key.startswith(("scale.", "track."))}
     differing = [key for key, value in ours.items() if theirs.flat().get(key, value) != value and key not in FREE]
     if differing:
-        raise UserError(f"the checkpoint was made with another config; it differs in {', '.join(differing)}. Give the run another --track.name")
-    changed = [f"{key} ({state['fingerprint'].get(key, 'none')} -> {value})" for key, value in fingerprint.items() if state["fingerprint"].get(key) != value]
+        raise UserError(
+            f"the checkpoint was made with another config; it differs in {', '.join(differing)}. Give the run another --track.name"
+        )
+    changed = [
+        f"{key} ({state['fingerprint'].get(key, 'none')} -> {value})"
+        for key, value in fingerprint.items()
+        if state["fingerprint"].get(key) != value
+    ]
     if changed and not config.train.allow_changes:
-        raise UserError(f"resuming would not be exact: {', '.join(changed)} changed since the checkpoint; --train.allow_changes true goes on all the same")
+        raise UserError(
+            f"resuming would not be exact: {', '.join(changed)} changed since the checkpoint; --train.allow_changes true goes on all the same"
+        )
 
 
-FREE = {"data.workers", "data.cache_gb", "data.root", "data.download", "train.keep", "train.checkpoint_seconds", "train.checkpoint_steps", "train.allow_changes"}
+FREE = {
+    "data.workers",
+    "data.cache_gb",
+    "data.root",
+    "data.download",
+    "train.keep",
+    "train.checkpoint_seconds",
+    "train.checkpoint_steps",
+    "train.allow_changes",
+}
 
 
 def embed(config: RunConfig, method: Method, source: data.Source, device: torch.device) -> torch.Tensor:

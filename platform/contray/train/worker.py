@@ -72,7 +72,9 @@ class Recorder(Listener):
         return self._stop
 
 
-def work(plan: Plan, show: Callable[[dict[str, Any]], bool], start: Mapping[str, Any] | None = None, offer: bool = False) -> dict[str, Any]:
+def work(
+    plan: Plan, show: Callable[[dict[str, Any]], bool], start: Mapping[str, Any] | None = None, offer: bool = False
+) -> dict[str, Any]:
     """Train one rank of a run to its end. Rank 0 returns what there is to say, in plain values.
 
     `show` takes progress messages and says whether the run was asked to stop. start: a state to go on from in place of the newest
@@ -123,7 +125,9 @@ def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: 
     return metrics
 
 
-def _keep_artifacts(run: TrackedRun, config: RunConfig, source: data.Source, outcome: Outcome, metrics: Mapping[str, float]) -> None:
+def _keep_artifacts(
+    run: TrackedRun, config: RunConfig, source: data.Source, outcome: Outcome, metrics: Mapping[str, float]
+) -> None:
     """The config, the view grid and the encoder. A tracking outage is said, not raised: training is done and its checkpoint safe."""
     from .. import encoder, track
     from ..data.preview import draw
