@@ -52,14 +52,12 @@ def _scale_width(net: nn.Module, factor: float) -> None:
     for name, child in net.named_children():
         if isinstance(child, nn.Conv2d):
             inputs = child.in_channels if child.in_channels == 3 else round(child.in_channels * factor)
-            conv = nn.Conv2d(
-                inputs, round(child.out_channels * factor), child.kernel_size, child.stride, child.padding, bias=False
-            )  # pyright: ignore[reportArgumentType]
+            outputs, stride = round(child.out_channels * factor), child.stride
+            conv = nn.Conv2d(inputs, outputs, child.kernel_size, stride, child.padding, bias=False)  # pyright: ignore[reportArgumentType]
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             setattr(net, name, conv)
         elif isinstance(child, nn.BatchNorm2d):
             norm = nn.BatchNorm2d(round(child.num_features * factor))
-            assert child.weight is not None
             with torch.no_grad():
                 norm.weight.fill_(child.weight[0].item())
             setattr(net, name, norm)
