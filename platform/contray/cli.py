@@ -43,9 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(HELP, end="")
         return 0
     if words[0] in ("-V", "--version"):
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        print(f"contray {version('contray')}")
+        try:
+            print(f"contray {version('contray')}")
+        except PackageNotFoundError:  # a job's nodes get the sources alone
+            print("contray, from its sources (not installed)")
         return 0
     name, rest = words[0], words[1:]
     if name == "data" and rest[:1] == ["preview"]:
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def split_dotted(words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """(dotted options with their values, the other words). `--a.b 1 2`, `--a.b=1` and a bare `--a.b` (true) are understood."""
+    """(dotted options with their values, the other words). `--a.b 1 2`, `--a.b=1` and a bare `--a.b` are understood."""
     dotted: dict[str, list[str]] = {}
     plain: list[str] = []
     values: list[str] | None = None
@@ -82,7 +85,7 @@ def split_dotted(words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]
         else:
             values = None
             plain.append(word)
-    return {key: values or ["true"] for key, values in dotted.items()}, plain
+    return dotted, plain
 
 
 def parse(

@@ -308,10 +308,10 @@ class Key:
     def parse(self, key: str, given: Any) -> Any:
         """Text (from the command line: a string or a list of them) or YAML values -> the declared type."""
         if isinstance(given, (list, tuple)) and get_origin(self.type) is not tuple:
+            if not given and self.type is bool:
+                return True  # a bare --train.compile
             if len(given) != 1:
-                raise ConfigError(
-                    key, f"got {len(given)} values ({' '.join(map(str, given)) or 'none'}), takes one: {self.allowed}"
-                )
+                raise ConfigError(key, f"got {' '.join(map(str, given)) or 'no value'}, takes one value: {self.allowed}")
             given = given[0]
         return self._tuple(key, given) if get_origin(self.type) is tuple else self._scalar(key, self.type, given)
 
@@ -321,9 +321,7 @@ class Key:
         if kinds[-1] is Ellipsis:
             return tuple(self._scalar(key, kinds[0], value) for value in values)
         if len(values) != len(kinds):
-            raise ConfigError(
-                key, f"got {len(values)} values ({' '.join(map(str, values)) or 'none'}), takes {len(kinds)}: {self.allowed}"
-            )
+            raise ConfigError(key, f"got {' '.join(map(str, values)) or 'no value'}, takes {len(kinds)} values: {self.allowed}")
         return tuple(self._scalar(key, kind, value) for kind, value in zip(kinds, values, strict=True))
 
     def _scalar(self, key: str, kind: Any, given: Any) -> Any:

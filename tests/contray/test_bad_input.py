@@ -31,7 +31,7 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "train simclr --method.temperature nan": ("method.temperature", "'nan'", "> 0"),
     "train simclr --method.temperature warm": ("method.temperature", "'warm'", "a number > 0"),
     "train simclr --train.batch_size 12.5": ("train.batch_size", "'12.5'", "an integer >= 2"),
-    "train simclr --train.batch_size 64 128": ("train.batch_size", "2 values (64 128)", "takes one"),
+    "train simclr --train.batch_size 64 128": ("train.batch_size", "got 64 128", "takes one value"),
     "train simclr --train.batch_size 100000": ("train.batch_size", "got 100000", "training samples"),
     "train simclr --train.precision fp16": ("train.precision", "'fp16'", "bf16 | fp32 | fp64"),
     "train simclr --augment.strength 3": ("augment.strength", "got 3", "<= 2"),

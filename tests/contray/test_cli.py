@@ -23,7 +23,7 @@ KEYS = {"track.uri": "sqlite:///elsewhere.db", "seed": "3", "data.share": ["digi
         ("--seeds 3", {}, ["--seeds", "3"]),
         ("--scale.workers 1 4 --dry-run", {"scale.workers": ["1", "4"]}, ["--dry-run"]),
         ("--scale.workers=1,4", {"scale.workers": ["1,4"]}, []),
-        ("--train.compile --train.steps 5", {"train.compile": ["true"], "train.steps": ["5"]}, []),
+        ("--train.compile --train.steps 5", {"train.compile": [], "train.steps": ["5"]}, []),
         ("--optim.lr -1e-3 --seed -1", {"optim.lr": ["-1e-3"], "seed": ["-1"]}, []),
         ("--data.source=a=b", {"data.source": ["a=b"]}, []),
         ("--train.batch-size 64", {"train.batch_size": ["64"]}, []),

@@ -61,6 +61,11 @@ class TrackedRun:
     def _has(self, talk: MlflowClient, name: str, value: float, step: int) -> bool:
         return any(point.step == step and point.value == value for point in talk.get_metric_history(self.run_id, name))
 
+    def history(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) of every point of a metric that the store has."""
+        with asking(self.uri, f"reading {name}") as talk:
+            return [(point.step, point.value) for point in talk.get_metric_history(self.run_id, name)]
+
     def log_params(self, params: Mapping[str, object]) -> None:
         """Add parameters; MLflow refuses to change one that stands there."""
         with asking(self.uri, f"logging {', '.join(params)}") as talk:

@@ -128,8 +128,8 @@ def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: 
 def _keep_artifacts(
     run: TrackedRun, config: RunConfig, source: data.Source, outcome: Outcome, metrics: Mapping[str, float]
 ) -> None:
-    """The config, the view grid and the encoder. A tracking outage is said, not raised: training is done and its checkpoint safe."""
-    from .. import encoder, track
+    """The view grid, the curves and the encoder. A tracking outage is said, not raised: training is done and its checkpoint safe."""
+    from .. import curves, encoder, track
     from ..data.preview import draw
 
     try:
@@ -137,6 +137,10 @@ def _keep_artifacts(
             folder = Path(name)
             draw(source.train, config.views, strength=config.augment.strength, seed=config.seed, out=folder / "views.png")
             run.log_artifact(folder / "views.png")
+            histories = {name: run.history(name) for name in curves.CURVES}
+            run.log_artifact(
+                curves.draw(histories, f"{Path(config.method.name).stem} {config.method.preset}", folder / "curves.png")
+            )
             if outcome.finished and config.track.model:
                 encoder.export(config, outcome.method, folder / "encoder")
                 track.log_encoder(run, folder / "encoder", metadata=dict(metrics))
