@@ -118,7 +118,8 @@ class MoCo(Method):
         super().__init__(config, backbone)
         norm = BatchNorm if config.head_norm == "bn" else nn.Identity
         widths = [self.out_dim, *([config.hidden] if config.head == "mlp" else []), config.dim]
-        layers = [layer for d_in, d_out in pairwise(widths) for layer in (nn.Linear(d_in, d_out), norm(d_out), nn.ReLU())]
+        bias = config.head_norm == "none"  # a bias before a norm has no effect, and AdamW would blow its rounding noise up
+        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b, bias=bias), norm(b), nn.ReLU())]
         self.head = nn.Sequential(*layers[:-1])
         self.key_backbone = copy.deepcopy(self.backbone).requires_grad_(False)  # starts as an exact copy
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)

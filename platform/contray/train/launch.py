@@ -191,7 +191,7 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
 
 @contextlib.contextmanager
 def _interrupts(asked: list[bool]) -> Iterator[None]:
-    """Ctrl-C once asks for a stop at the next log step, with a checkpoint; twice stops at once."""
+    """Ctrl-C or SIGTERM (a batch system's, a spot machine's) once asks for a stop at the next log step, with a checkpoint; twice stops at once."""
     import signal
 
     if threading.current_thread() is not threading.main_thread():
@@ -204,11 +204,12 @@ def _interrupts(asked: list[bool]) -> Iterator[None]:
         asked[0] = True
         print("\nstopping after a checkpoint; Ctrl-C again stops at once", flush=True)
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def cluster_of(config: RunConfig) -> str:
