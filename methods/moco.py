@@ -80,7 +80,7 @@ DIGITS = {
     "optim.warmup_epochs": 0.5,
     "train.batch_size": 64,
     "train.norm_groups": 1,
-    "train.steps": 700,
+    "train.steps": 600,
     "eval.every_epochs": 2,
 }
 
