@@ -250,7 +250,10 @@ def tune(words: list[str]) -> int:
         config: Annotated[Path | None, arg("YAML of the settings that all trials share")] = None
         metric: Annotated[str, arg("what trials are ranked on: knn_val_top1 or linear_val_top1")] = "linear_val_top1"
         scheduler: Annotated[
-            str, arg("asha: stop hopeless trials early; pbt: copy and mutate the best; none: no stops [default: the space's own, else asha]")
+            str,
+            arg(
+                "asha: stop hopeless trials early; pbt: copy and mutate the best; none: no stops [default: the space's own, else asha]"
+            ),
         ] = ""
         grace: Annotated[float, arg("asha: share of a run that every trial gets [fraction]")] = 0.4
         concurrent: Annotated[int, arg("trials at once; 0: as many as there are CPUs (or GPUs)")] = 0

@@ -1,0 +1,325 @@
+"""The main job as a user meets it: from images to a verdict in MLflow, and what happens when it is stopped, killed or spread over workers.
+
+CONTRAY_PARITY_STEPS (default 30) is how long one and two Ray workers are compared; 200 is the length that docs/RESULTS.md reports:
+
+    CONTRAY_PARITY_STEPS=200 pytest tests/contray/test_end_to_end.py -k workers -s
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+import contray
+from contray import RunConfig, data, model, track
+from contray.cli import main
+from contray.encoder import read_checkpoint
+from contray.evaluate.online import features_of
+from contray.train.checkpoint import Checkpoints, Storage
+from contray.train.launch import launch, ray_session
+
+REPO = Path(__file__).parents[2]
+VERDICT = [prefix + name for prefix in ("", "random_", "pixels_") for name in ("knn_top1", "knn_val_top1", "linear_top1", "linear_val_top1")]  # fmt: skip
+STEPS = 30  # 22 are an epoch
+TINY = {
+    "data.size": 16,
+    "data.renderings": 1,
+    "data.workers": 0,
+    "views.view.size": 16,
+    "backbone.width": 4,
+    "method.projector_hidden": 16,
+    "method.projector_dim": 8,
+    "train.batch_size": 64,
+    "train.precision": "fp32",
+    "train.steps": STEPS,
+    "train.log_every": 1,
+    "train.checkpoint_steps": 2,
+    "train.checkpoint_seconds": 1e6,
+    "eval.every_epochs": 0.5,
+    "eval.probe_epochs": 2,
+    "eval.probe_lrs": (1.0,),
+    "eval.probe_decays": (0.0,),
+    "scale.workers": (0, 0),
+    "scale.cpus_per_worker": 1,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with an MLflow store of its own, and where runs are kept in it."""
+
+    folder: Path
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.folder}/mlflow.db"
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        return {"scale.storage": str(self.folder / "runs"), "track.uri": self.uri}
+
+    def run(self, run_id: str) -> track.TrackedRun:
+        return track.attach(self.uri, run_id)
+
+    def losses(self, run_id: str) -> list[tuple[int, float]]:
+        return sorted(self.run(run_id).history("loss"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Place:
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return Place(folder)
+
+
+@pytest.fixture(scope="module")
+def config(place: Place) -> RunConfig:
+    return RunConfig.make("simclr", {**TINY, **place.keys}, preset="digits")
+
+
+@pytest.fixture(scope="module")
+def trained(config: RunConfig) -> contray.Result:
+    """The undisturbed run that others are compared with."""
+    return contray.train(config, quiet=True)
+
+
+def words(keys: Mapping[str, Any], method: str = "simclr") -> list[str]:
+    """The command line of `contray train` with these dotted keys."""
+    options = []
+    for key, value in keys.items():
+        options += [f"--{key}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return ["train", method, "--preset", "digits", *options]
+
+
+def run_id_of(printed: str) -> str:
+    return printed.partition("MLflow run")[2].split()[0]
+
+
+# ---------------------------------------------------------------- a run and what MLflow has of it
+
+
+def test_the_verdict_has_every_number(place: Place, trained: contray.Result) -> None:
+    assert trained.finished
+    assert trained.step == STEPS
+    assert sorted(trained.metrics) == sorted(VERDICT)
+    assert all(0 <= value <= 1 for value in trained.metrics.values())
+    logged = track.client(place.uri).get_run(trained.run_id).data.metrics
+    assert {name: logged[name] for name in VERDICT} == trained.metrics
+    for name in VERDICT:
+        assert place.run(trained.run_id).history(name)[-1] == (STEPS, trained.metrics[name])
+
+
+def test_mlflow_has_params_curves_and_tags(place: Place, config: RunConfig, trained: contray.Result) -> None:
+    run = track.client(place.uri).get_run(trained.run_id)
+    assert run.info.run_name == trained.name == config.run_name
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {key: str(value) for key, value in config.flat().items()}
+    for name in ("loss", "lr", "images_per_second", "grad_norm"):
+        steps = [step for step, _ in place.run(trained.run_id).history(name)]
+        assert sorted(steps) == list(range(1, STEPS + 1)), name
+    assert sorted(step for step, _ in place.run(trained.run_id).history("knn_val_top1")) == [11, 22, STEPS]
+    tags = run.data.tags
+    told = {key: tags[f"contray.{key}"] for key in ("kind", "method", "preset", "dataset", "worlds")}
+    assert told == {"kind": "run", "method": "simclr", "preset": "digits", "dataset": "digits", "worlds": "1"}
+    head = subprocess.run(["git", "-C", str(REPO), "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head.returncode == 0:
+        assert tags["mlflow.source.git.commit"].rstrip("+") == head.stdout.strip()
+
+
+def test_mlflow_has_the_artifacts(place: Place, config: RunConfig, trained: contray.Result, tmp_path: Path) -> None:
+    talk = track.client(place.uri)
+    assert {file.path for file in talk.list_artifacts(trained.run_id)} == {"config.yaml", "curves.png", "views.png"}
+    saved = talk.download_artifacts(trained.run_id, "config.yaml", str(tmp_path))
+    assert RunConfig.from_yaml(Path(saved).read_text()) == config
+    assert Image.open(talk.download_artifacts(trained.run_id, "views.png", str(tmp_path))).size > (100, 100)
+
+
+def test_the_loaded_encoder_is_the_trained_one(place: Place, config: RunConfig, trained: contray.Result) -> None:
+    images, ids = data.open_source(config.data).test, range(20)
+    assert images is not None
+    state = Checkpoints(Storage(trained.checkpoint)).latest()
+    assert state is not None
+    method = model.build(config)
+    method.load_state_dict(state["method"])
+    expected, _ = features_of(config, method, images, ids, torch.device("cpu"))
+    pixels = [images.image(i, None) for i in ids]
+
+    encoder = contray.load(trained.run_id, uri=place.uri)
+
+    assert_close(encoder(pixels), expected, rtol=1e-5, atol=1e-6)
+    outputs = track.client(place.uri).get_run(trained.run_id).outputs
+    assert outputs is not None
+    kept = track.client(place.uri).get_logged_model(outputs.model_outputs[0].model_id)
+    from mlflow.pyfunc import load_model
+
+    served = load_model(kept.artifact_location)
+    assert served.metadata.metadata["linear_top1"] == trained.metrics["linear_top1"]
+    assert_close(torch.from_numpy(served.predict(np.stack(pixels))), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_saved_config_repeats_the_run_under_the_next_name(place: Place, trained: contray.Result) -> None:
+    assert main(["train", "--quiet", "--config", f"{trained.checkpoint}/config.yaml", "--track.model", "false"]) == 0
+    talk = track.client(place.uri)
+    runs = {run.info.run_name: run for run in talk.search_runs([talk.get_run(trained.run_id).info.experiment_id])}
+    again = runs[f"{trained.name}-2"]
+    assert place.losses(again.info.run_id) == place.losses(trained.run_id)
+    assert {name: again.data.metrics[name] for name in VERDICT} == trained.metrics
+
+
+def test_seeds_are_children_of_a_run_with_the_means(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = {**TINY, **place.keys, "train.steps": 2, "track.experiment": "seeds", "track.model": "false"}
+    assert main([*words(keys), "--seeds", "2"]) == 0
+    assert "mean ± std" in capsys.readouterr().out
+    talk = track.client(place.uri)
+    found = talk.get_experiment_by_name("seeds")
+    assert found is not None
+    runs = talk.search_runs([found.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run is not parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.data.params["seed"] for run in children} == {"0", "1"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for name in VERDICT:
+        mean = sum(run.data.metrics[name] for run in children) / 2
+        assert parent.data.metrics[name] == pytest.approx(mean), name
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear"])
+def test_eval_measures_what_training_measured(
+    protocol: str, place: Place, trained: contray.Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = f"{100 * trained.metrics[f'{protocol}_top1']:.1f}"
+    for where in (["--run", trained.run_id, "--track.uri", place.uri], ["--checkpoint", trained.checkpoint]):
+        assert main(["eval", protocol, *where]) == 0
+        (row,) = [line for line in capsys.readouterr().out.splitlines() if "trained encoder" in line and "untrained" not in line]
+        assert shown in row
+    history = place.run(trained.run_id).history(f"{protocol}_top1")
+    assert {value for _, value in history} == {trained.metrics[f"{protocol}_top1"]}
+    assert {step for step, _ in history} == {0, STEPS} or {step for step, _ in history} == {STEPS}
+
+
+# ---------------------------------------------------------------- killed, interrupted, terminated
+
+
+@pytest.mark.parametrize(("number", "code", "status"), [
+    (signal.SIGKILL, -signal.SIGKILL, "RUNNING"), (signal.SIGINT, 130, "KILLED"), (signal.SIGTERM, 130, "KILLED"),
+], ids=["SIGKILL", "SIGINT", "SIGTERM"])  # fmt: skip
+def test_a_disturbed_run_goes_on_as_if_nothing_had_been(
+    number: int, code: int, status: str, place: Place, trained: contray.Result, store: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    here = Place(tmp_path)
+    assert here.uri == store
+    command = words({**TINY, **here.keys, "track.model": "false"})
+    folder = tmp_path / "runs" / trained.name
+    with subprocess.Popen([sys.executable, "-m", "contray", *command], cwd=tmp_path) as process:
+        while not list(folder.glob("step-*[4-9].pt")):
+            assert process.poll() is None, capfd.readouterr().err
+            time.sleep(0.002)
+        process.send_signal(number)
+        assert process.wait(60) == code, capfd.readouterr().err
+    told = capfd.readouterr().out
+    assert ("stopped at step" in told) == (code == 130)
+    newest = max(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt"))
+    assert 4 <= newest < 22, "the run was to be met within its first epoch"
+    (run,) = runs_of(here)
+    assert run.info.status == status
+
+    assert main(command) == 0
+
+    assert f"going on with {trained.name}" in capfd.readouterr().out
+    (run,) = runs_of(here)
+    assert run.info.status == "FINISHED"
+    assert [step for step, _ in here.losses(run.info.run_id)] == list(range(1, STEPS + 1))
+    assert here.losses(run.info.run_id) == place.losses(trained.run_id)
+    assert {name: run.data.metrics[name] for name in VERDICT} == trained.metrics
+
+
+def runs_of(place: Place) -> list[Any]:
+    talk = track.client(place.uri)
+    return talk.search_runs([found.experiment_id for found in talk.search_experiments()])
+
+
+# ---------------------------------------------------------------- workers
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("method", ["simclr", "moco"])
+def test_one_and_two_ray_workers_compute_the_same(method: str, store: str, tmp_path: Path) -> None:
+    here, steps = Place(tmp_path), int(os.environ.get("CONTRAY_PARITY_STEPS", "30"))
+    own = {
+        "simclr": {},
+        "moco": {"views.query.size": 16, "views.key.size": 16, "method.queue_size": 130, "method.dim": 8, "train.norm_groups": 2},
+    }
+    keys = {key: value for key, value in TINY.items() if method == "simclr" or not key.startswith(("views.", "method."))}
+    keys |= {
+        "train.batch_size": 65, "train.precision": "fp64", "train.steps": steps, "train.checkpoint_steps": 0, "eval.every_epochs": 0,
+        "eval.final": False, "track.model": False,
+    }  # fmt: skip
+    states, losses = [], []
+    with ray_session(RunConfig.make(method, {"scale.workers": (2, 2)})):
+        for world in (1, 2):
+            sizes = {"scale.workers": (world, world), "track.name": f"{method}-{world}"}
+            result = launch(RunConfig.make(method, {**keys, **own[method], **here.keys, **sizes}, preset="digits"), quiet=True)
+            assert result.details["worlds"] == [world]
+            assert track.client(here.uri).get_run(result.run_id).data.tags["contray.worlds"] == str(world)
+            states.append(read_checkpoint(result.checkpoint).method.state_dict())
+            losses.append(here.losses(result.run_id))
+    assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]] == list(range(1, steps + 1))
+    apart = max(abs(one - two) / abs(one) for (_, one), (_, two) in zip(*losses, strict=True))
+    weights = {
+        name: float((one - states[1][name]).norm() / one.norm().clamp(min=1e-30))
+        for name, one in states[0].items()
+        if one.is_floating_point()
+    }
+    worst = max(weights, key=weights.__getitem__)
+    print(f"\n{method}, {steps} steps: losses differ by {apart:.2g}, weights by {weights[worst]:.2g} ({worst}), relatively")
+    assert math.isfinite(apart)
+    assert apart < 1e-9
+    assert weights[worst] < 1e-9, worst
+
+
+# ---------------------------------------------------------------- images without labels, images that are broken
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """81 images without classes, one of them no image."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for i in range(80):
+        Image.fromarray(rng.integers(0, 255, (16, 20, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+def test_a_folder_without_labels_is_trained_on(
+    photos: Path, place: Place, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    keys = {**TINY, **place.keys, "data.source": photos, "train.batch_size": 27, "train.steps": 6, "track.experiment": "photos"}
+    assert main(words(keys)) == 0
+    told = capsys.readouterr().out
+    assert f"{photos} has no labels: the encoder is trained" in told
+    assert f"replaced a broken image: {photos}/broken.jpg (" in told
+    run_id = run_id_of(told)
+    assert "loss" in track.client(place.uri).get_run(run_id).data.metrics
+    assert not {"knn_top1", "knn_val_top1", "linear_top1"} & set(track.client(place.uri).get_run(run_id).data.metrics)
+
+    assert main(["eval", "knn", "--run", run_id, "--track.uri", place.uri]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "has no labels" in err
