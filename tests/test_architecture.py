@@ -75,7 +75,7 @@ def test_the_engine_reaches_methods_through_the_registry(path: Path) -> None:
 
 def test_science_loop_and_data_need_neither_ray_nor_mlflow() -> None:
     modules = [f"methods.{path.stem}" for path in METHOD_FILES if path.stem != "__init__"]
-    modules += ["contray.train.loop", "contray.data", "contray.evaluate", "contray.evaluate.online", "contray.encoder"]
+    modules += ["contray.training.loop", "contray.data", "contray.evaluation", "contray.evaluation.online", "contray.encoder"]
     run(f"""
 import sys, importlib
 sys.modules["ray"] = sys.modules["mlflow"] = None

@@ -10,13 +10,13 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from .encoder import Encoder
-    from .train.launch import Result
+    from .training.launch import Result
     from .tuning import SweepResult
 
 
 def train(config: RunConfig, *, quiet: bool = False) -> Result:
     """Train as `contray train` does: to the end, or on from where an unfinished run of the same config stands."""
-    from .train.launch import launch
+    from .training.launch import launch
 
     return launch(config, quiet=quiet)
 
@@ -48,7 +48,7 @@ def evaluate(
     """
     from . import data, model, track
     from .encoder import read_checkpoint
-    from .evaluate.online import verdict
+    from .evaluation.online import verdict
 
     overrides = dict(overrides or {})
     foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]

@@ -224,7 +224,7 @@ def train(words: list[str]) -> int:
         describe(config)
         return 0
     from .report import show_result, show_seeds
-    from .train.launch import launch, launch_seeds
+    from .training.launch import launch, launch_seeds
 
     if options.seeds > 1:
         results = launch_seeds(config, options.seeds, quiet=options.quiet)

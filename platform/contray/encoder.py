@@ -17,7 +17,7 @@ from . import model
 from .config import RunConfig
 from .data.views import Pipeline
 from .errors import UserError
-from .train.checkpoint import BEST, PATTERN, Storage, load
+from .training.checkpoint import BEST, PATTERN, Storage, load
 
 WEIGHTS, CONFIG = "encoder.safetensors", "config.yaml"
 

@@ -11,7 +11,7 @@ from .config import RunConfig
 from .registry import load_method, load_space, method_names, space_names
 
 if TYPE_CHECKING:
-    from .train.launch import Result
+    from .training.launch import Result
 
 METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", "EMA", "predictor", "crops", "presets")
 
@@ -37,7 +37,7 @@ def _print(*things: Any) -> None:
 
 def show_result(config: RunConfig, result: Result) -> None:
     """The verdict of one run and where to look on."""
-    from .evaluate.protocol import report
+    from .evaluation.protocol import report
 
     details = result.details
     if not result.finished:

@@ -17,9 +17,9 @@ from . import data, model, track
 from .config import RunConfig
 from .errors import ConfigError, UserError
 from .registry import load_space
-from .train.checkpoint import Storage
-from .train.launch import check_machines, fit, ray_session, tags_of
-from .train.worker import Plan, work
+from .training.checkpoint import Storage
+from .training.launch import check_machines, fit, ray_session, tags_of
+from .training.worker import Plan, work
 
 ONLINE = "knn_val_top1"
 METRICS = (ONLINE, "linear_val_top1")
@@ -435,7 +435,7 @@ def _ranked(trials: list[Trial], metric: str) -> list[Trial]:
 def _crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path) -> Path:
     """Open the test set for the winner, once; write its config; let the sweep's run carry its metrics and params."""
     from .encoder import read_checkpoint
-    from .evaluate.online import verdict
+    from .evaluation.online import verdict
 
     encoder = read_checkpoint(best.folder)
     winner = config.replace(dict(best.params))

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from contray.evaluate import knn_predict, linear_probe
+from contray.evaluation import knn_predict, linear_probe
 
 CLASSES = 10
 

@@ -14,7 +14,7 @@ import torch
 
 from contray import tuning
 from contray.cli import main
-from contray.train import launch
+from contray.training import launch
 
 NOBODY = "http://127.0.0.1:1"
 OVER = "--train.steps 1 --eval.final false"  # should a row be accepted after all, the test ends soon

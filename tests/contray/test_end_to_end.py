@@ -29,9 +29,9 @@ import contray
 from contray import RunConfig, data, model, track
 from contray.cli import main
 from contray.encoder import read_checkpoint
-from contray.evaluate.online import features_of
-from contray.train.checkpoint import Checkpoints, Storage
-from contray.train.launch import launch, ray_session
+from contray.evaluation.online import features_of
+from contray.training.checkpoint import Checkpoints, Storage
+from contray.training.launch import Result, launch, ray_session
 
 REPO = Path(__file__).parents[2]
 VERDICT = [prefix + name for prefix in ("", "random_", "pixels_") for name in ("knn_top1", "knn_val_top1", "linear_top1", "linear_val_top1")]  # fmt: skip
@@ -93,7 +93,7 @@ def config(place: Place) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def trained(config: RunConfig) -> contray.Result:
+def trained(config: RunConfig) -> Result:
     """The undisturbed run that others are compared with."""
     return contray.train(config, quiet=True)
 
@@ -113,7 +113,7 @@ def run_id_of(printed: str) -> str:
 # ---------------------------------------------------------------- a run and what MLflow has of it
 
 
-def test_the_verdict_has_every_number(place: Place, trained: contray.Result) -> None:
+def test_the_verdict_has_every_number(place: Place, trained: Result) -> None:
     assert trained.finished
     assert trained.step == STEPS
     assert sorted(trained.metrics) == sorted(VERDICT)
@@ -124,7 +124,7 @@ def test_the_verdict_has_every_number(place: Place, trained: contray.Result) -> 
         assert place.run(trained.run_id).history(name)[-1] == (STEPS, trained.metrics[name])
 
 
-def test_mlflow_has_params_curves_and_tags(place: Place, config: RunConfig, trained: contray.Result) -> None:
+def test_mlflow_has_params_curves_and_tags(place: Place, config: RunConfig, trained: Result) -> None:
     run = track.client(place.uri).get_run(trained.run_id)
     assert run.info.run_name == trained.name == config.run_name
     assert run.info.status == "FINISHED"
@@ -141,7 +141,7 @@ def test_mlflow_has_params_curves_and_tags(place: Place, config: RunConfig, trai
         assert tags["mlflow.source.git.commit"].rstrip("+") == head.stdout.strip()
 
 
-def test_mlflow_has_the_artifacts(place: Place, config: RunConfig, trained: contray.Result, tmp_path: Path) -> None:
+def test_mlflow_has_the_artifacts(place: Place, config: RunConfig, trained: Result, tmp_path: Path) -> None:
     talk = track.client(place.uri)
     assert {file.path for file in talk.list_artifacts(trained.run_id)} == {"config.yaml", "curves.png", "views.png"}
     saved = talk.download_artifacts(trained.run_id, "config.yaml", str(tmp_path))
@@ -149,7 +149,7 @@ def test_mlflow_has_the_artifacts(place: Place, config: RunConfig, trained: cont
     assert Image.open(talk.download_artifacts(trained.run_id, "views.png", str(tmp_path))).size > (100, 100)
 
 
-def test_the_loaded_encoder_is_the_trained_one(place: Place, config: RunConfig, trained: contray.Result) -> None:
+def test_the_loaded_encoder_is_the_trained_one(place: Place, config: RunConfig, trained: Result) -> None:
     images, ids = data.open_source(config.data).test, range(20)
     assert images is not None
     state = Checkpoints(Storage(trained.checkpoint)).latest()
@@ -172,7 +172,7 @@ def test_the_loaded_encoder_is_the_trained_one(place: Place, config: RunConfig, 
     assert_close(torch.from_numpy(served.predict(np.stack(pixels))), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_saved_config_repeats_the_run_under_the_next_name(place: Place, trained: contray.Result) -> None:
+def test_the_saved_config_repeats_the_run_under_the_next_name(place: Place, trained: Result) -> None:
     assert main(["train", "--quiet", "--config", f"{trained.checkpoint}/config.yaml", "--track.model", "false"]) == 0
     talk = track.client(place.uri)
     runs = {run.info.run_name: run for run in talk.search_runs([talk.get_run(trained.run_id).info.experiment_id])}
@@ -201,7 +201,7 @@ def test_seeds_are_children_of_a_run_with_the_means(place: Place, capsys: pytest
 
 @pytest.mark.parametrize("protocol", ["knn", "linear"])
 def test_eval_measures_what_training_measured(
-    protocol: str, place: Place, trained: contray.Result, capsys: pytest.CaptureFixture[str]
+    protocol: str, place: Place, trained: Result, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = f"{100 * trained.metrics[f'{protocol}_top1']:.1f}"
     for where in (["--run", trained.run_id, "--track.uri", place.uri], ["--checkpoint", trained.checkpoint]):
@@ -220,7 +220,7 @@ def test_eval_measures_what_training_measured(
     (signal.SIGKILL, -signal.SIGKILL, "RUNNING"), (signal.SIGINT, 130, "KILLED"), (signal.SIGTERM, 130, "KILLED"),
 ], ids=["SIGKILL", "SIGINT", "SIGTERM"])  # fmt: skip
 def test_a_disturbed_run_goes_on_as_if_nothing_had_been(
-    number: int, code: int, status: str, place: Place, trained: contray.Result, store: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    number: int, code: int, status: str, place: Place, trained: Result, store: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     here = Place(tmp_path)
     assert here.uri == store

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from contray.config import EvalConfig
 from contray.errors import ConfigError, UserError
-from contray.evaluate import Features, LinearProbes, encode, knn_predict, knn_top1, linear_probe, measure, pixels, report
-from contray.evaluate.knn import tile
+from contray.evaluation import Features, LinearProbes, encode, knn_predict, knn_top1, linear_probe, measure, pixels, report
+from contray.evaluation.knn import tile
 
 GRID = {"lrs": (0.3, 3.0, 30.0), "decays": (0.0, 1e-2), "epochs": 5, "batch_size": 64}
 
@@ -275,7 +275,7 @@ def test_selection_never_sees_the_test_set() -> None:
 
 
 def test_measure_tells_of_the_edge(caplog) -> None:
-    with caplog.at_level(logging.INFO, logger="contray.evaluate.protocol"):
+    with caplog.at_level(logging.INFO, logger="contray.evaluation.protocol"):
         measure("random_", split(300, 0), split(300, 1), None, CONFIG, 4, seed=0)
     assert "random_linear probe: lr 3, decay 0 is on the edge of eval.probe_lrs" in caplog.text
 

@@ -9,8 +9,8 @@ from torch.testing import assert_close
 from contray import data
 from contray.config import RunConfig
 from contray.errors import UserError
-from contray.train.checkpoint import Checkpoints, Storage, load
-from contray.train.loop import Listener, NonFiniteLoss, train
+from contray.training.checkpoint import Checkpoints, Storage, load
+from contray.training.loop import Listener, NonFiniteLoss, train
 from tests.ranks import run_ranks
 
 TINY = {

@@ -116,7 +116,7 @@ def work(
 
 def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: Outcome, final: str) -> dict[str, float]:
     """The verdict, kept beside the checkpoints: a run that dies while recording it does not open the test set again."""
-    from ..evaluate.online import verdict
+    from ..evaluation.online import verdict
 
     if VERDICT in storage.names():
         return json.loads(storage.read(VERDICT))

@@ -16,7 +16,7 @@ from methods._parts import norm_scope, shares, world_size
 from .. import data, model, optim
 from ..config import RunConfig
 from ..errors import UserError
-from ..evaluate.online import OnlineKNN
+from ..evaluation.online import OnlineKNN
 from .checkpoint import Checkpoints, Storage
 
 
@@ -277,6 +277,6 @@ FREE = {
 
 def embed(config: RunConfig, method: Method, source: data.Source, device: torch.device) -> torch.Tensor:
     """(N, D) features of the whole training set in id order, for methods that assign clusters."""
-    from ..evaluate.online import features_of
+    from ..evaluation.online import features_of
 
     return features_of(config, method, source.train, range(len(source.train)), device)[0]
