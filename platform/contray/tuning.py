@@ -461,6 +461,8 @@ def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: P
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    from .report import describe_domain
+
     keys = [key for key in space if key != "seed"]
     figure, axes = plt.subplots(1, len(keys), figsize=(3.6 * len(keys), 3.4), sharey=True, squeeze=False, layout="constrained")
     best = trials[0].params if trials else {}
@@ -479,8 +481,10 @@ def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: P
                 [best[key]], [100 * trials[0].metrics[metric]], "o", ms=13, mfc="none", mec="tab:red", mew=1.8, label="best"
             )
         values = [trial.params[key] for trial in trials if key in trial.params]
-        if values and all(isinstance(value, (int, float)) and value > 0 for value in values) and max(values) / min(values) >= 8:
-            axis.set_xscale("log", base=2 if all(math.log2(value).is_integer() for value in values) else 10)
+        if values and all(isinstance(value, int) and value > 0 and math.log2(value).is_integer() for value in values):
+            axis.set_xscale("log", base=2)
+        elif "(log)" in describe_domain(space[key]):
+            axis.set_xscale("log")
         axis.set_xlabel(key)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("held-out top-1 [%]")
