@@ -464,11 +464,13 @@ def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: P
     from .report import describe_domain
 
     keys = [key for key in space if key != "seed"]
-    figure, axes = plt.subplots(1, len(keys), figsize=(3.6 * len(keys), 3.4), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(keys), figsize=(max(3.6 * len(keys), 6.5), 3.4), sharey=True, squeeze=False, layout="constrained")
     best = trials[0].params if trials else {}
     for axis, key in zip(axes[0], keys, strict=True):
         for ended, marker, shown in (("finished", "o", metric), ("stopped", "x", ONLINE)):
             chosen = [trial for trial in trials if trial.status == ended and shown in trial.metrics]
+            if not chosen:
+                continue
             axis.plot(
                 [trial.params[key] for trial in chosen],
                 [100 * trial.metrics[shown] for trial in chosen],

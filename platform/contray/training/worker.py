@@ -95,8 +95,7 @@ def work(
         show({"phase": "measuring"})
         metrics = _measure(config, source, storage, outcome, plan.final)
         if recorder.metrics:
-            online = {"knn_val_top1"} if config.eval.every_epochs else set()  # stands at this step already
-            recorder.metrics.log(outcome.step, {name: value for name, value in metrics.items() if name not in online})
+            recorder.metrics.log(outcome.step, metrics)
             recorder.metrics.durable(outcome.step)
     unsent = recorder.metrics.close(timeout_s=20) if recorder.metrics else 0
     if plan.run is not None and plan.final == "test":
