@@ -464,7 +464,9 @@ def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: P
     from .report import describe_domain
 
     keys = [key for key in space if key != "seed"]
-    figure, axes = plt.subplots(1, len(keys), figsize=(max(3.6 * len(keys), 6.5), 3.4), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(keys), figsize=(max(3.6 * len(keys), 6.5), 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
     best = trials[0].params if trials else {}
     for axis, key in zip(axes[0], keys, strict=True):
         for ended, marker, shown in (("finished", "o", metric), ("stopped", "x", ONLINE)):
