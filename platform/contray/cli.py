@@ -172,13 +172,7 @@ def config_from(method: str, preset: str, file: Path | None, dotted: dict[str, l
 
     if file is None:
         return RunConfig.make(method or "simclr", dotted, preset=preset)
-    if not file.is_file():
-        raise UserError(f"--config: there is no file {file}")
-    try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {file} cannot be read as text ({error})") from None
-    return RunConfig.from_yaml(text, dotted, where=str(file), method=method, preset=preset)
+    return RunConfig.from_file(file, dotted, method=method, preset=preset)
 
 
 def arg(help: str, **more: Any) -> Any:

@@ -278,6 +278,19 @@ class RunConfig:
             values |= {"method.preset": preset}
         return cls.make("simclr", {**values, **(overrides or {})})
 
+    @classmethod
+    def from_file(
+        cls, path: Path, overrides: Mapping[str, Any] | None = None, *, method: str = "", preset: str = ""
+    ) -> RunConfig:
+        """`from_yaml` of a file that the user named with --config."""
+        if not path.is_file():
+            raise UserError(f"--config: there is no file {path}")
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--config: {path} cannot be read as text ({error})") from None
+        return cls.from_yaml(text, overrides, where=str(path), method=method, preset=preset)
+
     def digest(self, *without: str) -> str:
         """8 hex digits that name this config; sections or keys in `without` do not count."""
         kept = {

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,11 +21,15 @@ from .config import RunConfig
 from .errors import ConfigError, UserError
 from .registry import load_space
 from .training.checkpoint import Storage
-from .training.launch import check_machines, fit, ray_session, tags_of
-from .training.worker import Plan, work
+from .training.launch import check_machines, ray_session, tags_of
+from .trial import ENDED, ONLINE, RECORD, TrialPlan, run_trial
 
-ONLINE = "knn_val_top1"
 METRICS = (ONLINE, "linear_val_top1")
+SWEEP = "sweep.json"
+LIVE_KEYS = {  # what PBT may change on the way: read at every step, and no state depends on it
+    *("method.temperature", "method.momentum", "augment.strength"),
+    *("optim.lr", "optim.lr_end", "optim.gamma", "optim.clip"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Trial:
     metrics: Mapping[str, float]
     run_id: str
     folder: str
+    step: int
     problem: str = ""
 
 
@@ -51,6 +59,18 @@ class SweepResult:
     run_id: str
     url: str
     space: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a space is searched; what `--resume` must find unchanged."""
+
+    samples: int
+    scheduler: str
+    grace: float
+    minutes: float
+    concurrent: int
+    space: Mapping[str, str]  # key -> its domain in words
 
 
 def sweep(
@@ -83,8 +103,12 @@ def sweep(
         raise UserError(
             f"data.source: {source.name} has no labels, and trials are ranked on held-out labels; pretrain with contray train"
         )
+    if not config.eval.final:
+        raise ConfigError("eval.final", "got false, and trials are ranked on what it measures")
     if scheduler == "pbt" and config.scale.workers[1] > 1:
         raise UserError("--scheduler pbt: works for trials of one worker only; use asha, or scale.workers 1 1")
+    if scheduler == "pbt" and not LIVE_KEYS & set(file.SPACE):
+        raise UserError(f"--scheduler pbt: this space has no key that may change on the way ({', '.join(sorted(LIVE_KEYS))})")
     check_machines(config)
     space, left_out = _fitting(config, dict(file.SPACE), len(source.train))
     uri = track.resolve_uri(config.track.uri)
@@ -96,39 +120,41 @@ def sweep(
 
     from .report import describe_domain
 
+    search = Search(
+        samples or getattr(file, "SAMPLES", 1), scheduler, grace, minutes, concurrent, {key: describe_domain(domain) for key, domain in space.items()}
+    )  # fmt: skip
     base_name = config.track.name or f"tune-{Path(name).stem}-{config.digest('scale', 'track')}"
-    folder, record = _folder(storage, base_name, resume)
-    grid = any(isinstance(domain, dict) for domain in space.values())
-    params = {
-        **{key: value for key, value in config.flat().items() if key not in space},
-        **{key: describe_domain(domain) for key, domain in space.items()},
-    }
+    folder, record = _folder(storage, base_name, resume, search)
+    params = {**{key: value for key, value in config.flat().items() if key not in space}, **search.space}
     tags = {**tags_of(config, source), "contray.kind": "sweep", "contray.space": Path(name).stem, "contray.metric": metric}
-    parent = track.begin(uri, config.track.experiment, Path(folder).name, params=params, tags=tags, run_id=record.get("run_id"))
-    Storage(folder).create()
-    Storage(folder).write("sweep.json", json.dumps({"run_id": parent.run_id, "finished": False}).encode())
+    parent = track.begin(uri, config.track.experiment, folder.name, params=params, tags=tags, run_id=record.get("run_id"))
+    record = {"run_id": parent.run_id, "finished": False, "search": asdict(search)}
+    folder.mkdir(parents=True, exist_ok=True)
+    Storage(str(folder)).write(SWEEP, json.dumps(record).encode())
     if not quiet:
-        print(f"sweep {Path(folder).name}: {parent.url}", flush=True)
+        print(f"sweep {folder.name}: {parent.url}", flush=True)
 
     status = "FAILED"
     try:
         with ray_session(config, dashboard=config.scale.workers[1] > 1):
-            results = _search(
-                file, config, space, Path(folder), parent,
-                samples=samples or getattr(file, "SAMPLES", 1), scheduler=scheduler, grace=grace, concurrent=concurrent, minutes=minutes, resume=resume,
-                quiet=quiet, grid=grid,
-            )  # fmt: skip
-            trials = _ranked(_trials(results, space, Path(folder), parent), metric)
-            best = next((trial for trial in trials if metric in trial.metrics), None)
-            best_config = _crown(config, best, parent, Path(folder)) if best else None
-        plots = _plots(trials, space, metric, Path(folder), parent)
-        Storage(folder).write("sweep.json", json.dumps({"run_id": parent.run_id, "finished": True}).encode())
+            trials = _ranked(_trials(_run(search, config, space, folder, parent, resume, quiet), folder, parent), metric)
+        best = next((trial for trial in trials if trial.status == "finished" and metric in trial.metrics), None)
+        best_config = None
+        if best:
+            best, best_config = _crown(config, best, parent, folder)
+            trials[0] = best
+        plots = _plots(trials, space, metric, folder, parent)
+        Storage(str(folder)).write(SWEEP, json.dumps({**record, "finished": True}).encode())
         status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
     finally:
         with contextlib.suppress(track.TrackingError):
+            _end_trials(parent)
             parent.finish(status)
     url = track.compare_url(uri, parent.experiment_id, [trial.run_id for trial in trials if trial.run_id])
-    result = SweepResult(Path(folder).name, metric, trials, best, best_config, plots, parent.run_id, url, space)
+    result = SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space)
     if not quiet:
         from .report import show_sweep
 
@@ -143,9 +169,7 @@ def _base(file: ModuleType, overrides: Mapping[str, Any], preset: str, config_fi
     settings = {**getattr(file, "BASE", {}), **overrides}
     if config_file is None:
         return RunConfig.make(file.METHOD, settings, preset=preset)
-    if not config_file.is_file():
-        raise UserError(f"--config: there is no file {config_file}")
-    return RunConfig.from_yaml(config_file.read_text(), settings, where=str(config_file), method=file.METHOD, preset=preset)
+    return RunConfig.from_file(config_file, settings, method=file.METHOD, preset=preset)
 
 
 def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[dict[str, Any], list[str]]:
@@ -171,215 +195,134 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
     return space, words
 
 
-def _folder(storage: Storage, base: str, resume: bool) -> tuple[str, Mapping[str, Any]]:
-    """A new folder for the sweep, or with `resume` the newest of its name."""
+def _folder(storage: Storage, base: str, resume: bool, search: Search) -> tuple[Path, Mapping[str, Any]]:
+    """A new folder for the sweep, or with `resume` that of the newest of its name, and what is on record of it."""
     if not storage.local:
         raise UserError(
             "scale.storage: a sweep keeps its state on a local or shared path; trials cannot start from an object store"
         )
-    root, number, newest = Path(storage.root), 1, None
-    while (root / (base if number == 1 else f"{base}-{number}") / "sweep.json").exists():
-        newest = root / (base if number == 1 else f"{base}-{number}")
-        number += 1
-    if resume:
-        if newest is None:
-            raise UserError(f"--resume: there is no sweep {base} under {storage.address}")
-        return str(newest), json.loads((newest / "sweep.json").read_text())
-    return str(root / (base if number == 1 else f"{base}-{number}")), {}
-
-
-# ---------------------------------------------------------------- trials
-
-
-class TuneReport:
-    """The adapter between a trial and Tune: the same for a trial that trains in its own process and for one that starts Ray Train.
-
-    It takes the messages that a progress bar would take, and reports each online evaluation. Progress 100 comes with the last report alone,
-    after the probe: ASHA ends a trial that reaches it.
-    """
-
-    def __init__(self) -> None:
-        self.reported = -1
-
-    def show(self, message: Mapping[str, Any]) -> None:
-        """Report to Tune when `message` brings a new evaluation."""
-        from ray import tune
-
-        if ONLINE in message and message.get("evaluated", -1) > self.reported:
-            self.reported = int(message["evaluated"])
-            values = {
-                ONLINE: message[ONLINE],
-                "step": self.reported,
-                "progress": min(99, round(100 * self.reported / message["total"])),
-            }
-            with _checkpoint(message) as checkpoint:
-                tune.report(values, checkpoint=checkpoint)
-
-
-@contextlib.contextmanager
-def _checkpoint(message: Mapping[str, Any]):
-    """The state that PBT copies from one trial to another, where the message offers it."""
-    import tempfile
-
-    if "save" not in message:
-        yield None
-        return
-    import torch
-    from ray import tune
-
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(message["save"](), Path(folder) / "state.pt")
-        yield tune.Checkpoint.from_directory(folder)
-
-
-def run_trial(
-    params: Mapping[str, Any], *, base: str, folder: str, parent: track.TrackedRun, nested: bool, cpus: int, pbt: bool
-) -> dict[str, float] | None:
-    """One trial, in a process of Tune's. Its last report carries the metrics that trials are ranked on."""
-    from ray import tune
-
-    config = RunConfig.from_yaml(base, dict(params))
-    context = tune.get_context()
-    name = f"{Path(folder).name}-{context.get_trial_id()}"
-    place = Storage(f"{folder}/{context.get_trial_id()}")
-    place.create()
-    record = json.loads(place.read("run.json")) if "run.json" in place.names() else {}
-    tags = {
-        "contray.kind": "trial",
-        "contray.method": Path(config.method.name).stem,
-        "contray.preset": config.method.preset,
-        "contray.dataset": Path(config.data.source).name,
-        "contray.group": config.digest("scale", "track", "seed"),
-    }
-    logged = {
-        key: value for key, value in config.flat().items() if not (pbt and key in params)
-    }  # PBT changes these: MLflow's params cannot
-    run = track.begin(
-        parent.uri, config.track.experiment, name, params=logged, tags=tags, run_id=record.get("run_id"), parent_id=parent.run_id
-    )
-    place.write("run.json", json.dumps({"run_id": run.run_id, "params": dict(params)}).encode())
-    report = TuneReport()
-    status = "FAILED"
-    try:
-        if nested:
-            ended = fit(config, name, place, run, report, final="validation")
-        else:
-            ended = work(
-                Plan(config.to_yaml(), place.address, run, cpus, "validation"),
-                _shower(report),
-                start=_exploited() if pbt else None,
-                offer=pbt,
-            )
-        place.write("config.yaml", config.to_yaml().encode())
-        place.write("ended.json", json.dumps(ended["metrics"]).encode())
-        status = "FINISHED"
-    except (SystemExit, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    finally:
-        with contextlib.suppress(track.TrackingError):
-            run.finish(status)
-    tune.report({**ended["metrics"], "step": ended["step"], "progress": 100})
-    return None
-
-
-def _shower(report: TuneReport):
-    def show(message: dict[str, Any]) -> bool:
-        report.show(message)
-        return False
-
-    return show
-
-
-def _exploited() -> dict[str, Any] | None:
-    """The state of the trial that PBT told this one to go on from."""
-    import torch
-    from ray import tune
-
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        return torch.load(Path(folder) / "state.pt", weights_only=True)
+    number, newest, folder = 1, None, Path(storage.root) / base
+    while (folder / SWEEP).exists():
+        number, newest, folder = number + 1, folder, Path(storage.root) / f"{base}-{number + 1}"
+    if not resume:
+        return folder, {}
+    if newest is None:
+        raise UserError(f"--resume: there is no sweep {base} under {storage.address}")
+    record = json.loads((newest / SWEEP).read_text())
+    if record["finished"]:
+        raise UserError(
+            f"--resume: {newest.name} is finished, and its winner has met the test set; without --resume a new one starts"
+        )
+    changed = [
+        f"{key} ({record['search'][key]} -> {value})" for key, value in asdict(search).items() if record["search"][key] != value
+    ]
+    if changed:
+        raise UserError(f"--resume: {newest.name} was begun otherwise: {', '.join(changed)}")
+    return newest, record
 
 
 # ---------------------------------------------------------------- the search
 
 
-def _search(
-    file: ModuleType, config: RunConfig, space: Mapping[str, Any], folder: Path, parent: track.TrackedRun, *, samples: int, scheduler: str, grace: float,
-    concurrent: int, minutes: float, resume: bool, quiet: bool, grid: bool,
+def _run(
+    search: Search, config: RunConfig, space: Mapping[str, Any], folder: Path, parent: track.TrackedRun, resume: bool, quiet: bool
 ) -> Any:  # fmt: skip
+    """Tune's results. Raises KeyboardInterrupt when the search was interrupted; its state is saved then."""
+    import optuna
     import ray
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+    from ray.tune.search.basic_variant import BasicVariantGenerator
     from ray.tune.search.optuna import OptunaSearch
 
-    nested = config.scale.workers[1] > 1
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that failed is told in our own words
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # tables that verbose=0 does not silence
+    nested, pbt = config.scale.workers[1] > 1, search.scheduler == "pbt"
     total = ray.cluster_resources()
     gpus = int(total.get("GPU", 0)) if config.train.device != "cpu" else 0
     cpus = int(total.get("CPU", 1))
     workers = max(config.scale.workers[1], 1)
-    concurrent = concurrent or max(1, (gpus or cpus // max(config.scale.cpus_per_worker, 1)) // workers)
+    concurrent = search.concurrent or max(1, (gpus or cpus // max(config.scale.cpus_per_worker, 1)) // workers)
     share = max(1, cpus // (concurrent * workers))
-    resources = {"cpu": 0.01} if nested else {"cpu": share, **({"gpu": gpus / concurrent} if gpus else {})}
-    trial_config = config.replace({"scale.cpus_per_worker": share, **({"data.workers": 0} if share == 1 and not gpus else {})})
-    pbt = scheduler == "pbt"
-    trainable = tune.with_resources(
-        tune.with_parameters(
-            run_trial_of,
-            settings=dict(base=trial_config.to_yaml(), folder=str(folder), parent=parent, nested=nested, cpus=share, pbt=pbt),
-        ),
-        resources,
-    )
-    schedulers = {
-        "none": lambda: None,
-        "asha": lambda: ASHAScheduler(
-            time_attr="progress", max_t=100, grace_period=max(1, round(100 * grace)), reduction_factor=3
-        ),
-        "pbt": lambda: PopulationBasedTraining(
-            time_attr="progress",
-            perturbation_interval=25,
-            hyperparam_mutations={key: domain for key, domain in space.items() if _mutable(key)},
-            synch=True,
-        ),
-    }
-    if pbt and not any(_mutable(key) for key in space):
-        raise UserError("--scheduler pbt: this space has no key that may change while a trial runs")
-    restorable = folder / "tune"
-    if resume and tune.Tuner.can_restore(str(restorable)):
-        tuner = tune.Tuner.restore(str(restorable), trainable, resume_unfinished=True, resume_errored=True)
+    # a trial that starts Ray Train leaves the CPUs to its workers, but Ray wants it to ask for something: a byte
+    resources: dict[str, float] = {"memory": 1} if nested else {"cpu": share, **({"gpu": gpus / concurrent} if gpus else {})}
+    shared = config.replace({"scale.cpus_per_worker": share, **({"data.workers": 0} if share == 1 and not gpus else {})})
+    plan = TrialPlan(shared.to_yaml(), str(folder), parent, nested, share, pbt)
+    trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), resources)
+    if resume and tune.Tuner.can_restore(str(folder / "tune")):
+        tuner = tune.Tuner.restore(str(folder / "tune"), trainable, resume_unfinished=True, resume_errored=True)
     else:
-        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+        drawn = pbt or any(isinstance(domain, dict) for domain in space.values())  # Optuna knows neither grids nor populations
         tuner = tune.Tuner(
             trainable,
             param_space=dict(space),
             tune_config=tune.TuneConfig(
-                metric=ONLINE, mode="max", num_samples=samples if not grid else max(1, samples), max_concurrent_trials=concurrent, reuse_actors=not nested and not pbt,
-                search_alg=None if grid or pbt else OptunaSearch(seed=config.seed), scheduler=schedulers[scheduler](),
-                time_budget_s=minutes * 60 or None, trial_dirname_creator=lambda trial: trial.trial_id,
+                metric=ONLINE, mode="max", num_samples=search.samples, max_concurrent_trials=concurrent, reuse_actors=not nested,
+                search_alg=BasicVariantGenerator(max_concurrent=concurrent, random_state=config.seed) if drawn else OptunaSearch(seed=config.seed),
+                scheduler=_scheduler(search, space), time_budget_s=search.minutes * 60 or None, trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[] if quiet else [_watch(samples)]),
+            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[] if quiet else [_watch()]),
         )  # fmt: skip
-    return tuner.fit()
+    with _interrupts() as asked:
+        results = tuner.fit()
+    if asked:
+        raise KeyboardInterrupt
+    return results
 
 
-def run_trial_of(params: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """What Tune calls: `run_trial` with the sweep's settings."""
-    run_trial(params, **settings)
+def _scheduler(search: Search, space: Mapping[str, Any]) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+
+    if search.scheduler == "asha":
+        grace = max(1, round(100 * search.grace))
+        return ASHAScheduler(time_attr="progress", max_t=100, grace_period=grace, reduction_factor=3)
+    if search.scheduler == "pbt":
+        mutations = {
+            key: domain["grid_search"] if isinstance(domain, dict) else domain
+            for key, domain in space.items()
+            if key in LIVE_KEYS
+        }
+        return PopulationBasedTraining(time_attr="progress", perturbation_interval=25, hyperparam_mutations=mutations, synch=True)
+    return None
 
 
-def _mutable(key: str) -> bool:
-    """Whether PBT may change a key of a running trial: nothing that sizes a tensor or counts samples."""
-    return key in ("method.temperature", "method.momentum", "augment.strength") or key.startswith("optim.")
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Ctrl-C or SIGTERM once has Tune save the search and end it, and puts the signal into the list; twice ends at once.
+
+    Tune's own handler of Ctrl-C does not say that it was called and outlives the search; SIGUSR1 is its other way to be asked.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        print("\nsaving the sweep; the same command with --resume goes on with it. Ctrl-C again ends at once", flush=True)
+        signal.raise_signal(signal.SIGUSR1)
+
+    def before_tune_listens(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    handlers = {signal.SIGINT: handle, signal.SIGTERM: handle, signal.SIGUSR1: before_tune_listens}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _watch(samples: int) -> Any:
+def _watch() -> Any:
     """Prints a line per trial as it ends."""
     from ray import tune
 
     class Watch(tune.Callback):
-        def __init__(self) -> None:
+        def setup(self, **info: Any) -> None:
             self.began, self.done = time.monotonic(), 0
 
         def _say(self, trial: Any, word: str) -> None:
@@ -403,36 +346,47 @@ def _watch(samples: int) -> Any:
 # ---------------------------------------------------------------- after
 
 
-def _trials(results: Any, space: Mapping[str, Any], folder: Path, parent: track.TrackedRun) -> list[Trial]:
+def _trials(results: Any, folder: Path, parent: track.TrackedRun) -> list[Trial]:
+    """The trials that began. MLflow gets the last k-NN of those that did not finish: their curves end at their last checkpoint."""
     trials = []
     for result in results:
-        values = result.metrics or {}
-        trial_id = values.get("trial_id") or Path(result.path).name
-        place = folder / trial_id
-        record = json.loads((place / "run.json").read_text()) if (place / "run.json").exists() else {}
-        metrics = {key: values[key] for key in METRICS if key in values}
-        if (place / "ended.json").exists():
-            metrics |= {key: value for key, value in json.loads((place / "ended.json").read_text()).items() if key in METRICS}
-        ended = "failed" if result.error else "finished" if "linear_val_top1" in metrics else "stopped"
-        problem = str(result.error).strip().splitlines()[-1][:200] if result.error else ""
+        last = result.metrics or {}
+        place = folder / Path(result.path).name  # not last["trial_id"]: of a trial that took over, that is the other's
+        if not (place / RECORD).exists() and not result.error:
+            continue  # the time budget came first
+        run_id = json.loads((place / RECORD).read_text())["run_id"] if (place / RECORD).exists() else ""
+        finished = (place / ENDED).exists()
+        ended = json.loads((place / ENDED).read_text()) if finished else last
+        metrics = {key: ended[key] for key in METRICS if key in ended}
+        status = "finished" if finished else "failed" if result.error else "stopped"
+        problem = "" if finished or not result.error else str(result.error).strip().splitlines()[-1][:200]
         trials.append(
-            Trial(
-                trial_id, result.config or record.get("params", {}), ended, metrics, record.get("run_id", ""), str(place), problem
-            )
+            Trial(place.name, result.config or {}, status, metrics, run_id, str(place), int(ended.get("step", 0)), problem)
         )
-        if ended == "stopped" and record:
+        if run_id and metrics and not finished:
             with contextlib.suppress(track.TrackingError):
-                child = track.attach(parent.uri, record["run_id"])
-                child.set_tags({"contray.stopped": "by the scheduler or the time budget"})
-                child.finish("KILLED")
+                track.attach(parent.uri, run_id).log_metrics(metrics, step=trials[-1].step)
     return trials
 
 
+def _end_trials(parent: track.TrackedRun) -> None:
+    """End the runs of trials whose process ended before it could do so."""
+    mine = f"tags.`mlflow.parentRunId` = '{parent.run_id}' and attributes.status = 'RUNNING'"
+    with track.asking(parent.uri, "ending trials") as talk:
+        for run in talk.search_runs([parent.experiment_id], mine):
+            talk.set_terminated(run.info.run_id, "KILLED")
+
+
 def _ranked(trials: list[Trial], metric: str) -> list[Trial]:
-    return sorted(trials, key=lambda trial: (trial.metrics.get(metric, -1.0), trial.metrics.get(ONLINE, -1.0)), reverse=True)
+    """Finished trials first: what a stopped one had reached is no verdict."""
+
+    def rank(trial: Trial) -> tuple[bool, float, float]:
+        return trial.status == "finished", trial.metrics.get(metric, -1.0), trial.metrics.get(ONLINE, -1.0)
+
+    return sorted(trials, key=rank, reverse=True)
 
 
-def _crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path) -> Path:
+def _crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path) -> tuple[Trial, Path]:
     """Open the test set for the winner, once; write its config; let the sweep's run carry its metrics and params."""
     from .encoder import read_checkpoint
     from .evaluation.online import verdict
@@ -440,18 +394,16 @@ def _crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Pat
     encoder = read_checkpoint(best.folder)
     winner = config.replace(dict(best.params))
     source, device = data.open_source(winner.data), model.device_of(winner)
-    metrics = verdict(winner, source, encoder.method.to(device), device)
+    metrics = {**best.metrics, **verdict(winner, source, encoder.method.to(device), device)}
     path = folder / "best.yaml"
     path.write_text(winner.to_yaml())
-    step = max(1, winner.train.steps)
     child = track.attach(parent.uri, best.run_id)
-    child.log_metrics(metrics, step=step)
+    child.log_metrics({name: value for name, value in metrics.items() if name not in best.metrics}, step=best.step)
     child.set_tags({"contray.winner": "true"})
-    parent.log_metrics(metrics, step=step)
+    parent.log_metrics(metrics, step=best.step)
     parent.log_params({f"best.{key}": value for key, value in best.params.items()})
     parent.log_artifact(path)
-    object.__setattr__(best, "metrics", {**best.metrics, **metrics})
-    return path
+    return replace(best, metrics=metrics), path
 
 
 def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: Path, parent: track.TrackedRun) -> Path:
@@ -480,7 +432,7 @@ def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: P
                 label=f"{ended} ({shown})",
                 alpha=0.8,
             )
-        if trials and metric in trials[0].metrics:
+        if trials and trials[0].status == "finished":
             axis.plot(
                 [best[key]], [100 * trials[0].metrics[metric]], "o", ms=13, mfc="none", mec="tab:red", mew=1.8, label="best"
             )

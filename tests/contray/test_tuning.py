@@ -1,0 +1,231 @@
+"""Sweeps as a user meets them: ranked trials under one MLflow run, failures, interrupts, budgets, populations and trials of several workers."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contray import track
+from contray.config import RunConfig
+from contray.errors import UserError
+from contray.training.launch import ray_session
+from contray.tuning import METRICS, SweepResult, sweep
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray"),
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),  # Tune's own, of a search that was interrupted
+]
+TEST_METRICS = {prefix + name for prefix in ("", "random_", "pixels_") for name in ("knn_top1", "linear_top1")}
+TINY = {
+    "data.size": 16,
+    "data.renderings": 1,
+    "data.workers": 0,
+    "views.view.size": 16,
+    "backbone.width": 4,
+    "method.projector_hidden": 16,
+    "method.projector_dim": 8,
+    "optim.name": "sgd",
+    "train.batch_size": 64,
+    "train.precision": "fp32",
+    "train.steps": 8,
+    "train.device": "cpu",
+    "eval.every_epochs": 0.1,  # of 22 steps: every 2 steps
+    "eval.online_limit": 400,
+    "eval.probe_epochs": 2,
+    "eval.probe_lrs": (1.0,),
+    "eval.probe_decays": (0.0,),
+    "scale.workers": (0, 0),
+    "scale.cpus_per_worker": 1,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with an MLflow store, a space file and where sweeps are kept."""
+
+    folder: Path
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.folder}/mlflow.db"
+
+    def sweep(self, space: str, settings: dict[str, Any] | None = None, **options: Any) -> SweepResult:
+        """Search a space written as the text of a Python dict of dotted keys to domains."""
+        file = self.folder / "mine.py"
+        file.write_text(f'from ray import tune\nABOUT = "mine"\nMETHOD = "simclr"\nBASE = {TINY}\nSPACE = {{{space}}}\n')
+        keys = {"scale.storage": str(self.folder / "runs"), "track.uri": self.uri, **(settings or {})}
+        return sweep(str(file), keys, **{"preset": "digits", "concurrent": 1, "scheduler": "none", **options})
+
+    def runs(self) -> tuple[Any, list[Any]]:
+        """(the sweep's run, its children) in MLflow."""
+        with track.asking(self.uri, "reading") as talk:
+            (experiment,) = talk.search_experiments(filter_string="name = 'contray'")
+            runs = talk.search_runs([experiment.experiment_id])
+        (parent,) = (run for run in runs if run.data.tags["contray.kind"] == "sweep")
+        children = [run for run in runs if run is not parent]
+        assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children)
+        return parent, children
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """One cluster for all; trials of several workers need the dashboard."""
+    with ray_session(RunConfig.make("simclr", {"scale.workers": (2, 2)}), dashboard=True):
+        yield
+    gc.collect()  # here, where the warning of Tune's open files is expected
+
+
+@pytest.fixture
+def place(tmp_path: Path, store: str) -> Place:
+    return Place(tmp_path)
+
+
+def test_a_sweep_ranks_its_trials_and_opens_the_test_set_for_the_winner(
+    ray: None, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = '"optim.lr": tune.grid_search([1e4, 0.1, 1e5, 1e30]), "train.batch_size": tune.grid_search([64, 4096])'
+    result = place.sweep(space, scheduler="asha")
+
+    out = capsys.readouterr().out
+    assert "train.batch_size: 4096 left out (got 4096, but digits has" in out
+    assert "Number of trials" not in out, "Tune's own tables"
+    ended = {trial.params["optim.lr"]: trial for trial in result.trials}
+    assert {lr: trial.status for lr, trial in ended.items()} == {1e4: "finished", 0.1: "finished", 1e5: "stopped", 1e30: "failed"}
+    assert "NonFiniteLoss: step 3: the gradients are not finite" in ended[1e30].problem
+    assert "NonFiniteLoss" in out
+    assert [trial.status for trial in result.trials] == ["finished", "finished", "stopped", "failed"]
+    assert result.trials[0].metrics["linear_val_top1"] >= result.trials[1].metrics["linear_val_top1"]
+    assert result.best is result.trials[0]
+
+    parent, children = place.runs()
+    assert result.run_id == parent.info.run_id
+    runs = {float(run.data.params["optim.lr"]): run for run in children}
+    statuses = {1e4: "FINISHED", 0.1: "FINISHED", 1e5: "KILLED", 1e30: "FAILED"}
+    assert {lr: run.info.status for lr, run in runs.items()} == statuses
+    for lr, run in runs.items():
+        assert run.info.run_id == ended[lr].run_id
+        assert run.data.params["train.batch_size"] == "64"
+        assert run.data.metrics["knn_val_top1"] == ended[lr].metrics["knn_val_top1"]
+        assert run.info.run_id in result.url
+        assert TEST_METRICS & run.data.metrics.keys() == (TEST_METRICS if ended[lr] is result.best else set())
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics.keys() >= TEST_METRICS | set(METRICS)
+    assert float(parent.data.params["best.optim.lr"]) == result.best.params["optim.lr"]
+    assert parent.data.params["optim.lr"] == "each of 10000.0, 0.1, 100000.0, 1e+30"
+
+    assert result.best_config is not None
+    winner = RunConfig.from_yaml(result.best_config.read_text())
+    assert winner.optim.lr == result.best.params["optim.lr"]
+    searched = {**TINY, **result.best.params}
+    assert winner.digest("scale", "track") == RunConfig.make("simclr", searched, preset="digits").digest("scale", "track")
+    assert result.plots.name == "parameters.png"
+    assert result.plots.stat().st_size > 10_000
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(ray: None, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    space, options = '"optim.lr": tune.loguniform(0.01, 1.0)', {"samples": 3, "quiet": True}
+
+    def interrupt() -> None:
+        while not list(place.folder.glob("runs/tune-mine-*/*/ended.json")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        place.sweep(space, **options)
+    assert signal.getsignal(signal.SIGINT) is before
+    parent, children = place.runs()
+    assert parent.info.status == "KILLED"
+    assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
+    done = {path: path.stat().st_mtime_ns for path in place.folder.glob("runs/*/*/ended.json")}
+    assert 1 <= len(done) < 3
+
+    with pytest.raises(UserError, match=r"--resume: tune-mine-.* was begun otherwise: samples \(3 -> 4\)"):
+        place.sweep(space, **options | {"samples": 4}, resume=True)
+    result = place.sweep(space, **options, resume=True)
+
+    assert {path: path.stat().st_mtime_ns for path in done} == done, "a finished trial was trained again"
+    again, children = place.runs()
+    assert again.info.run_id == result.run_id == parent.info.run_id
+    assert [run.info.status for run in [again, *children]] == ["FINISHED"] * 4
+    assert {trial.run_id for trial in result.trials} == {run.info.run_id for run in children}
+    with pytest.raises(UserError, match=r"--resume: tune-mine-.* is finished"):
+        place.sweep(space, **options, resume=True)
+    assert "Optuna" not in "".join(capsys.readouterr())
+
+
+def test_a_time_budget_ends_trials_that_never_would(ray: None, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    result = place.sweep(
+        '"optim.lr": tune.loguniform(0.01, 1.0)', {"train.steps": 1_000_000}, samples=50, minutes=0.2, concurrent=2
+    )
+    assert time.monotonic() - began < 60
+    assert result.best is None
+    assert result.best_config is None
+    assert {trial.status for trial in result.trials} <= {"stopped"}
+    parent, children = place.runs()
+    assert parent.info.status == "FINISHED"
+    assert {run.info.status for run in children} <= {"KILLED"}
+    assert "no trial finished" in capsys.readouterr().out
+
+
+def test_a_population_takes_over_the_better_state(ray: None, place: Place) -> None:
+    space = '"optim.lr": tune.grid_search([0.1, 1e4]), "method.temperature": tune.uniform(0.1, 1.0)'
+    result = place.sweep(space, scheduler="pbt", concurrent=2, quiet=True)
+    assert [trial.status for trial in result.trials] == ["finished", "finished"]
+    _, children = place.runs()
+    taken = {run.info.run_id: run.data.tags.get("contray.taken_over", "") for run in children}
+    names = {trial.run_id: trial.name for trial in result.trials}
+    moved = {names[run_id]: word for run_id, word in taken.items() if word}
+    assert moved
+    for name, word in moved.items():
+        (other,) = set(names.values()) - {name}
+        assert word.startswith(f"trial {other} at step ")
+    for trial in result.trials:
+        (run,) = (run for run in children if run.info.run_id == trial.run_id)
+        assert float(run.data.params["method.temperature"]) == trial.params["method.temperature"]
+        assert run.data.metrics["linear_val_top1"] == trial.metrics["linear_val_top1"]
+
+
+def test_trials_of_two_workers(ray: None, place: Place) -> None:
+    result = place.sweep('"method.temperature": tune.loguniform(0.1, 1.0)', {"scale.workers": (2, 2)}, quiet=True)
+    (trial,) = result.trials
+    assert trial.status == "finished", trial.problem
+    assert trial.step == 8
+    _, (run,) = place.runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["linear_val_top1"] == trial.metrics["linear_val_top1"]
+    assert result.best is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "said"),
+    [
+        ({"eval.final": False}, {}, "eval.final: got false"),
+        ({}, {"metric": "linear_top1"}, "the test set selects nothing"),
+        ({}, {"scheduler": "pbt"}, "this space has no key that may change on the way"),
+        ({}, {"resume": True}, "there is no sweep"),
+    ],
+)
+def test_refused_before_anything_starts(place: Place, settings: dict[str, Any], options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        place.sweep('"backbone.width": tune.choice([4, 8])', settings, **options)
+
+
+def test_a_config_that_is_no_text(place: Place) -> None:
+    file = place.folder / "run.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"run\.yaml cannot be read as text") as caught:
+        place.sweep('"optim.lr": tune.choice([0.1])', config_file=file)
+    assert "\n" not in str(caught.value)
