@@ -254,6 +254,17 @@ def test_a_run_without_an_encoder_says_so(store: str) -> None:
         track.fetch_encoder(store, begin(store).run_id)
 
 
+def test_two_processes_may_make_a_store_at_once(tmp_path: Path) -> None:
+    script = "import sys; from contray import track; track.begin(sys.argv[1], 'contray', 'run', params={}, tags={})"
+    command = [sys.executable, "-c", script, f"sqlite:///{tmp_path}/mlflow.db"]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (2,)
+
+
 # ---------------------------------------------------------------- links
 
 

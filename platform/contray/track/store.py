@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPException
@@ -109,7 +111,21 @@ def client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines about tables whenever a file is new
-    return MlflowClient(tracking_uri=uri)
+    with _one_at_a_time(uri):
+        return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """MLflow makes the tables of a new SQLite file as the first client opens it; two processes that do so at once both fail."""
+    if sqlite_path(uri) is None:
+        yield
+        return
+    from filelock import FileLock
+
+    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"contray-{os.getuid()}-{name}.lock"):
+        yield
 
 
 def use_wal(path: Path) -> None:
