@@ -50,7 +50,10 @@ class Listener:
 
 @dataclass
 class Outcome:
-    """How training ended. `method` is the trained module on this rank; `worlds` the world sizes that the run has seen."""
+    """How training ended. `method` is the trained module on this rank; `worlds` the world sizes that the run has seen.
+
+    `seconds` counts what led up to the checkpoint that the run went on from, `images_per_second` is of the last stretch alone.
+    """
 
     method: Method
     step: int
@@ -98,12 +101,12 @@ def train(
     checkpoints = Checkpoints(storage, config.train.keep, listener.durable) if storage else None
     state = start or (checkpoints.latest() if checkpoints else None)
     fingerprint = data.fingerprint(source, config.data)
-    done, broken, worlds, best = 0, {}, [world], -1.0
+    done, broken, worlds, best, seconds_before = 0, {}, [world], -1.0, 0.0
     if state:
         check_fits(state, config, fingerprint)
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
-        done, broken, best = state["step"], dict(state["broken"]), state["best"]
+        done, broken, best, seconds_before = state["step"], dict(state["broken"]), state["best"], state.get("seconds", 0.0)
         worlds = state["worlds"] if state["worlds"][-1] == world else [*state["worlds"], world]
         listener.restore(state)
 
@@ -133,6 +136,7 @@ def train(
             "broken": broken,
             "best": best,
             "worlds": worlds,
+            "seconds": seconds_before + time.monotonic() - began,
             "fingerprint": fingerprint,
             "points": listener.pending(),
         }
@@ -241,7 +245,7 @@ def train(
         if checkpoints:
             checkpoints.join()
     speed = (done - started_at) * size / trained_seconds if trained_seconds else 0.0
-    return Outcome(method, done, total, worlds, time.monotonic() - began, speed, broken)
+    return Outcome(method, done, total, worlds, seconds_before + time.monotonic() - began, speed, broken)
 
 
 def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping[str, str]) -> None:
