@@ -1,6 +1,6 @@
 """What the platform costs over a bare PyTorch loop: images/s of `contray train`, Ray included, start-up excluded.
 
-    python tests/benchmarks/overhead.py [--method simclr] [--steps 20] [--rounds 3] [--threads N] [--data.source cifar10 --dotted.key VALUE ...]
+    python tests/benchmarks/overhead.py [--method simclr] [--steps 16] [--rounds 3] [--threads N] [--data.source cifar10 --dotted.key VALUE ...]
 
 Each round measures three loops over the same config, model, optimiser and number of torch threads, one after the other:
 `contray` (a Ray Train worker, with tracking, checkpoints and augmentation in its loader's process), `bare` (the step alone, on ready
@@ -45,7 +45,7 @@ def bare_rate(config: RunConfig, source: data.Source, batches: Iterable[dict[str
     if config.train.channels_last:
         method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer, normalise = optim.build(config, method), model.normaliser(config, device)
-    pairs = [(list(online.parameters()), list(target.parameters())) for online, target in method.ema_pairs()]
+    pairs: list[list[list[torch.Tensor]]] = [[list(module.parameters()) for module in pair] for pair in method.ema_pairs()]
     began = 0.0
     for step, raw in enumerate(batches):
         if step == WARM:
@@ -116,7 +116,7 @@ def measure(config: RunConfig, rounds: int) -> dict[str, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--method", default="simclr", help="method (contray methods)")
-    parser.add_argument("--steps", type=int, default=20, help=f"optimiser steps per loop and round, above {WARM}")
+    parser.add_argument("--steps", type=int, default=16, help=f"optimiser steps per loop and round, above {WARM}")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of all three loops")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="torch threads of each loop")
     dotted, plain = split_dotted(sys.argv[1:])

@@ -1,6 +1,6 @@
 """The main job as a user meets it: from images to a verdict in MLflow, and what happens when it is stopped, killed or spread over workers.
 
-CONTRAY_PARITY_STEPS (default 30) is how long one and two Ray workers are compared; 200 is the length that docs/RESULTS.md reports:
+One and two Ray workers are compared over 30 steps of MoCo; CONTRAY_PARITY_STEPS sets another length and adds SimCLR:
 
     CONTRAY_PARITY_STEPS=200 pytest tests/contray/test_end_to_end.py -k workers -s
 """
@@ -36,6 +36,7 @@ from contray.training.launch import Result, launch, ray_session
 
 REPO = Path(__file__).parents[2]
 VERDICT = [prefix + name for prefix in ("", "random_", "pixels_") for name in ("knn_top1", "knn_val_top1", "linear_top1", "linear_val_top1")]  # fmt: skip
+LONG = os.environ.get("CONTRAY_PARITY_STEPS", "")
 STEPS = 30  # 22 are an epoch
 TINY = {
     "data.size": 16,
@@ -172,11 +173,12 @@ def test_the_loaded_encoder_is_the_trained_one(place: Place, config: RunConfig, 
     assert_close(encoder(pixels), expected, rtol=1e-5, atol=1e-6)
     outputs = track.client(place.uri).get_run(trained.run_id).outputs
     assert outputs is not None
+    assert outputs.model_outputs
     kept = track.client(place.uri).get_logged_model(outputs.model_outputs[0].model_id)
     from mlflow.pyfunc import load_model
 
     served = load_model(kept.artifact_location)
-    assert served.metadata.metadata["linear_top1"] == trained.metrics["linear_top1"]
+    assert served.metadata.metadata == trained.metrics
     assert_close(torch.from_numpy(served.predict(np.stack(pixels))), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -289,9 +291,9 @@ def the_run_of(place: Place) -> Any:
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
-@pytest.mark.parametrize("method", ["simclr", "moco"])
+@pytest.mark.parametrize("method", ["moco", "simclr"] if LONG else ["moco"])  # moco has the more state: queue, EMA, norm groups
 def test_one_and_two_ray_workers_compute_the_same(method: str, here: Place) -> None:
-    steps = int(os.environ.get("CONTRAY_PARITY_STEPS", "30"))
+    steps = int(LONG or 30)
     own = {
         "simclr": {},
         "moco": {"views.query.size": 16, "views.key.size": 16, "method.queue_size": 130, "method.dim": 8, "train.norm_groups": 2},
@@ -300,6 +302,7 @@ def test_one_and_two_ray_workers_compute_the_same(method: str, here: Place) -> N
     keys |= {
         "train.batch_size": 65, "train.precision": "fp64", "train.steps": steps, "train.checkpoint_steps": 0, "eval.every_epochs": 0,
         "eval.final": False, "track.model": False,
+        "optim.name": "sgd", "optim.lr": 0.1,  # AdamW would hide gradients that are off by a constant factor
     }  # fmt: skip
     states, losses = [], []
     with ray_session(RunConfig.make(method, {"scale.workers": (2, 2)})):
