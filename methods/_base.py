@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+
+from ._parts import norm_scope
 
 Reps = dict[str, Tensor]  # whatever `represent` computed; the first axis of every tensor is the rows
 
@@ -163,6 +165,7 @@ class Batch:
     """This rank's rows of one global batch. There are no labels: no method can peek.
 
     views: name -> (B, C, H, W); index: (B,) global sample ids; slot: (B,) places in the global batch of `size` rows.
+    groups: of batch norm; track: whether it keeps running statistics.
     Ranks hold contiguous slots in rank order, so rows gathered over ranks stand in slot order.
     """
 
@@ -172,9 +175,12 @@ class Batch:
     size: int
     seed: int = 0
     step: int = 0
-    norm: Callable[[str], AbstractContextManager[None]] = lambda layout: (
-        nullcontext()
-    )  # sets the layout of norm groups: blocks, strided
+    groups: int = 1
+    track: bool = True
+
+    def norm(self, layout: str) -> AbstractContextManager[None]:
+        """Batch norm within it runs over the norm groups of the global batch, laid out in blocks or strided (see `norm_scope`)."""
+        return norm_scope(self.slot, self.size, self.groups, layout, self.track, self.rand)
 
     def crops(self, name: str) -> Tensor:
         """All crops of one view entry, crop-major: (V*B, C, H, W)."""
@@ -224,10 +230,16 @@ class Method(nn.Module):
 
     couples: ClassVar[bool] = True  # whether the loss couples rows (then chunked representations need cached gradients)
 
-    def __init__(self, config: Any, backbone: Callable[[], nn.Module]) -> None:
-        """`backbone()` builds one backbone: a module (B, C, H, W) -> (B, D) with the attribute `out_dim` = D."""
+    samples: Tensor
+
+    def __init__(self, config: Any, backbone: Callable[..., nn.Module], samples: int) -> None:
+        """`backbone()` builds one backbone: a module (B, 3, H, W) -> (B, D) with the attribute `out_dim` = D; `backbone(C)` one of C channels.
+
+        samples: size of the training set, for banks by sample id; kept as a buffer, so that a checkpoint can be built again without the data.
+        """
         super().__init__()
         self.config = config
+        self.register_buffer("samples", torch.tensor(samples))
         self.backbone = backbone()
         self.out_dim: int = self.backbone.out_dim  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
 
@@ -282,8 +294,12 @@ class Method(nn.Module):
         """target <- m * target + (1 - m) * online, with this m."""
         raise NotImplementedError
 
-    def begin_epoch(self, clock: Clock, embed: Callable[[], Tensor]) -> None:
-        """Once at the start of an epoch, never on a mid-epoch resume; `embed()` gives (N_dataset, D) features in id order."""
+    def begin_epoch(self, clock: Clock, embed: Callable[[], Tensor]) -> Iterable[nn.Parameter]:
+        """Once at the start of an epoch, never on a mid-epoch resume; `embed()` gives (N_dataset, D) features in id order.
+
+        Returns the parameters that it set anew: the optimiser forgets what it knows of them.
+        """
+        return ()
 
     def after_backward(self, clock: Clock) -> None:
         """After the gradients were summed, before the step: e.g. frozen prototypes."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -88,6 +89,8 @@ class _Scope:
     groups: int
     layout: str
     track: bool
+    rand: Callable[..., Tensor] | None
+    calls: dict[str, int]  # how often each DropPath was met
     known: dict[int, Tensor] = field(default_factory=dict)
 
     def ids(self, rows: int) -> Tensor:
@@ -104,16 +107,19 @@ _scope: _Scope | None = None
 
 
 @contextmanager
-def norm_scope(slot: Tensor, size: int, groups: int, layout: str = "blocks", track: bool = True) -> Iterator[None]:
+def norm_scope(
+    slot: Tensor, size: int, groups: int, layout: str = "blocks", track: bool = True, rand: Callable[..., Tensor] | None = None
+) -> Iterator[None]:
     """Within it, batch norm runs over `groups` groups of the global batch of `size`.
 
     layout "blocks": contiguous slots; "strided": slot modulo groups, so that a key's statistics never come from its query's company
     (what MoCo's shuffling is for, He et al. 2020 §3.3). track=False leaves the running statistics alone (replayed passes).
+    rand: `Batch.rand`, for stochastic depth.
     """
     global _scope
     if layout not in ("blocks", "strided"):
         raise ValueError(f"norm layout {layout!r}: blocks or strided")
-    outer, _scope = _scope, _Scope(slot, size, groups, layout, track)
+    outer, _scope = _scope, _Scope(slot, size, groups, layout, track, rand, _scope.calls if _scope else {})
     try:
         yield
     finally:
@@ -233,7 +239,72 @@ def convert_norms(module: nn.Module) -> nn.Module:
     return module
 
 
-# ---------------------------------------------------------------- heads and losses
+# ---------------------------------------------------------------- layers and heads
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016, arXiv 1603.09382): each row's residual branch is left out with probability `rate`.
+
+    Draws come from `Batch.rand` of the surrounding `norm_scope`: a pure function of (seed, step, slot, name, call within the step).
+    """
+
+    def __init__(self, rate: float, name: str) -> None:
+        super().__init__()
+        self.rate, self.name = rate, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        if _scope is None or _scope.rand is None:
+            raise RuntimeError(
+                "stochastic depth draws per row: it needs norm_scope(..., rand=batch.rand) around the forward pass"
+            )
+        call = _scope.calls[self.name] = _scope.calls.get(self.name, -1) + 1
+        draws = _scope.rand(f"{self.name}/{call}", (len(x) // len(_scope.slot),)).T.flatten()  # (R,), crop-major
+        kept = (draws >= self.rate).to(x.dtype) / (1 - self.rate)
+        return x * kept.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def norm_layer(kind: str, width: int) -> nn.Module:
+    """A norm for (R, width): bn, bn_plain (no scale, no shift), ln, gn (16 groups), none."""
+    if kind == "gn":
+        return nn.GroupNorm(next(groups for groups in range(16, 0, -1) if width % groups == 0), width)
+    if kind == "ln":
+        return nn.LayerNorm(width)
+    if kind == "none":
+        return nn.Identity()
+    return BatchNorm(width, scale=kind == "bn", shift=kind == "bn")
+
+
+def mlp(*widths: int, norm: str = "bn", last_norm: str = "none") -> nn.Sequential:
+    """Linear layers of these widths, each but the last followed by `norm` and ReLU, the last by `last_norm` (see `norm_layer`).
+
+    A layer before a norm has no bias: it would have no effect, and AdamW would blow its rounding noise up.
+    """
+    layers: list[nn.Module] = []
+    for i, (inputs, outputs) in enumerate(pairwise(widths)):
+        last = i == len(widths) - 2
+        kind = last_norm if last else norm
+        layers += [
+            nn.Linear(inputs, outputs, bias=kind == "none"),
+            norm_layer(kind, outputs),
+            nn.Identity() if last else nn.ReLU(),
+        ]
+    return nn.Sequential(*[layer for layer in layers if not isinstance(layer, nn.Identity)])
+
+
+def sincos_2d(width: int, rows: int, columns: int) -> Tensor:
+    """Fixed position embedding of a grid (Chen et al. 2021, He et al. 2022): (rows * columns, width), row by row.
+
+    The first half of the features encodes the column, the second the row, each half sine before cosine. width: a multiple of 4.
+    """
+    omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))  # (width / 4,)
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = [place.reshape(-1, 1) * omega for place in (x, y)]  # (L, width / 4) each
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1).float()
+
+
+# ---------------------------------------------------------------- losses
 
 
 @precise

@@ -9,14 +9,13 @@ B batch rows, N rows of the global batch, F backbone features, D projected featu
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import BatchNorm, gather, info_nce, normalize
+from ._parts import gather, info_nce, mlp, normalize
 
 PAPER = Paper(
     title="Momentum Contrast for Unsupervised Visual Representation Learning (v1); Improved Baselines with Momentum Contrastive Learning (v2)",
@@ -114,13 +113,10 @@ class MoCo(Method):
     queue: Tensor
     pointer: Tensor
 
-    def __init__(self, config: Config, backbone: Callable[[], nn.Module]) -> None:
-        super().__init__(config, backbone)
-        norm = BatchNorm if config.head_norm == "bn" else nn.Identity
+    def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
+        super().__init__(config, backbone, samples)
         widths = [self.out_dim, *([config.hidden] if config.head == "mlp" else []), config.dim]
-        bias = config.head_norm == "none"  # a bias before a norm has no effect, and AdamW would blow its rounding noise up
-        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b, bias=bias), norm(b), nn.ReLU())]
-        self.head = nn.Sequential(*layers[:-1])
+        self.head = mlp(*widths, norm=config.head_norm, last_norm=config.head_norm)
         self.key_backbone = copy.deepcopy(self.backbone).requires_grad_(False)  # starts as an exact copy
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         self.register_buffer("queue", normalize(torch.randn(config.queue_size, config.dim)))  # (K, D)

@@ -95,8 +95,8 @@ PRESETS = {
 
 
 class SimCLR(Method):
-    def __init__(self, config: Config, backbone: Callable[[], nn.Module]) -> None:
-        super().__init__(config, backbone)
+    def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
+        super().__init__(config, backbone, samples)
         self.projector = nn.Sequential(  # batch norm on the output too, without a shift, as released
             nn.Linear(self.out_dim, config.projector_hidden, bias=False),
             BatchNorm(config.projector_hidden),

@@ -1,4 +1,4 @@
-"""Backbones: plain torchvision networks without their classifier, batch norm under the norm law."""
+"""Backbones: torchvision's networks without their classifier, batch norm under the norm law."""
 
 from __future__ import annotations
 
@@ -6,20 +6,36 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from methods._parts import convert_norms
 
-from .config import BackboneConfig
+from .config import BackboneConfig, RunConfig
 from .seeds import seeded
+from .vit import SHAPES, VisionTransformer
 
 
-def factory(config: BackboneConfig, seed: int) -> Callable[[], nn.Module]:
-    """A function that builds the configured backbone, the same weights at each call: (B, 3, H, W) -> (B, out_dim)."""
+def factory(config: RunConfig) -> Callable[..., nn.Module]:
+    """A function that builds the configured backbone, the same weights at each call: (B, channels, H, W) -> (B, out_dim).
 
-    def build() -> nn.Module:
-        with seeded(seed, "backbone"):
-            return convert_norms(_resnet(config))
+    A ViT learns the positions of the largest view's patches and interpolates them for others.
+    """
+
+    def build(channels: int = 3) -> nn.Module:
+        with seeded(config.seed, "backbone"):
+            if config.backbone.name in SHAPES:
+                side = max(view.grid[1] if view.kind == "patches" else view.size for view in config.views.values())
+                net: Any = VisionTransformer(config.backbone, side)
+                first = "conv_proj"
+            else:
+                net, first = _with_norm(_resnet(config.backbone), config.backbone.norm), "conv1"
+            if channels != 3:
+                conv = getattr(net, first)
+                weight = torch.empty(conv.out_channels, channels, *conv.kernel_size)
+                nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+                conv.weight, conv.in_channels = nn.Parameter(weight, conv.weight.requires_grad), channels
+            return net
 
     return build
 
@@ -33,6 +49,8 @@ def _resnet(config: BackboneConfig) -> nn.Module:
         "resnet18": (BasicBlock, [2, 2, 2, 2]),
         "resnet34": (BasicBlock, [3, 4, 6, 3]),
         "resnet50": (Bottleneck, [3, 4, 6, 3]),
+        "resnet101": (Bottleneck, [3, 4, 23, 3]),
+        "resnet152": (Bottleneck, [3, 8, 36, 3]),
     }[config.name]
     net: Any = ResNet(block, layers, zero_init_residual=config.zero_init_residual)
     if config.width != 64:
@@ -63,3 +81,35 @@ def _scale_width(net: nn.Module, factor: float) -> None:
             setattr(net, name, norm)
         else:
             _scale_width(child, factor)
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """A convolution whose filters have mean 0 and variance 1 / fan-in (Qiao et al. 2019, arXiv 1903.10520, eq. 4)."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        weight = self.weight.flatten(1)
+        weight = (weight - weight.mean(1, keepdim=True)) / (weight.std(1, keepdim=True) * weight.shape[1] ** 0.5 + 1e-5)
+        return F.conv2d(input, weight.view_as(self.weight), self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def _with_norm(net: nn.Module, norm: str) -> nn.Module:
+    """The same network with another norm after its convolutions: no batch statistics anywhere, except for bn."""
+    if norm == "bn":
+        return convert_norms(net)
+    for name, child in net.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            channels = child.num_features
+            replaced = (
+                nn.Identity()
+                if norm == "none"
+                else nn.GroupNorm(next(g for g in range(16, 0, -1) if channels % g == 0), channels)
+            )
+            if isinstance(replaced, nn.GroupNorm):
+                with torch.no_grad():
+                    replaced.weight.copy_(child.weight)
+            setattr(net, name, replaced)
+        elif isinstance(child, nn.Conv2d) and norm == "gn_ws":
+            child.__class__ = StandardizedConv2d
+        else:
+            _with_norm(child, norm)
+    return net

@@ -22,14 +22,39 @@ from .errors import ConfigError, UserError, nearest
 class BackboneConfig:
     """The network that the method trains; the heads are the method's own."""
 
-    name: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = setting(
-        "resnet50", "residual network; resnet_small has 4 stages of one basic block"
+    name: Literal[
+        "resnet_small",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "vit_mini",
+        "vit_small",
+        "vit_base",
+        "vit_large",
+    ] = setting(
+        "resnet50",
+        "residual network (resnet_small: 4 stages of one basic block) or vision transformer (vit_mini: 4 blocks of 4 heads)",
     )
     stem: Literal["imagenet", "cifar"] = setting(
-        "imagenet", "first layers: imagenet = 7x7 stride 2 and max-pool, cifar = 3x3 stride 1"
+        "imagenet", "ResNets: first layers: imagenet = 7x7 stride 2 and max-pool, cifar = 3x3 stride 1"
     )
-    width: int = setting(64, "channels of the first stage", unit="channels", ge=1)
-    zero_init_residual: bool = setting(False, "start each residual branch at zero (Goyal et al. 2017)")
+    width: int = setting(64, "ResNets: channels of the first stage; vit_mini: features of a token", unit="channels", ge=1)
+    zero_init_residual: bool = setting(False, "ResNets: start each residual branch at zero (Goyal et al. 2017)")
+    norm: Literal["bn", "gn", "gn_ws", "none"] = setting(
+        "bn",
+        "ResNets: batch norm, group norm of 16 groups, group norm with weight standardisation (Richemond et al. 2020), or none",
+    )
+    patch: int = setting(16, "ViTs: side of a patch", unit="px", ge=1)
+    positions: Literal["learned", "sincos"] = setting(
+        "learned", "ViTs: position embedding; sincos is fixed (Chen et al. 2021, §4.1)"
+    )
+    frozen_patches: bool = setting(False, "ViTs: the patch projection stays as it was drawn (Chen et al. 2021, §4.2)")
+    drop_path: float = setting(
+        0.0, "ViTs: stochastic depth, rising from 0 to this from the first block to the last", unit="probability", ge=0, lt=1
+    )
+    layer_scale: float = setting(0.0, "ViTs: initial scale of each residual branch, trained per channel; 0: none", ge=0)
 
 
 @dataclass(frozen=True)
@@ -73,24 +98,30 @@ class AugmentConfig:
 class OptimConfig:
     """Optimiser and schedules. Rates are per 256 samples and scale linearly with train.batch_size unless lr_scaling says otherwise."""
 
-    name: Literal["sgd", "lars", "adamw"] = setting("sgd", "optimiser")
+    name: Literal["sgd", "lars", "larc", "adamw"] = setting(
+        "sgd",
+        "optimiser; larc: SGD whose rate of each tensor, biases and norms included, is scaled by trust |w| / (|g| + weight_decay |w|)",
+    )
     lr: float = setting(0.03, "base learning rate", unit="per 256 samples", gt=0)
     lr_scaling: Literal["linear", "sqrt", "none"] = setting(
         "linear", "how the base rate grows with batch_size / 256 (sqrt: with the root of batch_size itself)"
     )
-    momentum: float = setting(0.9, "momentum of SGD and LARS", ge=0, lt=1)
+    momentum: float = setting(0.9, "momentum of SGD, LARS and LARC", ge=0, lt=1)
     betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's betas", ge=0, lt=1)
     weight_decay: float = setting(1e-4, "weight decay", ge=0)
+    weight_decay_end: float = setting(-1.0, "weight decay at the end, on half a cosine; -1: constant", ge=-1)
     decay_norms: bool = setting(True, "whether 1-D parameters (biases, norms) decay too; LARS never decays nor adapts them")
-    trust: float = setting(0.001, "LARS's trust coefficient", gt=0)
-    warmup_epochs: float = setting(0.0, "linear warm-up from 0", unit="epochs", ge=0)
+    trust: float = setting(0.001, "trust coefficient of LARS and LARC", gt=0)
+    warmup_epochs: float = setting(0.0, "linear warm-up from warmup_start", unit="epochs", ge=0)
+    warmup_start: float = setting(0.0, "where the warm-up starts", unit="fraction of the scaled rate", ge=0, le=1)
     schedule: Literal["cosine", "step", "constant"] = setting("cosine", "decay of the rate after the warm-up")
     milestones: tuple[float, ...] = setting(
         (0.6, 0.8), "step schedule: where the rate drops", unit="fraction of the run", ge=0, le=1
     )
     gamma: float = setting(0.1, "step schedule: factor at each milestone", gt=0, le=1)
     lr_end: float = setting(0.0, "cosine schedule: rate at the end", unit="fraction of the scaled rate", ge=0, le=1)
-    clip: float = setting(0.0, "largest global gradient norm; 0: no clipping", ge=0)
+    clip: float = setting(0.0, "largest gradient norm; 0: no clipping", ge=0)
+    clip_by: Literal["model", "tensor"] = setting("model", "clip the norm over the whole model, or each tensor's own (DINO)")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import time
 import torch
 
 from methods._base import Batch, Clock
-from methods._parts import norm_scope
 
 from . import data, model, optim
 from .config import RunConfig
@@ -23,12 +22,12 @@ def describe(config: RunConfig) -> None:
     batch, samples = config.train.batch_size, len(source.train)
     per_epoch = samples // batch
     total = config.train.steps or config.train.epochs * per_epoch
-    method = model.build(config)
+    method = model.build(config, samples)
     rows = min(batch, 32 if max(view.size for view in config.views.values()) <= 64 else 8)
-    seconds, activations = trial_step(config, rows)
+    seconds, activations = trial_step(config, rows, samples)
     weights = sum(p.nbytes for p in method.parameters())
     trained = sum(p.nbytes for p in method.parameters() if p.requires_grad)
-    states = {"sgd": 1, "lars": 1, "adamw": 2}[config.optim.name]
+    states = {"sgd": 1, "lars": 1, "larc": 1, "adamw": 2}[config.optim.name]
     fixed = weights + sum(b.nbytes for b in method.buffers()) + trained * (1 + states)
     least, most = config.scale.workers
     rate = optim.scaled_lr(config.optim, batch)
@@ -59,17 +58,20 @@ def describe(config: RunConfig) -> None:
     Console(highlight=False).print(table)
 
 
-def trial_step(config: RunConfig, rows: int) -> tuple[float, int]:
-    """(seconds per sample, bytes kept for the backward pass per sample) of a forward and backward step on random pixels."""
+def trial_step(config: RunConfig, rows: int, samples: int) -> tuple[float, int]:
+    """(seconds per sample, bytes kept for the backward pass per sample) of a forward and backward step on random pixels.
+
+    samples: size of the training set.
+    """
     device = model.device_of(config)
-    method = model.build(config).to(device).train()
+    method = model.build(config, samples).to(device).train()
     names = [(key, view) for name, view in config.views.items() for key in view.names(name)]
     dtype = model.DTYPES[config.train.precision]
     views = {key: torch.rand(rows, 3, view.size, view.size, device=device, dtype=dtype) for key, view in names}
     if config.train.channels_last:
         views = {key: view.contiguous(memory_format=torch.channels_last) for key, view in views.items()}
     slot = torch.arange(rows, device=device)
-    batch = Batch(views, slot, slot, rows, norm=lambda layout: norm_scope(slot, rows, 1, layout, track=False))
+    batch = Batch(views, slot, slot, rows, track=False)
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

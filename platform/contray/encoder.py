@@ -76,7 +76,7 @@ def read_checkpoint(address: str) -> Encoder:
 
 
 def _restore(config: RunConfig, state: Mapping[str, Tensor]) -> Encoder:
-    method = model.build(config)
+    method = model.build(config, int(state.get("samples", 0)))
     try:
         method.load_state_dict(dict(state))
     except RuntimeError as error:

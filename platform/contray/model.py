@@ -18,11 +18,11 @@ from .seeds import seeded
 DTYPES = {"bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of weights and inputs
 
 
-def build(config: RunConfig) -> Method:
-    """The configured method, untrained: the same weights on every machine and rank, a pure function of the config and its seed."""
+def build(config: RunConfig, samples: int) -> Method:
+    """The configured method, untrained, for a training set of `samples`: the same weights on every machine and rank."""
     file = load_method(config.method.name)
     with seeded(config.seed, "method"):
-        method = file.method(config.method, backbones.factory(config.backbone, config.seed))
+        method = file.method(config.method, backbones.factory(config), samples)
     return method.to(DTYPES[config.train.precision])
 
 

@@ -52,6 +52,36 @@ class LARS(Optimizer):
             torch._foreach_add_(params, buffers, alpha=-group["lr"])
 
 
+class LARC(Optimizer):
+    """LARS as SwAV trains with it (NVIDIA apex's LARC, clip=False), fused over tensors: every tensor is adapted, 1-D ones included.
+
+    q = trust |w| / (|g| + wd |w|), or 1 where w or g is zero; mu <- momentum * mu + q (g + wd w); w <- w - lr mu.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 0.001
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            grads, decay = [p.grad for p in params], group["weight_decay"]
+            updates = torch._foreach_add(grads, params, alpha=decay)
+            ratios = [
+                torch.where((w > 0) & (g > 0), group["trust"] * w / (g + decay * w), torch.ones_like(w))
+                for w, g in zip(torch._foreach_norm(params), torch._foreach_norm(grads), strict=True)
+            ]
+            torch._foreach_mul_(updates, ratios)
+            buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, updates)
+            torch._foreach_add_(params, buffers, alpha=-group["lr"])
+
+
 def scaled_lr(config: OptimConfig, batch_size: int) -> float:
     """The peak rate of a run: the base rate times batch / 256, times the root of the batch (SimCLR v2), or as it stands."""
     factor = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "none": 1.0}[config.lr_scaling]
@@ -68,7 +98,8 @@ def learning_rate(config: RunConfig, clock: Clock, constant: bool = False) -> fl
     optim, peak = config.optim, scaled_lr(config.optim, config.train.batch_size)
     warm, total = warmup_steps(optim, clock.dataset // clock.batch), clock.total // clock.batch
     if clock.step < warm:
-        return peak * clock.step / max(warm - 1, 1)  # from 0 to the peak, both included
+        share = clock.step / max(warm - 1, 1)  # from the start to the peak, both included
+        return peak * (optim.warmup_start + (1 - optim.warmup_start) * share)
     if constant or optim.schedule == "constant":
         return peak
     if optim.schedule == "step":
@@ -80,24 +111,47 @@ def build(config: RunConfig, method: Method) -> Optimizer:
     """The configured optimiser over the method's parameter groups, 1-D parameters apart where they do not decay."""
     optim, groups = config.optim, []
     for group in method.param_groups():
-        options = {"lr_scale": 1.0, "schedule": "decay"} | {key: value for key, value in group.items() if key != "params"}
+        options = {"lr_scale": 1.0, "decay_scale": 1.0, "schedule": "decay"} | {
+            key: value for key, value in group.items() if key != "params"
+        }
         decayed = [p for p in group["params"] if p.ndim > 1 or optim.decay_norms]
         bare = [p for p in group["params"] if not (p.ndim > 1 or optim.decay_norms)]
         groups.append({"params": decayed, **options})
         if bare:
-            groups.append({"params": bare, **options, "weight_decay": 0.0})
-    if optim.name == "lars":
-        return LARS(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, trust=optim.trust)
+            groups.append({"params": bare, **options, "decay_scale": 0.0})
+    if optim.name in ("lars", "larc"):
+        kind = LARS if optim.name == "lars" else LARC
+        return kind(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, trust=optim.trust)
     if optim.name == "adamw":
         return AdamW(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True)
     return SGD(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, foreach=True)
 
 
-def set_learning_rate(optimizer: Optimizer, config: RunConfig, clock: Clock) -> float:
-    """Sets the rate of every group for this step; returns that of the first."""
+def weight_decay(config: RunConfig, clock: Clock) -> float:
+    """The decay of the step that `clock` stands before."""
+    optim = config.optim
+    return (
+        optim.weight_decay if optim.weight_decay_end < 0 else cosine(optim.weight_decay, optim.weight_decay_end, clock.fraction)
+    )
+
+
+def set_schedules(optimizer: Optimizer, config: RunConfig, clock: Clock) -> float:
+    """Sets rate and weight decay of every group for this step; returns the rate of the first."""
     for group in optimizer.param_groups:
         group["lr"] = group["lr_scale"] * learning_rate(config, clock, constant=group["schedule"] == "constant")
+        group["weight_decay"] = group["decay_scale"] * weight_decay(config, clock)
     return optimizer.param_groups[0]["lr"]
+
+
+def clip_gradients(config: OptimConfig, params: Sequence[Tensor]) -> Tensor:
+    """Clips the summed gradients in place where the config asks for it; returns the norm over all of them from before."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+    if config.clip and config.clip_by == "tensor":
+        for p in params:
+            torch.nn.utils.clip_grad_norm_(p, config.clip)
+    elif config.clip:
+        torch.nn.utils.clip_grads_with_norm_(params, config.clip, norm)
+    return norm
 
 
 def sum_gradients(params: Sequence[Tensor], world: int) -> None:

@@ -30,7 +30,6 @@ from contray import RunConfig, data, model, optim, track
 from contray.cli import split_dotted
 from contray.training.launch import ray_session
 from methods._base import Batch, Clock
-from methods._parts import norm_scope
 
 WARM = (
     1  # steps before the clock starts, as contray logs its pace after the first one: processes start, oneDNN chooses its kernels
@@ -41,7 +40,7 @@ READY = 4  # batches that the bare loop goes round
 def bare_rate(config: RunConfig, source: data.Source, batches: Iterable[dict[str, Any]]) -> float:
     """images/s of the plain loop over `batches` (as the loader gives them, or normalised already)."""
     device, size, steps = model.device_of(config), config.train.batch_size, config.train.steps
-    method = model.build(config).to(device).train()
+    method = model.build(config, len(source.train)).to(device).train()
     if config.train.channels_last:
         method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer, normalise = optim.build(config, method), model.normaliser(config, device)
@@ -52,9 +51,8 @@ def bare_rate(config: RunConfig, source: data.Source, batches: Iterable[dict[str
             began = _now(device)
         views = {name: pixels if pixels.is_floating_point() else normalise(pixels) for name, pixels in raw["views"].items()}
         slot, clock = raw["slot"].to(device), Clock(step * size, steps * size, len(source.train), size)
-        batch = Batch(views, raw["index"].to(device), slot, size, config.seed, step,
-                      norm=lambda layout, slot=slot: norm_scope(slot, size, config.train.norm_groups, layout))  # fmt: skip
-        optim.set_learning_rate(optimizer, config, clock)
+        batch = Batch(views, raw["index"].to(device), slot, size, config.seed, step, config.train.norm_groups)
+        optim.set_schedules(optimizer, config, clock)
         with model.autocast(config, device), batch.norm("blocks"):
             reps = method.represent(batch, clock)
             loss = method.loss(reps, batch, clock)["loss"]

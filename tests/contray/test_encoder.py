@@ -24,7 +24,7 @@ def config() -> RunConfig:
 @pytest.fixture(scope="module")
 def encoder(config: RunConfig) -> Encoder:
     """Untrained, but with running statistics that a new one does not have."""
-    method = model.build(config).eval()
+    method = model.build(config, 100).eval()
     for name, buffer in method.named_buffers():
         if name.endswith("running_mean"):
             buffer.fill_(0.1)
@@ -91,7 +91,7 @@ def test_images_of_many_sizes_make_one_batch(encoder: Encoder) -> None:
 
 
 def test_a_checkpoint_is_read_by_name_and_the_newest_of_a_folder(encoder: Encoder, images: np.ndarray, tmp_path: Path) -> None:
-    newer = Encoder(encoder.config, model.build(encoder.config.replace({"seed": 1})).eval())
+    newer = Encoder(encoder.config, model.build(encoder.config.replace({"seed": 1}), 100).eval())
     save(encoder, tmp_path / "step-000000002.pt")
     save(newer, tmp_path / "step-000000010.pt")
     save(encoder, tmp_path / "best.pt")

@@ -163,7 +163,7 @@ def test_the_loaded_encoder_is_the_trained_one(place: Place, config: RunConfig, 
     assert images is not None
     state = Checkpoints(Storage(trained.checkpoint)).latest()
     assert state is not None
-    method = model.build(config)
+    method = model.build(config, int(state["method"]["samples"]))
     method.load_state_dict(state["method"])
     expected, _ = features_of(config, method, images, ids, torch.device("cpu"))
     pixels = [images.image(i, None) for i in ids]

@@ -1,97 +1,12 @@
-"""World-size independence: the same loss, gradients, statistics and buffers on any number of ranks, uneven shares included."""
+"""What methods share must not depend on the number of ranks: gathers, batch norm, stochastic depth."""
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.testing import assert_close
 
-from contray import model, optim
-from contray.config import RunConfig
-from methods._base import Batch, Clock
-from methods._parts import BatchNorm, gather, norm_scope, shares
+from methods._base import Batch
+from methods._parts import BatchNorm, DropPath, gather, norm_scope, shares
 from tests.ranks import run_ranks
-
-SIZE = 13
-TINY = {
-    "train.batch_size": SIZE, "train.precision": "fp64", "train.norm_groups": 3, "backbone.name": "resnet_small", "backbone.width": 4,
-    "data.contrast": 0.3,
-}  # fmt: skip
-METHODS = {
-    "simclr": {},
-    "simclr multicrop": {},
-    "moco v1": {"method.queue_size": 26, "method.dim": 8},
-    "moco v2": {"method.queue_size": 40, "method.dim": 8, "method.hidden": 12},
-}
-
-
-def one_step(rank, world, name):
-    """Loss, metrics, gradients, buffers and running statistics after one step of SIZE rows on `world` ranks."""
-    method_name, _, preset = name.partition(" ")
-    config = RunConfig.make(method_name, {**TINY, **METHODS[name]}, preset=preset or "digits")
-    method = model.build(config)
-    generator = torch.Generator().manual_seed(0)
-    names = [(key, view) for entry, view in config.views.items() for key in view.names(entry)]
-    pixels = {key: torch.randn(SIZE, 3, 16, 16, generator=generator, dtype=torch.float64) for key, view in names}
-    own = shares(SIZE, world)[rank]
-    slot = torch.arange(own.start, own.stop)
-    batch = Batch(
-        {key: value[own.start : own.stop] for key, value in pixels.items()},
-        slot + 100,
-        slot,
-        SIZE,
-        norm=lambda layout: norm_scope(slot, SIZE, 3, layout),
-    )
-    clock = Clock(0, 10 * SIZE, SIZE, SIZE)
-    with batch.norm("blocks"):
-        reps = method.represent(batch, clock)
-        out = method.loss(reps, batch, clock)
-    out["loss"].backward()
-    params = {name: p for name, p in method.named_parameters() if p.requires_grad}
-    optim.sum_gradients(list(params.values()), world)
-    method.update(reps, batch, clock)
-    values = torch.stack([value.detach().double() for value in out.values()])
-    if world > 1:
-        dist.all_reduce(values)
-    return {
-        "values": dict(zip(out, values, strict=True)),
-        "gradients": {name: p.grad for name, p in params.items()},
-        "buffers": {name: buffer.clone() for name, buffer in method.named_buffers()},
-    }
-
-
-def all_methods(rank, world):
-    return {name: one_step(rank, world, name) for name in METHODS}
-
-
-@pytest.fixture(scope="module")
-def worlds():
-    return {world: run_ranks(all_methods, world) for world in (1, 2, 3)}
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("world", [2, 3])
-def test_same_step_on_any_world(worlds, name, world):
-    alone = worlds[1][0][name]
-    for rank in range(world):
-        together = worlds[world][rank][name]
-        for part in ("values", "gradients", "buffers"):
-            for key, expected in alone[part].items():
-                assert expected is not None, f"{key} gets no gradient"
-                assert_close(together[part][key], expected, rtol=1e-9, atol=1e-11, msg=lambda text, key=key: f"{key}: {text}")
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_buffers_are_bit_equal_on_all_ranks(worlds, name):
-    ranks = [result[name]["buffers"] for result in worlds[3]]
-    for key, first in ranks[0].items():
-        assert all(torch.equal(first, other[key]) for other in ranks[1:]), key
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_parameter_gets_a_gradient(worlds, name):
-    gradients = worlds[1][0][name]["gradients"]
-    assert gradients
-    assert all(bool(grad.abs().sum() > 0) for grad in gradients.values())
 
 
 def gathered(rank, world):
@@ -165,3 +80,19 @@ def test_replayed_passes_leave_running_statistics_alone():
 def test_state_dicts_are_interchangeable_with_torch():
     torch.nn.BatchNorm2d(4).load_state_dict(BatchNorm(4).state_dict())
     BatchNorm(4).load_state_dict(torch.nn.BatchNorm2d(4).state_dict())
+
+
+def test_stochastic_depth_draws_per_slot_and_call():
+    layer, x = DropPath(0.5, "block"), torch.ones(24, 3)
+    whole = Batch({}, torch.arange(12), torch.arange(12), 12)
+    with whole.norm("blocks"):
+        first, second = layer(x), layer(x)
+    assert set(first.unique().tolist()) == {0.0, 2.0}
+    assert not torch.equal(first, second), "the second call of a step draws anew"
+    assert not torch.equal(first[:12], first[12:]), "so does the second crop of a row"
+    part = Batch({}, torch.arange(5, 12), torch.arange(5, 12), 12)
+    with part.norm("blocks"):
+        assert torch.equal(layer(x[:14]).reshape(2, 7, 3), first.reshape(2, 12, 3)[:, 5:])
+    assert torch.equal(layer.eval()(x), x)
+    with pytest.raises(RuntimeError, match="draws per row"):
+        layer.train()(x)

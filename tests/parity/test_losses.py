@@ -41,7 +41,7 @@ def test_moco_step(golden):
     config = moco.Config(
         temperature=float(g["temperature"]), queue_size=len(g["queue"]), momentum=float(g["momentum"]), head="linear", dim=8
     )
-    method = moco.MoCo(config, Identity)
+    method = moco.MoCo(config, Identity, 100)
     batch = Batch({"query": g["x_q"], "key": g["x_k"]}, torch.arange(8), torch.arange(8), 8)
     clock = Clock(0, 8, 8, 8)
     with torch.no_grad():

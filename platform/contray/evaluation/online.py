@@ -91,7 +91,7 @@ def verdict(
         )
     fit, val = data.holdout(source.train, config.eval.holdout, config.seed)
     tested = source.test if test and source.test is not None and source.test.labels is not None else None
-    methods = {"": method, **({"random_": model.build(config).to(device)} if test else {})}
+    methods = {"": method, **({"random_": model.build(config, len(source.train)).to(device)} if test else {})}
     results: dict[str, float] = {}
     for prefix in [*methods, *(["pixels_"] if test else [])]:
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from methods._base import Batch, Clock, Method
-from methods._parts import norm_scope, shares, world_size
+from methods._parts import shares, world_size
 
 from .. import data, model, optim
 from ..config import RunConfig
@@ -85,7 +85,7 @@ def train(
     size, seed = config.train.batch_size, config.seed
 
     model.check(config, len(source.train))
-    method = model.build(config).to(device)
+    method = model.build(config, len(source.train)).to(device)
     if config.train.channels_last:
         method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     method.train()
@@ -152,22 +152,19 @@ def train(
             clock = Clock(done * size, total * size, epoch_steps * size, size)
             broken.update(raw["broken"])
             slot = raw["slot"].to(device)
-            batch = Batch(
-                {name: normalise(pixels) for name, pixels in raw["views"].items()}, raw["index"].to(device), slot, size, seed, done,
-                norm=lambda layout, slot=slot: norm_scope(slot, size, config.train.norm_groups, layout),
-            )  # fmt: skip
+            views = {name: normalise(pixels) for name, pixels in raw["views"].items()}
+            batch = Batch(views, raw["index"].to(device), slot, size, seed, done, groups=config.train.norm_groups)
             if done % epoch_steps == 0:
-                method.begin_epoch(clock, lambda: embed(config, method, source, device))
-            lr = optim.set_learning_rate(optimizer, config, clock)
+                for param in method.begin_epoch(clock, lambda: embed(config, method, source, device)):
+                    optimizer.state.pop(param, None)
+            lr = optim.set_schedules(optimizer, config, clock)
 
             with model.autocast(config, device), batch.norm("blocks"):
                 reps = method.represent(batch, clock)
                 out = method.loss(reps, batch, clock)
             out["loss"].backward()
             optim.sum_gradients(params, world)
-            grad_norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
-            if config.optim.clip:
-                torch.nn.utils.clip_grads_with_norm_(params, config.optim.clip, grad_norm)
+            grad_norm = optim.clip_gradients(config.optim, params)
             method.after_backward(clock)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,116 @@
+"""torchvision's vision transformer with its tokens in reach: any image size, any subset of patches, stochastic depth per row."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import EncoderBlock
+from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
+
+from methods._parts import DropPath, sincos_2d
+
+from .config import BackboneConfig
+
+SHAPES = {  # blocks, heads, features of a token (0: backbone.width)
+    "vit_mini": (4, 4, 0),
+    "vit_small": (12, 12, 384),  # 12 heads: Chen et al. 2021, table 4; DINO's and DeiT's has 6
+    "vit_base": (12, 12, 768),
+    "vit_large": (24, 16, 1024),
+}
+
+
+class _Branch(nn.Module):
+    """The end of a residual branch: layer scale, then stochastic depth."""
+
+    def __init__(self, width: int, scale: float, drop: DropPath) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((width,), scale)) if scale else None
+        self.drop = drop
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(x if self.scale is None else x * self.scale)
+
+
+class VisionTransformer(TorchvisionViT):
+    """(B, 3, H, W) -> (B, D): the class token after the last norm.
+
+    `forward(x)` is `tokens(patches(x))[:, 0]`; methods that mask or predict patches call the two themselves. Weights are named as
+    torchvision's (layer scale, where used, is besides).
+
+    B rows, L patches of the image, D features of a token
+    """
+
+    def __init__(self, config: BackboneConfig, side: int) -> None:
+        depth, heads, width = SHAPES[config.name]
+        width = width or config.width
+        super().__init__(
+            image_size=side - side % config.patch,
+            patch_size=config.patch,
+            num_layers=depth,
+            num_heads=heads,
+            hidden_dim=width,
+            mlp_dim=4 * width,
+            num_classes=1,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        )
+        self.heads = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        self.out_dim, self.depth = width, depth
+        _initialise(self)
+        for i, block in enumerate(self.encoder.layers):
+            assert isinstance(block, EncoderBlock)
+            rate = config.drop_path * i / max(depth - 1, 1)
+            block.dropout = _Branch(width, config.layer_scale, DropPath(rate, f"block{i}.attention"))  # pyright: ignore[reportAttributeAccessIssue]
+            block.mlp[-1] = _Branch(width, config.layer_scale, DropPath(rate, f"block{i}.mlp"))
+        if config.positions == "sincos":
+            grid = self.image_size // self.patch_size
+            fixed = torch.cat([torch.zeros(1, width), sincos_2d(width, grid, grid)])
+            self.encoder.pos_embedding = nn.Parameter(fixed[None], requires_grad=False)
+        if config.frozen_patches:
+            self.conv_proj.requires_grad_(False)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, L, D): projected patches with their positions, row by row."""
+        rows, columns = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
+        projected = self.conv_proj(x[..., : rows * self.patch_size, : columns * self.patch_size])
+        return projected.flatten(2).transpose(1, 2) + self.positions(rows, columns)
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """(1, L, D) position embedding of a grid, interpolated where it is not the grid that was learned."""
+        learned = self.encoder.pos_embedding[:, 1:]
+        side = math.isqrt(learned.shape[1])
+        if (rows, columns) == (side, side):
+            return learned
+        grid = learned.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        wide = F.interpolate(grid.float(), size=(rows, columns), mode="bicubic", align_corners=False).to(learned.dtype)
+        return wide.flatten(2).transpose(1, 2)
+
+    def tokens(self, patches: Tensor) -> Tensor:
+        """(B, L', D) patches, in any number -> (B, 1 + L', D): class token first, after the last norm."""
+        first = (self.class_token + self.encoder.pos_embedding[:, :1]).expand(len(patches), -1, -1)
+        return self.encoder.ln(self.encoder.layers(torch.cat([first.to(patches.dtype), patches], 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tokens(self.patches(x))[:, 0]
+
+
+def _initialise(net: VisionTransformer) -> None:
+    """Chen et al. 2021 (moco-v3 `vits.py`): Xavier, each of q, k and v by itself; the patch projection as a linear layer."""
+    for module in net.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            assert module.in_proj_weight is not None
+            bound = math.sqrt(6 / (module.in_proj_weight.shape[0] // 3 + module.in_proj_weight.shape[1]))
+            nn.init.uniform_(module.in_proj_weight, -bound, bound)
+            nn.init.zeros_(module.in_proj_bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    fan_in = 3 * net.patch_size**2
+    bound = math.sqrt(6 / (fan_in + net.hidden_dim))
+    nn.init.uniform_(net.conv_proj.weight, -bound, bound)  # pyright: ignore[reportArgumentType]
+    nn.init.zeros_(net.conv_proj.bias)  # pyright: ignore[reportArgumentType]
+    nn.init.normal_(net.class_token, std=0.02)
+    nn.init.normal_(net.encoder.pos_embedding, std=0.02)

@@ -1,0 +1,267 @@
+"""What every method must keep, whoever wrote it: bound to each registered method and each of its `digits` presets.
+
+A step here is the engine's: represent and loss, summed gradients, after_backward, optimiser, EMA, update.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing import assert_close
+
+from contray import model, optim
+from contray.config import RunConfig
+from contray.data.views import Pipeline
+from contray.registry import load_method, method_names
+from methods._base import Batch, Clock, Method
+from methods._parts import shares
+from tests.ranks import run_ranks
+
+SIZE, SAMPLES, GROUPS = 13, 2000, 3  # 13 rows are 7 + 6 on two ranks and 5 + 4 + 4 on three
+CASES = [f"{name} {preset}" for name in method_names() for preset in load_method(name).presets if preset.startswith("digits")]
+STEPS = 3
+
+
+def config_of(case: str, precision: str = "fp64") -> RunConfig:
+    """The case's preset on a network of a few channels; SGD, since an adaptive rate would hide gradients that are off by a factor."""
+    name, preset = case.split()
+    config = RunConfig.make(name, preset=preset)
+    return config.replace(
+        {
+            "backbone.width": 8 if config.backbone.name == "vit_mini" else 4, "train.batch_size": SIZE, "train.precision": precision,
+            "train.norm_groups": GROUPS, "train.channels_last": False, "optim.name": "sgd", "optim.lr": 0.05, "optim.lr_scaling": "none",
+            "optim.warmup_epochs": 0, "optim.clip": 0,
+        }
+    )  # fmt: skip
+
+
+def batch_of(config: RunConfig, step: int, rank: int = 0, world: int = 1) -> Batch:
+    """This rank's rows of the step's global batch: noise as uint8 pictures through the method's own views, as the loader gives them."""
+    own = shares(SIZE, world)[rank]
+    pipeline, rows = Pipeline(config.views, strength=0.0), []
+    for slot in own:
+        noise = torch.randint(0, 256, (36, 36, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(100 * step + slot))
+        rows.append(pipeline(lambda column, rng, noise=noise: noise.numpy(), (0, step, slot)))
+    normalise = model.normaliser(config, torch.device("cpu"))
+    views = {key: normalise(torch.stack([torch.from_numpy(row[key]) for row in rows])) for key in rows[0]}
+    slot = torch.arange(own.start, own.stop)
+    return Batch(views, (slot * 7 + step * SIZE) % SAMPLES, slot, SIZE, seed=1, step=step, groups=GROUPS)
+
+
+def clock_of(step: int) -> Clock:
+    """The middle of a long run, behind all warm-ups and freezes: 10 steps are an epoch."""
+    return Clock((500 + step) * SIZE, 1000 * SIZE, 10 * SIZE, SIZE)
+
+
+def begun(config: RunConfig, samples: int = SAMPLES) -> Method:
+    """A method at the start of an epoch."""
+    method = model.build(config, samples).train()
+    features = torch.randn(
+        samples, method.out_dim, generator=torch.Generator().manual_seed(0), dtype=model.DTYPES[config.train.precision]
+    )
+    list(method.begin_epoch(clock_of(0), lambda: features))
+    return method
+
+
+def one_step(
+    config: RunConfig, method: Method, optimizer: torch.optim.Optimizer, step: int, rank: int = 0, world: int = 1
+) -> dict[str, Any]:
+    """The metrics of the global batch and the summed gradients."""
+    batch, clock = batch_of(config, step, rank, world), clock_of(step)
+    params = {name: p for name, p in method.named_parameters() if p.requires_grad}
+    with model.autocast(config, torch.device("cpu")), batch.norm("blocks"):
+        reps = method.represent(batch, clock)
+        out = method.loss(reps, batch, clock)
+    out["loss"].backward()
+    optim.sum_gradients(list(params.values()), world)
+    gradients = {name: None if p.grad is None else p.grad.clone() for name, p in params.items()}
+    values = torch.stack([value.detach().double() for value in out.values()])
+    if world > 1:
+        dist.all_reduce(values)
+    method.after_backward(clock)
+    optimizer.step()
+    optimizer.zero_grad()
+    for online, target in method.ema_pairs():
+        for a, b in zip(online.parameters(), target.parameters(), strict=True):
+            b.data.lerp_(a.data, 1 - method.ema_momentum(clock))
+    method.update(reps, batch, clock)
+    return {"values": dict(zip(out, values, strict=True)), "gradients": gradients}
+
+
+def some_steps(
+    rank: int, world: int, case: str, precision: str, steps: range = range(STEPS), state: Any = None
+) -> dict[str, Any]:
+    """What came of the steps, from the start or from a state."""
+    config = config_of(case, precision)
+    method = begun(config)
+    optimizer = optim.build(config, method)
+    if state is not None:
+        method.load_state_dict(state["method"])
+        optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # ranks are given it in shared memory
+    done = [one_step(config, method, optimizer, step, rank, world) for step in steps]
+    return {"steps": done, "state": {"method": method.state_dict(), "optimizer": optimizer.state_dict()}}
+
+
+def all_cases(rank: int, world: int) -> dict[str, Any]:
+    """Every case in both precisions; one start of the ranks serves them all."""
+    results = {case: some_steps(rank, world, case, "fp64") for case in CASES}
+    return results | {f"{case} fp32": some_steps(rank, world, case, "fp32", range(1)) for case in CASES}
+
+
+def changing_worlds(rank: int, world: int, states: dict[str, Any] | None, step: int) -> dict[str, Any]:
+    """One more step of every case, from where the world before left it."""
+    return {
+        case: some_steps(rank, world, case, "fp64", range(step, step + 1), states[case] if states else None)["state"]
+        for case in CASES
+    }
+
+
+@pytest.fixture(scope="module")
+def worlds() -> dict[int, list[dict[str, Any]]]:
+    return {world: run_ranks(all_cases, world) for world in (1, 2, 3)}
+
+
+@pytest.fixture(scope="module")
+def changed() -> dict[str, Any]:
+    """The states after three steps on 2, 1 and 2 ranks."""
+    states = None
+    for step, world in enumerate((2, 1, 2)):
+        states = run_ranks(changing_worlds, world, states, step)[0]
+    assert states is not None
+    return states
+
+
+def assert_same(actual: Any, expected: Any, rtol: float, atol: float, where: str) -> None:
+    """Tensors in nested dicts and lists are close; whole numbers equal."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys(), where
+        for key in expected:
+            assert_same(actual[key], expected[key], rtol, atol, f"{where}/{key}")
+    elif isinstance(expected, list):
+        for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
+            assert_same(one, other, rtol, atol, f"{where}/{i}")
+    elif isinstance(expected, torch.Tensor):
+        assert_close(actual, expected, rtol=rtol, atol=atol, msg=lambda text: f"{where}: {text}")
+    else:
+        assert actual == expected, where
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_same_steps_on_any_world(worlds: dict[int, Any], case: str, world: int) -> None:
+    alone = worlds[1][0][case]
+    for rank in range(world):
+        assert_same(worlds[world][rank][case], alone, 1e-9, 1e-11, f"{case} on rank {rank}")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("world", [2, 3])
+def test_one_step_in_single_precision_on_any_world(worlds: dict[int, Any], case: str, world: int) -> None:
+    (alone,), (together,) = worlds[1][0][f"{case} fp32"]["steps"], worlds[world][0][f"{case} fp32"]["steps"]
+    assert_close(together["values"]["loss"], alone["values"]["loss"], rtol=1e-5, atol=1e-6)
+    largest = max(float(grad.abs().max()) for grad in alone["gradients"].values() if grad is not None)
+    assert_same(together["gradients"], alone["gradients"], 1e-4, 1e-4 * largest, case)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_buffers_are_bit_equal_on_all_ranks(worlds: dict[int, Any], case: str) -> None:
+    names = [name for name, _ in model.build(config_of(case), SAMPLES).named_buffers()]
+    first, *others = [worlds[3][rank][case]["state"]["method"] for rank in range(3)]
+    for name in names:
+        assert all(torch.equal(first[name], other[name]) for other in others), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_are_finite_and_every_parameter_gets_a_gradient(worlds: dict[int, Any], case: str) -> None:
+    steps = worlds[1][0][case]["steps"]
+    assert all(value.isfinite() for step in steps for value in step["values"].values())
+    for name in steps[0]["gradients"]:
+        grads = [step["gradients"][name] for step in steps]
+        assert any(grad is not None and grad.abs().sum() > 0 for grad in grads), f"{name} gets no gradient"
+        assert all(grad is None or grad.isfinite().all() for grad in grads), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_changing_world_changes_nothing(worlds: dict[int, Any], changed: dict[str, Any], case: str) -> None:
+    assert_same(changed[case], worlds[1][0][case]["state"], 1e-9, 1e-11, case)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_state_goes_on_bit_equal(worlds: dict[int, Any], case: str) -> None:
+    whole = worlds[1][0][case]
+    for cut in range(1, STEPS):
+        first = some_steps(0, 1, case, "fp64", range(cut))
+        rest = some_steps(0, 1, case, "fp64", range(cut, STEPS), first["state"])
+        assert_same([*first["steps"], *rest["steps"]], whole["steps"], 0, 0, case)
+        assert_same(rest["state"], whole["state"], 0, 0, case)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_targets_start_as_exact_copies(case: str) -> None:
+    method = model.build(config_of(case), SAMPLES)
+    pairs = list(method.ema_pairs())
+    assert bool(pairs) == (load_method(case.split()[0]).paper.ema != "no" or bool(pairs))
+    for online, target in pairs:
+        ours, theirs = online.state_dict(), target.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        assert not any(p.requires_grad for p in target.parameters())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_encode_gives_one_row_each_and_changes_nothing(case: str) -> None:
+    config = config_of(case, "fp32")
+    method = model.build(config, SAMPLES).eval()
+    views = load_method(config.method.name).method.eval_views(config.views)
+    drawn = [
+        Pipeline(views, 0.0)(lambda column, rng, i=i: torch.full((40, 40, 3), 40 * i + 9, dtype=torch.uint8).numpy(), (0, 0, i))
+        for i in range(5)
+    ]
+    normalise = model.normaliser(config, torch.device("cpu"))
+    inputs = {key: normalise(torch.stack([torch.from_numpy(row[key]) for row in drawn])) for key in drawn[0]}
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    with torch.no_grad():
+        features = method.encode(inputs)
+        assert torch.equal(features, method.encode(inputs))
+        assert_close(features[:2], method.encode({key: value[:2] for key, value in inputs.items()}), rtol=1e-4, atol=1e-5)
+        assert set(method.taps(inputs)) >= {"backbone"}
+    assert features.shape == (5, method.out_dim)
+    assert features.isfinite().all()
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_label_reaches_it_and_no_global_draw_is_made(case: str) -> None:
+    config = config_of(case, "fp32")
+    method = begun(config)
+    batch = batch_of(config, 0)
+    assert set(vars(batch)) == {"views", "index", "slot", "size", "seed", "step", "groups", "track"}
+    before = torch.random.get_rng_state()
+    one_step(config, method, optim.build(config, method), 0)
+    assert torch.equal(torch.random.get_rng_state(), before), "torch's global generator was used"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_works_in_bf16(case: str) -> None:
+    config = config_of(case, "bf16")
+    method = begun(config)
+    step = one_step(config, method, optim.build(config, method), 0)
+    assert step["values"]["loss"].isfinite()
+    assert all(grad is None or grad.isfinite().all() for grad in step["gradients"].values())
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_represent_compiles(case: str) -> None:
+    config = config_of(case)
+    method, batch = begun(config), batch_of(config, 0)
+    with torch.no_grad(), batch.norm("blocks"):
+        plain = method.represent(batch, clock_of(0))
+        torch._dynamo.reset()
+        method = begun(config)
+        compiled = torch.compile(method.represent, backend="eager", dynamic=False)(batch, clock_of(0))
+    assert_same(dict(compiled), dict(plain), 1e-9, 1e-9, case)
