@@ -32,7 +32,8 @@ def serve(uri: str, port: int = track.UI_PORT, open_browser: bool = True, host: 
     if uri.startswith(("http://", "https://")):
         _offer(uri, uri, open_browser)
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a shell that starts a command in the background has it ignored
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with suppress(KeyboardInterrupt), server(uri, port, host) as address:
             _offer(uri, address, open_browser)
@@ -40,7 +41,8 @@ def serve(uri: str, port: int = track.UI_PORT, open_browser: bool = True, host: 
             while True:
                 signal.pause()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

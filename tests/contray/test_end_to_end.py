@@ -302,7 +302,8 @@ def test_one_and_two_ray_workers_compute_the_same(method: str, here: Place) -> N
     keys |= {
         "train.batch_size": 65, "train.precision": "fp64", "train.steps": steps, "train.checkpoint_steps": 0, "eval.every_epochs": 0,
         "eval.final": False, "track.model": False,
-        "optim.name": "sgd", "optim.lr": 0.1,  # AdamW would hide gradients that are off by a constant factor
+        "optim.name": "sgd",  # AdamW would hide gradients that are off by a constant factor
+        "optim.lr": 0.003,  # at 0.1 this little network is chaotic: rounding grows by a fifth each step, on any one world as well
     }  # fmt: skip
     states, losses = [], []
     with ray_session(RunConfig.make(method, {"scale.workers": (2, 2)})):
