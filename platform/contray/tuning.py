@@ -412,6 +412,7 @@ def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: P
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
     from .report import describe_domain
 
@@ -441,6 +442,9 @@ def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: P
             axis.set_xscale("log", base=2)
         elif "(log)" in describe_domain(space[key]):
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel(key)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("held-out top-1 [%]")
