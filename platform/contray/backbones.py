@@ -99,11 +99,8 @@ def _with_norm(net: nn.Module, norm: str) -> nn.Module:
     for name, child in net.named_children():
         if isinstance(child, nn.BatchNorm2d):
             channels = child.num_features
-            replaced = (
-                nn.Identity()
-                if norm == "none"
-                else nn.GroupNorm(next(g for g in range(16, 0, -1) if channels % g == 0), channels)
-            )
+            groups = 1 if norm == "ln" else next(count for count in range(16, 0, -1) if channels % count == 0)
+            replaced = nn.Identity() if norm == "none" else nn.GroupNorm(groups, channels)
             if isinstance(replaced, nn.GroupNorm):
                 with torch.no_grad():
                     replaced.weight.copy_(child.weight)

@@ -42,9 +42,9 @@ class BackboneConfig:
     )
     width: int = setting(64, "ResNets: channels of the first stage; vit_mini: features of a token", unit="channels", ge=1)
     zero_init_residual: bool = setting(False, "ResNets: start each residual branch at zero (Goyal et al. 2017)")
-    norm: Literal["bn", "gn", "gn_ws", "none"] = setting(
+    norm: Literal["bn", "gn", "gn_ws", "ln", "none"] = setting(
         "bn",
-        "ResNets: batch norm, group norm of 16 groups, group norm with weight standardisation (Richemond et al. 2020), or none",
+        "ResNets: batch norm, group norm of 16 groups, group norm with weight standardisation (Richemond et al. 2020), layer norm (one group), or none",
     )
     patch: int = setting(16, "ViTs: side of a patch", unit="px", ge=1)
     positions: Literal["learned", "sincos"] = setting(

@@ -53,8 +53,10 @@ def show_result(config: RunConfig, result: Result) -> None:
         _print(f"... and {len(details['broken']) - 5} more")
     if details["unsent"]:
         _print(f"{details['unsent']} metric points did not reach {config.track.uri or 'MLflow'}; they stand in the checkpoint")
+    rate = details["images_per_second"]
+    pace = f", {rate:,.0f} images/s" if rate else ""  # none in a run that had only its verdict left
     _print(
-        f"trained {result.step} steps in {details['seconds']:.0f} s, {details['images_per_second']:,.0f} images/s",
+        f"trained {result.step} steps in {details['seconds']:.0f} s{pace}",
         f"checkpoint  {result.checkpoint}",
         f"MLflow run  {result.run_id}",
         f"see it      contray ui, then {result.url}" if "127.0.0.1:5000" in result.url else f"see it      {result.url}",
