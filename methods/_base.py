@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ._parts import norm_scope
+from ._ranks import norm_scope
 
 Reps = dict[str, Tensor]  # whatever `represent` computed; the first axis of every tensor is the rows
 

@@ -1,66 +1,21 @@
-"""What several methods share: gathering over ranks, batch norm under the norm law, contrastive losses, schedules.
+"""What several methods share: heads, contrastive losses, memory banks, schedules.
 
-Legend: B rows of this rank, N rows of the global batch, R = V*B rows of V crops, G norm groups, C channels, D features.
+Legend: B rows of this rank, N rows of the global batch, R = V*B rows of V crops, D features.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# ---------------------------------------------------------------- ranks
-
-
-def world_size() -> int:
-    """Ranks of the process group; 1 where there is none."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def shares(size: int, world: int) -> list[range]:
-    """The slots of each rank: contiguous, in rank order, their numbers differing by at most one."""
-    ends = [(rank + 1) * (size // world) + min(rank + 1, size % world) for rank in range(world)]
-    return [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-class _Gather(torch.autograd.Function):
-    """Uneven shares are padded to the largest, since all_gather aborts on uneven ones; gradients are summed over ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, size: int) -> Tensor:
-        parts = shares(size, world_size())
-        ctx.own = parts[dist.get_rank()]
-        if len(x) != len(ctx.own):
-            raise ValueError(f"this rank holds {len(x)} rows, its share of {size} is {len(ctx.own)}")
-        padded = F.pad(x, [0, 0] * (x.ndim - 1) + [0, len(parts[0]) - len(x)]).contiguous()
-        gathered = [torch.empty_like(padded) for _ in parts]
-        dist.all_gather(gathered, padded)
-        return torch.cat([rows[: len(part)] for rows, part in zip(gathered, parts, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        total = grads[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total[ctx.own.start : ctx.own.stop], None
-
-
-def gather(x: Tensor, size: int) -> Tensor:
-    """(B, ...) rows of each rank -> (N, ...) rows of the global batch of `size`, in slot order, on every rank; differentiable."""
-    return x if world_size() == 1 else _Gather.apply(x, size)  # pyright: ignore[reportReturnType]
-
-
-def full(x: Tensor) -> Tensor:
-    """At least float32: losses are not computed in half precision."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+from ._ranks import BatchNorm, full, gather, total
 
 
 def normalize(x: Tensor) -> Tensor:
@@ -79,190 +34,7 @@ def precise(loss: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-# ---------------------------------------------------------------- batch norm
-
-
-@dataclass
-class _Scope:
-    slot: Tensor  # (B,)
-    size: int
-    groups: int
-    layout: str
-    track: bool
-    rand: Callable[..., Tensor] | None
-    calls: dict[str, int]  # how often each DropPath was met
-    known: dict[int, Tensor] = field(default_factory=dict)
-
-    def ids(self, rows: int) -> Tensor:
-        """The norm group of each of R = V*B crop-major rows: (R,)."""
-        if rows not in self.known:
-            if rows % len(self.slot):
-                raise ValueError(f"batch norm saw {rows} rows, which are not whole crops of a batch of {len(self.slot)}")
-            group = self.slot * self.groups // self.size if self.layout == "blocks" else self.slot % self.groups
-            self.known[rows] = group.repeat(rows // len(self.slot))
-        return self.known[rows]
-
-
-_scope: _Scope | None = None
-
-
-@contextmanager
-def norm_scope(
-    slot: Tensor, size: int, groups: int, layout: str = "blocks", track: bool = True, rand: Callable[..., Tensor] | None = None
-) -> Iterator[None]:
-    """Within it, batch norm runs over `groups` groups of the global batch of `size`.
-
-    layout "blocks": contiguous slots; "strided": slot modulo groups, so that a key's statistics never come from its query's company
-    (what MoCo's shuffling is for, He et al. 2020 §3.3). track=False leaves the running statistics alone (replayed passes).
-    rand: `Batch.rand`, for stochastic depth.
-    """
-    global _scope
-    if layout not in ("blocks", "strided"):
-        raise ValueError(f"norm layout {layout!r}: blocks or strided")
-    outer, _scope = _scope, _Scope(slot, size, groups, layout, track, rand, _scope.calls if _scope else {})
-    try:
-        yield
-    finally:
-        _scope = outer
-
-
-class _GroupedNorm(torch.autograd.Function):
-    """Batch norm over groups that may span ranks. Statistics are combined by Chan et al. (1979), in at least float32."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, ids: Tensor | None, groups: int, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        wide = full(x)
-        space = tuple(range(2, x.ndim))
-        area = x[0, 0].numel()
-
-        def per_group(rows: Tensor) -> Tensor:  # (R, C) -> (G, C)
-            return rows.sum(0, keepdim=True) if ids is None else rows.new_zeros(groups, rows.shape[1]).index_add_(0, ids, rows)
-
-        def per_row(stat: Tensor) -> Tensor:  # (G, C) -> (R or 1, C, 1, 1)
-            return (stat if ids is None else stat[ids]).reshape(-1, x.shape[1], *[1] * len(space))
-
-        def over_space(values: Tensor) -> Tensor:  # (R, C, *S) -> (R, C)
-            return values.sum(space) if space else values
-
-        count = per_group(wide.new_full((len(x), 1), float(area)))  # (G, 1)
-        mean = per_group(over_space(wide)) / count.clamp(min=1)  # (G, C)
-        scatter = per_group(over_space((wide - per_row(mean)).square()))  # (G, C)
-        if world_size() > 1:
-            packed = torch.cat([count, mean, scatter], 1)
-            parts = [torch.empty_like(packed) for _ in range(world_size())]
-            dist.all_gather(parts, packed)
-            counts, means, scatters = torch.stack(parts).split([1, x.shape[1], x.shape[1]], 2)  # (W, G, ...)
-            count = counts.sum(0)
-            mean = (counts * means).sum(0) / count
-            scatter = (scatters + counts * (means - mean).square()).sum(0)
-        variance = scatter / count
-        scale = (variance + eps).rsqrt()  # (G, C)
-        normed = (wide - per_row(mean)) * per_row(scale)
-        y = normed
-        if weight is not None:
-            y = y * weight.reshape(1, -1, *[1] * len(space))
-        if bias is not None:
-            y = y + bias.reshape(1, -1, *[1] * len(space))
-        ctx.save_for_backward(x, weight, mean, scale, count)
-        ctx.per_group, ctx.per_row, ctx.over_space, ctx.has_bias = per_group, per_row, over_space, bias is not None
-        ctx.mark_non_differentiable(mean, variance)
-        return y.to(x.dtype), mean, scatter / (count - 1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale, count = ctx.saved_tensors
-        grad = full(grads[0])
-        normed = (full(x) - ctx.per_row(mean)) * ctx.per_row(scale)
-        sums = ctx.over_space(grad)  # (R, C)
-        products = ctx.over_space(grad * normed)  # (R, C)
-        grad_weight = products.sum(0) if weight is not None else None  # own rows only: the engine sums gradients over ranks
-        grad_bias = sums.sum(0) if ctx.has_bias else None
-        totals = torch.cat([ctx.per_group(sums), ctx.per_group(products)], 1)  # (G, 2C)
-        if world_size() > 1:
-            dist.all_reduce(totals)
-        total, product = (totals / count).chunk(2, 1)
-        grad_x = (grad - ctx.per_row(total) - normed * ctx.per_row(product)) * ctx.per_row(scale)
-        if weight is not None:
-            grad_x = grad_x * weight.reshape(1, -1, *[1] * (x.ndim - 2))
-        return grad_x.to(x.dtype), grad_weight, grad_bias, None, None, None
-
-
-class BatchNorm(nn.Module):
-    """Batch norm under the norm law, for (R, C) and (R, C, H, W): one layer for one rank and many, CPU and GPU.
-
-    It runs over the norm groups of the surrounding `norm_scope` (none: one group over all ranks), never over "what this rank holds".
-    Parameters and buffers are named as torch's, so checkpoints are interchangeable.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, scale: bool = True, shift: bool = True) -> None:
-        super().__init__()
-        self.eps, self.momentum = eps, momentum
-        self.weight = nn.Parameter(torch.ones(channels)) if scale else None
-        self.bias = nn.Parameter(torch.zeros(channels)) if shift else None
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-        self.register_buffer("num_batches_tracked", torch.tensor(0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        track = _scope is None or _scope.track
-        groups = 1 if _scope is None else _scope.groups
-        if track:
-            self.num_batches_tracked += 1
-        if groups == 1 and world_size() == 1:
-            running = (self.running_mean, self.running_var) if track else (None, None)
-            return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
-        ids = None if groups == 1 or _scope is None else _scope.ids(len(x))
-        y, mean, variance = _GroupedNorm.apply(x, self.weight, self.bias, ids, groups, self.eps)  # pyright: ignore[reportGeneralTypeIssues]
-        if track:
-            self.running_mean.lerp_(mean.mean(0).to(self.running_mean), self.momentum)
-            self.running_var.lerp_(variance.mean(0).to(self.running_var), self.momentum)
-        return y
-
-
-def convert_norms(module: nn.Module) -> nn.Module:
-    """Replace torch's batch norms inside `module`, in place, by ours with the same parameters; returns it."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            ours = BatchNorm(child.num_features, child.eps, child.momentum or 0.1, scale=child.affine, shift=child.affine)
-            ours.load_state_dict(child.state_dict())
-            setattr(module, name, ours)
-        else:
-            convert_norms(child)
-    return module
-
-
 # ---------------------------------------------------------------- layers and heads
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, arXiv 1603.09382): each row's residual branch is left out with probability `rate`.
-
-    Draws come from `Batch.rand` of the surrounding `norm_scope`: a pure function of (seed, step, slot, name, call within the step).
-    """
-
-    def __init__(self, rate: float, name: str) -> None:
-        super().__init__()
-        self.rate, self.name = rate, name
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        if _scope is None or _scope.rand is None:
-            raise RuntimeError(
-                "stochastic depth draws per row: it needs norm_scope(..., rand=batch.rand) around the forward pass"
-            )
-        call = _scope.calls[self.name] = _scope.calls.get(self.name, -1) + 1
-        draws = _scope.rand(f"{self.name}/{call}", (len(x) // len(_scope.slot),)).T.flatten()  # (R,), crop-major
-        kept = (draws >= self.rate).to(x.dtype) / (1 - self.rate)
-        return x * kept.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def norm_layer(kind: str, width: int) -> nn.Module:
@@ -335,6 +107,56 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float, size
     target = torch.zeros(len(query), dtype=torch.long, device=query.device)
     loss = F.cross_entropy(logits, target, reduction="sum") / size
     return loss, (logits.detach().argmax(1) == target).to(loss.dtype).sum() / size
+
+
+@precise
+def negative_cosine(prediction: Tensor, target: Tensor, size: int) -> Tensor:
+    """Minus the mean cosine similarity of (B, D) predictions and targets over the global batch (Chen & He 2021, eq. 1): this rank's share.
+
+    BYOL's loss (Grill et al. 2020, eq. 2) is 2 plus twice this. The caller stops the gradient where its paper does.
+    """
+    return -(normalize(prediction) * normalize(target)).sum() / size
+
+
+# ---------------------------------------------------------------- memory banks
+
+
+def new_bank(samples: int, dim: int) -> Tensor:
+    """A memory bank (samples, dim) of unit rows, drawn as InstDisc's release does: uniform, then normalised."""
+    return normalize(torch.rand(samples, dim) * 2 - 1)
+
+
+@precise
+def bank_scores(query: Tensor, bank: Tensor, index: Tensor, draws: Tensor, temperature: float) -> Tensor:
+    """exp(v . f / T) of (B, D) queries with their own bank row and with drawn ones: (B, 1+K), the own one first.
+
+    index: (B,) sample ids; draws: (B, K) uniform in [0, 1), candidates with replacement.
+    """
+    drawn = (draws * len(bank)).long().clamp(max=len(bank) - 1)  # (B, K)
+    rows = bank[torch.cat([index[:, None], drawn], 1)].to(query.dtype)  # (B, 1+K, D)
+    return (torch.einsum("bkd,bd->bk", rows, query) / temperature).exp()
+
+
+@precise
+def nce(scores: Tensor, constant: Tensor, samples: int, size: int) -> Tensor:
+    """Noise-contrastive estimation (Wu et al. 2018, eq. 4 to 7) of (B, 1+K) scores over the constant Z: this rank's share of the mean."""
+    probabilities = scores / constant  # (B, 1+K)
+    noise = (scores.shape[1] - 1) / samples  # K times the uniform noise's density
+    positive = (probabilities[:, 0] / (probabilities[:, 0] + noise + 1e-7)).log().sum()
+    negative = (noise / (probabilities[:, 1:] + noise + 1e-7)).log().sum()
+    return -(positive + negative) / size
+
+
+@torch.no_grad()
+def constant_of(scores: Tensor, samples: int, size: int) -> Tensor:
+    """Z, estimated from the scores (B, 1+K) of a global batch (Wu et al. 2018, §3.2): the same on every rank."""
+    return total(scores.detach().sum()) / (size * scores.shape[1]) * samples
+
+
+@torch.no_grad()
+def write_bank(bank: Tensor, index: Tensor, rows: Tensor, momentum: float) -> None:
+    """Moves the bank's rows of the sample ids `index` (N,) towards `rows` (N, D) and normalises them; ids of a batch differ."""
+    bank[index] = normalize(momentum * bank[index] + (1 - momentum) * rows.to(bank.dtype)).to(bank.dtype)
 
 
 # ---------------------------------------------------------------- schedules

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import full, gather, precise
+from ._parts import precise
+from ._ranks import full, gather
 
 PAPER = Paper(
     title="Representation Learning with Contrastive Predictive Coding (v1); Data-Efficient Image Recognition with Contrastive Predictive Coding (v2)",

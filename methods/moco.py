@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import gather, info_nce, mlp, normalize
+from ._parts import info_nce, mlp, normalize
+from ._ranks import gather
 
 PAPER = Paper(
     title="Momentum Contrast for Unsupervised Visual Representation Learning (v1); Improved Baselines with Momentum Contrastive Learning (v2)",

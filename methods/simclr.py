@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import BatchNorm, normalize, nt_xent
+from ._parts import normalize, nt_xent
+from ._ranks import BatchNorm
 
 PAPER = Paper(
     title="A Simple Framework for Contrastive Learning of Visual Representations",

@@ -54,7 +54,7 @@ def test_platform_is_no_package() -> None:
 
 @pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.name)
 def test_methods_are_pure_torch(path: Path) -> None:
-    own = ("methods._base", "methods._parts")
+    own = ("methods._base", "methods._parts", "methods._ranks")
     for name in imports_of(path):
         assert name.split(".")[0] in sys.stdlib_module_names or within(name, "torch", *own), f"{path.name} imports {name}"
 
@@ -69,7 +69,9 @@ def test_spaces_import_domains_alone(path: Path) -> None:
 def test_the_engine_reaches_methods_through_the_registry(path: Path) -> None:
     for name in imports_of(path):
         assert not within(name, "tune_spaces"), f"{path.name} imports {name}"
-        assert not within(name, "methods") or within(name, "methods._base", "methods._parts"), f"{path.name} imports {name}"
+        assert not within(name, "methods") or within(name, "methods._base", "methods._parts", "methods._ranks"), (
+            f"{path.name} imports {name}"
+        )
         assert not within(name, "contray.cli") or path.name == "__main__.py", f"{path.name} imports {name}"
 
 

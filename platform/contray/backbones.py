@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from methods._parts import convert_norms
+from methods._ranks import convert_norms
 
 from .config import BackboneConfig, RunConfig
 from .seeds import seeded

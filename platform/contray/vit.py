@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 
-from methods._parts import DropPath, sincos_2d
+from methods._parts import sincos_2d
+from methods._ranks import DropPath, full
 
 from .config import BackboneConfig
 
@@ -85,7 +86,7 @@ class VisionTransformer(TorchvisionViT):
         if (rows, columns) == (side, side):
             return learned
         grid = learned.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-        wide = F.interpolate(grid.float(), size=(rows, columns), mode="bicubic", align_corners=False).to(learned.dtype)
+        wide = F.interpolate(full(grid), size=(rows, columns), mode="bicubic", align_corners=False).to(learned.dtype)
         return wide.flatten(2).transpose(1, 2)
 
     def tokens(self, patches: Tensor) -> Tensor:

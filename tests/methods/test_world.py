@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from methods._base import Batch
-from methods._parts import BatchNorm, DropPath, gather, norm_scope, shares
+from methods._ranks import BatchNorm, DropPath, gather, norm_scope, shares
 from tests.ranks import run_ranks
 
 

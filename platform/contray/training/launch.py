@@ -372,7 +372,7 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return work(settings["plan"], show)
     except UserError as error:  # a new worker would meet it again
-        from methods._parts import world_size
+        from methods._ranks import world_size
 
         from .loop import NonFiniteLoss
 

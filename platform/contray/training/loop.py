@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from methods._base import Batch, Clock, Method
-from methods._parts import shares, world_size
+from methods._ranks import shares, world_size
 
 from .. import data, model, optim
 from ..config import RunConfig

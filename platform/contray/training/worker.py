@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from methods._parts import world_size
+from methods._ranks import world_size
 
 from .. import data, model
 from ..config import RunConfig

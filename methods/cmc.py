@@ -1,0 +1,141 @@
+"""CMC: Contrastive Multiview Coding.
+
+Tian, Krishnan & Isola, ECCV 2020, https://arxiv.org/abs/1906.05849 (code: HobbitLong/CMC).
+Lightness and colour of one image are views of one scene: each view's feature is told from other images' features of the other views.
+
+B batch rows, N rows of the global batch, M views, F backbone features of one view, D projected features, K drawn negatives
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import bank_scores, constant_of, nce, new_bank, normalize, write_bank
+from ._ranks import gather
+
+PAPER = Paper(
+    title="Contrastive Multiview Coding",
+    year=2019,
+    url="https://arxiv.org/abs/1906.05849",
+    contrasts="a view of an image (lightness, colour) against the other views of drawn images",
+    negatives="memory banks",
+    crops="1, in channel groups",
+)
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    temperature: float = setting(0.07, "temperature of the softmax (§4)", gt=0)
+    negatives: int = setting(16384, "images drawn from the bank per image", unit="images", ge=1)
+    bank_momentum: float = setting(0.5, "how much of its past feature a bank row keeps", ge=0, lt=1)
+    groups: tuple[int, ...] = setting(
+        (1, 2), "channels of each view, in the order of the colour space (Lab: L and ab)", unit="channels", ge=1
+    )
+    graph: Literal["core", "full"] = setting("core", "pairs of views: the first with each other one, or all (§3.3, eq. 7 and 8)")
+    dim: int = setting(128, "width of the projected space", unit="features", ge=1)
+
+
+VIEWS = {"view": View(crop=(0.08, 1.0), space="lab")}
+
+RECIPE = {
+    "backbone.name": "resnet50",
+    "backbone.width": 32,  # each of the two encoders is half as wide
+    "augment.mean": (0.5, 0.526, 0.476),  # of Lab in 8 bits
+    "augment.std": (0.5, 0.362, 0.397),
+    "optim.name": "sgd",
+    "optim.lr": 0.06,
+    "optim.weight_decay": 1e-4,
+    "optim.schedule": "step",
+    "optim.milestones": (0.5, 0.667, 0.833),
+    "train.batch_size": 128,
+    "train.epochs": 240,
+}
+PRESETS = {
+    "paper": Preset("Lab on two half-width ResNet-50: 66.2 % linear on ImageNet"),
+    "lab": Preset("the same as paper"),
+    "cifar": Preset(
+        "Lab on two half-width ResNet-18 with a 3x3 stem",
+        {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.negatives": 4096, "method.temperature": 0.1},
+        {"view": replace(VIEWS["view"], size=32, crop=(0.2, 1.0))},
+    ),
+    "digits": Preset(
+        "Lab on the built-in digits: two residual nets of width 16, batch 128, 600 steps",
+        {
+            "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.negatives": 1024,
+            "method.temperature": 0.1, "method.dim": 64, "optim.name": "adamw", "optim.lr": 1.5e-3, "optim.schedule": "cosine",
+            "optim.warmup_epochs": 0.5, "train.steps": 600, "eval.every_epochs": 2,
+        },
+        {"view": replace(VIEWS["view"], size=32, crop=(0.6, 1.0), flip=0.0)},
+    ),
+}  # fmt: skip
+
+
+class CMC(Method):
+    bank: Tensor
+    constant: Tensor
+
+    def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
+        super().__init__(config, lambda: backbone(config.groups[0]), samples)  # `backbone` is the first view's encoder
+        self.others = nn.ModuleList(backbone(channels) for channels in config.groups[1:])
+        views = len(config.groups)
+        self.heads = nn.ModuleList(nn.Linear(self.out_dim, config.dim) for _ in range(views))
+        self.out_dim *= views
+        self.register_buffer("bank", new_bank(views * samples, config.dim).view(views, samples, config.dim))  # (M, dataset, D)
+        self.register_buffer("constant", torch.zeros(views, views))  # Z of each pair; 0 until the first step
+
+    @classmethod
+    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+        if len(config.groups) < 2 or sum(config.groups) != 3:
+            raise ValueError(
+                f"groups: got {' '.join(map(str, config.groups))}, must be two or more views of three channels in all"
+            )
+
+    def negatives(self, batch: int) -> int:
+        return self.config.negatives
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> M of (B, F)"""
+        parts = x.split(self.config.groups, dim=-3)
+        return [encoder(part) for encoder, part in zip((self.backbone, *self.others), parts, strict=True)]
+
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """(anchor, candidates): which view is scored against which view's bank."""
+        views = range(len(self.config.groups))
+        return ((i, j) for i in views for j in views if i != j and (self.config.graph == "full" or 0 in (i, j)))
+
+    def represent(self, batch: Batch, clock: Clock) -> Reps:
+        return {f"h{i}": h for i, h in enumerate(self.features(batch.views["view"]))}  # (B, F) each
+
+    def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        v = [normalize(head(h)) for head, h in zip(self.heads, list(reps.values()), strict=True)]  # M of (B, D)
+        samples, constant = self.bank.shape[1], self.constant.clone()
+        draws = batch.rand("candidates", (self.config.negatives,), torch.float64)  # (B, K)
+        terms, hits = [], []
+        for i, j in self.pairs():
+            scores = bank_scores(v[i], self.bank[j], batch.index, draws, self.config.temperature)  # (B, 1+K)
+            estimate = constant_of(scores, samples, batch.size).to(constant)
+            z = torch.where(self.constant[i, j] > 0, self.constant[i, j], estimate)
+            constant[i, j] = z
+            terms.append(nce(scores, z, samples, batch.size))
+            hits.append((scores.detach().argmax(1) == 0).to(terms[-1].dtype).sum() / batch.size)
+        rows = gather(torch.stack(v, 1).detach(), batch.size)  # (N, M, D)
+        reps |= {"constant": constant, "rows": rows, "index": gather(batch.index, batch.size)}
+        return {"loss": torch.stack(terms).sum(), "contrast_top1": torch.stack(hits).mean()}
+
+    @torch.no_grad()
+    def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
+        self.constant.copy_(reps["constant"])
+        for bank, rows in zip(self.bank, reps["rows"].unbind(1), strict=True):
+            write_bank(bank, reps["index"], rows, self.config.bank_momentum)
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat(self.features(inputs["image"]), 1)  # (B, M*F)
+
+    def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`backbone` is the first view's encoder."""
+        first, *others = self.features(inputs["image"])  # (B, F) each
+        return {"backbone": first, **{f"view{i}": h for i, h in enumerate(others, 1)}}

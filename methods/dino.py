@@ -1,0 +1,206 @@
+"""DINO: Emerging Properties in Self-Supervised Vision Transformers.
+
+Caron et al., ICCV 2021, https://arxiv.org/abs/2104.14294 (code: facebookresearch/dino).
+A student that sees crops of all sizes matches the centred and sharpened output of its own slow average, which sees the large ones.
+
+B batch rows, N rows of the global batch, V crops, F backbone features, K outputs
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import cosine, normalize, precise
+from ._ranks import DropPath, full, total
+
+PAPER = Paper(
+    title="Emerging Properties in Self-Supervised Vision Transformers",
+    year=2021,
+    url="https://arxiv.org/abs/2104.14294",
+    contrasts="a crop's output distribution with the average network's of a large crop",
+    ema="cosine to 1",
+    crops="2 + 8 small",
+)
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    outputs: int = setting(65536, "K, width of the output distribution (§5)", unit="features", ge=2)
+    hidden: int = setting(2048, "width of the head's two hidden layers (appendix C)", unit="features", ge=1)
+    bottleneck: int = setting(256, "width of the head before its last layer (appendix C)", unit="features", ge=1)
+    student_temperature: float = setting(0.1, "temperature of the student (§3.1)", gt=0)
+    teacher_temperature: float = setting(0.04, "temperature of the teacher after its warm-up: sharpening (§3.1)", gt=0)
+    teacher_warmup_temperature: float = setting(0.04, "temperature of the teacher at the start", gt=0)
+    teacher_warmup: int = setting(0, "linear warm-up of the teacher's temperature", unit="epochs", ge=0)
+    centre_momentum: float = setting(0.9, "momentum of the centre (eq. 4)", ge=0, le=1)
+    momentum: float = setting(0.996, "momentum of the teacher at the start; it rises to 1 (§3.1)", ge=0, le=1)
+    freeze_epochs: float = setting(1.0, "how long the last layer stays as it was drawn (appendix A)", unit="epochs", ge=0)
+
+
+_VIEW = View(crop=(0.4, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="cubic")
+VIEWS = {
+    "large_a": replace(_VIEW, blur=1.0),
+    "large_b": replace(_VIEW, blur=0.1, solarize=0.2),
+    "small": replace(_VIEW, size=96, count=8, crop=(0.05, 0.4), blur=0.5),
+}
+
+RECIPE = {
+    "backbone.name": "vit_small",
+    "backbone.drop_path": 0.1,
+    "optim.name": "adamw",
+    "optim.lr": 5e-4,
+    "optim.lr_end": 0.002,
+    "optim.weight_decay": 0.04,
+    "optim.weight_decay_end": 0.4,
+    "optim.decay_norms": False,
+    "optim.warmup_epochs": 10,
+    "optim.schedule": "cosine",
+    "optim.clip": 3.0,
+    "optim.clip_by": "tensor",
+    "train.batch_size": 1024,
+    "train.epochs": 100,
+    "train.channels_last": False,
+}
+
+
+def views(crop: tuple[float, float], small: View | None = None, **changes: Any) -> dict[str, View]:
+    large = {name: replace(VIEWS[name], crop=crop, **changes) for name in ("large_a", "large_b")}
+    return large | ({"small": small} if small else {})
+
+
+PLAIN = {"size": 32, "blur": 0.0, "interpolation": "linear"}
+DIGITS = {
+    "backbone.drop_path": 0.0, "method.outputs": 256, "method.hidden": 128, "method.bottleneck": 64, "method.momentum": 0.9,
+    "method.teacher_temperature": 0.05, "method.teacher_warmup_temperature": 0.05, "method.freeze_epochs": 0.5, "optim.lr": 6e-3,
+    "optim.weight_decay": 1e-4, "optim.weight_decay_end": -1.0, "optim.warmup_epochs": 0.5, "train.batch_size": 128, "train.steps": 300,
+    "eval.every_epochs": 2,
+}  # fmt: skip
+DIGITS_VIEWS = views((0.6, 1.0), **PLAIN, flip=0.0)
+
+PRESETS = {
+    "paper": Preset("ViT-S/16, batch 1024, 100 epochs: 74.0 % linear, 69.3 % k-NN on ImageNet"),
+    "vit_b": Preset(
+        "ViT-B/16, 400 epochs: 78.2 % linear, 76.1 % k-NN on ImageNet",
+        {"backbone.name": "vit_base", "optim.lr": 7.5e-4, "method.teacher_temperature": 0.07, "method.teacher_warmup": 50,
+         "method.freeze_epochs": 3.0, "train.epochs": 400},
+        views((0.25, 1.0), replace(VIEWS["small"], count=10, crop=(0.05, 0.25))),
+    ),
+    "resnet50": Preset(
+        "ResNet-50, 800 epochs: 75.3 % linear, 67.5 % k-NN on ImageNet",
+        {"backbone.name": "resnet50", "backbone.drop_path": 0.0, "optim.name": "sgd", "optim.lr": 0.03, "optim.weight_decay": 1e-4,
+         "optim.weight_decay_end": -1.0, "train.epochs": 800},
+        views((0.14, 1.0), replace(VIEWS["small"], count=6, crop=(0.05, 0.14))),
+    ),
+    "cifar": Preset(
+        "ResNet-18 with a 3x3 stem, 2 crops of 32 px and 4 of 16: about 89.5 % linear on CIFAR-10 after 1000 epochs",
+        {"backbone.name": "resnet18", "backbone.stem": "cifar", "backbone.drop_path": 0.0, "method.outputs": 4096, "optim.name": "sgd",
+         "optim.lr": 0.06, "optim.weight_decay": 5e-4, "optim.weight_decay_end": -1.0, "train.batch_size": 256, "train.epochs": 1000},
+        views((0.3, 1.0), replace(VIEWS["small"], size=16, count=4, crop=(0.1, 0.3), blur=0.0), **PLAIN),
+    ),
+    "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 128, 300 steps",
+                     DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}, DIGITS_VIEWS),
+    "digits_vit": Preset("the digits on a small ViT of patches of 4 px, four small crops besides",
+                         DIGITS | {"backbone.name": "vit_mini", "backbone.width": 64, "backbone.patch": 4, "backbone.drop_path": 0.1, "optim.lr": 2e-3},
+                         DIGITS_VIEWS | {"small": replace(DIGITS_VIEWS["large_a"], size=20, count=4, crop=(0.3, 0.6))}),
+}  # fmt: skip
+
+
+class Head(nn.Module):
+    """(R, F) -> (R, K): three layers, L2, and a last layer whose weights have unit length (appendix C)."""
+
+    def __init__(self, inputs: int, config: Config) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.bottleneck)
+        )  # fmt: skip
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.last = nn.Parameter(torch.randn(config.outputs, config.bottleneck))  # (K, bottleneck)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = normalize(self.layers(x))
+        return y @ normalize(self.last).T
+
+
+class DINO(Method):
+    centre: Tensor
+
+    def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
+        super().__init__(config, backbone, samples)
+        self.head = Head(self.out_dim, config)
+        self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
+        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+        for module in self.teacher.modules():
+            if isinstance(module, DropPath):
+                module.rate = 0.0
+        self.register_buffer("centre", torch.zeros(config.outputs))  # (K,)
+
+    def ema_pairs(self):
+        yield self.backbone, self.teacher
+        yield self.head, self.teacher_head
+
+    def ema_momentum(self, clock: Clock) -> float:
+        return cosine(self.config.momentum, 1.0, clock.fraction)
+
+    def temperature(self, clock: Clock) -> float:
+        """The teacher's, by whole epochs."""
+        config, epoch = self.config, int(clock.epoch)
+        if epoch >= config.teacher_warmup:
+            return config.teacher_temperature
+        rise = epoch / max(config.teacher_warmup - 1, 1)
+        return config.teacher_warmup_temperature + rise * (config.teacher_temperature - config.teacher_warmup_temperature)
+
+    def represent(self, batch: Batch, clock: Clock) -> Reps:
+        large = torch.cat([batch.views["large_a"], batch.views["large_b"]])  # (2B, C, H, W)
+        reps = {"large": self.backbone(large).unflatten(0, (2, -1)).transpose(0, 1)}  # (B, 2, F)
+        small = sum(key.startswith("small") for key in batch.views)
+        if small:
+            reps["small"] = self.backbone(batch.crops("small")).unflatten(0, (small, -1)).transpose(0, 1)  # (B, V-2, F)
+        with torch.no_grad():
+            reps["teacher"] = self.teacher(large).unflatten(0, (2, -1)).transpose(0, 1)  # (B, 2, F)
+        return reps
+
+    def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        crops = torch.cat([reps[name] for name in ("large", "small") if name in reps], 1).transpose(0, 1)  # (V, B, F)
+        student = self.head(crops)  # (V, B, K)
+        with torch.no_grad():
+            teacher = self.teacher_head(reps["teacher"].transpose(0, 1))  # (2, B, K)
+        reps["teacher_mean"] = total(full(teacher).sum((0, 1))) / (2 * batch.size)  # (K,)
+        temperatures = (self.config.student_temperature, self.temperature(clock))
+        loss, entropy = match(student, teacher, self.centre, *temperatures, batch.size)
+        return {"loss": loss, "teacher_entropy": entropy}
+
+    def after_backward(self, clock: Clock) -> None:
+        if clock.epoch < self.config.freeze_epochs:
+            self.head.last.grad = None
+
+    @torch.no_grad()
+    def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
+        self.centre.lerp_(reps["teacher_mean"].to(self.centre.dtype), 1 - self.config.centre_momentum)
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.teacher(inputs["image"])  # (B, F)
+
+    def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"backbone": self.teacher(inputs["image"]), "student": self.backbone(inputs["image"])}
+
+
+@precise
+def match(student: Tensor, teacher: Tensor, centre: Tensor, cold: float, sharp: float, size: int) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (eq. 1 to 3) of each student crop (V, B, K) with each other teacher crop (2, B, K); shares over the global batch.
+
+    The mean over pairs of crops. Besides: the teacher's entropy over log K; 0 or 1 are the two ways to collapse (§5.3).
+    """
+    log_p = (full(student) / cold).log_softmax(-1)  # (V, B, K)
+    target = ((full(teacher) - centre.to(full(teacher).dtype)) / sharp).softmax(-1).detach()  # (2, B, K)
+    terms = [-(target[i] * log_p[v]).sum() for i in range(2) for v in range(len(log_p)) if v != i]
+    entropy = -(target * target.clamp(min=1e-30).log()).sum() / (2 * size * math.log(target.shape[-1]))
+    return torch.stack(terms).mean() / size, entropy

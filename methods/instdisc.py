@@ -1,0 +1,104 @@
+"""InstDisc: Unsupervised Feature Learning via Non-Parametric Instance Discrimination.
+
+Wu, Xiong, Yu & Lin, CVPR 2018, https://arxiv.org/abs/1805.01978 (code: zhirongw/lemniscate.pytorch).
+Every image is its own class; the classifier's weights are the images' own past features, kept in a memory bank.
+
+B batch rows, N rows of the global batch, F backbone features, D projected features, K drawn negatives
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import bank_scores, constant_of, nce, new_bank, normalize, write_bank
+from ._ranks import gather
+
+PAPER = Paper(
+    title="Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
+    year=2018,
+    url="https://arxiv.org/abs/1805.01978",
+    contrasts="an image against its own past feature and those of drawn images",
+    negatives="memory bank",
+    crops="1",
+)
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    temperature: float = setting(0.07, "temperature of the softmax (§3.1; CIFAR: 0.1)", gt=0)
+    negatives: int = setting(4096, "images drawn from the bank per image (§3.2)", unit="images", ge=1)
+    bank_momentum: float = setting(0.5, "how much of its past feature a bank row keeps (released code)", ge=0, lt=1)
+    proximal: float = setting(0.0, "lambda, weight of the squared step from the past feature (§3.3; released code: none)", ge=0)
+    dim: int = setting(128, "width of the embedding (§4)", unit="features", ge=1)
+
+
+VIEWS = {"view": View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2)}
+
+RECIPE = {
+    "backbone.name": "resnet50",
+    "optim.name": "sgd",
+    "optim.lr": 0.03,
+    "optim.weight_decay": 1e-4,
+    "optim.schedule": "step",
+    "optim.milestones": (0.6, 0.8),
+    "train.batch_size": 256,
+    "train.epochs": 200,
+}
+CIFAR_VIEW = replace(VIEWS["view"], size=32, flip=0.0)
+DIGITS = {
+    "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.temperature": 0.1, "method.negatives": 1024,
+    "method.dim": 64, "optim.name": "adamw", "optim.lr": 1.5e-3, "optim.schedule": "cosine", "optim.warmup_epochs": 0.5, "train.batch_size": 128,
+    "train.steps": 600, "eval.every_epochs": 2,
+}  # fmt: skip
+DIGITS_VIEWS = {"view": replace(CIFAR_VIEW, crop=(0.6, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8)}
+
+PRESETS = {
+    "paper": Preset("ResNet-50, 4096 negatives, 200 epochs: 54.0 % linear on ImageNet"),
+    "proximal": Preset("paper with the proximal term of §3.3, lambda 30", {"method.proximal": 30.0}),
+    "cifar": Preset(
+        "ResNet-18 with a 3x3 stem, temperature 0.1",
+        {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.temperature": 0.1, "optim.lr": 0.06, "optim.weight_decay": 5e-4,
+         "train.batch_size": 128},
+        {"view": CIFAR_VIEW},
+    ),
+    "digits": Preset("the built-in digits: a residual net of width 16, batch 128, 600 steps", DIGITS, DIGITS_VIEWS),
+    "digits_proximal": Preset("the digits with the proximal term", DIGITS | {"method.proximal": 1.0}, DIGITS_VIEWS),
+}  # fmt: skip
+
+
+class InstDisc(Method):
+    bank: Tensor
+    constant: Tensor
+
+    def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
+        super().__init__(config, backbone, samples)
+        self.head = nn.Linear(self.out_dim, config.dim)
+        self.register_buffer("bank", new_bank(samples, config.dim))  # (dataset, D)
+        self.register_buffer("constant", torch.zeros(()))  # Z; 0 until the first step
+
+    def negatives(self, batch: int) -> int:
+        return self.config.negatives
+
+    def represent(self, batch: Batch, clock: Clock) -> Reps:
+        return {"h": self.backbone(batch.views["view"])}  # (B, F)
+
+    def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        v = normalize(self.head(reps["h"]))  # (B, D)
+        draws = batch.rand("candidates", (self.config.negatives,), torch.float64)  # (B, K)
+        scores = bank_scores(v, self.bank, batch.index, draws, self.config.temperature)  # (B, 1+K)
+        samples = len(self.bank)
+        constant = torch.where(self.constant > 0, self.constant, constant_of(scores, samples, batch.size).to(self.constant))
+        loss = nce(scores, constant, samples, batch.size)
+        if self.config.proximal:
+            loss = loss + self.config.proximal * (v - self.bank[batch.index]).square().sum() / batch.size
+        reps |= {"constant": constant, "rows": gather(v.detach(), batch.size), "index": gather(batch.index, batch.size)}
+        accuracy = (scores.detach().argmax(1) == 0).to(loss.dtype).sum() / batch.size
+        return {"loss": loss, "contrast_top1": accuracy}
+
+    @torch.no_grad()
+    def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
+        self.constant.copy_(reps["constant"])
+        write_bank(self.bank, reps["index"], reps["rows"], self.config.bank_momentum)

@@ -1,0 +1,155 @@
+"""MAE: Masked Autoencoders Are Scalable Vision Learners.
+
+He, Chen, Xie, Li, Dollar & Girshick, CVPR 2022, https://arxiv.org/abs/2111.06377 (code: facebookresearch/mae).
+An encoder sees a quarter of an image's patches; a light decoder paints the others.
+
+B batch rows, L patches, L' visible patches, D features of a token, E features of the decoder, P values of a patch
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import precise, sincos_2d
+from ._ranks import full
+
+PAPER = Paper(
+    title="Masked Autoencoders Are Scalable Vision Learners",
+    year=2022,
+    url="https://arxiv.org/abs/2111.06377",
+    contrasts="nothing: masked patches are reconstructed from visible ones",
+    crops="1",
+)
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    mask_ratio: float = setting(0.75, "share of patches that are masked (figure 5)", unit="fraction", gt=0, lt=1)
+    target: Literal["norm_pix", "pixels"] = setting(
+        "norm_pix", "what is painted: pixels normalised patch by patch, or as they are (table 1d)"
+    )
+    decoder_dim: int = setting(512, "width of the decoder (table 1b); a multiple of 4 and of its heads", unit="features", ge=4)
+    decoder_depth: int = setting(8, "blocks of the decoder (table 1a)", unit="blocks", ge=1)
+    decoder_heads: int = setting(16, "attention heads of the decoder", ge=1)
+
+
+VIEWS = {"view": View(crop=(0.2, 1.0), interpolation="cubic")}
+
+RECIPE = {
+    "backbone.name": "vit_base",
+    "backbone.positions": "sincos",
+    "optim.name": "adamw",
+    "optim.lr": 1.5e-4,
+    "optim.betas": (0.9, 0.95),
+    "optim.weight_decay": 0.05,
+    "optim.decay_norms": False,
+    "optim.warmup_epochs": 40,
+    "optim.schedule": "cosine",
+    "train.batch_size": 4096,
+    "train.epochs": 800,
+    "train.channels_last": False,
+}
+SMALL = {
+    "backbone.name": "vit_mini",
+    "backbone.patch": 4,
+    "method.decoder_dim": 64,
+    "method.decoder_depth": 2,
+    "method.decoder_heads": 4,
+}
+
+PRESETS = {
+    "paper": Preset("ViT-B/16, batch 4096, 800 epochs (1600: 68.0 % linear, 83.6 % fine-tuned on ImageNet)"),
+    "vit_l": Preset("ViT-L/16, 800 epochs: 73.5 % linear, 84.9 % fine-tuned on ImageNet", {"backbone.name": "vit_large"}),
+    "small": Preset("ViT-S/16 for sets of 100,000 images", {"backbone.name": "vit_small", "method.decoder_dim": 256, "method.decoder_depth": 4,
+                                                           "method.decoder_heads": 8, "train.batch_size": 1024, "train.epochs": 400}),
+    "cifar": Preset(
+        "a ViT of 6 M parameters for 32 px, patches of 4 px",
+        SMALL | {"backbone.width": 192, "method.decoder_dim": 128, "optim.lr": 5e-4, "optim.warmup_epochs": 10, "train.batch_size": 512},
+        {"view": View(size=32, crop=(0.2, 1.0))},
+    ),
+    "digits": Preset(
+        "the built-in digits on a small ViT, patches of 4 px, batch 128, 600 steps",
+        SMALL | {"backbone.width": 64, "optim.lr": 4e-3, "optim.warmup_epochs": 1, "train.batch_size": 128, "train.steps": 600,
+                 "eval.every_epochs": 4},
+        {"view": View(size=32, crop=(0.6, 1.0), flip=0.0)},
+    ),
+}  # fmt: skip
+
+
+class MAE(Method):
+    couples: ClassVar[bool] = False
+    positions: Tensor
+
+    def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
+        super().__init__(config, backbone, samples)
+        net: Any = self.backbone  # a ViT: its patches and tokens are in reach
+        self.patch: int = net.patch_size
+        side, width = net.image_size // self.patch, config.decoder_dim
+        self.embed = nn.Linear(self.out_dim, width)
+        self.mask_token = nn.Parameter(torch.randn(width) * 0.02)  # (E,)
+        self.register_buffer(
+            "positions", torch.cat([torch.zeros(1, width), sincos_2d(width, side, side)]), persistent=False
+        )  # (1+L, E)
+        layer = lambda: nn.TransformerEncoderLayer(  # noqa: E731
+            width, config.decoder_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_depth)], nn.LayerNorm(width))
+        self.paint = nn.Linear(width, 3 * self.patch**2)
+
+    @classmethod
+    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+        if config.decoder_dim % 4 or config.decoder_dim % config.decoder_heads:
+            raise ValueError(
+                f"decoder_dim: got {config.decoder_dim}, must be a multiple of 4 and of decoder_heads ({config.decoder_heads})"
+            )
+
+    def represent(self, batch: Batch, clock: Clock) -> Reps:
+        net: Any = self.backbone
+        patches = net.patches(batch.views["view"])  # (B, L, D)
+        order = batch.rand("mask", (patches.shape[1],)).argsort(1)  # (B, L), the visible ones first
+        visible = order[:, : max(1, round(patches.shape[1] * (1 - self.config.mask_ratio)))]  # (B, L')
+        return {"tokens": net.tokens(pick(patches, visible)), "order": order}  # (B, 1+L', D)
+
+    def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        painted, masked = self.reconstruct(reps["tokens"], reps["order"])  # (B, L, P), (B, L)
+        patches = patchify(batch.views["view"], self.patch)  # (B, L, P)
+        return {"loss": masked_error(painted, patches, masked, self.config.target, batch.size)}
+
+    def reconstruct(self, tokens: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, 1+L', D) of the first patches of `order` (B, L) -> painted patches (B, L, P) and 1 where one was masked (B, L)."""
+        y = self.embed(tokens)  # (B, 1+L', E)
+        hidden = order.shape[1] - y.shape[1] + 1
+        filler = self.mask_token.to(y.dtype).expand(len(y), hidden, -1)
+        rank = order.argsort(1)  # (B, L), where each patch stands in `order`
+        y = torch.cat([y[:, :1], pick(torch.cat([y[:, 1:], filler], 1), rank)], 1) + self.positions  # (B, 1+L, E)
+        masked = (rank >= order.shape[1] - hidden).to(tokens.dtype)
+        return self.paint(self.decoder(y))[:, 1:], masked
+
+
+def pick(x: Tensor, places: Tensor) -> Tensor:
+    """Rows of (B, L, D) at `places` (B, M): (B, M, D)."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """(B, 3, H, W) -> (B, L, P), P in the order row, column, channel."""
+    rows, columns = images.shape[2] // patch, images.shape[3] // patch
+    cells = images[:, :, : rows * patch, : columns * patch].unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
+    return cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+@precise
+def masked_error(painted: Tensor, patches: Tensor, masked: Tensor, target: str, size: int) -> Tensor:
+    """Mean squared error of masked patches (§3): painted, patches (B, L, P), masked (B, L); this rank's share.
+
+    norm_pix: each patch by its own mean and (unbiased) variance. Every row has the same number of masked patches.
+    """
+    goal, wide = full(patches), full(painted)
+    if target == "norm_pix":
+        goal = (goal - goal.mean(-1, keepdim=True)) / (goal.var(-1, keepdim=True) + 1e-6).sqrt()
+    error = (wide - goal).square().mean(-1)  # (B, L)
+    return (error * masked).sum() / (masked.sum() / len(masked) * size)

@@ -1,0 +1,176 @@
+"""SwAV: Unsupervised Learning of Visual Features by Contrasting Cluster Assignments.
+
+Caron et al., NeurIPS 2020, https://arxiv.org/abs/2006.09882 (code: facebookresearch/swav).
+From one crop the cluster assignment of another is predicted; assignments are balanced over the batch by Sinkhorn-Knopp.
+
+B batch rows, N rows of the global batch, V crops, F backbone features, D projected features, K prototypes, Q queue
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import mlp, normalize, precise
+from ._ranks import gather, world_size
+
+PAPER = Paper(
+    title="Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+    year=2020,
+    url="https://arxiv.org/abs/2006.09882",
+    contrasts="a crop's prediction with the balanced cluster assignment of another crop",
+    queue="optional",
+    crops="2 + 6 small",
+)
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    temperature: float = setting(0.1, "temperature of the predictions (eq. 2)", gt=0)
+    prototypes: int = setting(3000, "clusters (§4.1: 3,000 to 100,000 hardly differ)", unit="prototypes", ge=2)
+    epsilon: float = setting(0.05, "smoothness of the assignments (eq. 3)", gt=0)
+    iterations: int = setting(3, "Sinkhorn iterations (§3.1)", ge=1)
+    hidden: int = setting(2048, "width of the projector's hidden layer (appendix A)", unit="features", ge=1)
+    dim: int = setting(128, "width of the projected space", unit="features", ge=1)
+    frozen_steps: int = setting(313, "steps in which the prototypes stay as they were drawn (appendix A)", unit="steps", ge=0)
+    queue_size: int = setting(
+        0, "past features per large crop that join the assignment of small batches (§3.1); 0: none", unit="features", ge=0
+    )
+    queue_epoch: float = setting(15.0, "when the queue begins to fill (appendix A)", unit="epochs", ge=0)
+
+
+LARGE = View(count=2, crop=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, blur=0.5)
+VIEWS = {"large": LARGE, "small": replace(LARGE, size=96, count=6, crop=(0.05, 0.14))}
+
+RECIPE = {
+    "backbone.name": "resnet50",
+    "augment.std": (0.228, 0.224, 0.225),  # as released
+    "optim.name": "larc",
+    "optim.lr": 0.3,
+    "optim.lr_end": 0.001,
+    "optim.weight_decay": 1e-6,
+    "optim.warmup_epochs": 10,
+    "optim.warmup_start": 0.0625,
+    "optim.schedule": "cosine",
+    "train.batch_size": 4096,
+    "train.epochs": 800,
+    "train.norm_groups": 8,  # statistics over groups of 512
+}
+
+
+def crops(size: int, small: int, count: int, **changes: object) -> dict[str, View]:
+    large = replace(LARGE, size=size, blur=0.0, jitter=(0.4, 0.4, 0.4, 0.1), crop=(0.3, 1.0), **changes)  # pyright: ignore[reportArgumentType]
+    return {"large": large, "small": replace(large, size=small, count=count, crop=(0.1, 0.3))}
+
+
+DIGITS = {
+    "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.prototypes": 60, "method.hidden": 128,
+    "method.dim": 64, "method.frozen_steps": 20, "optim.name": "adamw", "optim.lr": 6e-3, "optim.weight_decay": 1e-4, "optim.warmup_epochs": 0.5,
+    "optim.warmup_start": 0.0, "train.batch_size": 128, "train.norm_groups": 1, "train.steps": 300, "eval.every_epochs": 2,
+}  # fmt: skip
+DIGITS_VIEWS = {"large": replace(LARGE, size=32, blur=0.0, jitter=(0.4, 0.4, 0.4, 0.1), crop=(0.6, 1.0), flip=0.0)}
+
+PRESETS = {
+    "paper": Preset("ResNet-50, batch 4096, 2 x 224 + 6 x 96 px, 800 epochs: 75.3 % linear on ImageNet"),
+    "b256": Preset(
+        "batch 256 with a queue from epoch 15, 400 epochs: 74.3 % linear on ImageNet",
+        {"optim.lr": 0.6, "optim.warmup_epochs": 0, "method.frozen_steps": 5005, "method.queue_size": 3840, "train.batch_size": 256,
+         "train.epochs": 400, "train.norm_groups": 1},
+    ),
+    "cifar": Preset(
+        "ResNet-18 with a 3x3 stem, 2 crops of 32 px and 4 of 16: about 89 % linear on CIFAR-10 after 1000 epochs",
+        {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.prototypes": 100, "optim.name": "sgd", "optim.lr": 0.06,
+         "optim.weight_decay": 5e-4, "train.batch_size": 256, "train.norm_groups": 1},
+        crops(32, 16, 4),
+    ),
+    "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 128, 300 steps", DIGITS, DIGITS_VIEWS),
+    "digits_queue": Preset("the digits in batches of 64 with a queue of 512 from the first epoch",
+                           DIGITS | {"train.batch_size": 64, "train.steps": 600, "method.queue_size": 512, "method.queue_epoch": 1.0}, DIGITS_VIEWS),
+    "digits_multicrop": Preset("the digits with four small crops besides", DIGITS,
+                               DIGITS_VIEWS | {"small": replace(DIGITS_VIEWS["large"], size=20, count=4, crop=(0.3, 0.6))}),
+}  # fmt: skip
+
+
+class SwAV(Method):
+    queue: Tensor
+    filled: Tensor
+
+    def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
+        super().__init__(config, backbone, samples)
+        self.projector = mlp(self.out_dim, config.hidden, config.dim)
+        self.prototypes = nn.Parameter(normalize(torch.randn(config.prototypes, config.dim)))  # (K, D)
+        self.register_buffer("queue", torch.zeros(2, config.queue_size, config.dim))  # (2, Q, D), newest first
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    @classmethod
+    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+        if config.prototypes > batch + config.queue_size:
+            raise ValueError(
+                f"prototypes: got {config.prototypes}, must be at most {batch + config.queue_size} = batch + queue_size: "
+                "an assignment of fewer samples leaves prototypes empty"
+            )
+        if 0 < config.queue_size < batch:
+            raise ValueError(f"queue_size: got {config.queue_size}, must be 0 or at least the global batch of {batch}")
+
+    def represent(self, batch: Batch, clock: Clock) -> Reps:
+        reps = {}
+        for name in ("large", "small"):  # one pass per resolution
+            count = sum(key.startswith(name) for key in batch.views)
+            if count:
+                reps[name] = self.backbone(batch.crops(name)).unflatten(0, (count, -1)).transpose(0, 1)  # (B, V, F)
+        return reps
+
+    def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        h = torch.cat([reps[name] for name in reps], 1).transpose(0, 1)  # (V, B, F), the large crops first
+        z = normalize(self.projector(h.flatten(0, 1))).unflatten(0, h.shape[:2])  # (V, B, D)
+        everyone = gather(z[:2].detach().transpose(0, 1), batch.size).transpose(0, 1)  # (2, N, D)
+        codes = torch.stack([self.assign(everyone[i], i) for i in range(2)])  # (2, N, K)
+        reps["enqueue"] = everyone
+        loss = swapped(z, self.prototypes, codes[:, batch.slot], self.config.temperature, batch.size)
+        mean = codes.mean((0, 1))  # (K,)
+        entropy = -(mean * mean.clamp(min=1e-12).log()).sum() / math.log(len(mean))
+        return {"loss": loss, "code_entropy": entropy / world_size()}
+
+    @torch.no_grad()
+    def assign(self, z: Tensor, crop: int) -> Tensor:
+        """(N, D) features of one large crop of the global batch -> their codes (N, K); a full queue takes part."""
+        rows = z
+        if self.config.queue_size and int(self.filled) >= self.config.queue_size:
+            rows = torch.cat([z, self.queue[crop].to(z.dtype)])  # (N+Q, D)
+        return sinkhorn(rows @ self.prototypes.to(z.dtype).T, self.config.epsilon, self.config.iterations)[: len(z)]
+
+    def after_backward(self, clock: Clock) -> None:
+        if clock.step < self.config.frozen_steps:
+            self.prototypes.grad = None
+
+    @torch.no_grad()
+    def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
+        self.prototypes.copy_(normalize(self.prototypes))  # after every step, hence before every forward pass
+        if self.config.queue_size and clock.epoch >= self.config.queue_epoch:
+            self.queue.copy_(torch.cat([reps["enqueue"].to(self.queue.dtype), self.queue], 1)[:, : self.config.queue_size])
+            self.filled += batch.size
+
+
+@precise
+def swapped(z: Tensor, prototypes: Tensor, codes: Tensor, temperature: float, size: int) -> Tensor:
+    """Swapped prediction (eq. 1 and 2): the codes (2, B, K) of the large crops, each predicted from every other crop of z (V, B, D).
+
+    The mean over codes, other crops and the global batch: this rank's share.
+    """
+    log_p = (z @ prototypes.to(z.dtype).T / temperature).log_softmax(-1)  # (V, B, K)
+    terms = [-(codes[i] * log_p[v]).sum() for i in range(2) for v in range(len(z)) if v != i]
+    return torch.stack(terms).mean() / size
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """(N, K) scores -> (N, K) codes: rows sum to one, prototypes are used alike (§3.1, eq. 3 to 5; Cuturi 2013)."""
+    q = ((scores - scores.max()) / epsilon).exp()  # (N, K)
+    q = q / q.sum()
+    for _ in range(iterations):
+        q = q / q.sum(0, keepdim=True) / q.shape[1]
+        q = q / q.sum(1, keepdim=True) / q.shape[0]
+    return q * q.shape[0]
