@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import bank_scores, constant_of, nce, new_bank, normalize, write_bank
+from ._parts import bank_scores, constant_of, mlp, nce, new_bank, normalize, write_bank
 from ._ranks import gather
 
 PAPER = Paper(
@@ -37,6 +37,7 @@ class Config(MethodConfig):
     )
     graph: Literal["core", "full"] = setting("core", "pairs of views: the first with each other one, or all (§3.3, eq. 7 and 8)")
     dim: int = setting(128, "width of the projected space", unit="features", ge=1)
+    head_norm: Literal["none", "bn"] = setting("none", "norm of the embedding (paper: none); runs of a few hundred steps need bn")
 
 
 VIEWS = {"view": View(crop=(0.08, 1.0), space="lab")}
@@ -66,7 +67,7 @@ PRESETS = {
         "Lab on the built-in digits: two residual nets of width 16, batch 128, 600 steps",
         {
             "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.negatives": 1024,
-            "method.temperature": 0.1, "method.dim": 64, "optim.name": "adamw", "optim.lr": 1.5e-3, "optim.schedule": "cosine",
+            "method.temperature": 0.1, "method.dim": 64, "method.head_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.schedule": "cosine",
             "optim.warmup_epochs": 0.5, "train.steps": 600, "eval.every_epochs": 2,
         },
         {"view": replace(VIEWS["view"], size=32, crop=(0.6, 1.0), flip=0.0)},
@@ -82,7 +83,7 @@ class CMC(Method):
         super().__init__(config, lambda: backbone(config.groups[0]), samples)  # `backbone` is the first view's encoder
         self.others = nn.ModuleList(backbone(channels) for channels in config.groups[1:])
         views = len(config.groups)
-        self.heads = nn.ModuleList(nn.Linear(self.out_dim, config.dim) for _ in range(views))
+        self.heads = nn.ModuleList(mlp(self.out_dim, config.dim, last_norm=config.head_norm) for _ in range(views))
         self.out_dim *= views
         self.register_buffer("bank", new_bank(views * samples, config.dim).view(views, samples, config.dim))  # (M, dataset, D)
         self.register_buffer("constant", torch.zeros(views, views))  # Z of each pair; 0 until the first step

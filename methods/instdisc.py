@@ -8,12 +8,13 @@ B batch rows, N rows of the global batch, F backbone features, D projected featu
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import bank_scores, constant_of, nce, new_bank, normalize, write_bank
+from ._parts import bank_scores, constant_of, mlp, nce, new_bank, normalize, write_bank
 from ._ranks import gather
 
 PAPER = Paper(
@@ -33,6 +34,7 @@ class Config(MethodConfig):
     bank_momentum: float = setting(0.5, "how much of its past feature a bank row keeps (released code)", ge=0, lt=1)
     proximal: float = setting(0.0, "lambda, weight of the squared step from the past feature (§3.3; released code: none)", ge=0)
     dim: int = setting(128, "width of the embedding (§4)", unit="features", ge=1)
+    head_norm: Literal["none", "bn"] = setting("none", "norm of the embedding (paper: none); runs of a few hundred steps need bn")
 
 
 VIEWS = {"view": View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2)}
@@ -50,7 +52,7 @@ RECIPE = {
 CIFAR_VIEW = replace(VIEWS["view"], size=32, flip=0.0)
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.temperature": 0.1, "method.negatives": 1024,
-    "method.dim": 64, "optim.name": "adamw", "optim.lr": 1.5e-3, "optim.schedule": "cosine", "optim.warmup_epochs": 0.5, "train.batch_size": 128,
+    "method.dim": 64, "method.head_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.schedule": "cosine", "optim.warmup_epochs": 0.5, "train.batch_size": 128,
     "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
 DIGITS_VIEWS = {"view": replace(CIFAR_VIEW, crop=(0.6, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8)}
@@ -75,7 +77,7 @@ class InstDisc(Method):
 
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
-        self.head = nn.Linear(self.out_dim, config.dim)
+        self.head = mlp(self.out_dim, config.dim, last_norm=config.head_norm)
         self.register_buffer("bank", new_bank(samples, config.dim))  # (dataset, D)
         self.register_buffer("constant", torch.zeros(()))  # Z; 0 until the first step
 

@@ -9,6 +9,7 @@ B batch rows, N rows of the global batch, V crops, F backbone features, D projec
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,9 @@ class Config(MethodConfig):
     iterations: int = setting(3, "Sinkhorn iterations (§3.1)", ge=1)
     hidden: int = setting(2048, "width of the projector's hidden layer (appendix A)", unit="features", ge=1)
     dim: int = setting(128, "width of the projected space", unit="features", ge=1)
+    output_norm: Literal["none", "bn"] = setting(
+        "none", "norm of the projector's output (paper: none); runs of a few hundred steps need bn"
+    )
     frozen_steps: int = setting(313, "steps in which the prototypes stay as they were drawn (appendix A)", unit="steps", ge=0)
     queue_size: int = setting(
         0, "past features per large crop that join the assignment of small batches (§3.1); 0: none", unit="features", ge=0
@@ -68,10 +72,14 @@ def crops(size: int, small: int, count: int, **changes: object) -> dict[str, Vie
 
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.prototypes": 60, "method.hidden": 128,
-    "method.dim": 64, "method.frozen_steps": 20, "optim.name": "adamw", "optim.lr": 6e-3, "optim.weight_decay": 1e-4, "optim.warmup_epochs": 0.5,
-    "optim.warmup_start": 0.0, "train.batch_size": 128, "train.norm_groups": 1, "train.steps": 300, "eval.every_epochs": 2,
+    "method.dim": 16,  # fewer than prototypes: features cannot hide from frozen ones, which is how short runs collapse
+    "method.output_norm": "bn", "method.frozen_steps": 500, "method.epsilon": 0.03, "optim.name": "adamw", "optim.lr": 6e-3,
+    "optim.weight_decay": 1e-4, "optim.warmup_epochs": 0.5, "optim.warmup_start": 0.0, "train.batch_size": 64, "train.norm_groups": 1,
+    "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
-DIGITS_VIEWS = {"large": replace(LARGE, size=32, blur=0.0, jitter=(0.4, 0.4, 0.4, 0.1), crop=(0.6, 1.0), flip=0.0)}
+DIGITS_VIEWS = {
+    "large": replace(LARGE, size=32, blur=0.0, jitter=(0.2, 0.2, 0.2, 0.05), crop=(0.8, 1.0), flip=0.0)
+}  # a mirrored 2 is no digit
 
 PRESETS = {
     "paper": Preset("ResNet-50, batch 4096, 2 x 224 + 6 x 96 px, 800 epochs: 75.3 % linear on ImageNet"),
@@ -86,9 +94,9 @@ PRESETS = {
          "optim.weight_decay": 5e-4, "train.batch_size": 256, "train.norm_groups": 1},
         crops(32, 16, 4),
     ),
-    "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 128, 300 steps", DIGITS, DIGITS_VIEWS),
+    "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 64, 600 steps", DIGITS, DIGITS_VIEWS),
     "digits_queue": Preset("the digits in batches of 64 with a queue of 512 from the first epoch",
-                           DIGITS | {"train.batch_size": 64, "train.steps": 600, "method.queue_size": 512, "method.queue_epoch": 1.0}, DIGITS_VIEWS),
+                           DIGITS | {"method.queue_size": 512, "method.queue_epoch": 1.0}, DIGITS_VIEWS),
     "digits_multicrop": Preset("the digits with four small crops besides", DIGITS,
                                DIGITS_VIEWS | {"small": replace(DIGITS_VIEWS["large"], size=20, count=4, crop=(0.3, 0.6))}),
 }  # fmt: skip
@@ -100,7 +108,7 @@ class SwAV(Method):
 
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
-        self.projector = mlp(self.out_dim, config.hidden, config.dim)
+        self.projector = mlp(self.out_dim, config.hidden, config.dim, last_norm=config.output_norm)
         self.prototypes = nn.Parameter(normalize(torch.randn(config.prototypes, config.dim)))  # (K, D)
         self.register_buffer("queue", torch.zeros(2, config.queue_size, config.dim))  # (2, Q, D), newest first
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))

@@ -1,0 +1,170 @@
+"""What the papers say happens, on networks of a few channels and random textures: seconds each."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from contray import model
+from contray.config import RunConfig
+from methods import dino, simsiam
+from methods._base import Batch, Clock, Method
+from methods._parts import negative_cosine, normalize
+
+SIZE, DATASET = 64, 256
+
+
+def build(name: str, settings: dict[str, object] | None = None, preset: str = "digits") -> Method:
+    config = RunConfig.make(name, {"backbone.width": 8, "train.precision": "fp32", **(settings or {})}, preset=preset)
+    return model.build(config, DATASET).train()
+
+
+def textures() -> Tensor:
+    """(256, 3, 16, 16) smooth random pictures."""
+    coarse = torch.randn(DATASET, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(coarse, size=16, mode="bilinear", align_corners=False)
+
+
+def batch_of(step: int, names: tuple[str, ...]) -> Batch:
+    """The step's rows, each view with noise of its own."""
+    generator = torch.Generator().manual_seed(step)
+    rows = torch.arange(SIZE) + step * SIZE % DATASET
+    pictures = textures()[rows]
+    views = {name: pictures + 0.3 * torch.randn(pictures.shape, generator=generator) for name in names}
+    return Batch(views, rows, torch.arange(SIZE), SIZE, seed=1, step=step)
+
+
+def clock_of(step: int, steps: int) -> Clock:
+    return Clock(step * SIZE, steps * SIZE, DATASET, SIZE)
+
+
+# ---------------------------------------------------------------- collapse
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_simsiam_collapses_without_its_stop_gradient(stopped: bool) -> None:
+    """90 steps and much weight decay, with an affine norm at the output: one without scale keeps each feature's spread at one (Chen & He 2021, §4.1)."""
+    method = build("simsiam", {"method.output_norm": "bn", "method.dim": 32, "method.hidden": 16})
+    assert isinstance(method, simsiam.SimSiam)
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.2, momentum=0.9, weight_decay=0.05)
+    spread = torch.zeros(())
+    for step in range(90):
+        batch = batch_of(step, ("view0", "view1"))
+        reps = method.represent(batch, clock_of(step, 90))
+        if stopped:
+            loss = method.loss(reps, batch, clock_of(step, 90))["loss"]
+        else:
+            z0, z1 = (method.projector(h) for h in reps.values())
+            loss = (negative_cosine(method.predictor(z0), z1, SIZE) + negative_cosine(method.predictor(z1), z0, SIZE)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        spread = simsiam.spread(method.projector(reps["view0"].detach()), SIZE)
+    healthy = 1 / math.sqrt(32)
+    assert (spread > 0.5 * healthy) if stopped else (spread < 0.1 * healthy), float(spread / healthy)
+
+
+@pytest.mark.parametrize(("centred", "sharp"), [(True, True), (False, True), (True, False)])
+def test_dino_collapses_without_centring_or_without_sharpening(centred: bool, sharp: bool) -> None:
+    """150 steps, momentum 0.8: to one output without centring, to the uniform distribution without sharpening (Caron et al. 2021, §5.3)."""
+    temperature = 0.04 if sharp else 1.0
+    keys = {"method.teacher_temperature": temperature, "method.momentum": 0.8, "method.freeze_epochs": 0.0, "method.outputs": 64,
+            "method.student_temperature": 0.1 if sharp else 1.0}  # fmt: skip
+    method = build("dino", keys)
+    assert isinstance(method, dino.DINO)
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
+    entropies = []
+    for step in range(150):
+        clock = Clock(step * SIZE, 10000 * SIZE, DATASET, SIZE)
+        batch = batch_of(step, ("large_a", "large_b"))
+        reps = method.represent(batch, clock)
+        out = method.loss(reps, batch, clock)
+        optimizer.zero_grad()
+        out["loss"].backward()
+        optimizer.step()
+        for online, target in method.ema_pairs():
+            for a, b in zip(online.parameters(), target.parameters(), strict=True):
+                b.data.lerp_(a.data, 1 - method.ema_momentum(clock))
+        if centred:
+            method.update(reps, batch, clock)
+        entropies.append(float(out["teacher_entropy"]))
+    last = sum(entropies[-10:]) / 10
+    if centred and sharp:
+        assert 0.05 < last < 0.95
+    elif sharp:
+        assert last < 0.05
+    else:
+        assert last > 0.95
+
+
+# ---------------------------------------------------------------- who sees what
+
+
+def test_a_positive_is_never_in_moco_s_queue_at_its_own_step() -> None:
+    method = build("moco", {"method.queue_size": 128})
+    for step in range(3):
+        batch = batch_of(step, ("query", "key"))
+        reps = method.represent(batch, clock_of(step, 3))
+        method.loss(reps, batch, clock_of(step, 3))
+        keys = reps["enqueue"]
+        assert (keys @ method.queue.T).max() < 0.999999
+        method.update(reps, batch, clock_of(step, 3))
+        assert (keys @ method.queue.T).amax(1) == pytest.approx(torch.ones(SIZE), abs=1e-5)
+
+
+def test_mae_s_encoder_never_sees_a_masked_patch() -> None:
+    method = build("mae", {"backbone.width": 16})
+    pictures = torch.randn(SIZE, 3, 32, 32)
+    batch = Batch({"view": pictures}, torch.arange(SIZE), torch.arange(SIZE), SIZE)
+    before = method.represent(batch, clock_of(0, 1))
+    order = before["order"]
+    visible = torch.zeros(SIZE, 64).scatter(1, order[:, :16], 1.0)
+    mask = F.interpolate(visible.view(SIZE, 1, 8, 8), scale_factor=4)
+    changed = Batch({"view": pictures * mask + 9 * (1 - mask)}, batch.index, batch.slot, SIZE)
+    after = method.represent(changed, clock_of(0, 1))
+    assert torch.equal(after["order"], order)
+    assert torch.equal(after["tokens"], before["tokens"])
+    seen = Batch({"view": pictures * (1 - mask)}, batch.index, batch.slot, SIZE)
+    assert not torch.equal(method.represent(seen, clock_of(0, 1))["tokens"], before["tokens"])
+
+
+def test_moco_v3_s_patch_projection_gets_no_gradient() -> None:
+    method = build("moco_v3", {"backbone.width": 16}, "digits_vit")
+    projection = dict(method.named_parameters())["backbone.conv_proj.weight"]
+    batch = Batch({name: torch.randn(8, 3, 32, 32) for name in ("first", "second")}, torch.arange(8), torch.arange(8), 8)
+    method.loss(method.represent(batch, clock_of(0, 1)), batch, clock_of(0, 1))["loss"].backward()
+    assert projection.grad is None
+    assert not projection.requires_grad
+    assert dict(method.named_parameters())["backbone.class_token"].grad is not None
+
+
+def test_byol_without_batch_statistics_has_no_batch_norm() -> None:
+    from methods._ranks import BatchNorm
+
+    method = build("byol", preset="digits_gn_ws")
+    norms = [module for module in method.modules() if isinstance(module, (BatchNorm, nn.modules.batchnorm._BatchNorm))]
+    assert not norms
+    assert any(isinstance(module, nn.GroupNorm) for module in method.modules())
+
+
+@pytest.mark.parametrize("name", ["swav", "dino"])
+def test_the_last_layer_stays_as_it_was_drawn_for_a_while(name: str) -> None:
+    keys = {"swav": {"method.frozen_steps": 2}, "dino": {"method.freeze_epochs": 2 * SIZE / DATASET}}[name]
+    method = build(name, keys)
+    last = dict(method.named_parameters())["prototypes" if name == "swav" else "head.last"]
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
+    names = ("large0", "large1") if name == "swav" else ("large_a", "large_b")
+    for step in range(4):
+        before, batch, clock = last.detach().clone(), batch_of(step, names), clock_of(step, 4)
+        reps = method.represent(batch, clock)
+        method.loss(reps, batch, clock)["loss"].backward()
+        method.after_backward(clock)
+        optimizer.step()
+        optimizer.zero_grad()
+        moved = float((normalize(last.detach()) - normalize(before)).abs().max())
+        assert (moved < 1e-6) == (step < 2), step
+        method.update(reps, batch, clock)
