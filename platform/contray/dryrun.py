@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from methods._base import Batch, Clock
+from methods._base import Batch, Clock, View
 
 from . import data, model, optim
 from .config import RunConfig
@@ -67,9 +67,9 @@ def trial_step(config: RunConfig, rows: int, samples: int) -> tuple[float, int]:
     method = model.build(config, samples).to(device).train()
     names = [(key, view) for name, view in config.views.items() for key in view.names(name)]
     dtype = model.DTYPES[config.train.precision]
-    views = {key: torch.rand(rows, 3, view.size, view.size, device=device, dtype=dtype) for key, view in names}
+    views = {key: torch.rand(rows, *_shape(view), device=device, dtype=dtype) for key, view in names}
     if config.train.channels_last:
-        views = {key: view.contiguous(memory_format=torch.channels_last) for key, view in views.items()}
+        views = {key: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for key, x in views.items()}
     slot = torch.arange(rows, device=device)
     batch = Batch(views, slot, slot, rows, track=False)
     kept: dict[int, int] = {}
@@ -93,6 +93,12 @@ def trial_step(config: RunConfig, rows: int, samples: int) -> tuple[float, int]:
         loss.item()  # waits for the device
         best = min(best, time.perf_counter() - began)
     return best / rows, sum(size for place, size in kept.items() if place not in own) // rows
+
+
+def _shape(view: View) -> tuple[int, ...]:
+    """Of one row's input."""
+    rows, side, _ = view.grid
+    return (rows * rows, 3, side, side) if view.kind == "patches" else (3, view.size, view.size)
 
 
 def _bytes(count: float) -> str:

@@ -10,6 +10,7 @@ import pytest
 from contray import RunConfig
 from contray.cli import config_from, main, split_dotted
 from contray.config import declared_keys
+from contray.registry import method_names
 
 KEYS = {"track.uri": "sqlite:///elsewhere.db", "seed": "3", "data.share": ["digit", "position"], "views.key.blur": "0.25"}
 
@@ -79,3 +80,10 @@ def test_help_lists_every_key_with_its_unit_and_default(monkeypatch: pytest.Monk
         assert f"[{declared.unit}]" in explained[f"--{key}"] or not declared.unit
     assert explained["--method.queue_size"].endswith(f"[keys] (default: {config.method.queue_size})")
     assert explained["--train.checkpoint_seconds"].endswith("[s] (default: 30.0)")
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_has_a_dry_run(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One small step of its digits preset: memory and time are measured, nothing is started."""
+    assert main(["train", method, "--preset", "digits", "--dry-run"]) == 0
+    assert "nothing was started" in capsys.readouterr().out
