@@ -103,7 +103,7 @@ PRESETS = {
          "optim.lr": 0.06, "optim.weight_decay": 5e-4, "optim.weight_decay_end": -1.0, "train.batch_size": 256, "train.epochs": 1000},
         views((0.3, 1.0), replace(VIEWS["small"], size=16, count=4, crop=(0.1, 0.3), blur=0.0), **PLAIN),
     ),
-    "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 128, 300 steps",
+    "digits": Preset("the built-in digits, two crops, 300 steps: it does not beat its untrained encoder yet (docs/RESULTS.md)",
                      DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}, DIGITS_VIEWS),
     "digits_vit": Preset("the digits on a small ViT of patches of 4 px, four small crops besides",
                          DIGITS | {"backbone.name": "vit_mini", "backbone.width": 64, "backbone.patch": 4, "backbone.drop_path": 0.1, "optim.lr": 2e-3},
