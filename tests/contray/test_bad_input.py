@@ -94,7 +94,7 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "compare": ("track.uri", "mlflow.db", "contray train"),
     f"ui --uri {NOBODY}": ("track.uri", f"no MLflow server answers at {NOBODY}"),
     "ui --port many": ("--port", "'many'", "an integer"),
-    "data preview nope": ("method 'nope'", "simclr"),
+    "data preview nope": ("method 'nope'", "did you mean"),
     "data preview simclr --samples 0": ("--samples", "got 0", "at least 1"),
     "data preview simclr --out views.doc": ("--out", "views.doc", ".png"),
 }
