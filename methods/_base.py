@@ -80,6 +80,7 @@ class View:
     sobel: bool = setting(False, "replace the image by its Sobel gradient magnitude")
     space: Literal["rgb", "lab", "ycbcr"] = setting("rgb", "colour space of the drawn pixels")
     grid: tuple[int, int, int] = setting((0, 0, 0), "patches: rows (= columns), side and stride in px", ge=0)
+    grid_shift: int = setting(0, "patches: each is moved down and right at random by up to this", unit="px", ge=0)
 
     def names(self, name: str) -> list[str]:
         """The keys of `Batch.views` that this entry fills: its own name, or name0, name1, ... where it is drawn several times."""

@@ -38,18 +38,18 @@ def precise(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def norm_layer(kind: str, width: int) -> nn.Module:
-    """A norm for (R, width): bn, bn_plain (no scale, no shift), ln, gn (16 groups), none."""
+    """A norm for (R, width): bn, bn_scale (no shift), bn_plain (no scale, no shift), ln, gn (16 groups), none."""
     if kind == "gn":
         return nn.GroupNorm(next(groups for groups in range(16, 0, -1) if width % groups == 0), width)
     if kind == "ln":
         return nn.LayerNorm(width)
     if kind == "none":
         return nn.Identity()
-    return BatchNorm(width, scale=kind == "bn", shift=kind == "bn")
+    return BatchNorm(width, scale=kind != "bn_plain", shift=kind == "bn")
 
 
-def mlp(*widths: int, norm: str = "bn", last_norm: str = "none") -> nn.Sequential:
-    """Linear layers of these widths, each but the last followed by `norm` and ReLU, the last by `last_norm` (see `norm_layer`).
+def mlp(*widths: int, norm: str = "bn", last_norm: str = "none", activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Linear layers of these widths, each but the last followed by `norm` and `activation`, the last by `last_norm` (see `norm_layer`).
 
     A layer before a norm has no bias: it would have no effect, and AdamW would blow its rounding noise up.
     """
@@ -60,7 +60,7 @@ def mlp(*widths: int, norm: str = "bn", last_norm: str = "none") -> nn.Sequentia
         layers += [
             nn.Linear(inputs, outputs, bias=kind == "none"),
             norm_layer(kind, outputs),
-            nn.Identity() if last else nn.ReLU(),
+            nn.Identity() if last else activation(),
         ]
     return nn.Sequential(*[layer for layer in layers if not isinstance(layer, nn.Identity)])
 
@@ -80,17 +80,21 @@ def sincos_2d(width: int, rows: int, columns: int) -> Tensor:
 
 
 @precise
-def nt_xent(a: Tensor, b: Tensor, temperature: float, slot: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def nt_xent(
+    a: Tensor, b: Tensor, temperature: float, slot: Tensor, size: int, memory: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """NT-Xent of two views (Chen et al. 2020, eq. 1), the mean over the 2N anchors of the global batch.
 
-    a, b: (B, D), L2-normalised rows of this rank; slot: (B,). Returns this rank's shares of the loss and of the share of
-    anchors whose positive is the nearest. (google-research/simclr sums the two directions: twice this value.)
+    a, b: (B, D), L2-normalised rows of this rank; slot: (B,); memory: (K, D) further negatives of every anchor. Returns this rank's shares of
+    the loss and of the share of anchors whose positive is the nearest. (google-research/simclr sums the two directions: twice this value.)
     """
     keys = torch.cat([gather(a, size), gather(b, size)])  # (2N, D)
     logits = torch.cat([a, b]) @ keys.T / temperature  # (2B, 2N)
     own = torch.cat([slot, slot + size])  # column of the anchor itself
     target = torch.cat([slot + size, slot])  # column of its positive
     logits = logits.scatter(1, own[:, None], -torch.inf)
+    if memory is not None:
+        logits = torch.cat([logits, torch.cat([a, b]) @ memory.to(a.dtype).T / temperature], 1)  # (2B, 2N+K)
     loss = F.cross_entropy(logits, target, reduction="sum") / (2 * size)
     return loss, (logits.detach().argmax(1) == target).to(loss.dtype).sum() / (2 * size)
 
@@ -157,6 +161,46 @@ def constant_of(scores: Tensor, samples: int, size: int) -> Tensor:
 def write_bank(bank: Tensor, index: Tensor, rows: Tensor, momentum: float) -> None:
     """Moves the bank's rows of the sample ids `index` (N,) towards `rows` (N, D) and normalises them; ids of a batch differ."""
     bank[index] = normalize(momentum * bank[index] + (1 - momentum) * rows.to(bank.dtype)).to(bank.dtype)
+
+
+# ---------------------------------------------------------------- clusters
+
+
+@torch.no_grad()
+def kmeans(
+    x: Tensor, clusters: int, iterations: int, seed: int, *, spherical: bool = False, split_empty: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Lloyd's k-means of (N, D) rows: centroids (K, D) and the cluster of each row (N,), from K rows that `seed` draws.
+
+    spherical: rows and centroids are unit vectors, compared by cosine. An empty cluster becomes a slightly moved copy of a large
+    one and both share its rows from then on (Caron et al. 2018, §3.3), or stays where it was (split_empty=False).
+    Raises ValueError where there are fewer rows than clusters.
+    """
+    if len(x) < clusters:
+        raise ValueError(f"clusters: got {clusters}, must be at most the {len(x)} rows there are")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    centroids = x[order[:clusters].to(x.device)].clone()  # (K, D)
+    assigned = nearest_centroid(x, centroids)
+    for _ in range(iterations):
+        counts = torch.bincount(assigned, minlength=clusters)  # (K,)
+        means = torch.zeros_like(centroids).index_add_(0, assigned, x) / counts.clamp(min=1)[:, None].to(x.dtype)
+        means = F.normalize(means, dim=1) if spherical else means
+        centroids = torch.where(counts[:, None] > 0, means, centroids)
+        empty = (counts == 0).nonzero().flatten()
+        if split_empty and len(empty):
+            largest = counts.argsort(descending=True, stable=True)[torch.arange(len(empty), device=x.device) % clusters]
+            sign = 1 - 2 * (torch.arange(x.shape[1], device=x.device) % 2).to(x.dtype)  # (D,)
+            centroids[empty] = centroids[largest] * (1 + sign / 1024)
+            centroids[largest] = centroids[largest] * (1 - sign / 1024)
+        assigned = nearest_centroid(x, centroids)
+    return centroids, assigned
+
+
+@torch.no_grad()
+def nearest_centroid(x: Tensor, centroids: Tensor) -> Tensor:
+    """The nearest of (K, D) centroids for each of (N, D) rows: (N,). In pieces, so that memory stays linear in N."""
+    half = centroids.square().sum(1) / 2  # |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2)
+    return torch.cat([(rows @ centroids.T - half).argmax(1) for rows in x.split(16384)])
 
 
 # ---------------------------------------------------------------- schedules

@@ -5,7 +5,7 @@ Legend: B rows of this rank, N rows of the global batch, R = V*B rows of V crops
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +72,19 @@ class _Total(torch.autograd.Function):
 def total(x: Tensor) -> Tensor:
     """The sum of `x` over ranks, on every rank; gradients are summed over ranks, as the losses are."""
     return x if world_size() == 1 else _Total.apply(x)  # pyright: ignore[reportReturnType]
+
+
+def from_first(compute: Callable[[], Sequence[Tensor]], like: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What `compute()` gives on rank 0, on every rank, bit for bit; `like` are tensors of the same shapes and types.
+
+    An error on rank 0 is that rank's own; the others then end with the process group.
+    """
+    if world_size() == 1:
+        return compute()
+    values = compute() if dist.get_rank() == 0 else [torch.empty_like(x) for x in like]
+    for value in values:
+        dist.broadcast(value, 0)
+    return values
 
 
 def full(x: Tensor) -> Tensor:

@@ -8,13 +8,13 @@ B batch rows, V crops, F backbone features, D projected features
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import normalize, nt_xent
-from ._ranks import BatchNorm
+from ._parts import mlp, normalize, nt_xent
 
 PAPER = Paper(
     title="A Simple Framework for Contrastive Learning of Visual Representations",
@@ -30,6 +30,9 @@ class Config(MethodConfig):
     temperature: float = setting(0.1, "temperature of NT-Xent (§2.1, table 5)", gt=0)
     projector_hidden: int = setting(2048, "width of the projector's hidden layer (§4.2)", unit="features", ge=1)
     projector_dim: int = setting(128, "width of the projected space (§4.2: it hardly matters)", unit="features", ge=1)
+    projector_norm: Literal["bn", "ln", "gn", "none"] = setting(
+        "bn", "norm after each layer of the projector; with none here and in the backbone SimCLR fails as BYOL does"
+    )
 
 
 VIEWS = {
@@ -98,13 +101,9 @@ PRESETS = {
 class SimCLR(Method):
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
-        self.projector = nn.Sequential(  # batch norm on the output too, without a shift, as released
-            nn.Linear(self.out_dim, config.projector_hidden, bias=False),
-            BatchNorm(config.projector_hidden),
-            nn.ReLU(),
-            nn.Linear(config.projector_hidden, config.projector_dim, bias=False),
-            BatchNorm(config.projector_dim, shift=False),
-        )
+        norm = config.projector_norm  # on the output too, as released, there without a shift
+        last_norm = "bn_scale" if norm == "bn" else norm
+        self.projector = mlp(self.out_dim, config.projector_hidden, config.projector_dim, norm=norm, last_norm=last_norm)
 
     def negatives(self, batch: int) -> int:
         return 2 * (batch - 1)

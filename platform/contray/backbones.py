@@ -26,12 +26,12 @@ def factory(config: RunConfig) -> Callable[..., nn.Module]:
         with seeded(config.seed, "backbone"):
             if config.backbone.name in SHAPES:
                 side = max(view.grid[1] if view.kind == "patches" else view.size for view in config.views.values())
-                net: Any = VisionTransformer(config.backbone, side)
-                first = "conv_proj"
+                net: nn.Module = VisionTransformer(config.backbone, side)
             else:
-                net, first = _with_norm(_resnet(config.backbone), config.backbone.norm), "conv1"
-            if channels != 3:
-                conv = getattr(net, first)
+                plain = AlexNet() if config.backbone.name == "alexnet" else _resnet(config.backbone)
+                net = _with_norm(plain, config.backbone.norm)
+            conv: Any = next(layer for layer in net.modules() if isinstance(layer, nn.Conv2d))
+            if channels != conv.in_channels:
                 weight = torch.empty(conv.out_channels, channels, *conv.kernel_size)
                 nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
                 conv.weight, conv.in_channels = nn.Parameter(weight, conv.weight.requires_grad), channels
@@ -59,10 +59,85 @@ def _resnet(config: BackboneConfig) -> nn.Module:
         net.conv1 = nn.Conv2d(3, config.width, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
         net.maxpool = nn.Identity()
+    if config.selective_kernels:
+        _select_kernels(net, config.selective_kernels)
     out_dim = round(net.fc.in_features * config.width / 64)
     net.fc = nn.Identity()
     net.out_dim = out_dim
     return net
+
+
+class AlexNet(nn.Module):
+    """AlexNet with batch norm after its convolutions, as DeepCluster trains it: (B, 3, H, W) -> (B, 4096), before the last ReLU.
+
+    Without its two dropouts: they draw per feature from the global generator, which would make a step depend on the world.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 3
+        shapes = [(96, 11, 4, 2, True), (256, 5, 1, 2, True), (384, 3, 1, 1, False), (384, 3, 1, 1, False), (256, 3, 1, 1, True)]
+        for outputs, kernel, stride, padding, pools in shapes:
+            layers += [nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += [nn.MaxPool2d(3, 2)] if pools else []
+            inputs = outputs
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(6))
+        self.classifier = nn.Sequential(nn.Linear(256 * 36, 4096), nn.ReLU(), nn.Linear(4096, 4096))
+        self.out_dim = 4096
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x).flatten(1))
+
+
+class SelectiveKernel(nn.Module):
+    """Two 3x3 convolutions of which each image weighs every channel (Li et al. 2019, in the form of SimCLR v2's ResNets).
+
+    (B, C, H, W) -> (B, D, H', W'), after norm and ReLU. `ratio`: width of the weighing layer over D, at least 32 channels.
+    """
+
+    def __init__(self, conv: nn.Conv2d, ratio: float) -> None:
+        super().__init__()
+        outputs, middle = conv.out_channels, max(32, round(conv.out_channels * ratio))
+        self.conv = nn.Conv2d(conv.in_channels, 2 * outputs, 3, conv.stride, padding=1, bias=False)  # pyright: ignore[reportArgumentType]
+        self.norm = nn.BatchNorm2d(2 * outputs)
+        self.squeeze = nn.Conv2d(outputs, middle, 1, bias=False)
+        self.squeeze_norm = nn.BatchNorm2d(middle)
+        self.weigh = nn.Conv2d(middle, 2 * outputs, 1, bias=False)
+        for layer in (self.conv, self.squeeze, self.weigh):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        both = F.relu(self.norm(self.conv(x))).unflatten(1, (2, -1))  # (B, 2, D, H', W')
+        seen = both.sum(1).mean((2, 3), keepdim=True)  # (B, D, 1, 1)
+        weights = self.weigh(F.relu(self.squeeze_norm(self.squeeze(seen)))).unflatten(1, (2, -1)).softmax(1)
+        return (both * weights).sum(1)
+
+
+def _select_kernels(net: Any, ratio: float) -> None:
+    """SimCLR v2's ResNet (Chen et al. 2020, §2): selective kernels for each block's 3x3 convolution (of basic blocks the first),
+    ResNet-D's shortcuts (average pooling before a 1x1 convolution) and, for the ImageNet stem, its three 3x3 convolutions
+    (He et al. 2019, fig. 2).
+    """
+    if net.conv1.kernel_size == (7, 7):
+        narrow = net.conv1.out_channels // 2
+        stem = [nn.Conv2d(3, narrow, 3, 2, 1, bias=False), nn.BatchNorm2d(narrow), nn.ReLU()]
+        stem += [nn.Conv2d(narrow, narrow, 3, 1, 1, bias=False), nn.BatchNorm2d(narrow), nn.ReLU()]
+        net.conv1 = nn.Sequential(*stem, nn.Conv2d(narrow, net.conv1.out_channels, 3, 1, 1, bias=False))
+        for layer in net.conv1:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+        for block in stage:
+            name, norm = ("conv2", "bn2") if hasattr(block, "conv3") else ("conv1", "bn1")
+            setattr(block, name, SelectiveKernel(getattr(block, name), ratio))
+            setattr(block, norm, nn.Identity())  # the selection has its own
+            if block.downsample is not None:
+                conv, norm = block.downsample
+                stride = conv.stride[0]
+                pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+                conv.stride = (1, 1)
+                block.downsample = nn.Sequential(pool, conv, norm)
 
 
 def _scale_width(net: nn.Module, factor: float) -> None:

@@ -29,13 +29,14 @@ class BackboneConfig:
         "resnet50",
         "resnet101",
         "resnet152",
+        "alexnet",
         "vit_mini",
         "vit_small",
         "vit_base",
         "vit_large",
     ] = setting(
         "resnet50",
-        "residual network (resnet_small: 4 stages of one basic block) or vision transformer (vit_mini: 4 blocks of 4 heads)",
+        "residual network (resnet_small: 4 stages of one basic block), AlexNet with batch norm, or vision transformer (vit_mini: 4 blocks of 4 heads)",
     )
     stem: Literal["imagenet", "cifar"] = setting(
         "imagenet", "ResNets: first layers: imagenet = 7x7 stride 2 and max-pool, cifar = 3x3 stride 1"
@@ -46,6 +47,10 @@ class BackboneConfig:
         "bn",
         "ResNets: batch norm, group norm of 16 groups, group norm with weight standardisation (Richemond et al. 2020), layer norm (one group), or none",
     )
+    selective_kernels: float = setting(
+        0.0, "ResNets: width of the layer that weighs two kernels per channel (SimCLR v2: 0.0625, with ResNet-D's shortcuts); 0: none",
+        ge=0, le=1,
+    )  # fmt: skip
     patch: int = setting(16, "ViTs: side of a patch", unit="px", ge=1)
     positions: Literal["learned", "sincos"] = setting(
         "learned", "ViTs: position embedding; sincos is fixed (Chen et al. 2021, §4.1)"

@@ -28,12 +28,13 @@ _INTERPOLATION = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "area": 
 
 @dataclass(frozen=True)
 class _Stage:
-    """One key of `Batch.views`, and its random streams: `place` for picture, crop and flip, `colour` for the policy."""
+    """One key of `Batch.views`, and its random streams: `place` for picture, crop and flip, `colour` for the policy, `shift` of patches."""
 
     name: str
     view: View
     place: int
     colour: int
+    shift: int
     shared: bool
     policy: list[Step]
 
@@ -54,7 +55,8 @@ class Pipeline:
             for number, key in enumerate(view.names(name)):
                 place = f"group {view.geometry} {number}" if view.geometry else f"place {name} {number}"
                 colour = stream(f"colour {name} {number}")
-                self._stages.append(_Stage(key, view, stream(place), colour, bool(view.geometry), policy))
+                shift = stream(f"shift {name} {number}")
+                self._stages.append(_Stage(key, view, stream(place), colour, shift, bool(view.geometry), policy))
 
     def __call__(self, fetch: Fetch, key: tuple[int, int, int]) -> dict[str, np.ndarray]:
         draws = self._draws
@@ -74,7 +76,11 @@ class Pipeline:
                 for p, operation in stage.policy:
                     if p >= 1 or draws.random() < p:
                         image = operation(image)
-            drawn[stage.name] = _finish(image, stage.view)
+            shifts = None
+            if stage.view.grid_shift:
+                draws.move(*key, stage.shift)
+                shifts = [draws.below(stage.view.grid_shift + 1) for _ in range(2 * stage.view.grid[0] ** 2)]
+            drawn[stage.name] = _finish(image, stage.view, shifts)
         return drawn
 
 
@@ -93,10 +99,11 @@ def _check(views: Mapping[str, View]) -> None:
         if view.kind == "patches":
             if not (rows and side and stride):
                 raise ConfigError(f"views.{name}.grid", f"patches need rows, side and stride above 0, got {view.grid}")
-            if (rows - 1) * stride + side > view.size:
-                need = (rows - 1) * stride + side
+            need = (rows - 1) * stride + side + view.grid_shift
+            if need > view.size:
+                moved = f", moved by up to {view.grid_shift}," if view.grid_shift else ""
                 raise ConfigError(
-                    f"views.{name}.grid", f"{rows} rows of {side} px at stride {stride} need size {need}, got {view.size}"
+                    f"views.{name}.grid", f"{rows} rows of {side} px at stride {stride}{moved} need size {need}, got {view.size}"
                 )
         if view.geometry:
             first, other = groups.setdefault(view.geometry, (name, view))
@@ -154,8 +161,8 @@ def _centre(image: Image, view: View) -> Image:
     return image[top : top + view.size, left : left + view.size]
 
 
-def _finish(image: Image, view: View) -> np.ndarray:
-    """Sobel, colour space, patches: what the method is given as such, at any strength."""
+def _finish(image: Image, view: View, shifts: list[int] | None = None) -> np.ndarray:
+    """Sobel, colour space, patches (moved by `shifts`, down and right of each): what the method is given as such, at any strength."""
     if view.sobel:
         image = _sobel(image)
     if view.space == "lab":
@@ -165,6 +172,8 @@ def _finish(image: Image, view: View) -> np.ndarray:
     if view.kind == "patches":
         rows, side, stride = view.grid
         corners = [(y * stride, x * stride) for y in range(rows) for x in range(rows)]
+        if shifts:
+            corners = [(y + down, x + right) for (y, x), down, right in zip(corners, shifts[::2], shifts[1::2], strict=True)]
         return np.stack([image[top : top + side, left : left + side] for top, left in corners])  # (P, h, w, 3), row by row
     return image
 

@@ -278,7 +278,10 @@ FREE = {
 
 
 def embed(config: RunConfig, method: Method, source: data.Source, device: torch.device) -> torch.Tensor:
-    """(N, D) features of the whole training set in id order, for methods that assign clusters."""
+    """(N, D) features of the whole training set in id order, for methods that assign clusters; broken images are given the mean."""
     from ..evaluation.online import features_of
 
-    return features_of(config, method, source.train, range(len(source.train)), device)[0]
+    rows, ids = features_of(config, method, source.train, range(len(source.train)), device)
+    features = rows.mean(0).repeat(len(source.train), 1)
+    features[ids.to(rows.device)] = rows
+    return features.to(device)
