@@ -57,7 +57,12 @@ class View:
     size: int = setting(224, "side of the drawn square", unit="px", ge=1)
     count: int = setting(1, "how many crops of this kind are drawn per sample", ge=1)
     source: str = setting("image", "column of the data source")
-    kind: Literal["image", "patches"] = setting("image", "one image, or a grid of overlapping patches (see grid)")
+    kind: Literal["image", "patches", "array", "tokens"] = setting(
+        "image",
+        "one image, a grid of overlapping patches (see grid), a window of `size` values of an array, or `size` tokens of a text; "
+        "crop, flip and the photometric policy are of images",
+    )
+    channels: int = setting(1, "arrays: channels, the first of two axes", ge=1)
     crop: tuple[float, float] = setting(
         (0.08, 1.0), "area of the random resized crop; (0, 0): resize and centre crop", unit="fraction", ge=0, le=1
     )
@@ -93,6 +98,7 @@ def evaluation_view(view: View) -> View:
         size=view.size,
         source=view.source,
         kind=view.kind,
+        channels=view.channels,
         crop=(0.0, 0.0),
         flip=0.0,
         sobel=view.sobel,
@@ -165,7 +171,8 @@ class Clock:
 class Batch:
     """This rank's rows of one global batch. There are no labels: no method can peek.
 
-    views: name -> (B, C, H, W); index: (B,) global sample ids; slot: (B,) places in the global batch of `size` rows.
+    views: name -> (B, C, H, W), or patches (B, P, C, h, w), arrays (B, C, T), tokens (B, T) int64
+    index: (B,) global sample ids; slot: (B,) places in the global batch of `size` rows
     groups: of batch norm; track: whether it keeps running statistics.
     Ranks hold contiguous slots in rank order, so rows gathered over ranks stand in slot order.
     """
@@ -245,8 +252,8 @@ class Method(nn.Module):
         self.out_dim: int = self.backbone.out_dim  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
 
     @classmethod
-    def check(cls, config: Any, *, samples: int, batch: int) -> None:
-        """Refuse values that cannot work on `samples` training samples in global batches of `batch`.
+    def check(cls, config: Any, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
+        """Refuse values that cannot work on `samples` training samples in global batches of `batch`, or with these views.
 
         Raises ValueError whose text starts with the field's name, as in "queue_size: got ...".
         """

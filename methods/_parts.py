@@ -166,6 +166,15 @@ def write_bank(bank: Tensor, index: Tensor, rows: Tensor, momentum: float) -> No
 # ---------------------------------------------------------------- clusters
 
 
+def whiten(x: Tensor, keep: int) -> Tensor:
+    """The `keep` largest principal directions of (N, D) rows at unit variance, rows then L2-normalised (Caron et al. 2018, §3.3): (N, keep)."""
+    centred = x.double() - x.double().mean(0)
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(x))  # ascending
+    variances, directions = variances[-keep:], directions[:, -keep:]
+    scale = variances.clamp(min=float(variances.max()) * 1e-9 + 1e-30).rsqrt()
+    return F.normalize(centred @ directions * scale, dim=1).to(x.dtype)
+
+
 @torch.no_grad()
 def kmeans(
     x: Tensor, clusters: int, iterations: int, seed: int, *, spherical: bool = False, split_empty: bool = True

@@ -89,7 +89,7 @@ class CMC(Method):
         self.register_buffer("constant", torch.zeros(views, views))  # Z of each pair; 0 until the first step
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         if len(config.groups) < 2 or sum(config.groups) != 3:
             raise ValueError(
                 f"groups: got {' '.join(map(str, config.groups))}, must be two or more views of three channels in all"

@@ -119,7 +119,7 @@ class CPC(Method):
         self.target = nn.Linear(self.out_dim, config.dim, bias=False)
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         if config.nearest > config.farthest:
             raise ValueError(f"nearest: got {config.nearest}, must be at most farthest ({config.farthest})")
 

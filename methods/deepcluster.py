@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import kmeans, precise
+from ._parts import kmeans, precise, whiten
 from ._ranks import from_first, full
 
 PAPER = Paper(
@@ -77,7 +77,7 @@ class DeepCluster(Method):
         self.register_buffer("weights", torch.zeros(config.clusters))  # (K,) as if clusters were drawn alike
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         if config.clusters > samples:
             raise ValueError(f"clusters: got {config.clusters}, must be at most the {samples} training samples")
 
@@ -125,15 +125,6 @@ def sobel(images: Tensor) -> Tensor:
     """(B, 3, H, W) -> (B, 2, H, W): differences of the mean channel across and down (§3.3)."""
     across = images.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])
     return F.conv2d(images.mean(1, keepdim=True), torch.stack([across, across.T])[:, None], padding=1)
-
-
-def whiten(x: Tensor, keep: int) -> Tensor:
-    """The `keep` largest principal directions of (N, D) rows at unit variance, rows then L2-normalised (§3.3): (N, keep)."""
-    centred = x.double() - x.double().mean(0)
-    variances, directions = torch.linalg.eigh(centred.T @ centred / len(x))  # ascending
-    variances, directions = variances[-keep:], directions[:, -keep:]
-    scale = variances.clamp(min=float(variances.max()) * 1e-9 + 1e-30).rsqrt()
-    return F.normalize(centred @ directions * scale, dim=1).to(x.dtype)
 
 
 @precise

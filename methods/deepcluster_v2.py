@@ -6,7 +6,7 @@ Every crop is told which cluster its image belonged to, among the centroids of s
 B batch rows, N rows of the global batch, V crops, F backbone features, D projected features, K prototypes, H heads
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import kmeans, mlp, normalize, precise
+from ._parts import kmeans, mlp, normalize, precise, whiten
 from ._ranks import from_first, gather
 
 PAPER = Paper(
@@ -101,7 +101,7 @@ class DeepClusterV2(Method):
         self.register_buffer("begun", torch.tensor(False))
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         if config.prototypes > samples:
             raise ValueError(f"prototypes: got {config.prototypes}, must be at most the {samples} training samples")
 
@@ -123,11 +123,8 @@ class DeepClusterV2(Method):
         return ()
 
     def first_features(self, embed: Callable[[], Tensor]) -> Tensor:
-        """(2, dataset, D) projections of the evaluation views, centred: an untrained network's have little but their mean."""
-        training = self.projector.training
-        z = self.projector.eval()(embed().to(self.bank))  # (dataset, D)
-        self.projector.train(training)
-        return normalize(z - z.mean(0)).expand_as(self.bank).contiguous()
+        """(2, dataset, D) whitened features of the untrained backbone (as released: projections, which have little but their mean)."""
+        return whiten(embed().to(self.bank), self.config.dim).expand_as(self.bank).contiguous()
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
         reps = {}

@@ -79,7 +79,7 @@ def views(crop: tuple[float, float], small: View | None = None, **changes: Any) 
 
 PLAIN = {"size": 32, "blur": 0.0, "interpolation": "linear"}
 DIGITS = {
-    "backbone.drop_path": 0.0, "method.outputs": 256, "method.hidden": 128, "method.bottleneck": 64, "method.head_norm": "all",
+    "backbone.drop_path": 0.0, "method.outputs": 1024, "method.hidden": 128, "method.bottleneck": 64, "method.head_norm": "all",
     "method.momentum": 0.9, "method.teacher_temperature": 0.05, "method.teacher_warmup_temperature": 0.05, "method.freeze_epochs": 0.5,
     "optim.lr": 6e-3, "optim.weight_decay": 1e-4, "optim.weight_decay_end": -1.0, "optim.warmup_epochs": 0.5, "train.batch_size": 64,
     "train.steps": 600, "eval.every_epochs": 2,

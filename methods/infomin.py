@@ -7,7 +7,7 @@ B batch rows, N rows of the global batch, P pieces, F backbone features, D proje
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -85,9 +85,9 @@ class InfoMin(Method):
 
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
-        norm = {"norm": config.head_norm, "last_norm": config.head_norm}
-        self.head = mlp(self.out_dim, config.hidden, config.dim, **norm)
-        self.piece_head = mlp(self.out_dim, config.hidden, config.dim, **norm)  # of one piece
+        norm, widths = config.head_norm, (self.out_dim, config.hidden, config.dim)
+        self.head = mlp(*widths, norm=norm, last_norm=norm)
+        self.piece_head = mlp(*widths, norm=norm, last_norm=norm)  # of one piece
         self.join = mlp(9 * config.dim, config.dim, last_norm=config.head_norm)  # of nine, in shuffled order
         self.key_backbone = copy.deepcopy(self.backbone).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
@@ -95,7 +95,7 @@ class InfoMin(Method):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         if not batch <= config.queue_size <= samples - batch:
             raise ValueError(
                 f"queue_size: got {config.queue_size}, must be from {batch} (the global batch, which it takes in each step) to "

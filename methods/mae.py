@@ -6,7 +6,7 @@ An encoder sees a quarter of an image's patches; a light decoder paints the othe
 B batch rows, L patches, L' visible patches, D features of a token, E features of the decoder, P values of a patch
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -101,7 +101,7 @@ class MAE(Method):
         self.paint = nn.Linear(width, 3 * self.patch**2)
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         if config.decoder_dim % 4 or config.decoder_dim % config.decoder_heads:
             raise ValueError(
                 f"decoder_dim: got {config.decoder_dim}, must be a multiple of 4 and of decoder_heads ({config.decoder_heads})"

@@ -7,7 +7,7 @@ B batch rows, N rows of the global batch, F backbone features, D projected featu
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -124,7 +124,7 @@ class MoCo(Method):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         if config.queue_size < batch:
             raise ValueError(
                 f"queue_size: got {config.queue_size}, must be at least the global batch of {batch}, whose keys it takes in each step"

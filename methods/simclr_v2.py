@@ -102,7 +102,7 @@ class SimCLRv2(Method):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         if config.memory_size and not batch <= config.memory_size <= samples - batch:
             raise ValueError(
                 f"memory_size: got {config.memory_size}, must be 0 or from {batch} (the global batch, which it takes in each step) "

@@ -7,7 +7,7 @@ B batch rows, N rows of the global batch, V crops, F backbone features, D projec
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -114,7 +114,7 @@ class SwAV(Method):
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int) -> None:
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         if config.prototypes > batch + config.queue_size:
             raise ValueError(
                 f"prototypes: got {config.prototypes}, must be at most {batch + config.queue_size} = batch + queue_size: "

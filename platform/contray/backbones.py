@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from methods._base import View
 from methods._ranks import convert_norms
 
 from .config import BackboneConfig, RunConfig
@@ -25,7 +26,7 @@ def factory(config: RunConfig) -> Callable[..., nn.Module]:
     def build(channels: int = 3) -> nn.Module:
         with seeded(config.seed, "backbone"):
             if config.backbone.name in SHAPES:
-                side = max(view.grid[1] if view.kind == "patches" else view.size for view in config.views.values())
+                side = max(image_side(view) for view in config.views.values())
                 net: nn.Module = VisionTransformer(config.backbone, side)
             else:
                 plain = AlexNet() if config.backbone.name == "alexnet" else _resnet(config.backbone)
@@ -38,6 +39,11 @@ def factory(config: RunConfig) -> Callable[..., nn.Module]:
             return net
 
     return build
+
+
+def image_side(view: View) -> int:
+    """Side in px of what the backbone is given of this view; 0 where that is no image."""
+    return {"image": view.size, "patches": view.grid[1]}.get(view.kind, 0)
 
 
 def _resnet(config: BackboneConfig) -> nn.Module:

@@ -8,8 +8,9 @@ import torch
 
 from methods._base import Batch, Clock, View
 
-from . import data, model, optim
+from . import backbones, data, model, optim
 from .config import RunConfig
+from .data.views import VOCABULARY
 
 
 def describe(config: RunConfig) -> None:
@@ -23,7 +24,7 @@ def describe(config: RunConfig) -> None:
     per_epoch = samples // batch
     total = config.train.steps or config.train.epochs * per_epoch
     method = model.build(config, samples)
-    rows = min(batch, 32 if max(view.size for view in config.views.values()) <= 64 else 8)
+    rows = min(batch, 32 if max(map(backbones.image_side, config.views.values())) <= 64 else 8)
     seconds, activations = trial_step(config, rows, samples)
     weights = sum(p.nbytes for p in method.parameters())
     trained = sum(p.nbytes for p in method.parameters() if p.requires_grad)
@@ -67,7 +68,7 @@ def trial_step(config: RunConfig, rows: int, samples: int) -> tuple[float, int]:
     method = model.build(config, samples).to(device).train()
     names = [(key, view) for name, view in config.views.items() for key in view.names(name)]
     dtype = model.DTYPES[config.train.precision]
-    views = {key: torch.rand(rows, *_shape(view), device=device, dtype=dtype) for key, view in names}
+    views = {key: _noise(view, rows, device, dtype) for key, view in names}
     if config.train.channels_last:
         views = {key: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for key, x in views.items()}
     slot = torch.arange(rows, device=device)
@@ -95,10 +96,15 @@ def trial_step(config: RunConfig, rows: int, samples: int) -> tuple[float, int]:
     return best / rows, sum(size for place, size in kept.items() if place not in own) // rows
 
 
-def _shape(view: View) -> tuple[int, ...]:
-    """Of one row's input."""
-    rows, side, _ = view.grid
-    return (rows * rows, 3, side, side) if view.kind == "patches" else (3, view.size, view.size)
+def _noise(view: View, rows: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Random inputs of the shape that a view has."""
+    if view.kind == "tokens":
+        return torch.randint(1, VOCABULARY, (rows, view.size), device=device)
+    count, side, _ = view.grid
+    shape = {"array": (view.channels, view.size), "patches": (count * count, 3, side, side)}.get(
+        view.kind, (3, view.size, view.size)
+    )
+    return torch.rand(rows, *shape, device=device, dtype=dtype)
 
 
 def _bytes(count: float) -> str:

@@ -29,16 +29,23 @@ class Encoder:
     config: RunConfig
     method: Method
 
-    def transform(self, image: np.ndarray) -> dict[str, Tensor]:
-        """One uint8 (H, W, 3) image -> its evaluation inputs, each (1, C, H, W): resized, centre-cropped, normalised."""
-        views = Pipeline(type(self.method).eval_views(self.config.views), strength=0.0)
-        drawn = views(lambda column, rng: image, (0, 0, 0))
+    def transform(self, image: np.ndarray | Mapping[str, Any]) -> dict[str, Tensor]:
+        """One uint8 (H, W, 3) image -> its evaluation inputs, each (1, C, H, W): resized, centre-cropped, normalised.
+
+        Methods that encode several columns of a sample (CMC of depth and colour) take a dict of them.
+        """
+        sample = image if isinstance(image, Mapping) else {"image": image}
+        views = type(self.method).eval_views(self.config.views)
+        lacking = sorted({view.source for view in views.values()} - sample.keys())
+        if lacking:
+            raise UserError(f"{self.config.method.name} encodes more than an image: give a dict with {', '.join(lacking)} too")
+        drawn = Pipeline(views, strength=0.0)(lambda column, rng: sample[column], (0, 0, 0))
         normalise = model.normaliser(self.config, next(self.method.parameters()).device)
         return {name: normalise(torch.from_numpy(np.ascontiguousarray(pixels))[None]) for name, pixels in drawn.items()}
 
     @torch.no_grad()
-    def __call__(self, images: list[np.ndarray] | np.ndarray) -> Tensor:
-        """uint8 images (H, W, 3) of any sizes -> (n, D) features on the CPU."""
+    def __call__(self, images: list[np.ndarray] | list[Mapping[str, Any]] | np.ndarray) -> Tensor:
+        """uint8 images (H, W, 3) of any sizes, or dicts of columns -> (n, D) features on the CPU."""
         inputs = [self.transform(image) for image in images]
         return self.method.encode({name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}).float().cpu()
 

@@ -35,7 +35,7 @@ def check(config: RunConfig, samples: int) -> None:
             f"got {batch}, but {config.data.source} has {samples} training samples and every global batch is full",
         )
     try:
-        load_method(config.method.name).method.check(config.method, samples=samples, batch=batch)
+        load_method(config.method.name).method.check(config.method, samples=samples, batch=batch, views=config.views)
     except ValueError as error:
         key, _, problem = str(error).partition(": ")
         raise ConfigError(f"method.{key}", problem) from None
@@ -49,7 +49,10 @@ def device_of(config: RunConfig) -> torch.device:
 
 
 def normaliser(config: RunConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """uint8 (B, H, W, C) on any device -> normalised (B, C, H, W) on `device`: the bytes go over, the rest happens there."""
+    """uint8 (B, H, W, C) on any device -> normalised (B, C, H, W) on `device`: the bytes go over, the rest happens there.
+
+    Arrays (floats) take the precision of the weights; tokens (integers) stay as they are.
+    """
     dtype = DTYPES[config.train.precision]
     mean = torch.tensor(config.augment.mean, dtype=dtype, device=device).mul(255).reshape(1, -1, 1, 1)
     scale = torch.tensor(config.augment.std, dtype=dtype, device=device).mul(255).reciprocal().reshape(1, -1, 1, 1)
@@ -57,6 +60,8 @@ def normaliser(config: RunConfig, device: torch.device) -> Callable[[Tensor], Te
 
     def normalise(pixels: Tensor) -> Tensor:
         moved = pixels.to(device, non_blocking=True)
+        if moved.dtype != torch.uint8:
+            return moved.to(dtype) if moved.is_floating_point() else moved
         batch = moved.flatten(0, -4) if moved.ndim > 4 else moved  # patches: (B, P, H, W, C)
         images = batch.permute(0, 3, 1, 2).to(dtype).sub_(mean).mul_(scale).contiguous(memory_format=layout)
         return images.unflatten(0, moved.shape[:-3]) if moved.ndim > 4 else images

@@ -137,7 +137,7 @@ def test_fewer_images_than_a_batch_are_refused():
 
 
 def test_views_of_another_column_are_refused():
-    with pytest.raises(ConfigError, match=r"^views.depth.source: this data set has the column image only, got 'depth'"):
+    with pytest.raises(ConfigError, match=r"^views.depth.source: this data set has no column 'depth'; it has image \(image\)"):
         GlobalBatches(array_split(), {"depth": View(source="depth")}, strength=1.0, batch_size=4, seed=0)
 
 

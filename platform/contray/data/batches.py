@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,9 @@ class GlobalBatches:
             raise ConfigError(
                 "train.batch_size", f"got {batch_size}, but there are {len(split)} training images and every batch is full"
             )
-        _check_columns(views)
+        _check_columns(split, views)
         self.split, self.batch_size, self.seed, self.max_broken = split, batch_size, seed, max_broken
-        self.pipeline = Pipeline(views, strength)
+        self.views, self.pipeline = views, Pipeline(views, strength)
         self.broken = dict(broken or {})
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
@@ -85,6 +85,12 @@ class GlobalBatches:
             "slot": torch.arange(slots.start, slots.stop, dtype=torch.int64),
             "broken": dict(list(self.broken.items())[known:]),
         }
+
+    def touch(self) -> None:
+        """Reads one value of each further column that the views want, so that forked processes share what reading loads."""
+        for column in {view.source for view in self.views.values()} - {"image"}:
+            with suppress(BrokenImage):
+                self.split.value(0, column, np.random.default_rng(0) if self.split.generated else None)
 
     def note(self, broken: Mapping[int, str]) -> None:
         """Remember broken images; raises DataError when they are too many."""
@@ -125,7 +131,7 @@ class EvalImages:
     """
 
     def __init__(self, split: Split, eval_views: Mapping[str, View], ids: np.ndarray | Sequence[int], batch_size: int) -> None:
-        _check_columns(eval_views)
+        _check_columns(split, eval_views)
         self.split, self.batch_size, self.ids = split, batch_size, np.asarray(ids, np.int64)
         self.pipeline = Pipeline(eval_views, 0.0)
 
@@ -142,11 +148,9 @@ class EvalImages:
         gone: list[int] = []
         for i in map(int, ids):
             try:
-                image = self.split.image(i, None)
+                rows.append(self.pipeline(_fetch(self.split, i, fixed=True), (0, 0, i)))
             except BrokenImage:
                 gone.append(i)
-                continue
-            rows.append(self.pipeline(lambda column, rng, image=image: image, (0, 0, i)))
         if gone:
             self.ids = self.ids[~np.isin(self.ids, gone)]
         if not rows:
@@ -161,6 +165,7 @@ def loader(batches: GlobalBatches, steps: range, slots: range, *, workers: int, 
     Raises what a process met as it is: DataError, OSError.
     """
     batches.split.prepare()
+    batches.touch()
     batches.check({**batches.split.broken, **batches.broken})
     return _loader(batches, steps, slots, workers, pin)
 
@@ -215,19 +220,35 @@ def _quiet_start() -> Iterator[None]:
         yield
 
 
-def _fetch(split: Split, i: int) -> Fetch:
-    """The picture of a sample for the pipeline: drawn anew for each view by generated sources, else read once for all views."""
-    if split.generated:
-        return lambda column, rng: split.image(i, rng)
-    image = split.image(i, None)
-    return lambda column, rng: image
+def _fetch(split: Split, i: int, fixed: bool = False) -> Fetch:
+    """The columns of a sample for the pipeline, each read once for all views; generated sources draw anew for each, unless `fixed`."""
+    if split.generated and not fixed:
+        return lambda column, rng: split.value(i, column, rng)
+    known: dict[str, Any] = {}
+
+    def fetch(column: str, rng: np.random.Generator) -> Any:
+        if column not in known:
+            known[column] = split.value(i, column, None)
+        return known[column]
+
+    return fetch
 
 
 def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
-def _check_columns(views: Mapping[str, View]) -> None:
+_KINDS = {"image": "image", "patches": "image", "array": "array", "tokens": "text"}  # what a view's kind is drawn from
+
+
+def _check_columns(split: Split, views: Mapping[str, View]) -> None:
     for name, view in views.items():
-        if view.source != "image":
-            raise ConfigError(f"views.{name}.source", f"this data set has the column image only, got {view.source!r}")
+        held = split.columns.get(view.source)
+        if held is None:
+            has = ", ".join(f"{column} ({kind})" for column, kind in split.columns.items())
+            raise ConfigError(f"views.{name}.source", f"this data set has no column {view.source!r}; it has {has}")
+        if held != _KINDS[view.kind]:
+            need = _KINDS[view.kind]
+            raise ConfigError(
+                f"views.{name}.kind", f"{view.kind} are drawn from a column of kind {need}, {view.source!r} is of kind {held}"
+            )

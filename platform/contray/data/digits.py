@@ -7,6 +7,7 @@ place, on one of ten kinds of texture. Its three label sets (digit, background, 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from .splits import Split, digest
 FACTORS = ("digit", "background", "position")
 CELLS = [f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right")]
 TEXTURES = ["gradient", "rows", "columns", "diagonals", "checks", "dots", "rings", "waves", "blobs", "grain"]
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _BANK = 8  # textures of each kind, each four times the picture's area: a picture is a window of one
 _DRAWN = 16  # uniform numbers that determine a picture, by factor:
 _COLUMNS = {
@@ -51,12 +53,14 @@ class DigitSplit(Split):
     """len = handwritten digits * data.renderings; sample i shows handwritten digit i // renderings."""
 
     generated = True
+    columns = {"image": "image", "mask": "image", "scanlines": "array", "caption": "text"}
 
     def __init__(self, part: str, members: np.ndarray, config: DataConfig) -> None:
         """`members`: (M,) which of scikit-learn's handwritten digits this split holds."""
         super().__init__()
         handwritten, classes = _handwritten()
         self.part, self.config = part, config
+        self._classes = classes[members]
         self.digits, self.numbers, self.groups = handwritten[members], members, np.repeat(members, config.renderings)
         count = len(self.groups)
         self.own = generator(_FIXED, f"pictures {part}").random((count, _DRAWN))  # what the fixed pictures show
@@ -88,16 +92,36 @@ class DigitSplit(Split):
 
         Where the digit is not shared the fresh picture shows any other of this split.
         """
+        return self._draw(self._numbers(i, rng))[0]
+
+    def value(self, i: int, column: str, rng: np.random.Generator | None) -> Any:
+        """Of one picture (the same for the same `rng`): itself, the digit's mask (S, S), its grey values line by line (1, S * S) in
+        [0, 1], or a caption that names digit, place and background.
+        """
+        u = self._numbers(i, rng)
+        if column == "caption":
+            word = WORDS[self._classes[int(u[0] * len(self.digits))]]
+            cell = CELLS[int(u[11] * 3) * 3 + int(u[12] * 3)]
+            return f"the digit {word} at the {cell} on {TEXTURES[int(u[1] * len(TEXTURES))]}"
+        picture, mask = self._draw(u)
+        if column == "mask":
+            return mask
+        if column == "scanlines":
+            return (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).reshape(1, -1) / 255).astype(np.float32)
+        return picture
+
+    def _numbers(self, i: int, rng: np.random.Generator | None) -> list[float]:
+        """The 16 numbers of `_draw`."""
         drawn = self.own[i]
         if rng is not None:
             fresh = rng.random(_DRAWN)
             for columns in self._kept:
                 fresh[columns] = drawn[columns]
             drawn = fresh
-        return self._draw(drawn.tolist())
+        return drawn.tolist()
 
-    def _draw(self, u: list[float]) -> np.ndarray:
-        """The picture of 16 numbers in [0, 1): digit; kind, texture, window (2), two colours (6); place (2); size; tint (2)."""
+    def _draw(self, u: list[float]) -> tuple[np.ndarray, np.ndarray]:
+        """The picture (S, S, 3) and the digit's mask (S, S) of 16 numbers in [0, 1): digit; kind, texture, window (2), two colours (6); place (2); size; tint (2)."""
         side = self.config.size
         texture = self.textures[int(u[1] * len(TEXTURES))][int(u[2] * _BANK)]
         top, left = int(u[3] * (side + 1)), int(u[4] * (side + 1))
@@ -113,7 +137,9 @@ class DigitSplit(Split):
         under = picture[y : y + size, x : x + size]
         alpha = mask[:, :, None] * np.float32(1 / 255)
         under[:] = (under + (tint - under) * alpha).astype(np.uint8)
-        return picture
+        whole = np.zeros((side, side), np.uint8)
+        whole[y : y + size, x : x + size] = mask
+        return picture, whole
 
 
 _RAMP = np.linspace(0, 1, 256, dtype=np.float32)[:, None]  # (256, 1)

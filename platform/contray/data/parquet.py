@@ -6,7 +6,7 @@ Opening reads metadata and labels only. The encoded images are read at the first
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,39 @@ def _metadata(file: Path) -> pq.FileMetaData:
         raise DataError(f"data.source: {file} is no readable Parquet file: {str(error).splitlines()[0]}") from error
 
 
+def _kind_of(kind: pa.DataType) -> str:
+    """image, array, text, or "" for what no view is drawn from."""
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return _kind_of(kind.field("bytes").type)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return "image"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    for _ in range(2):
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            kind = kind.value_type
+            if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+                return "array"
+    return ""
+
+
+class _Column:
+    """Reads a column by row number; the whole of it is loaded at the first read."""
+
+    def __init__(self, files: Sequence[Path], name: str, kind: str) -> None:
+        self.files, self.name, self.kind = list(files), name, kind
+        self._loaded: pa.ChunkedArray | None = None
+
+    def __call__(self, i: int) -> Any:
+        if self._loaded is None:
+            column = pq.read_table(self.files, columns=[self.name])[self.name]
+            if pa.types.is_struct(column.type):
+                column = pc.call_function("struct_field", [column], pc.StructFieldOptions("bytes"))
+            self._loaded = column
+        value = self._loaded[i].as_py()  # pyright: ignore[reportOptionalSubscript]
+        return np.asarray(value, np.float32) if self.kind == "array" and value is not None else value
+
+
 class _Part:
     """The files of one split: checked on construction, read at the first use."""
 
@@ -90,7 +123,7 @@ class _Part:
             labels = np.array([places[value] for value in self.labels], np.int64)
             classes = self._class_names() or [str(value) for value in values]
         encoded = Encoded(int(self.rows[-1]), self._read, self._describe, self._content, self._close)
-        return EncodedSplit(encoded, self.config.cache_gb, labels, classes)
+        return EncodedSplit(encoded, self.config.cache_gb, labels, classes, self._others())
 
     def values(self) -> list[Any]:
         """The label values in class order: 0, 1, ... where the file names its classes, else those that occur."""
@@ -148,6 +181,15 @@ class _Part:
             self._column = column
         buffer = self._column[i].as_buffer()  # pyright: ignore[reportOptionalSubscript]
         return None if buffer is None else memoryview(buffer)
+
+    def _others(self) -> dict[str, tuple[str, Callable[[int], Any]]]:
+        """Every further column that a view could be drawn from: images, lists of numbers (of lists: channels first), texts."""
+        found = {}
+        for field in self.schema:
+            kind = _kind_of(field.type)
+            if kind and field.name != self.config.image_column:
+                found[field.name] = (kind, _Column(self.files, field.name, kind))
+        return found
 
     def _close(self) -> None:
         self._column = None

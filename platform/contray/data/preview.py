@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,10 +40,18 @@ def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int,
         for row, i in enumerate(batch["index"].tolist()):
             _show(axes[row, 0], split.image(i, None), _label(split, i), below=True)
             for column, (name, view) in enumerate(columns.items(), start=1):
-                _show(axes[row, column], as_seen(batch["views"][name][row].numpy(), view))
+                values = batch["views"][name][row].numpy()
+                if view.kind == "tokens":
+                    axes[row, column].text(0.5, 0.5, textwrap.fill(_text(values), 20), ha="center", va="center", fontsize=7)
+                    axes[row, column].set_axis_off()
+                else:
+                    _show(axes[row, column], as_seen(values, view))
         axes[0, 0].set_title("sample", fontsize=8)
         for column, (name, view) in enumerate(columns.items(), start=1):
-            axes[0, column].set_title(f"{name}\n{view.size} px", fontsize=8)
+            axes[0, column].set_title(
+                f"{name}\n{view.size} {'tokens' if view.kind == 'tokens' else 'values' if view.kind == 'array' else 'px'}",
+                fontsize=8,
+            )
         figure.suptitle(_caption(views, strength, split.generated), fontsize=8, x=0.01, ha="left")
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=110)
@@ -52,7 +61,9 @@ def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int,
 
 
 def as_seen(pixels: np.ndarray, view: View) -> np.ndarray:
-    """(H, W, 3) RGB of a drawn view: colour spaces converted back, patches (P, h, w, 3) laid out in their grid."""
+    """(H, W, 3) RGB of a drawn view: colour spaces converted back, patches (P, h, w, 3) laid out in their grid, arrays as a curve."""
+    if view.kind == "array":
+        return _curve(pixels)
     if view.kind == "patches":
         rows, (_, height, width, _) = view.grid[0], pixels.shape
         gap = max(1, height // 8)
@@ -62,6 +73,22 @@ def as_seen(pixels: np.ndarray, view: View) -> np.ndarray:
             sheet[y : y + height, x : x + width] = _rgb(patch, view.space)
         return sheet
     return _rgb(pixels, view.space)
+
+
+def _curve(values: np.ndarray, height: int = 96, width: int = 192) -> np.ndarray:
+    """(height, width, 3) picture of the channels (C, T) of an array as curves over each other."""
+    sheet = np.full((height, width, 3), 255, np.uint8)
+    low, high = float(values.min()), float(values.max())
+    for channel, colour in zip(values, np.tile([[31, 119, 180], [255, 127, 14], [44, 160, 44]], (len(values), 1)), strict=False):
+        y = np.interp(np.linspace(0, len(channel) - 1, width), np.arange(len(channel)), channel)
+        points = np.stack([np.arange(width), (height - 1) * (1 - (y - low) / max(high - low, 1e-9))], 1).round().astype(np.int32)
+        cv2.polylines(sheet, [points[:, None]], False, colour.tolist())
+    return sheet
+
+
+def _text(values: np.ndarray) -> str:
+    """What tokens say."""
+    return bytes(int(value) - 1 for value in values if 0 < value < 257).decode(errors="replace")
 
 
 def _rgb(pixels: np.ndarray, space: str) -> np.ndarray:
@@ -96,6 +123,8 @@ def _caption(views: Mapping[str, View], strength: float, generated: bool) -> str
 
 def policy_of(view: View, strength: float) -> str:
     """One line of what is drawn at random for a view, in the numbers that its specification gives."""
+    if view.kind in ("array", "tokens"):
+        return f"{'a window' if view.kind == 'array' else 'the first bytes'} of column {view.source}"
     low, high = view.crop
     found = ["centre crop" if (low, high) == (0, 0) else f"crop {low:g}-{high:g} of the area"]
     found += [f"flip {view.flip:g}"] if view.flip else []

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,6 +41,7 @@ class Split:
     labels: np.ndarray | None = None
     groups: np.ndarray | None = None
     generated = False
+    columns: Mapping[str, str] = {"image": "image"}  # column -> image, array or text
 
     def __init__(self, classes: Sequence[str] = ()) -> None:
         self.classes = list(classes)
@@ -51,6 +53,12 @@ class Split:
     def image(self, i: int, rng: np.random.Generator | None) -> np.ndarray:
         """(H, W, 3) uint8 RGB. Raises BrokenImage, or OSError where reading still fails after some tries."""
         raise NotImplementedError
+
+    def value(self, i: int, column: str, rng: np.random.Generator | None) -> Any:
+        """What a column holds: an image as `image` gives it, an array (C, T) float32, or a text."""
+        if column != "image":
+            raise KeyError(column)
+        return self.image(i, rng)
 
     def describe(self, i: int) -> str:
         """The file or row of a sample, for messages."""
@@ -101,9 +109,19 @@ class Encoded:
 class EncodedSplit(Split):
     """Encoded images, decoded at each access or, where the decoded set fits `cache_gb`, once by `prepare`."""
 
-    def __init__(self, encoded: Encoded, cache_gb: float, labels: np.ndarray | None = None, classes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        encoded: Encoded,
+        cache_gb: float,
+        labels: np.ndarray | None = None,
+        classes: Sequence[str] = (),
+        others: Mapping[str, tuple[str, Callable[[int], Any]]] | None = None,
+    ) -> None:
+        """others: columns besides the image: name -> (kind, read), where `read(i)` gives encoded bytes, an array or a text."""
         super().__init__(classes)
         self.encoded, self.cache_gb, self.labels = encoded, cache_gb, labels
+        self.others = others or {}
+        self.columns = {"image": "image"} | {name: kind for name, (kind, _) in self.others.items()}
         self._prepared = False
         self._cache: np.ndarray | list[np.ndarray | None] | None = None
 
@@ -122,6 +140,16 @@ class EncodedSplit(Split):
         if self._cache is not None:
             return self._cache[i]  # type: ignore[return-value]
         return self._decode(i)
+
+    def value(self, i: int, column: str, rng: np.random.Generator | None) -> Any:
+        """Columns besides the image are read, and images among them decoded, at each access."""
+        if column == "image":
+            return self.image(i, rng)
+        kind, read = self.others[column]
+        found = read(i)
+        if found is None:
+            raise BrokenImage(self.describe(i), f"column {column!r} is empty")
+        return self._pixels(i, found) if kind == "image" else found
 
     def prepare(self) -> None:
         if self._prepared:
@@ -165,7 +193,9 @@ class EncodedSplit(Split):
             return None
 
     def _decode(self, i: int) -> np.ndarray:
-        data = self._read(i)
+        return self._pixels(i, self._read(i))
+
+    def _pixels(self, i: int, data: bytes | memoryview | None) -> np.ndarray:
         if not data:
             raise BrokenImage(self.describe(i), "no bytes")
         try:

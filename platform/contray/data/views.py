@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,8 +20,8 @@ from .draws import Draws, stream
 from .policy import Image, Step, steps
 
 Fetch = Callable[
-    [str, np.random.Generator], np.ndarray
-]  # (column, rng) -> uint8 image; rng feeds sources that draw their pictures
+    [str, np.random.Generator], Any
+]  # (column, rng) -> uint8 image, float32 array or text; rng feeds sources that draw their pictures
 Box = tuple[float, float, float, float]  # top, left, height, width as fractions of the image
 
 _INTERPOLATION = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
@@ -42,8 +43,9 @@ class _Stage:
 class Pipeline:
     """Draws the views of a sample: `pipeline(fetch, (seed, epoch, sample))` -> {name: uint8 array} with the names of View.names.
 
-    An image is (size, size, 3), patches are (P, h, w, 3). Views of one geometry group show the same picture, relative crop and
-    flip. `strength` scales the policy as contray.data.policy says. Not thread-safe: it owns its generator.
+    An image is (size, size, 3), patches are (P, h, w, 3) uint8; arrays (channels, size) float32; tokens (size,) int64.
+    Views of one geometry group show the same picture, relative crop and flip. `strength` scales the policy as
+    contray.data.policy says. Not thread-safe: it owns its generator.
     """
 
     def __init__(self, views: Mapping[str, View], strength: float) -> None:
@@ -64,7 +66,14 @@ class Pipeline:
         drawn: dict[str, np.ndarray] = {}
         for stage in self._stages:
             draws.move(*key, stage.place)
-            image = as_rgb(fetch(stage.view.source, draws.generator))
+            value = fetch(stage.view.source, draws.generator)
+            if stage.view.kind == "tokens":
+                drawn[stage.name] = tokens(value, stage.view.size)
+                continue
+            if stage.view.kind == "array":
+                drawn[stage.name] = _window(value, stage.view, draws)
+                continue
+            image = as_rgb(value)
             geometry = groups.get(stage.place)
             if geometry is None:
                 geometry = _geometry(draws, stage.view, *image.shape[:2])
@@ -82,6 +91,32 @@ class Pipeline:
                 shifts = [draws.below(stage.view.grid_shift + 1) for _ in range(2 * stage.view.grid[0] ** 2)]
             drawn[stage.name] = _finish(image, stage.view, shifts)
         return drawn
+
+
+PAD, END, VOCABULARY = 0, 257, 258  # tokens: 1 + byte
+
+
+def tokens(text: str, size: int) -> np.ndarray:
+    """(size,) int64: the text's UTF-8 bytes, as many as fit before the end token, then padding."""
+    found = np.full(size, PAD, np.int64)
+    encoded = np.frombuffer(text.encode()[: size - 1], np.uint8)
+    found[: len(encoded)] = encoded.astype(np.int64) + 1
+    found[len(encoded)] = END
+    return found
+
+
+def _window(value: np.ndarray, view: View, draws: Draws) -> np.ndarray:
+    """(channels, size) of an array (T,) or (channels, T): a random window, the middle one for evaluation; short arrays end in zeros."""
+    array = np.atleast_2d(np.asarray(value, np.float32))
+    if array.shape[0] != view.channels:
+        raise ConfigError(
+            "views", f"column {view.source!r} has {array.shape[0]} channels, its view's `channels` is {view.channels}"
+        )
+    spare = array.shape[1] - view.size
+    if spare <= 0:
+        return np.pad(array, ((0, 0), (0, -spare)))
+    start = spare // 2 if view.crop == (0.0, 0.0) else draws.below(spare + 1)
+    return array[:, start : start + view.size]
 
 
 def as_rgb(image: np.ndarray) -> Image:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from methods._base import Method
 
-from .. import data, model
+from .. import backbones, data, model
 from ..config import RunConfig
 from ..errors import UserError
 from .knn import knn_top1
@@ -53,7 +53,7 @@ class OnlineKNN:
         self.labels = torch.as_tensor(source.train.labels)
         self.classes = len(source.train.classes)
         self.images = images_of(config, source.train, self.ids)
-        size = max(view.size for view in config.views.values())
+        size = max(map(backbones.image_side, config.views.values()))
         if len(self.ids) * size * size * 3 < config.data.cache_gb * 2**30:
             self.images = list(self.images)
 

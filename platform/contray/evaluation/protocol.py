@@ -75,9 +75,11 @@ def encode(
 
 
 def pixels(inputs: Mapping[str, Tensor]) -> Tensor:
-    """The encoder that does nothing: the flattened pixels (B, D) of all views, each averaged down to at most 32 x 32."""
+    """The encoder that does nothing: the flattened pixels (B, D) of all views, each averaged down to at most 32 x 32; arrays as they are."""
     small = [
         F.interpolate(view.flatten(1, -3), size=[min(side, PIXELS_SIDE) for side in view.shape[-2:]], mode="area")
+        if view.ndim > 3
+        else view
         for view in inputs.values()
     ]
     return torch.cat([view.flatten(1) for view in small], dim=1)
