@@ -76,6 +76,21 @@ def sincos_2d(width: int, rows: int, columns: int) -> Tensor:
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1).float()
 
 
+# ---------------------------------------------------------------- patches
+
+
+def pick(x: Tensor, places: Tensor) -> Tensor:
+    """Rows of (B, L, D) at `places` (B, M): (B, M, D)."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """(B, 3, H, W) -> (B, L, P), P in the order row, column, channel."""
+    rows, columns = images.shape[2] // patch, images.shape[3] // patch
+    cells = images[:, :, : rows * patch, : columns * patch].unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
+    return cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
 # ---------------------------------------------------------------- losses
 
 
@@ -111,6 +126,18 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float, size
     target = torch.zeros(len(query), dtype=torch.long, device=query.device)
     loss = F.cross_entropy(logits, target, reduction="sum") / size
     return loss, (logits.detach().argmax(1) == target).to(loss.dtype).sum() / size
+
+
+@precise
+def compare(predicted: Tensor, targets: Tensor, own: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """InfoNCE (van den Oord et al. 2018, eq. 4) of predictions (R, D) among all targets (N*G*G, D), the right ones at `own` (R,).
+
+    Returns this rank's shares, over `total` predictions, of the loss and of the predictions whose target is the nearest. Products are
+    divided by the root of D, as in attention: neither side is normalised.
+    """
+    logits = full(predicted) @ full(targets).T / predicted.shape[1] ** 0.5  # (R, N*G*G)
+    hits = (logits.detach().argmax(1) == own).to(logits.dtype)
+    return F.cross_entropy(logits, own, reduction="sum") / total, hits.sum() / total
 
 
 @precise

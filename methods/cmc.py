@@ -1,7 +1,8 @@
 """CMC: Contrastive Multiview Coding.
 
 Tian, Krishnan & Isola, ECCV 2020, https://arxiv.org/abs/1906.05849 (code: HobbitLong/CMC).
-Lightness and colour of one image are views of one scene: each view's feature is told from other images' features of the other views.
+Lightness and colour of one image, or its depth, normals and segmentation, are views of one scene: each view's feature is told from
+other images' features of the other views.
 
 B batch rows, N rows of the global batch, M views, F backbone features of one view, D projected features, K drawn negatives
 """
@@ -13,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, evaluation_view, setting
 from ._parts import bank_scores, constant_of, mlp, nce, new_bank, normalize, write_bank
 from ._ranks import gather
 
@@ -21,7 +22,7 @@ PAPER = Paper(
     title="Contrastive Multiview Coding",
     year=2019,
     url="https://arxiv.org/abs/1906.05849",
-    contrasts="a view of an image (lightness, colour) against the other views of drawn images",
+    contrasts="a view of a scene (lightness, colour, depth) against the other views of drawn scenes",
     negatives="memory banks",
     crops="1, in channel groups",
 )
@@ -33,7 +34,10 @@ class Config(MethodConfig):
     negatives: int = setting(16384, "images drawn from the bank per image", unit="images", ge=1)
     bank_momentum: float = setting(0.5, "how much of its past feature a bank row keeps", ge=0, lt=1)
     groups: tuple[int, ...] = setting(
-        (1, 2), "channels of each view, in the order of the colour space (Lab: L and ab)", unit="channels", ge=1
+        (1, 2),
+        "channels of each view, over the images of a sample one after the other (Lab: L and ab; three for any other image)",
+        unit="channels",
+        ge=1,
     )
     graph: Literal["core", "full"] = setting("core", "pairs of views: the first with each other one, or all (§3.3, eq. 7 and 8)")
     dim: int = setting(128, "width of the projected space", unit="features", ge=1)
@@ -41,6 +45,12 @@ class Config(MethodConfig):
 
 
 VIEWS = {"view": View(crop=(0.08, 1.0), space="lab")}
+SCENE = View(crop=(0.2, 1.0), geometry="scene")  # images of one sample share the crop
+RGBD_VIEWS = {
+    "view": replace(SCENE, space="lab"),
+    "depth": replace(SCENE, source="depth"),
+    "normals": replace(SCENE, source="normals"),
+}
 
 RECIPE = {
     "backbone.name": "resnet50",
@@ -55,22 +65,37 @@ RECIPE = {
     "train.batch_size": 128,
     "train.epochs": 240,
 }
+DIGITS = {
+    "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.negatives": 1024,
+    "method.temperature": 0.1, "method.dim": 64, "method.head_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.schedule": "cosine",
+    "optim.warmup_epochs": 0.5, "train.steps": 600, "eval.every_epochs": 2,
+}  # fmt: skip
+DIGITS_VIEW = View(size=32, crop=(0.6, 1.0), flip=0.0, space="lab")  # a mirrored 2 is no digit
+SHARED = replace(DIGITS_VIEW, geometry="scene")
+EDGES = replace(SHARED, space="rgb", sobel=True)
 PRESETS = {
     "paper": Preset("Lab on two half-width ResNet-50: 66.2 % linear on ImageNet"),
     "lab": Preset("the same as paper"),
+    "rgbd": Preset(
+        "L, ab, depth and surface normals (§4.3, NYU-RGBD): a Parquet file with the image columns image, depth and normals",
+        {"method.groups": (1, 2, 3, 3), "method.graph": "full", "method.negatives": 1024, "train.epochs": 400}, RGBD_VIEWS,
+    ),
+    "rgbd_segments": Preset(
+        "rgbd and a segmentation, in the column segments",
+        {"method.groups": (1, 2, 3, 3, 3), "method.graph": "full", "method.negatives": 1024, "train.epochs": 400},
+        RGBD_VIEWS | {"segments": replace(SCENE, source="segments")},
+    ),
     "cifar": Preset(
         "Lab on two half-width ResNet-18 with a 3x3 stem",
         {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.negatives": 4096, "method.temperature": 0.1},
         {"view": replace(VIEWS["view"], size=32, crop=(0.2, 1.0))},
     ),
-    "digits": Preset(
-        "Lab on the built-in digits: two residual nets of width 16, batch 128, 600 steps",
-        {
-            "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.negatives": 1024,
-            "method.temperature": 0.1, "method.dim": 64, "method.head_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.schedule": "cosine",
-            "optim.warmup_epochs": 0.5, "train.steps": 600, "eval.every_epochs": 2,
-        },
-        {"view": replace(VIEWS["view"], size=32, crop=(0.6, 1.0), flip=0.0)},
+    "digits": Preset("Lab on the built-in digits: two residual nets of width 16, batch 128, 600 steps", DIGITS, {"view": DIGITS_VIEW}),
+    "digits_edges": Preset("three views of the digits: L, ab and edges", DIGITS | {"method.groups": (1, 2, 3)}, {"view": SHARED, "edges": EDGES}),
+    "digits_scene": Preset(
+        "four views of the digits, each pair contrasted: L, ab, edges and the digit's mask",
+        DIGITS | {"method.groups": (1, 2, 3, 3), "method.graph": "full"},
+        {"view": SHARED, "edges": EDGES, "mask": replace(EDGES, source="mask", sobel=False)},
     ),
 }  # fmt: skip
 
@@ -90,17 +115,19 @@ class CMC(Method):
 
     @classmethod
     def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
-        if len(config.groups) < 2 or sum(config.groups) != 3:
+        channels = 3 * len(views)
+        if len(config.groups) < 2 or sum(config.groups) != channels:
             raise ValueError(
-                f"groups: got {' '.join(map(str, config.groups))}, must be two or more views of three channels in all"
+                f"groups: got {' '.join(map(str, config.groups))}, must be two or more views of {channels} channels in all: "
+                f"three for each of {', '.join(views)}"
             )
 
     def negatives(self, batch: int) -> int:
         return self.config.negatives
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> M of (B, F)"""
-        parts = x.split(self.config.groups, dim=-3)
+    def features(self, images: Mapping[str, Tensor]) -> list[Tensor]:
+        """Images (B, 3, H, W) of one scene -> M of (B, F)"""
+        parts = torch.cat(list(images.values()), -3).split(self.config.groups, dim=-3)
         return [encoder(part) for encoder, part in zip((self.backbone, *self.others), parts, strict=True)]
 
     def pairs(self) -> Iterator[tuple[int, int]]:
@@ -109,7 +136,7 @@ class CMC(Method):
         return ((i, j) for i in views for j in views if i != j and (self.config.graph == "full" or 0 in (i, j)))
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
-        return {f"h{i}": h for i, h in enumerate(self.features(batch.views["view"]))}  # (B, F) each
+        return {f"h{i}": h for i, h in enumerate(self.features(batch.views))}  # (B, F) each
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         v = [normalize(head(h)) for head, h in zip(self.heads, list(reps.values()), strict=True)]  # M of (B, D)
@@ -133,10 +160,15 @@ class CMC(Method):
         for bank, rows in zip(self.bank, reps["rows"].unbind(1), strict=True):
             write_bank(bank, reps["index"], rows, self.config.bank_momentum)
 
+    @classmethod
+    def eval_views(cls, views: Mapping[str, View]) -> dict[str, View]:
+        """Every image of the scene, under its view's name; a single one is called `image`."""
+        return {name if len(views) > 1 else "image": evaluation_view(view) for name, view in views.items()}
+
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat(self.features(inputs["image"]), 1)  # (B, M*F)
+        return torch.cat(self.features(inputs), 1)  # (B, M*F)
 
     def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`backbone` is the first view's encoder."""
-        first, *others = self.features(inputs["image"])  # (B, F) each
+        first, *others = self.features(inputs)  # (B, F) each
         return {"backbone": first, **{f"view{i}": h for i, h in enumerate(others, 1)}}

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import precise
-from ._ranks import full, gather
+from ._parts import compare
+from ._ranks import gather
 
 PAPER = Paper(
     title="Representation Learning with Contrastive Predictive Coding (v1); Data-Efficient Image Recognition with Contrastive Predictive Coding (v2)",
@@ -92,18 +92,6 @@ class Block(nn.Module):
         """(B, F, G, G) -> (B, F, G, G)"""
         y = self.across(self.narrow(x).relu())
         return x + self.widen(self.above(F.pad(y, (0, 0, 1, 0))).relu())
-
-
-@precise
-def compare(predicted: Tensor, targets: Tensor, own: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """InfoNCE (v1, eq. 4) of predictions (R, D) among all targets (N*G*G, D), the right ones at `own` (R,).
-
-    Returns this rank's shares, over `total` predictions, of the loss and of the predictions whose target is the nearest. Products are
-    divided by the root of D, as in attention: neither side is normalised.
-    """
-    logits = full(predicted) @ full(targets).T / predicted.shape[1] ** 0.5  # (R, N*G*G)
-    hits = (logits.detach().argmax(1) == own).to(logits.dtype)
-    return F.cross_entropy(logits, own, reduction="sum") / total, hits.sum() / total
 
 
 class CPC(Method):

@@ -65,7 +65,7 @@ def small(**changes: Any) -> View:
 
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.prototypes": 60, "method.hidden": 128,
-    "method.dim": 64, "method.output_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.weight_decay": 1e-4,
+    "method.dim": 64, "method.temperature": 0.2, "method.output_norm": "bn", "optim.name": "adamw", "optim.lr": 3e-3, "optim.weight_decay": 1e-4,
     "optim.warmup_epochs": 0.5, "optim.warmup_start": 0.0, "train.batch_size": 64, "train.norm_groups": 1, "train.steps": 600,
     "eval.every_epochs": 2,
 }  # fmt: skip

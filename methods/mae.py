@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import precise, sincos_2d
+from ._parts import patchify, pick, precise, sincos_2d
 from ._ranks import full
 
 PAPER = Paper(
@@ -128,18 +128,6 @@ class MAE(Method):
         y = torch.cat([y[:, :1], pick(torch.cat([y[:, 1:], filler], 1), rank)], 1) + self.positions  # (B, 1+L, E)
         masked = (rank >= order.shape[1] - hidden).to(tokens.dtype)
         return self.paint(self.decoder(y))[:, 1:], masked
-
-
-def pick(x: Tensor, places: Tensor) -> Tensor:
-    """Rows of (B, L, D) at `places` (B, M): (B, M, D)."""
-    return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
-
-
-def patchify(images: Tensor, patch: int) -> Tensor:
-    """(B, 3, H, W) -> (B, L, P), P in the order row, column, channel."""
-    rows, columns = images.shape[2] // patch, images.shape[3] // patch
-    cells = images[:, :, : rows * patch, : columns * patch].unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
-    return cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 @precise

@@ -66,7 +66,7 @@ def both(view: View) -> dict[str, View]:
 CIFAR_VIEW = replace(VIEW, size=32, jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0, interpolation="linear")
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.temperature": 0.2,
-    "method.projector_hidden": 128, "method.projector_dim": 64, "optim.name": "adamw", "optim.lr": 6e-3, "optim.lr_scaling": "linear",
+    "method.projector_hidden": 128, "method.projector_dim": 64, "method.momentum": 0.5, "optim.name": "adamw", "optim.lr": 6e-3, "optim.lr_scaling": "linear",
     "optim.warmup_epochs": 0.5, "train.batch_size": 128, "train.steps": 300, "eval.every_epochs": 2,
 }  # fmt: skip
 DIGITS_VIEWS = both(replace(CIFAR_VIEW, crop=(0.6, 1.0), flip=0.0))  # a mirrored 2 is no digit
@@ -83,7 +83,7 @@ PRESETS = {
     ),
     "digits": Preset("the built-in digits on a residual net of width 16, batch 128, 300 steps", DIGITS, DIGITS_VIEWS),
     "digits_memory": Preset("the digits with a selective-kernel net and 256 older keys", DIGITS | {"backbone.selective_kernels": 0.0625,
-                            "method.memory_size": 256, "method.momentum": 0.5}, DIGITS_VIEWS),
+                            "method.memory_size": 256}, DIGITS_VIEWS),
 }  # fmt: skip
 
 

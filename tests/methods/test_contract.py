@@ -6,8 +6,10 @@ A step here is the engine's: represent and loss, summed gradients, after_backwar
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,9 +17,9 @@ from torch.testing import assert_close
 
 from contray import model, optim
 from contray.config import RunConfig
-from contray.data.views import Pipeline
+from contray.data.views import Fetch, Pipeline
 from contray.registry import load_method, method_names
-from methods._base import Batch, Clock, Method
+from methods._base import Batch, Clock, Method, View
 from methods._ranks import shares
 from tests.ranks import run_ranks
 
@@ -47,12 +49,25 @@ def batch_of(config: RunConfig, step: int, rank: int = 0, world: int = 1) -> Bat
     own = shares(SIZE, world)[rank]
     pipeline, rows = Pipeline(config.views, strength=0.0), []
     for slot in own:
-        noise = torch.randint(0, 256, (36, 36, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(100 * step + slot))
-        rows.append(pipeline(lambda column, rng, noise=noise: noise.numpy(), (0, step, slot)))
+        rows.append(pipeline(columns_of(config.views, 100 * step + slot), (0, step, slot)))
     normalise = model.normaliser(config, torch.device("cpu"))
     views = {key: normalise(torch.stack([torch.from_numpy(row[key]) for row in rows])) for key in rows[0]}
     slot = torch.arange(own.start, own.stop)
     return Batch(views, (slot * 7 + step * SIZE) % SAMPLES, slot, SIZE, seed=1, step=step, groups=GROUPS)
+
+
+def columns_of(views: Mapping[str, View], seed: int) -> Fetch:
+    """Noise for every column that the views want: pictures, arrays, texts."""
+    rng = np.random.default_rng(seed)
+    made: dict[str, Any] = {}
+    for view in views.values():
+        if view.kind == "tokens":
+            made[view.source] = "".join(map(chr, rng.integers(32, 127, rng.integers(5, 60))))
+        elif view.kind == "array":
+            made[view.source] = rng.random((view.channels, view.size + 40), np.float32)
+        else:
+            made[view.source] = rng.integers(0, 256, (36, 36, 3), np.uint8)
+    return lambda column, rng: made[column]
 
 
 def clock_of(step: int) -> Clock:
@@ -222,10 +237,7 @@ def test_encode_gives_one_row_each_and_changes_nothing(case: str) -> None:
     config = config_of(case, "fp32")
     method = model.build(config, SAMPLES).eval()
     views = load_method(config.method.name).method.eval_views(config.views)
-    drawn = [
-        Pipeline(views, 0.0)(lambda column, rng, i=i: torch.full((40, 40, 3), 40 * i + 9, dtype=torch.uint8).numpy(), (0, 0, i))
-        for i in range(5)
-    ]
+    drawn = [Pipeline(views, 0.0)(columns_of(views, i), (0, 0, i)) for i in range(5)]
     normalise = model.normaliser(config, torch.device("cpu"))
     inputs = {key: normalise(torch.stack([torch.from_numpy(row[key]) for row in drawn])) for key in drawn[0]}
     before = {name: value.clone() for name, value in method.state_dict().items()}

@@ -1,0 +1,220 @@
+"""CAE: Context Autoencoder for Self-Supervised Representation Learning.
+
+Chen et al., IJCV 2023, https://arxiv.org/abs/2202.03026 (code: Atten4Vis/CAE).
+The encoder sees visible patches only; a regressor predicts what it would have made of the masked ones, and from that prediction alone
+a decoder names their tokens. So the encoder represents, and the pretext task is left to the others.
+
+B batch rows, L patches, L' visible and M masked ones, D features of a token, P values of a patch, K tokens of the vocabulary
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import kmeans, nearest_centroid, patchify, pick, precise
+from ._ranks import from_first, full, gather
+
+PAPER = Paper(
+    title="Context Autoencoder for Self-Supervised Representation Learning",
+    year=2022,
+    url="https://arxiv.org/abs/2202.03026",
+    contrasts="nothing: masked patches' features and tokens are predicted from visible ones",
+    crops="1",
+)
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    mask_ratio: float = setting(0.5, "share of patches that are masked, in blocks (98 of 196)", unit="fraction", gt=0, lt=1)
+    vocabulary: int = setting(
+        8192, "K, tokens of the frozen tokenizer: clusters of the first batch's patches", unit="tokens", ge=2
+    )
+    regressor_blocks: int = setting(4, "cross-attention blocks of the latent regressor (§3.1)", unit="blocks", ge=1)
+    decoder_blocks: int = setting(4, "self-attention blocks of the decoder (§3.1)", unit="blocks", ge=1)
+    heads: int = setting(12, "attention heads of regressor and decoder; the backbone's width is a multiple", ge=1)
+    alignment: float = setting(2.0, "weight of the alignment with the encoder's features of masked patches (eq. 3)", ge=0)
+
+
+VIEWS = {"view": View(crop=(0.08, 1.0), interpolation="cubic")}
+
+RECIPE = {
+    "backbone.name": "vit_base",
+    "backbone.positions": "sincos",
+    "backbone.drop_path": 0.1,
+    "backbone.layer_scale": 0.1,
+    "optim.name": "adamw",
+    "optim.lr": 1.5e-3,
+    "optim.lr_scaling": "none",
+    "optim.lr_end": 0.0067,
+    "optim.betas": (0.9, 0.98),
+    "optim.weight_decay": 0.05,
+    "optim.decay_norms": False,
+    "optim.warmup_epochs": 20,
+    "optim.schedule": "cosine",
+    "optim.clip": 3.0,
+    "train.batch_size": 2048,
+    "train.epochs": 800,
+    "train.channels_last": False,
+}
+MINI = {
+    "backbone.name": "vit_mini", "backbone.patch": 4, "backbone.drop_path": 0.0, "method.vocabulary": 256, "method.regressor_blocks": 2,
+    "method.decoder_blocks": 1, "method.heads": 4,
+}  # fmt: skip
+
+PRESETS = {
+    "paper": Preset("ViT-B/16, batch 2048, 800 epochs (68.9 % linear, 83.6 % fine-tuned on ImageNet, with DALL-E's tokens)"),
+    "small": Preset("ViT-S/16, 300 epochs", {"backbone.name": "vit_small", "train.epochs": 300}),
+    "cifar": Preset("a ViT of 6 M parameters for 32 px, patches of 4 px",
+                    MINI | {"backbone.width": 192, "train.batch_size": 512, "train.epochs": 300}, {"view": View(size=32, crop=(0.2, 1.0))}),
+    "digits": Preset("the built-in digits on a small ViT, patches of 4 px, batch 64, 500 steps; judge it by the linear probe",
+                     MINI | {"backbone.width": 64, "optim.lr": 2e-3, "optim.warmup_epochs": 1, "train.batch_size": 64, "train.steps": 500,
+                             "eval.every_epochs": 4}, {"view": View(size=32, crop=(0.6, 1.0), flip=0.0)}),
+}  # fmt: skip
+
+
+class PatchTokenizer(nn.Module):
+    """Images to tokens with no download: the nearest of K clusters of a batch's patches.
+
+    Any module takes its place that has these two functions and `codes`, a buffer whose first axis is the vocabulary.
+    """
+
+    codes: Tensor
+
+    def __init__(self, vocabulary: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.register_buffer("codes", torch.zeros(vocabulary, 3 * patch**2))  # (K, P); zero until the first step
+
+    def forward(self, images: Tensor, codes: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, L) token ids."""
+        patches = patchify(images, self.patch).to(codes.dtype)  # (B, L, P)
+        return nearest_centroid(patches.flatten(0, 1), codes).unflatten(0, patches.shape[:2])
+
+    def fit(self, images: Tensor, size: int) -> Tensor:
+        """The codes (K, P) from the global batch's patches, as many of each image as make 64 for each code."""
+        patches = patchify(images, self.patch)  # (B, L, P)
+        each = min(patches.shape[1], -(-64 * len(self.codes) // size))
+        spread = torch.linspace(0, patches.shape[1] - 1, each, device=images.device).long()
+        rows = gather(patches[:, spread], size).flatten(0, 1).to(self.codes.dtype)
+        return from_first(lambda: [kmeans(rows, len(self.codes), 20, seed=0)[0]], [self.codes])[0]
+
+
+class CrossAttention(nn.Module):
+    """A regressor's block: masked tokens ask the visible ones and each other (§3.1). Positions join queries and keys of every block."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm, self.seen_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, seen: Tensor, place: Tensor, seen_place: Tensor) -> Tensor:
+        """Masked tokens x (B, M, D) and visible ones (B, L', D), each with its positions -> (B, M, D)"""
+        both = self.seen_norm(torch.cat([seen, x], 1))  # (B, L'+M, D)
+        keys = both + torch.cat([seen_place, place], 1)
+        x = x + self.attention(self.norm(x) + place, keys, both, need_weights=False)[0]
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class CAE(Method):
+    couples: ClassVar[bool] = False
+
+    def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
+        super().__init__(config, backbone, samples)
+        net: Any = self.backbone  # a ViT: its patches and tokens are in reach
+        width = self.out_dim
+        self.tokenizer = PatchTokenizer(config.vocabulary, net.patch_size)
+        self.mask_token = nn.Parameter(torch.randn(width) * 0.02)  # (D,)
+        self.regressor = nn.ModuleList(CrossAttention(width, config.heads) for _ in range(config.regressor_blocks))
+        self.regressor_norm = nn.LayerNorm(width)
+        layer = lambda: nn.TransformerEncoderLayer(  # noqa: E731
+            width, config.heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_blocks)], nn.LayerNorm(width))
+        self.name = nn.Linear(width, config.vocabulary)
+
+    def represent(self, batch: Batch, clock: Clock) -> Reps:
+        net: Any = self.backbone
+        patches = net.patches(batch.views["view"])  # (B, L, D)
+        side = round(patches.shape[1] ** 0.5)
+        count = min(max(1, round(patches.shape[1] * self.config.mask_ratio)), patches.shape[1] - 1)
+        order = block_order(batch.rand("blocks", (16, 4)), side)  # (B, L), masked ones first
+        masked, visible = order[:, :count], order[:, count:]
+        seen = net.tokens(pick(patches, visible))[:, 1:]  # (B, L', D)
+        with torch.no_grad():
+            goal = net.tokens(pick(patches, masked))[:, 1:]  # (B, M, D): the encoder's own features of what it must predict
+        return {"seen": seen, "goal": goal, "masked": masked, "visible": visible}
+
+    def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        images, codes = batch.views["view"], self.tokenizer.codes
+        if clock.samples == 0 or not codes.any():
+            codes = reps["codes"] = self.tokenizer.fit(images, batch.size)
+        own = self.tokenizer(images, codes).gather(1, reps["masked"])  # (B, M)
+        predicted = self.regress(reps["seen"], reps["masked"], reps["visible"])  # (B, M, D)
+        logits = self.name(self.decoder(predicted + self.places(reps["masked"])))  # (B, M, K)
+        named, accuracy = cross_entropy(logits, own, batch.size)
+        aligned = squared_error(predicted, reps["goal"], batch.size)
+        return {"loss": named + self.config.alignment * aligned, "token_top1": accuracy, "alignment": aligned.detach()}
+
+    def regress(self, seen: Tensor, masked: Tensor, visible: Tensor) -> Tensor:
+        """Features of visible patches (B, L', D) -> predicted features (B, M, D) of the masked ones."""
+        place, seen_place = self.places(masked), self.places(visible)
+        x = self.mask_token.to(seen.dtype).expand(*masked.shape, -1)  # (B, M, D)
+        for block in self.regressor:
+            x = block(x, seen, place, seen_place)
+        return self.regressor_norm(x)
+
+    def places(self, which: Tensor) -> Tensor:
+        """Position embeddings (B, M, D) of patches `which` (B, M)."""
+        net: Any = self.backbone
+        return net.encoder.pos_embedding[0, 1:][which]
+
+    @torch.no_grad()
+    def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
+        if "codes" in reps:
+            self.tokenizer.codes.copy_(reps["codes"])
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.taps(inputs)["tokens"].mean(1)  # (B, D)
+
+    def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        net: Any = self.backbone
+        tokens = net.tokens(net.patches(inputs["image"]))  # (B, 1+L, D)
+        return {"backbone": tokens[:, 0], "tokens": tokens[:, 1:]}
+
+
+def block_order(draws: Tensor, side: int) -> Tensor:
+    """An order of L = side^2 patches in which rectangles come first: uniform draws (B, T, 4) of T rectangles -> (B, L).
+
+    BEiT's masking (Bao et al. 2021, algorithm 1), of which CAE takes the first half: areas of 8 to 40 % of the image, aspect ratios of
+    0.3 to 1 / 0.3. A patch stands where the first rectangle that holds it stands.
+    """
+    area = (0.08 + 0.32 * draws[..., 0]) * side**2  # (B, T)
+    aspect = 0.3 ** (2 * draws[..., 1] - 1)
+    height, width = (area * aspect).sqrt().round().clamp(1, side), (area / aspect).sqrt().round().clamp(1, side)
+    top, left = (draws[..., 2] * (side - height + 1)).floor(), (draws[..., 3] * (side - width + 1)).floor()
+    line = torch.arange(side, device=draws.device)
+    rows = (line >= top[..., None]) & (line < (top + height)[..., None])  # (B, T, side)
+    columns = (line >= left[..., None]) & (line < (left + width)[..., None])
+    held = (rows[..., :, None] & columns[..., None, :]).flatten(2)  # (B, T, L)
+    first = torch.where(held.any(1), held.to(torch.int8).argmax(1), held.shape[1])  # (B, L)
+    return first.argsort(dim=1, stable=True)
+
+
+@precise
+def cross_entropy(logits: Tensor, own: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Of masked patches' logits (B, M, K) with their tokens (B, M): the mean over patches and the global batch; shares of loss and accuracy."""
+    wide, total = full(logits), size * own.shape[1]
+    hits = (wide.detach().argmax(-1) == own).sum().to(wide.dtype)
+    return F.cross_entropy(wide.flatten(0, 1), own.flatten(), reduction="sum") / total, hits / total
+
+
+@precise
+def squared_error(predicted: Tensor, goal: Tensor, size: int) -> Tensor:
+    """Mean squared difference of (B, M, D) features over patches, features and the global batch; this rank's share."""
+    return (full(predicted) - full(goal).detach()).square().mean((1, 2)).sum() / size

@@ -1,0 +1,154 @@
+"""CLIP: Learning Transferable Visual Models From Natural Language Supervision.
+
+Radford et al., ICML 2021, https://arxiv.org/abs/2103.00020 (code: openai/CLIP); `shared`: one transformer for both, as in MA-CLIP
+(You et al. 2022, arXiv 2207.12661). An image and its caption find each other among the batch.
+
+B batch rows, N rows of the global batch, L tokens, F backbone features, W width of the text tower, D projected features
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import normalize, precise
+from ._ranks import gather
+
+PAPER = Paper(
+    title="Learning Transferable Visual Models From Natural Language Supervision",
+    year=2021,
+    url="https://arxiv.org/abs/2103.00020",
+    contrasts="an image against all captions of the batch, and a caption against all images",
+    negatives="batch",
+    crops="1 and a text",
+)
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    temperature: float = setting(0.07, "temperature at the start; it is learned (§2.5)", gt=0)
+    largest_scale: float = setting(100.0, "bound of the learned 1 / temperature (§2.5)", ge=1)
+    towers: Literal["two", "shared"] = setting("two", "a transformer of its own for texts, or the image's (a ViT) for both")
+    text_width: int = setting(512, "W, features of a token of the text's own transformer (§2.4)", unit="features", ge=4)
+    text_blocks: int = setting(12, "blocks of the text's own transformer (§2.4)", unit="blocks", ge=1)
+    text_heads: int = setting(8, "attention heads of the text's own transformer (§2.4); text_width is a multiple", ge=1)
+    dim: int = setting(512, "width of the space that images and texts share", unit="features", ge=1)
+    longest: int = setting(
+        256, "tokens of the longest text that there are places for; at least the view's size", unit="tokens", ge=2
+    )
+
+
+VOCABULARY, END = 258, 257  # bytes; the text's feature is read at the end token (§2.4)
+VIEWS = {"image": View(crop=(0.9, 1.0), flip=0.0), "text": View(source="caption", kind="tokens", size=77)}
+
+RECIPE = {
+    "backbone.name": "resnet50",
+    "optim.name": "adamw",
+    "optim.lr": 5e-4,
+    "optim.lr_scaling": "none",
+    "optim.betas": (0.9, 0.98),
+    "optim.weight_decay": 0.2,
+    "optim.decay_norms": False,
+    "optim.warmup_epochs": 0.16,
+    "optim.schedule": "cosine",
+    "train.batch_size": 32768,
+    "train.epochs": 32,
+}
+VIT = {"method.towers": "shared", "train.channels_last": False}
+SMALL_TEXT = {"method.text_width": 64, "method.text_blocks": 2, "method.text_heads": 4, "method.dim": 64}
+DIGITS = SMALL_TEXT | {
+    "optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 0.5, "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
+}  # fmt: skip
+# the picture that the caption describes: both are of one scene
+DIGITS_VIEWS = {
+    "image": View(size=32, crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, geometry="scene"),
+    "text": View(source="caption", kind="tokens", size=64, crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, geometry="scene"),
+}
+
+PRESETS = {
+    "paper": Preset("ResNet-50 and a text transformer on 400 million pairs, batch 32,768; captions in the column caption"),
+    "small": Preset("ResNet-50 and a text tower of 4 blocks for sets of a few million pairs, batch 1024",
+                    {"method.text_width": 256, "method.text_blocks": 4, "method.text_heads": 4, "train.batch_size": 1024, "optim.warmup_epochs": 1}),
+    "shared": Preset("one ViT-S/16 for images and texts, batch 1024",
+                     VIT | {"backbone.name": "vit_small", "train.batch_size": 1024, "optim.warmup_epochs": 1}),
+    "cifar": Preset("ResNet-18 with a 3x3 stem and a small text tower, for pictures of 32 px with captions",
+                    SMALL_TEXT | {"backbone.name": "resnet18", "backbone.stem": "cifar", "optim.lr": 1e-3, "train.batch_size": 256, "train.epochs": 100},
+                    {"image": replace(VIEWS["image"], size=32), "text": VIEWS["text"]}),
+    "digits": Preset("the built-in digits and their captions (which name the digit): a residual net of width 16, batch 64, 600 steps",
+                     DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}, DIGITS_VIEWS),
+    "digits_shared": Preset("the digits and their captions through one small ViT",
+                            VIT | DIGITS | {"backbone.name": "vit_mini", "backbone.width": 64, "backbone.patch": 4}, DIGITS_VIEWS),
+}  # fmt: skip
+
+
+class CLIP(Method):
+    def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
+        super().__init__(config, backbone, samples)
+        shared = config.towers == "shared"
+        if shared and not hasattr(self.backbone, "tokens"):
+            raise ValueError("towers: got shared, which needs a ViT as backbone.name")
+        width = self.out_dim if shared else config.text_width
+        self.words = nn.Embedding(VOCABULARY, width)
+        self.places = nn.Parameter(torch.randn(config.longest, width) * 0.01)  # (L, W)
+        if not shared:
+            block = nn.TransformerEncoderLayer(
+                width, config.text_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            self.text = nn.TransformerEncoder(block, config.text_blocks, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+        self.image_head = nn.Linear(self.out_dim, config.dim, bias=False)
+        self.text_head = nn.Linear(width, config.dim, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))  # ln (1 / T)
+
+    @classmethod
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
+        if config.text_width % config.text_heads:
+            raise ValueError(f"text_width: got {config.text_width}, must be a multiple of text_heads ({config.text_heads})")
+        if views["text"].size > config.longest:
+            raise ValueError(f"longest: got {config.longest}, must be at least views.text.size ({views['text'].size})")
+
+    def negatives(self, batch: int) -> int:
+        return batch - 1
+
+    def represent(self, batch: Batch, clock: Clock) -> Reps:
+        return {"image": self.backbone(batch.views["image"]), "text": self.read(batch.views["text"])}  # (B, F), (B, W)
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """(B, L) -> (B, W): the feature at each text's end."""
+        embedded = self.words(tokens) + self.places[: tokens.shape[1]]  # (B, L, W)
+        length = tokens.shape[1]
+        end = (tokens == END).to(torch.int8).argmax(1)  # (B,)
+        if self.config.towers == "shared":
+            net: Any = self.backbone
+            seen = embedded * (tokens > 0)[..., None].to(embedded.dtype)  # padding says nothing, and the class token sums up
+            return net.tokens(seen)[:, 0]
+        causal = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device, dtype=embedded.dtype)
+        read = self.text(embedded, mask=causal, is_causal=True)  # (B, L, W)
+        return read[torch.arange(len(read), device=read.device), end]
+
+    def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        image, text = normalize(self.image_head(reps["image"])), normalize(self.text_head(reps["text"]))  # (B, D)
+        scale = self.log_scale.clamp(max=math.log(self.config.largest_scale)).exp()
+        loss, accuracy = match(image, text, scale, batch.slot, batch.size)
+        return {"loss": loss, "match_top1": accuracy, "temperature": (1 / scale).detach() * len(image) / batch.size}
+
+    def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        h = self.backbone(inputs["image"])  # (B, F)
+        return {"backbone": h, "projector": self.image_head(h)}
+
+
+@precise
+def match(image: Tensor, text: Tensor, scale: Tensor, slot: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Symmetric InfoNCE (figure 3) of images and texts (B, D), all L2-normalised; this rank's shares of loss and accuracy.
+
+    The mean of the two directions: an image among the N texts of the global batch, a text among the N images.
+    """
+    by_image = scale * image @ gather(text, size).T  # (B, N)
+    by_text = scale * text @ gather(image, size).T  # (B, N)
+    losses = [F.cross_entropy(logits, slot, reduction="sum") for logits in (by_image, by_text)]
+    hits = [(logits.detach().argmax(1) == slot).sum().to(image.dtype) for logits in (by_image, by_text)]
+    return (losses[0] + losses[1]) / (2 * size), (hits[0] + hits[1]) / (2 * size)

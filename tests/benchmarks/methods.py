@@ -1,0 +1,165 @@
+"""Does each method learn? All of them at an equal budget of pixels that pass through encoders, against their own untrained encoders.
+
+    python tests/benchmarks/methods.py [--data digits] [--megapixels 80] [--jobs 2] [--seeds 1] [METHOD ...]
+    python tests/benchmarks/methods.py --data PARQUET_FOLDER --limit 10000     # e.g. CIFAR-10 in the Hugging Face layout
+
+The budget counts every pass of a picture through a network, a target's included, so that a method of many crops or two networks gets
+fewer steps. Networks, heads and rates are those of the `digits` presets; on other data the views are those of the `cifar` presets.
+Contrastive, clustering and distilling methods are to be judged by both columns, masked and predictive ones by the linear probe.
+A gain is bold where it is above two binomial standard errors of the two accuracies' difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import multiprocessing
+import statistics
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from contray import RunConfig, data, model
+from contray.data.views import Pipeline
+from contray.errors import UserError
+from contray.evaluation.online import verdict
+from contray.registry import load_method, method_names
+from contray.training.loop import train
+from methods._base import Batch, Clock, Method
+
+
+def config_of(name: str, source: str, seed: int) -> RunConfig:
+    """The digits preset; on other data with the views of the cifar preset, as long as these are drawn from the same columns."""
+    settings: dict[str, Any] = {"data.source": source, "data.workers": 0, "eval.every_epochs": 0, "seed": seed}
+    config = RunConfig.make(name, settings, preset="digits")
+    if source == "digits":
+        return config
+    return dataclasses.replace(config, views=dict(load_method(name).presets["cifar"].views or config.views))
+
+
+def pixels_per_sample(config: RunConfig) -> float:
+    """Pixels (of a signal: values) that enter first convolutions in one step, per sample; measured on two random samples."""
+    method = model.build(config, 100).train()
+    seen = []
+
+    def count(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.append(inputs[0].shape[0] * math.prod(inputs[0].shape[2:]))
+
+    for encoder in encoders(method):
+        next(
+            each for each in encoder.modules() if isinstance(each, (torch.nn.Conv2d, torch.nn.Conv1d))
+        ).register_forward_pre_hook(count)
+    pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8).numpy()
+    signal = torch.rand(1, 4096).numpy()
+    kinds = {"array": lambda i: signal, "tokens": lambda i: "text"}
+    columns = {view.source: kinds.get(view.kind, lambda i: pictures[i]) for view in config.views.values()}
+    rows = [Pipeline(config.views, 0.0)(lambda column, rng, i=i: columns[column](i), (0, 0, i)) for i in range(2)]
+    normalise = model.normaliser(config, torch.device("cpu"))
+    views = {key: normalise(torch.stack([torch.from_numpy(row[key]) for row in rows])) for key in rows[0]}
+    slot = torch.arange(2)
+    batch = Batch(views, slot, slot, 2, track=False)
+    with batch.norm("blocks"):
+        method.represent(batch, Clock(0, 2, 2, 2))
+    return sum(seen) / 2
+
+
+def encoders(method: Method) -> list[torch.nn.Module]:
+    """The outermost modules that are backbones, and their averages."""
+    return [module for module in method.modules() if hasattr(module, "out_dim") and module is not method]
+
+
+def run(job: tuple[str, str, int, float]) -> dict[str, Any]:
+    """One row: train for the budget's steps, then measure the trained and the untrained encoder on the test set."""
+    name, source_name, seed, budget = job
+    torch.set_num_threads(1)
+    try:
+        config = config_of(name, source_name, seed)
+        source = data.open_source(config.data)
+        steps = max(1, round(budget / (pixels_per_sample(config) * config.train.batch_size)))
+        config = config.replace({"train.steps": steps})
+        model.check(config, len(source.train))
+        outcome = train(config, source)
+        found = verdict(config, source, outcome.method, torch.device("cpu"))
+        tests = len(source.test) if source.test is not None else 0
+    except UserError as error:
+        return {"method": name, "skipped": str(error)}
+    return {
+        "method": name,
+        "steps": steps,
+        "batch": config.train.batch_size,
+        "rate": outcome.images_per_second,
+        "tests": tests,
+        **found,
+    }
+
+
+def cell(rows: list[dict[str, Any]], key: str) -> str:
+    """Accuracy, the untrained encoder's and the gain, means over seeds; bold where the gain is clear."""
+    trained, untrained = (statistics.mean(row[prefix + key] for row in rows) for prefix in ("", "random_"))
+    tests = rows[0]["tests"]
+    error = math.sqrt((trained * (1 - trained) + untrained * (1 - untrained)) / (tests * len(rows)))
+    gain = f"{100 * (trained - untrained):+.1f}"
+    return f"{100 * trained:.1f} | {100 * untrained:.1f} | {f'**{gain}**' if trained - untrained > 2 * error else gain}"
+
+
+def first_rows(source: str, limit: int, folder: Path) -> str:
+    """A Parquet set with the first `limit` rows of its training files, the test files as they are."""
+    from contray.data.parquet import parquet_files
+
+    left = limit
+    for file in parquet_files(Path(source)):
+        training = "train" in file.name or "train" in file.parent.name
+        table = pq.read_table(file)
+        pq.write_table(table.slice(0, left) if training else table, folder / file.name)
+        left -= min(left, len(table)) if training else 0
+    return str(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="default: all")
+    parser.add_argument("--data", default="digits", help="digits, or a folder of Parquet files with train* and test*")
+    parser.add_argument("--limit", type=int, default=0, help="use only the first so many training images of a Parquet set")
+    parser.add_argument("--megapixels", type=float, default=80.0, help="budget of each run, in millions of pixels")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one thread")
+    parser.add_argument("--seeds", type=int, default=1)
+    options = parser.parse_args()
+    names = options.methods or method_names()
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as scratch:
+        source = first_rows(options.data, options.limit, Path(scratch)) if options.limit else options.data
+        jobs = [(name, source, seed, options.megapixels * 1e6) for seed in range(options.seeds) for name in names]
+        bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )  # fmt: skip
+        with bar, ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            task = bar.add_task("methods", total=len(jobs))
+            for row in pool.map(run, jobs):
+                bar.advance(task)
+                results[row["method"]].append(row)
+                bar.console.print(f"{row['method']}: {row.get('skipped') or cell([row], 'linear_top1')}", style="dim")
+    print("| method | steps x batch | images/s | k-NN | untrained | gain | linear | untrained | gain |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, rows in results.items():
+        if "skipped" in rows[0]:
+            print(f"| {name} | {rows[0]['skipped']} | | | | | | | |")
+            continue
+        first = rows[0]
+        rate = statistics.mean(row["rate"] for row in rows)
+        print(
+            f"| {name} | {first['steps']} x {first['batch']} | {rate:.0f} | {cell(rows, 'knn_top1')} | {cell(rows, 'linear_top1')} |"
+        )
+    print(f"\n{options.megapixels:g} megapixels per run, {options.seeds} seed(s), torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
