@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from contray import model
 from contray.config import RunConfig
-from methods import dino, simsiam
+from methods import byol, dino, simsiam
 from methods._base import Batch, Clock, Method
 from methods._parts import negative_cosine, normalize
 
@@ -68,12 +68,37 @@ def test_simsiam_collapses_without_its_stop_gradient(stopped: bool) -> None:
     assert (spread > 0.5 * healthy) if stopped else (spread < 0.1 * healthy), float(spread / healthy)
 
 
+@pytest.mark.parametrize("predicts", [True, False])
+def test_byol_collapses_without_its_predictor(predicts: bool) -> None:
+    """160 steps and much weight decay, momentum 0.9 (Grill et al. 2020, table 5b: 72.5 % with a predictor, 0.3 without)."""
+    method = build("byol", {"method.momentum": 0.9, "method.dim": 32, "method.hidden": 16})
+    assert isinstance(method, byol.BYOL)
+    if not predicts:
+        method.predictor = nn.Identity()
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.2, momentum=0.9, weight_decay=0.02)
+    spread = torch.zeros(())
+    for step in range(160):
+        clock = Clock(step * SIZE, 10000 * SIZE, DATASET, SIZE)
+        batch = batch_of(step, ("first", "second"))
+        reps = method.represent(batch, clock)
+        optimizer.zero_grad()
+        method.loss(reps, batch, clock)["loss"].backward()
+        optimizer.step()
+        for online, target in method.ema_pairs():
+            for a, b in zip(online.parameters(), target.parameters(), strict=True):
+                b.data.lerp_(a.data, 1 - method.ema_momentum(clock))
+        spread = simsiam.spread(method.projector(reps["online0"].detach()), SIZE)
+    healthy = 1 / math.sqrt(32)
+    assert (spread > 0.3 * healthy) if predicts else (spread < 0.1 * healthy), float(spread / healthy)
+
+
 @pytest.mark.parametrize(("centred", "sharp"), [(True, True), (False, True), (True, False)])
 def test_dino_collapses_without_centring_or_without_sharpening(centred: bool, sharp: bool) -> None:
     """150 steps, momentum 0.8: to one output without centring, to the uniform distribution without sharpening (Caron et al. 2021, §5.3)."""
     temperature = 0.04 if sharp else 1.0
-    keys = {"method.teacher_temperature": temperature, "method.momentum": 0.8, "method.freeze_epochs": 0.0, "method.outputs": 64,
-            "method.student_temperature": 0.1 if sharp else 1.0}  # fmt: skip
+    keys = {"method.teacher_temperature": temperature, "method.momentum": 0.8, "method.freeze_epochs": 0.0, "method.outputs": 64, "method.head_norm": "none",
+            "method.bottleneck": 64, "method.student_temperature": 0.1 if sharp else 1.0}  # fmt: skip
     method = build("dino", keys)
     assert isinstance(method, dino.DINO)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)

@@ -1,7 +1,7 @@
 """Does each method learn? All of them at an equal budget of pixels that pass through encoders, against their own untrained encoders.
 
-    python tests/benchmarks/methods.py [--data digits] [--megapixels 80] [--jobs 2] [--seeds 1] [METHOD ...]
-    python tests/benchmarks/methods.py --data PARQUET_FOLDER --limit 10000     # e.g. CIFAR-10 in the Hugging Face layout
+    python tests/benchmarks/every_method.py [--data digits] [--megapixels 80] [--jobs 2] [--seeds 1] [METHOD ...]
+    python tests/benchmarks/every_method.py --data PARQUET_FOLDER --limit 10000     # e.g. CIFAR-10 in the Hugging Face layout
 
 The budget counts every pass of a picture through a network, a target's included, so that a method of many crops or two networks gets
 fewer steps. Networks, heads and rates are those of the `digits` presets; on other data the views are those of the `cifar` presets.
