@@ -124,7 +124,8 @@ class DeepClusterV2(Method):
 
     def first_features(self, embed: Callable[[], Tensor]) -> Tensor:
         """(2, dataset, D) whitened features of the untrained backbone (as released: projections, which have little but their mean)."""
-        return whiten(embed().to(self.bank), self.config.dim).expand_as(self.bank).contiguous()
+        z = whiten(embed().to(self.bank), self.config.dim)  # (dataset, D), or as many directions as there are features
+        return F.pad(z, (0, self.config.dim - z.shape[1])).expand_as(self.bank).contiguous()
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
         reps = {}

@@ -34,7 +34,11 @@ def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int,
     batch = batches.load(0, range(samples))
     columns = {key: view for name, view in views.items() for key in view.names(name)}
     figure, axes = plt.subplots(
-        samples, 1 + len(columns), figsize=(1.5 * (1 + len(columns)), 1.5 * samples + 1.1), squeeze=False, layout="constrained"
+        samples,
+        1 + len(columns),
+        figsize=(max(4.5, 1.5 * (1 + len(columns))), 1.5 * samples + 1.1),
+        squeeze=False,
+        layout="constrained",
     )
     try:
         for row, i in enumerate(batch["index"].tolist()):
@@ -138,6 +142,9 @@ def policy_of(view: View, strength: float) -> str:
     found += ["Sobel"] if view.sobel else []
     found += [f"{view.space} (shown as RGB)"] if view.space != "rgb" else []
     if view.kind == "patches":
-        found.append("{0} x {0} patches of {1} px at stride {2}".format(*view.grid))
+        found.append(
+            "{0} x {0} patches of {1} px at stride {2}".format(*view.grid)
+            + (f", each moved by up to {view.grid_shift}" if view.grid_shift else "")
+        )
     found += [f"geometry shared in {view.geometry!r}"] if view.geometry else []
     return ", ".join(found)
