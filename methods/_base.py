@@ -252,6 +252,11 @@ class Method(nn.Module):
         self.out_dim: int = self.backbone.out_dim  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
 
     @classmethod
+    def needs_vit(cls, config: Any) -> bool:
+        """Whether the backbone must be a vision transformer, whose patches and tokens are in reach."""
+        return False
+
+    @classmethod
     def check(cls, config: Any, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         """Refuse values that cannot work on `samples` training samples in global batches of `batch`, or with these views.
 

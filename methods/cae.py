@@ -138,6 +138,10 @@ class CAE(Method):
         self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_blocks)], nn.LayerNorm(width))
         self.name = nn.Linear(width, config.vocabulary)
 
+    @classmethod
+    def needs_vit(cls, config: Config) -> bool:
+        return True
+
     def represent(self, batch: Batch, clock: Clock) -> Reps:
         net: Any = self.backbone
         patches = net.patches(batch.views["view"])  # (B, L, D)

@@ -90,8 +90,6 @@ class CLIP(Method):
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
         shared = config.towers == "shared"
-        if shared and not hasattr(self.backbone, "tokens"):
-            raise ValueError("towers: got shared, which needs a ViT as backbone.name")
         width = self.out_dim if shared else config.text_width
         self.words = nn.Embedding(VOCABULARY, width)
         self.places = nn.Parameter(torch.randn(config.longest, width) * 0.01)  # (L, W)
@@ -103,6 +101,10 @@ class CLIP(Method):
         self.image_head = nn.Linear(self.out_dim, config.dim, bias=False)
         self.text_head = nn.Linear(width, config.dim, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))  # ln (1 / T)
+
+    @classmethod
+    def needs_vit(cls, config: Config) -> bool:
+        return config.towers == "shared"
 
     @classmethod
     def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:

@@ -107,6 +107,10 @@ class MAE(Method):
                 f"decoder_dim: got {config.decoder_dim}, must be a multiple of 4 and of decoder_heads ({config.decoder_heads})"
             )
 
+    @classmethod
+    def needs_vit(cls, config: Config) -> bool:
+        return True
+
     def represent(self, batch: Batch, clock: Clock) -> Reps:
         net: Any = self.backbone
         patches = net.patches(batch.views["view"])  # (B, L, D)

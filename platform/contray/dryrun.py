@@ -20,6 +20,7 @@ def describe(config: RunConfig) -> None:
 
     source = data.open_source(config.data)
     model.check(config, len(source.train))
+    data.check_views(source.train, config.views)
     batch, samples = config.train.batch_size, len(source.train)
     per_epoch = samples // batch
     total = config.train.steps or config.train.epochs * per_epoch

@@ -14,6 +14,7 @@ from .config import RunConfig
 from .errors import ConfigError
 from .registry import load_method
 from .seeds import seeded
+from .vit import SHAPES
 
 DTYPES = {"bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of weights and inputs
 
@@ -34,8 +35,14 @@ def check(config: RunConfig, samples: int) -> None:
             "train.batch_size",
             f"got {batch}, but {config.data.source} has {samples} training samples and every global batch is full",
         )
+    method = load_method(config.method.name).method
+    if method.needs_vit(config.method) and config.backbone.name not in SHAPES:
+        raise ConfigError(
+            "backbone.name",
+            f"got {config.backbone.name}, but {config.method.name} so configured needs a transformer: {', '.join(SHAPES)}",
+        )
     try:
-        load_method(config.method.name).method.check(config.method, samples=samples, batch=batch, views=config.views)
+        method.check(config.method, samples=samples, batch=batch, views=config.views)
     except ValueError as error:
         key, _, problem = str(error).partition(": ")
         raise ConfigError(f"method.{key}", problem) from None

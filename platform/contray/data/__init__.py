@@ -1,6 +1,6 @@
 """From a data source to batches of views. Everything here imports without Ray and MLflow."""
 
-from .batches import EvalImages, GlobalBatches, loader
+from .batches import EvalImages, GlobalBatches, check_views, loader
 from .order import holdout, permutation, shares
 from .sources import Source, fingerprint, open_source
 from .splits import BrokenImage, Split
@@ -11,6 +11,7 @@ __all__ = [
     "GlobalBatches",
     "Source",
     "Split",
+    "check_views",
     "fingerprint",
     "holdout",
     "loader",

@@ -20,7 +20,7 @@ from methods._base import View
 from ..errors import ConfigError, DataError, UserError
 from .order import permutation
 from .splits import BrokenImage, Split
-from .views import Fetch, Pipeline
+from .views import Fetch, Pipeline, check_shapes
 
 _AHEAD = 3  # batches that each loader process prepares ahead
 
@@ -50,7 +50,7 @@ class GlobalBatches:
             raise ConfigError(
                 "train.batch_size", f"got {batch_size}, but there are {len(split)} training images and every batch is full"
             )
-        _check_columns(split, views)
+        check_views(split, views)
         self.split, self.batch_size, self.seed, self.max_broken = split, batch_size, seed, max_broken
         self.views, self.pipeline = views, Pipeline(views, strength)
         self.broken = dict(broken or {})
@@ -131,7 +131,7 @@ class EvalImages:
     """
 
     def __init__(self, split: Split, eval_views: Mapping[str, View], ids: np.ndarray | Sequence[int], batch_size: int) -> None:
-        _check_columns(split, eval_views)
+        check_views(split, eval_views)
         self.split, self.batch_size, self.ids = split, batch_size, np.asarray(ids, np.int64)
         self.pipeline = Pipeline(eval_views, 0.0)
 
@@ -241,7 +241,9 @@ def _stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
 _KINDS = {"image": "image", "patches": "image", "array": "array", "tokens": "text"}  # what a view's kind is drawn from
 
 
-def _check_columns(split: Split, views: Mapping[str, View]) -> None:
+def check_views(split: Split, views: Mapping[str, View]) -> None:
+    """Raises ConfigError where a view wants a column that the data lack or hold as another kind, or what no picture could satisfy."""
+    check_shapes(views)
     for name, view in views.items():
         held = split.columns.get(view.source)
         if held is None:

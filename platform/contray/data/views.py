@@ -51,7 +51,7 @@ class Pipeline:
     def __init__(self, views: Mapping[str, View], strength: float) -> None:
         self._draws = Draws()
         self._stages: list[_Stage] = []
-        _check(views)
+        check_shapes(views)
         for name, view in views.items():
             policy = steps(view, strength, self._draws)
             for number, key in enumerate(view.names(name)):
@@ -126,7 +126,7 @@ def as_rgb(image: np.ndarray) -> Image:
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
 
 
-def _check(views: Mapping[str, View]) -> None:
+def check_shapes(views: Mapping[str, View]) -> None:
     """Refuse what no picture could satisfy: patches that leave the crop, groups whose members want different crops."""
     groups: dict[str, tuple[str, View]] = {}
     for name, view in views.items():

@@ -50,6 +50,7 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
     """
     source = data.open_source(config.data)
     model.check(config, len(source.train))
+    data.check_views(source.train, config.views)
     check_machines(config)
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
@@ -96,6 +97,7 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[
     """The same config under `seeds` consecutive seeds, as children of one MLflow run that carries the means."""
     source = data.open_source(config.data)
     model.check(config, len(source.train))
+    data.check_views(source.train, config.views)
     check_machines(config)
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
