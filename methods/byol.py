@@ -33,6 +33,9 @@ class Config(MethodConfig):
     hidden: int = setting(4096, "width of the hidden layer of projector and predictor (§3.2)", unit="features", ge=1)
     dim: int = setting(256, "width of the projected space (§3.2)", unit="features", ge=1)
     projector_norm: Literal["bn", "ln", "gn", "none"] = setting("bn", "norm of the projector's hidden layer")
+    output_norm: Literal["bn", "ln", "gn", "none"] = setting(
+        "none", "norm of the projector's output (paper: none); runs of a few hundred steps need bn"
+    )
     predictor_norm: Literal["bn", "ln", "gn", "none"] = setting("bn", "norm of the predictor's hidden layer")
 
 
@@ -50,10 +53,10 @@ RECIPE = {
     "train.epochs": 1000,
 }
 SHORT = {"optim.lr": 0.3, "optim.weight_decay": 1e-6, "method.momentum": 0.99}
-NO_BATCH = {"backbone.norm": "gn_ws", "method.projector_norm": "gn", "method.predictor_norm": "gn"}
+NO_BATCH = {"backbone.norm": "gn_ws", "method.projector_norm": "gn", "method.output_norm": "none", "method.predictor_norm": "gn"}
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.momentum": 0.5, "method.hidden": 128,
-    "method.dim": 64, "optim.name": "adamw", "optim.lr": 6e-3, "optim.weight_decay": 1e-4, "optim.warmup_epochs": 0.5,
+    "method.dim": 64, "method.output_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.weight_decay": 1e-4, "optim.warmup_epochs": 0.5,
     "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
 
@@ -82,7 +85,7 @@ PRESETS = {
 class BYOL(Method):
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
-        self.projector = mlp(self.out_dim, config.hidden, config.dim, norm=config.projector_norm)
+        self.projector = mlp(self.out_dim, config.hidden, config.dim, norm=config.projector_norm, last_norm=config.output_norm)
         self.predictor = mlp(config.dim, config.hidden, config.dim, norm=config.predictor_norm)
         self.target_backbone = copy.deepcopy(self.backbone).requires_grad_(False)
         self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
