@@ -147,6 +147,13 @@ class TrainConfig:
     checkpoint_seconds: float = setting(30.0, "a checkpoint at least this often", unit="s", gt=0)
     checkpoint_steps: int = setting(0, "a checkpoint every so many steps as well; 0: by time alone", unit="steps", ge=0)
     keep: int = setting(2, "newest checkpoints kept, the best one (by knn_val_top1) besides", ge=1)
+    on_nan: Literal["stop", "skip"] = setting(
+        "stop", "gradients that are no numbers: stop and keep the newest checkpoint, or go back to it and leave that step out"
+    )
+    audit: bool = setting(
+        False,
+        "write every step's loss and sample ids to audit/ beside the checkpoints, to hold two runs against each other (log_every 1)",
+    )
     allow_changes: bool = setting(False, "resume although library versions or the data set differ from the checkpoint's")
 
 
@@ -160,7 +167,7 @@ class ScaleConfig:
     cpus_per_worker: int = setting(0, "CPUs (and torch threads) of a worker; 0: the machine's, divided by the most workers", ge=0)
     gpus_per_worker: int = setting(0, "GPUs of a worker; 0 on a machine with GPUs: one, unless train.device is cpu", ge=0, le=1)
     storage: str = setting("contray_runs", "where runs and checkpoints are kept: a path or an s3://, gs:// address")
-    max_failures: int = setting(3, "worker failures after which the run ends; -1: never", ge=-1)
+    max_failures: int = setting(3, "failures in a row without a new checkpoint that a run outlives; -1: any number", ge=-1)
     address: str = setting(
         "", "Ray cluster to join; empty: RAY_ADDRESS where it is set, else a cluster of this machine for this run"
     )
@@ -482,6 +489,8 @@ def _check_together(config: RunConfig) -> None:
             "train.norm_groups",
             f"got {config.train.norm_groups} for a batch of {config.train.batch_size}: each group needs at least 2 rows",
         )
+    if config.train.audit and config.train.log_every != 1:
+        raise ConfigError("train.audit", f"records every step, so train.log_every must be 1 (got {config.train.log_every})")
     for name, view in config.views.items():
         for spec in ("crop", "ratio", "blur_sigma"):
             low, high = getattr(view, spec)

@@ -13,8 +13,8 @@ from typing import Any
 from . import track
 from .config import RunConfig
 from .training.checkpoint import Storage
-from .training.launch import fit
-from .training.worker import Plan, work
+from .training.ray_train import fit
+from .training.worker import Asked, Plan, work
 
 ONLINE = "knn_val_top1"
 RECORD, ENDED, STATE = "run.json", "ended.json", "state.pt"
@@ -50,7 +50,7 @@ def run_trial(params: Mapping[str, Any], plan: TrialPlan) -> None:
         else:
             start = _taken_over(config, trial_id, run) if plan.pbt else None
             whole = Plan(config.to_yaml(), place.address, run, plan.cpus, "validation")
-            ended = work(whole, lambda message: report.show(message) or False, start=start, offer=plan.pbt)
+            ended = work(whole, lambda message: report.show(message) or Asked(), start=start, offer=plan.pbt)
         if plan.pbt:
             run.log_params({key: config.flat()[key] for key in params})  # as they are now: they change no more
         place.write("config.yaml", config.to_yaml().encode())

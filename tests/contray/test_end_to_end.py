@@ -32,7 +32,8 @@ from contray.encoder import read_checkpoint
 from contray.evaluation.online import features_of
 from contray.progress import TrainingBar
 from contray.training.checkpoint import Checkpoints, Storage
-from contray.training.launch import Result, launch, ray_session
+from contray.training.launch import Result, launch
+from contray.training.ray_train import ray_session
 
 REPO = Path(__file__).parents[2]
 VERDICT = [prefix + name for prefix in ("", "random_", "pixels_") for name in ("knn_top1", "knn_val_top1", "linear_top1", "linear_val_top1")]  # fmt: skip

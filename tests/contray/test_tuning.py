@@ -17,7 +17,7 @@ import pytest
 from contray import track
 from contray.config import RunConfig
 from contray.errors import UserError
-from contray.training.launch import ray_session
+from contray.training.ray_train import ray_session
 from contray.tuning import METRICS, SweepResult, sweep
 
 pytestmark = [

@@ -5,28 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from .. import data, model, track
 from ..config import RunConfig
-from ..errors import ConfigError, UserError
 from ..progress import TrainingBar
+from .audit import check_audit
 from .checkpoint import PATTERN, Storage
-from .worker import Plan, work
+from .ray_train import check_machines, fit, ray_session
+from .stop import interrupts
+from .worker import Asked, Plan, work
 
 RECORD = "run.json"
-
-
-class Watcher(Protocol):
-    """Who is shown a run's messages: a progress bar, or Tune's adapter."""
-
-    def show(self, message: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,8 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
     track.check(uri)
     storage = Storage(config.scale.storage)
     storage.create()
+    if config.train.audit:
+        check_audit(storage)
     name, record = _name(config, storage)
     folder = storage / name
     folder.create()
@@ -182,235 +178,15 @@ def _record_config(run: track.TrackedRun, config: RunConfig) -> None:
 def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: TrainingBar) -> dict[str, Any]:
     asked = [False]
 
-    def show(message: dict[str, Any]) -> bool:
+    def show(message: dict[str, Any]) -> Asked:
         bar.show(message)
-        return asked[0]
+        return Asked(stop=asked[0])
 
     threads = config.scale.cpus_per_worker or os.cpu_count() or 1
-    with _interrupts(asked):
+    with interrupts(asked):
         return work(Plan(config.to_yaml(), folder.address, run, threads), show)
-
-
-@contextlib.contextmanager
-def _interrupts(asked: list[bool]) -> Iterator[None]:
-    """Ctrl-C or SIGTERM (a batch system's, a spot machine's) once asks for a stop at the next log step, with a checkpoint; twice stops at once."""
-    import signal
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: object) -> None:
-        if asked[0]:
-            raise KeyboardInterrupt
-        asked[0] = True
-        print("\nstopping after a checkpoint; Ctrl-C again stops at once", flush=True)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def cluster_of(config: RunConfig) -> str:
-    """The Ray cluster to join; empty: none, or this machine's own."""
-    address = config.scale.address or os.environ.get("RAY_ADDRESS", "")
-    return "" if address == "local" or config.scale.workers == (0, 0) else address
-
-
-def check_machines(config: RunConfig) -> None:
-    """Refuse a cluster that does not answer (Ray itself would go on asking for minutes) and a GPU that is not there."""
-    address = cluster_of(config)
-    if not address:
-        model.device_of(config)  # on a cluster the workers have the GPUs, and this machine may have none
-    if address in ("", "auto"):
-        return
-    host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdigit():
-        raise ConfigError(
-            "scale.address",
-            f"got {address}, must be HOST:PORT of a Ray head, or auto; a http:// address takes jobs (ray job submit)",
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            "scale.address",
-            f"no Ray cluster answers at {address} ({error}); leave it and RAY_ADDRESS empty for this machine's own",
-        ) from None
-
-
-@contextlib.contextmanager
-def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
-    """A Ray cluster: the one that is already joined, the one of scale.address or RAY_ADDRESS, else this machine's own for as long as this lasts."""
-    quiet = {
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # stock 2 s: start and end of a run wait for it; 0.2 s costs 1 % of two cores
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every print appears twice
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials find a relative data.source or my_method.py where the user does
-    }
-    for key, value in quiet.items():
-        os.environ.setdefault(key, value)
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    address = cluster_of(config) or "local"
-    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
-    if address == "local":
-        cpus = max(os.cpu_count() or 1, config.scale.workers[1] * max(config.scale.cpus_per_worker, 1))
-        options |= {
-            "include_dashboard": dashboard,
-            "num_cpus": cpus,
-        }  # trials of several workers need the dashboard: without it their placements leak
-    _warn_of_lost_places(config)
-    try:
-        ray.init(**options)
-    except ConnectionError as error:
-        raise UserError(f"scale.address: no Ray cluster answers at {address} ({' '.join(str(error).split())[:200]})") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _warn_of_lost_places(config: RunConfig) -> None:
-    """Ray deletes a job's copy of its working directory some time after the job, and all that was written there."""
-    places = {"scale.storage": Storage(config.scale.storage).address, "track.uri": track.resolve_uri(config.track.uri)}
-    for key, place in places.items():
-        if "/working_dir_files/" in place:
-            print(
-                f"contray: {key} lies in the job's own folder, which Ray deletes; name a place that stays ({place})", flush=True
-            )
 
 
 def _on_ray(config: RunConfig, name: str, folder: Storage, run: track.TrackedRun, bar: TrainingBar) -> dict[str, Any]:
     with ray_session(config):
         return fit(config, name, folder, run, bar)
-
-
-def fit(
-    config: RunConfig,
-    name: str,
-    folder: Storage,
-    run: track.TrackedRun,
-    watcher: Watcher,
-    final: Literal["test", "validation"] = "test",
-) -> dict[str, Any]:
-    """Run Ray Train on the cluster that is joined, showing its progress to `watcher`; what rank 0 returned."""
-    import ray
-    from ray.train import FailureConfig, LoggingConfig, ScalingConfig
-    from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    least, most = config.scale.workers
-    total = ray.cluster_resources()
-    wants_gpu = (
-        config.train.device == "cuda" or config.scale.gpus_per_worker > 0
-    )  # also where the autoscaler has started none yet
-    gpu = config.train.device != "cpu" and (wants_gpu or total.get("GPU", 0) > 0)
-    cpus = config.scale.cpus_per_worker or max(1, int(total.get("CPU", 1)) // most)
-    resources = {"CPU": cpus, **({"GPU": config.scale.gpus_per_worker or 1} if gpu else {})}
-    board = _board().remote()
-    plan = Plan(config.to_yaml(), folder.address, run, cpus, final)
-    trainer = TorchTrainer(
-        _train_function,
-        train_loop_config={"plan": plan, "board": board, "folder": os.getcwd()},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=most if least == most else (least, most), use_gpu=gpu, resources_per_worker=resources
-        ),
-        run_config=RayRunConfig(
-            name=name,
-            storage_path=f"{Storage(config.scale.storage).address.rstrip('/')}/.ray",  # where Ray Train keeps its own few records of a run
-            failure_config=FailureConfig(max_failures=config.scale.max_failures),
-            logging_config=LoggingConfig("ERROR"),
-        ),
-    )
-    ended: dict[str, Any] = {}
-
-    def run_trainer() -> None:
-        try:
-            ended["result"] = trainer.fit().return_value
-        except BaseException as error:
-            ended["error"] = error
-
-    thread = threading.Thread(target=run_trainer, name="ray-train", daemon=True)
-    thread.start()
-    asked = [False]
-    with _interrupts(asked):
-        while thread.is_alive():
-            thread.join(0.5)
-            watcher.show(ray.get(board.read.remote(asked[0])))
-    watcher.show(ray.get(board.read.remote(asked[0])))
-    ray.kill(board)
-    if "error" in ended:
-        raise _plain(ended["error"])
-    if "refused" in ended["result"]:
-        raise UserError(ended["result"]["refused"])
-    return ended["result"]
-
-
-def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs in each Ray Train worker."""
-    import ray
-
-    if os.path.isdir(settings["folder"]):
-        os.chdir(settings["folder"])  # Ray has moved the worker to a folder that knows no relative data.source or my_method.py
-
-    board, seen = settings["board"], {"ref": None, "stop": False}
-
-    def show(message: dict[str, Any]) -> bool:
-        """Send progress without waiting for it; the answer to an earlier message says whether to stop."""
-        if seen["ref"] is not None and ray.wait([seen["ref"]], timeout=0)[0]:
-            seen["stop"] = ray.get(seen["ref"])
-        seen["ref"] = board.put.remote(message)
-        return bool(seen["stop"])
-
-    try:
-        return work(settings["plan"], show)
-    except UserError as error:  # a new worker would meet it again
-        from methods._ranks import world_size
-
-        from .loop import NonFiniteLoss
-
-        if world_size() > 1 and not isinstance(error, NonFiniteLoss):
-            raise
-        return {"refused": str(error)}
-
-
-def _board() -> Any:
-    import ray
-
-    @ray.remote(num_cpus=0, max_concurrency=4)  # pyright: ignore[reportCallIssue]
-    class Board:
-        """Carries progress from rank 0 to the driver, and the wish to stop back."""
-
-        def __init__(self) -> None:
-            self.messages: dict[str, Any] = {}
-            self.stop = False
-
-        def put(self, message: dict[str, Any]) -> bool:
-            self.messages |= message
-            return self.stop
-
-        def read(self, stop: bool) -> dict[str, Any]:
-            self.stop = stop
-            return self.messages
-
-    return Board
-
-
-def _plain(error: BaseException) -> BaseException:
-    """A worker's failure in one line; Ray's own message carries pages of tracebacks, which its log keeps."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        cause = getattr(failure, "cause", None) or failure
-        lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-        text = lines[-1].strip() if lines else repr(cause)
-        return UserError(f"a training worker failed: {text[:500]}")
-    return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,11 +18,22 @@ from .. import data, model, optim
 from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation.online import OnlineKNN
+from .audit import Audit
 from .checkpoint import Checkpoints, Storage
+
+HURRY_SECONDS = 1.0  # between checkpoints while the run may lose its machines
+MOST_SKIPPED = 10  # steps that train.on_nan skip leaves out of one run
 
 
 class NonFiniteLoss(UserError):
-    """The loss or the gradients stopped being numbers."""
+    """The loss or the gradients stopped being numbers in `step`."""
+
+    def __init__(self, step: int, text: str) -> None:
+        super().__init__(f"step {step}: {text}")
+        self.step, self.text = step, text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.text)
 
 
 class Listener:
@@ -45,6 +57,10 @@ class Listener:
 
     def stop(self) -> bool:
         """Whether someone asked the run to stop; it then leaves a checkpoint."""
+        return False
+
+    def hurry(self) -> bool:
+        """Whether checkpoints should follow each other closely, since the run may soon lose its machines. Asked after every step."""
         return False
 
 
@@ -77,9 +93,37 @@ def train(
 ) -> Outcome:
     """Train, or go on from the newest checkpoint under `storage` (or from the state `start`). Runs on every rank of the process group, if any.
 
-    Raises NonFiniteLoss naming the step, UserError when a checkpoint does not fit.
+    Raises NonFiniteLoss naming the step, or with train.on_nan "skip" goes back to the newest checkpoint and leaves that step out.
+    Raises UserError when a checkpoint does not fit.
     """
-    listener = listener or Listener()
+    skipped: frozenset[int] = frozenset()
+    while True:
+        try:
+            return _train(config, source, storage, listener or Listener(), start, skipped)
+        except NonFiniteLoss as error:
+            if config.train.on_nan == "stop" or error.step in skipped:
+                raise
+            if len(skipped) == MOST_SKIPPED:
+                raise NonFiniteLoss(
+                    error.step, f"the gradients are not finite after {MOST_SKIPPED} steps were left out already"
+                ) from None
+            skipped |= {error.step}
+            print(
+                f"contray: step {error.step} gave no finite gradients; the run goes back to its newest checkpoint and leaves it out",
+                flush=True,
+            )
+            if world_size() > 1:
+                dist.barrier()  # rank 0 has written what it was writing
+
+
+def _train(
+    config: RunConfig,
+    source: data.Source,
+    storage: Storage | None,
+    listener: Listener,
+    start: Mapping[str, Any] | None,
+    skipped: frozenset[int],
+) -> Outcome:
     rank, world = (dist.get_rank(), world_size()) if world_size() > 1 else (0, 1)
     device = model.device_of(config)
     size, seed = config.train.batch_size, config.seed
@@ -102,11 +146,14 @@ def train(
     state = start or (checkpoints.latest() if checkpoints else None)
     fingerprint = data.fingerprint(source, config.data)
     done, broken, worlds, best, seconds_before = 0, {}, [world], -1.0, 0.0
+    if skipped and not state:
+        listener.restore({"step": 0, "points": []})
     if state:
         check_fits(state, config, fingerprint)
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
         done, broken, best, seconds_before = state["step"], dict(state["broken"]), state["best"], state.get("seconds", 0.0)
+        skipped = skipped | set(state.get("skipped", ()))
         worlds = state["worlds"] if state["worlds"][-1] == world else [*state["worlds"], world]
         listener.restore(state)
 
@@ -134,6 +181,7 @@ def train(
             "method": method.state_dict(),
             "optimizer": optimizer.state_dict(),
             "broken": broken,
+            "skipped": sorted(skipped),
             "best": best,
             "worlds": worlds,
             "seconds": seconds_before + time.monotonic() - began,
@@ -146,6 +194,7 @@ def train(
     )  # first step whose gradients were not finite; read only where the loop synchronises anyway
     began = saved = window = time.monotonic()
     window_done, rate, trained_seconds, started_at = done, 0.0, 0.0, done
+    audit = Audit(storage, done, world, rank, device) if storage and config.train.audit else None
     stream = iter(data.loader(batches, range(done, total), own, workers=config.data.workers, pin=device.type == "cuda"))
     try:
         for raw in stream:
@@ -157,6 +206,9 @@ def train(
             if done % epoch_steps == 0:
                 for param in method.begin_epoch(clock, lambda: embed(config, method, source, device)):
                     optimizer.state.pop(param, None)
+            if done + 1 in skipped:
+                done += 1
+                continue
             lr = optim.set_schedules(optimizer, config, clock)
 
             with model.autocast(config, device), batch.norm("blocks"):
@@ -176,17 +228,23 @@ def train(
 
             first_bad = torch.where((first_bad < 0) & ~grad_norm.isfinite(), done, first_bad)
             logs = done % config.train.log_every == 0 or done in (1, total)
+            pace = (
+                min(config.train.checkpoint_seconds, HURRY_SECONDS)
+                if rank == 0 and listener.hurry()
+                else config.train.checkpoint_seconds
+            )
             saves = rank == 0 and checkpoints is not None and (
                 done == total
                 or (config.train.checkpoint_steps and done % config.train.checkpoint_steps == 0)
-                or (time.monotonic() - saved > config.train.checkpoint_seconds and not checkpoints.busy)
+                or (time.monotonic() - saved > pace and not checkpoints.busy)
             )  # fmt: skip
             stop = False
-            if (logs or saves or device.type == "cpu") and int(first_bad) >= 0:
+            if (logs or device.type == "cpu") and int(first_bad) >= 0:  # on all ranks in the same step
                 raise NonFiniteLoss(
-                    f"step {int(first_bad)}: the gradients are not finite (learning rate {lr:.3g}); the newest checkpoint is from before it. "
-                    "A lower optim.lr, optim.clip or train.precision fp32 may mend it"
-                )
+                    int(first_bad), f"the gradients are not finite (learning rate {lr:.3g}); the newest checkpoint is from before it. "
+                    "A lower optim.lr, optim.clip or train.precision fp32 may mend it, train.on_nan skip leaves the step out"
+                )  # fmt: skip
+            saves = saves and int(first_bad) < 0
             if logs:
                 asked = torch.tensor(float(rank == 0 and listener.stop()), device=device)
                 values = torch.stack(
@@ -207,6 +265,8 @@ def train(
                     rate = (done - window_done) * size / (now - window)
                     trained_seconds += now - window
                 window, window_done = now, done
+                if audit:
+                    audit.step(done, batch.index.tolist(), dict(zip(out, totals, strict=True))["loss"])
                 if rank == 0:
                     listener.log(
                         done,
@@ -217,10 +277,10 @@ def train(
                             "images_per_second": rate,
                         },
                     )
-                    if not all(map(torch.isfinite, values)):
-                        raise NonFiniteLoss(
-                            f"step {done}: the loss is not finite ({dict(zip(out, totals, strict=True))}); the newest checkpoint is from before it"
-                        )
+                if not all(map(math.isfinite, totals)):
+                    raise NonFiniteLoss(
+                        done, f"the loss is not finite ({dict(zip(out, totals, strict=True))}); the newest checkpoint is from before it"
+                    )  # fmt: skip
             improved = False
             if knn and rank == 0 and (done % eval_steps == 0 or done == total):
                 pause = time.monotonic()
@@ -241,6 +301,8 @@ def train(
             close()
         if checkpoints:
             checkpoints.join()
+        if audit:
+            audit.close()
     speed = (done - started_at) * size / trained_seconds if trained_seconds else 0.0
     return Outcome(method, done, total, worlds, seconds_before + time.monotonic() - began, speed, broken)
 
@@ -274,6 +336,7 @@ FREE = {
     "train.checkpoint_seconds",
     "train.checkpoint_steps",
     "train.allow_changes",
+    "train.on_nan",
 }
 
 

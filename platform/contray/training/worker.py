@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from .checkpoint import Storage
 from .loop import Listener, Outcome, train
 
 VERDICT = "verdict.json"
+HEAR_SECONDS = 0.5  # how often rank 0 hears what is asked of it, between the steps that it logs
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,25 @@ class Plan:
     final: Literal["test", "validation"] = "test"  # trials are ranked on held-out training data; the test set stays shut
 
 
+class Asked(NamedTuple):
+    """What whoever watches asks of a run: to stop with a checkpoint, to make a checkpoint soon."""
+
+    stop: bool = False
+    save: bool = False
+
+
 class Recorder(Listener):
     """Sends metrics to MLflow exactly once, and progress to whoever watches."""
 
-    def __init__(self, run: TrackedRun | None, total: int, show: Callable[[dict[str, Any]], bool], offer: bool = False) -> None:
-        self.run, self.total, self.show, self.offer = run, total, show, offer
+    def __init__(self, run: TrackedRun | None, total: int, show: Callable[[dict[str, Any]], Asked], offer: bool = False) -> None:
+        self.run, self.total, self.offer = run, total, offer
+        self._show = show
         self._log: MetricLog | None = None
-        self._stop = False
+        self._asked, self._heard = Asked(), time.monotonic()
+
+    def show(self, message: dict[str, Any]) -> None:
+        """Pass a message on, and hear what is asked."""
+        self._asked, self._heard = self._show(message), time.monotonic()
 
     @property
     def metrics(self) -> MetricLog | None:
@@ -50,13 +64,15 @@ class Recorder(Listener):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if self.run is not None:
+            if self._log is not None:  # the run went back within this process: two logs must not send the same points
+                self._log.close(timeout_s=20)
             self._log = MetricLog(self.run, pending=[tuple(point) for point in state["points"]])
-        self._stop = self.show({"step": state["step"], "total": self.total})
+        self.show({"step": state["step"], "total": self.total})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if self.metrics:
             self.metrics.log(step, values)
-        self._stop = self.show({"step": step, "total": self.total, **values}) or self._stop
+        self.show({"step": step, "total": self.total, **values})
 
     def evaluated(self, step: int, fraction: float, values: Mapping[str, float], save: Callable[[], dict[str, Any]]) -> None:
         self.show({"step": step, "total": self.total, "evaluated": step, **values, **({"save": save} if self.offer else {})})
@@ -69,15 +85,20 @@ class Recorder(Listener):
         return self.metrics.pending() if self.metrics else []
 
     def stop(self) -> bool:
-        return self._stop
+        return self._asked.stop
+
+    def hurry(self) -> bool:
+        if time.monotonic() - self._heard > HEAR_SECONDS:
+            self.show({})
+        return self._asked.save
 
 
 def work(
-    plan: Plan, show: Callable[[dict[str, Any]], bool], start: Mapping[str, Any] | None = None, offer: bool = False
+    plan: Plan, show: Callable[[dict[str, Any]], Asked], start: Mapping[str, Any] | None = None, offer: bool = False
 ) -> dict[str, Any]:
     """Train one rank of a run to its end. Rank 0 returns what there is to say, in plain values.
 
-    `show` takes progress messages and says whether the run was asked to stop. start: a state to go on from in place of the newest
+    `show` takes progress messages and says what is asked of the run. start: a state to go on from in place of the newest
     checkpoint. offer: messages of an evaluation carry `save`, which gives the state that a checkpoint would hold.
     """
     torch.set_num_threads(plan.threads)
@@ -86,7 +107,7 @@ def work(
     source = data.open_source(config.data)
     storage = Storage(plan.storage)
     steps = config.train.steps or config.train.epochs * (len(source.train) // config.train.batch_size)
-    recorder = Recorder(plan.run if rank == 0 else None, steps, show if rank == 0 else lambda message: False, offer)
+    recorder = Recorder(plan.run if rank == 0 else None, steps, show if rank == 0 else lambda message: Asked(), offer)
     outcome = train(config, source, storage, recorder, start)
     if rank != 0:
         return {}

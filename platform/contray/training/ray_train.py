@@ -1,0 +1,241 @@
+"""Ray Train around the loop: the cluster, the worker group, and the driver's conversation with rank 0."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Protocol
+
+from .. import model, track
+from ..config import RunConfig
+from ..errors import ConfigError, UserError
+from .checkpoint import Storage
+from .stop import interrupts
+from .worker import Asked, Plan, work
+
+
+class Watcher(Protocol):
+    """Who is shown a run's messages: a progress bar, or Tune's adapter."""
+
+    def show(self, message: dict[str, Any]) -> None: ...
+
+
+# ---------------------------------------------------------------- the cluster
+
+
+def cluster_of(config: RunConfig) -> str:
+    """The Ray cluster to join; empty: none, or this machine's own."""
+    address = config.scale.address or os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" or config.scale.workers == (0, 0) else address
+
+
+def check_machines(config: RunConfig) -> None:
+    """Refuse a cluster that does not answer (Ray itself would go on asking for minutes) and a GPU that is not there."""
+    address = cluster_of(config)
+    if not address:
+        model.device_of(config)  # on a cluster the workers have the GPUs, and this machine may have none
+    if address in ("", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise ConfigError(
+            "scale.address",
+            f"got {address}, must be HOST:PORT of a Ray head, or auto; a http:// address takes jobs (ray job submit)",
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            "scale.address",
+            f"no Ray cluster answers at {address} ({error}); leave it and RAY_ADDRESS empty for this machine's own",
+        ) from None
+
+
+@contextlib.contextmanager
+def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
+    """A Ray cluster: the one that is already joined, the one of scale.address or RAY_ADDRESS, else this machine's own for as long as this lasts."""
+    quiet = {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # stock 2 s: start and end of a run wait for it; 0.2 s costs 1 % of two cores
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every print appears twice
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials find a relative data.source or my_method.py where the user does
+    }
+    for key, value in quiet.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = cluster_of(config) or "local"
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        cpus = max(os.cpu_count() or 1, config.scale.workers[1] * max(config.scale.cpus_per_worker, 1))
+        options |= {
+            "include_dashboard": dashboard,
+            "num_cpus": cpus,
+        }  # trials of several workers need the dashboard: without it their placements leak
+    _warn_of_lost_places(config)
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise UserError(f"scale.address: no Ray cluster answers at {address} ({' '.join(str(error).split())[:200]})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _warn_of_lost_places(config: RunConfig) -> None:
+    """Ray deletes a job's copy of its working directory some time after the job, and all that was written there."""
+    places = {"scale.storage": Storage(config.scale.storage).address, "track.uri": track.resolve_uri(config.track.uri)}
+    for key, place in places.items():
+        if "/working_dir_files/" in place:
+            print(
+                f"contray: {key} lies in the job's own folder, which Ray deletes; name a place that stays ({place})", flush=True
+            )
+
+
+# ---------------------------------------------------------------- a run on the cluster
+
+
+def fit(
+    config: RunConfig,
+    name: str,
+    folder: Storage,
+    run: track.TrackedRun,
+    watcher: Watcher,
+    final: Literal["test", "validation"] = "test",
+) -> dict[str, Any]:
+    """Run Ray Train on the cluster that is joined, showing its progress to `watcher`; what rank 0 returned."""
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from . import elastic
+
+    least, most = config.scale.workers
+    if least < most:
+        for key, value in elastic.ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+    total = ray.cluster_resources()
+    wants_gpu = (
+        config.train.device == "cuda" or config.scale.gpus_per_worker > 0
+    )  # also where the autoscaler has started none yet
+    gpu = config.train.device != "cpu" and (wants_gpu or total.get("GPU", 0) > 0)
+    cpus = config.scale.cpus_per_worker or max(1, int(total.get("CPU", 1)) // most)
+    resources = {"CPU": cpus, **({"GPU": config.scale.gpus_per_worker or 1} if gpu else {})}
+    board = _board().remote()
+    plan = Plan(config.to_yaml(), folder.address, run, cpus, final)
+    elastic.forget_failures(folder)
+    trainer = TorchTrainer(
+        _train_function,
+        train_loop_config={"plan": plan, "board": board, "folder": os.getcwd()},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=most if least == most else (least, most),
+            use_gpu=gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=elastic.RESIZE_SECONDS,
+        ),
+        run_config=RayRunConfig(
+            name=name,
+            storage_path=f"{Storage(config.scale.storage).address.rstrip('/')}/.ray",  # where Ray Train keeps its own few records of a run
+            failure_config=FailureConfig(max_failures=-1),  # Ray would count over the run's whole life
+            callbacks=[elastic.Patience(folder.address, config.scale.max_failures)],
+            logging_config=LoggingConfig("ERROR"),
+        ),
+    )
+    ended: dict[str, Any] = {}
+
+    def run_trainer() -> None:
+        try:
+            ended["result"] = trainer.fit().return_value
+        except BaseException as error:
+            ended["error"] = error
+
+    thread = threading.Thread(target=run_trainer, name="ray-train", daemon=True)
+    thread.start()
+    asked, nodes = [False], elastic.NodeWatch()
+    with interrupts(asked):
+        while thread.is_alive():
+            thread.join(0.5)
+            watcher.show(ray.get(board.read.remote(Asked(stop=asked[0], save=asked[0] or nodes.look()))))
+    watcher.show(ray.get(board.read.remote(Asked())))
+    ray.kill(board)
+    if "error" in ended:
+        raise _plain(ended["error"])
+    if "refused" in ended["result"]:
+        raise UserError(ended["result"]["refused"])
+    return ended["result"]
+
+
+def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs in each Ray Train worker."""
+    import ray
+
+    if os.path.isdir(settings["folder"]):
+        os.chdir(settings["folder"])  # Ray has moved the worker to a folder that knows no relative data.source or my_method.py
+
+    board, last = settings["board"], {"ref": None, "asked": Asked()}
+
+    def show(message: dict[str, Any]) -> Asked:
+        """Send progress without waiting for it; the answer to an earlier message says what is asked of the run."""
+        if last["ref"] is not None and ray.wait([last["ref"]], timeout=0)[0]:
+            last["asked"] = Asked(*ray.get(last["ref"]))
+        last["ref"] = board.put.remote(message)
+        return last["asked"]
+
+    try:
+        return work(settings["plan"], show)
+    except UserError as error:  # a new worker would meet it again
+        from methods._ranks import world_size
+
+        from .loop import NonFiniteLoss
+
+        if world_size() > 1 and not isinstance(error, NonFiniteLoss):
+            raise
+        return {"refused": str(error)}
+
+
+def _board() -> Any:
+    import ray
+
+    @ray.remote(num_cpus=0, max_concurrency=4)  # pyright: ignore[reportCallIssue]
+    class Board:
+        """Carries progress from rank 0 to the driver, and what is asked of the run back. Lives on the driver's node."""
+
+        def __init__(self) -> None:
+            self.messages: dict[str, Any] = {}
+            self.asked = Asked()
+
+        def put(self, message: dict[str, Any]) -> Asked:
+            self.messages |= message
+            return self.asked
+
+        def read(self, asked: Asked) -> dict[str, Any]:
+            self.asked = asked
+            return self.messages
+
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)  # not on a node that may vanish
+    board: Any = Board
+    return board.options(scheduling_strategy=here)
+
+
+def _plain(error: BaseException) -> BaseException:
+    """A run's failure in one line; Ray's own message carries pages of tracebacks, which its log keeps."""
+    from .elastic import NoProgress, one_line
+
+    reason = getattr(error, "controller_failure", None)
+    if isinstance(reason, NoProgress):
+        return UserError(str(reason))
+    for failure in (getattr(error, "worker_failures", None) or {}).values():
+        return UserError(f"a training worker failed: {one_line(failure)}")
+    return error

@@ -1,0 +1,191 @@
+"""A real Ray cluster of several nodes on this machine, a `contray train` on it as a user starts it, and faults."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from contray import RunConfig
+from contray.training.audit import Attempt, History, attempts, history
+from contray.training.checkpoint import Checkpoints, Storage
+from contray.training.elastic import NODE_HEALTH
+
+SLOW = """
+import time
+
+from methods.{module} import PAPER, PRESETS, RECIPE, VIEWS, Config, {name}
+
+
+class Slow(Method := {name}):
+    def after_backward(self, clock):
+        super().after_backward(clock)
+        time.sleep({seconds})
+"""
+METHODS = {"moco": "MoCo", "instdisc": "InstDisc", "dino": "DINO"}  # a queue; a bank by sample id; an EMA target with multi-crop
+
+# A network of few channels in double precision under SGD, at a rate where its dynamics are not chaotic; 13 rows are 7 + 6 on two workers.
+SMALL: dict[str, Any] = {
+    "data.size": 16, "data.renderings": 1, "data.workers": 0, "backbone.width": 4, "train.batch_size": 13, "train.precision": "fp64",
+    "train.norm_groups": 1, "train.log_every": 1, "train.checkpoint_seconds": 2, "train.audit": True, "optim.name": "sgd", "optim.lr": 0.003,
+    "optim.lr_scaling": "none", "eval.every_epochs": 0, "eval.final": False, "track.model": False, "scale.cpus_per_worker": 1,
+}  # fmt: skip
+OWN: dict[str, dict[str, Any]] = {
+    "moco": {"views.query.size": 16, "views.key.size": 16, "method.queue_size": 130, "method.dim": 8, "train.norm_groups": 2},
+    "instdisc": {"views.view.size": 16},
+    "dino": {"views.large_a.size": 16, "views.large_b.size": 16},
+}
+
+
+def slow_method(folder: Path, method: str, seconds: float) -> Path:
+    """The method as a user's own file, each step taking `seconds` longer: a fault must find the run in its middle."""
+    path = folder / f"slow_{method}.py"
+    path.write_text(SLOW.format(module=method, name=METHODS[method], seconds=seconds))
+    return path
+
+
+class Nodes:
+    """Ray nodes of one CPU each, besides a head of none, with the health checks of `ray_cluster.yaml`."""
+
+    def __init__(self, count: int = 1) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": dict(NODE_HEALTH)}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address: str = self.cluster.address
+        self.all: list[Any] = [self.add() for _ in range(count)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.cluster.shutdown()
+
+    def add(self) -> Any:
+        node = self.cluster.add_node(num_cpus=1)
+        with contextlib.suppress(AttributeError):
+            self.all.append(node)
+        return node
+
+    def kill(self, node: Any) -> None:
+        """The node is gone at once, as when its machine loses power."""
+        self.all.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def drain(self, node: Any, seconds: float) -> None:
+        """The node's machine will be taken away in `seconds`, and says so: a spot machine's notice. The caller kills it then."""
+        from ray._raylet import GcsClient
+        from ray.core.generated import autoscaler_pb2
+
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        taken, why = GcsClient(address=self.address).drain_node(node.node_id, reason, "spot", int((time.time() + seconds) * 1000))
+        if not taken:
+            raise RuntimeError(f"the node refused to drain: {why}")
+
+
+class Driver:
+    """`contray train` in a process of its own, and what its run has written so far."""
+
+    def __init__(self, folder: Path, method: str | Path, keys: Mapping[str, Any], name: str, preset: str = "digits") -> None:
+        self.folder, self.name = folder, name
+        keys = {"scale.storage": str(folder / "runs"), "track.uri": f"sqlite:///{folder}/mlflow.db", "track.name": name, **keys}
+        options = []
+        for key, value in keys.items():
+            options += [f"--{key}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+        self.command = [sys.executable, "-m", "contray", "train", str(method), "--preset", preset, *options]
+        self.log = folder / f"{name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(str(self.folder / "runs" / self.name))
+
+    def start(self) -> Self:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(self.command, cwd=self.folder, stdout=out, stderr=subprocess.STDOUT)
+        return self
+
+    def end(self, seconds: float) -> int:
+        """Its exit code, waited for."""
+        assert self.process is not None
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the run did not end within {seconds:g} s\n{self.told()}") from None
+
+    def told(self) -> str:
+        return self.log.read_text()[-4000:]
+
+    def lives(self) -> list[Attempt]:
+        return attempts(self.storage)
+
+    def step(self) -> int:
+        return max((max(life.ids, default=life.begin) for life in self.lives()), default=0)
+
+    def until(self, what: str, true: Callable[[list[Attempt]], Any], seconds: float) -> list[Attempt]:
+        """The lives of the run, once `true` is true of them."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            lives = self.lives()
+            if true(lives):
+                return lives
+            if self.process is not None and self.process.poll() is not None:
+                raise RuntimeError(f"the run ended with {self.process.returncode} before {what}\n{self.told()}")
+            time.sleep(0.1)
+        raise TimeoutError(f"waited {seconds:g} s for {what}: {[(life.world, life.begin, len(life.ids)) for life in self.lives()]}\n{self.told()}")
+
+    def until_step(self, step: int, seconds: float = 120) -> list[Attempt]:
+        return self.until(f"step {step}", lambda lives: lives and max(lives[-1].ids, default=0) >= step, seconds)
+
+    def kill_worker(self, rank: int) -> None:
+        os.kill(self.lives()[-1].pids[rank], signal.SIGKILL)
+
+    def history(self) -> History:
+        return history(self.lives())
+
+    def state(self) -> dict[str, Any]:
+        state = Checkpoints(self.storage).latest()
+        assert state is not None
+        return state
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Self]:
+        self.start()
+        try:
+            yield self
+        finally:
+            if self.process is not None and self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+
+
+def apart(one: Driver, other: Driver) -> dict[str, float]:
+    """How far two runs are from each other: relative differences of losses and of state tensors, and whether their ids are the same."""
+    a, b = one.history(), other.history()
+    losses = max(abs(a.losses[step] - b.losses[step]) / abs(a.losses[step]) for step in a.losses)
+    state, theirs = one.state()["method"], other.state()["method"]
+    norms = {
+        key: float((value - theirs[key]).norm() / value.norm().clamp(min=1e-30))
+        for key, value in state.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+    return {"loss": losses, "state": max(norms.values()), "ids": float(a.ids == b.ids), "steps": float(len(a.ids))}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def config(method: str, keys: Mapping[str, Any]) -> RunConfig:
+    return RunConfig.make(method, {**SMALL, **OWN[method], **keys}, preset="digits")
