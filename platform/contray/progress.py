@@ -24,8 +24,12 @@ class TrainingBar:
             self._bar.stop()
 
     def show(self, message: dict[str, Any]) -> None:
-        """Take a message in and redraw."""
+        """Take a message in and redraw; `resumed`, a step, and `workers` say that the run went on from there with so many."""
+        again = "resumed" in message and "step" in self.seen and message["resumed"] != self.seen.get("resumed")
         self.seen |= message
+        if again and not self.quiet:
+            workers = self.seen.get("workers", 1)
+            self._say(f"going on from step {self.seen['resumed']} with {workers} worker{'s' if workers > 1 else ''}")
         if self.quiet or "total" not in self.seen:
             return
         if sys.stderr.isatty():
@@ -35,6 +39,12 @@ class TrainingBar:
             and (line := f"step {self.seen['step']}/{self.seen['total']}, {self._words()}") != self._line
         ):
             self._last_line, self._line = time.monotonic(), line
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(f"{self.title}: {line}", markup=False, highlight=False)
+        else:
             print(f"{self.title}: {line}", file=sys.stderr, flush=True)
 
     def _words(self) -> str:

@@ -36,11 +36,11 @@ METHODS = {"moco": "MoCo", "instdisc": "InstDisc", "dino": "DINO"}  # a queue; a
 # A network of few channels in double precision under SGD, at a rate where its dynamics are not chaotic; 13 rows are 7 + 6 on two workers.
 SMALL: dict[str, Any] = {
     "data.size": 16, "data.renderings": 1, "data.workers": 0, "backbone.width": 4, "train.batch_size": 13, "train.precision": "fp64",
-    "train.norm_groups": 1, "train.log_every": 1, "train.checkpoint_seconds": 2, "train.audit": True, "optim.name": "sgd", "optim.lr": 0.003,
+    "train.norm_groups": 1, "train.log_every": 1, "train.checkpoint_seconds": 2, "train.audit": True, "optim.name": "sgd", "optim.lr": 0.002,
     "optim.lr_scaling": "none", "eval.every_epochs": 0, "eval.final": False, "track.model": False, "scale.cpus_per_worker": 1,
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
-    "moco": {"views.query.size": 16, "views.key.size": 16, "method.queue_size": 130, "method.dim": 8, "train.norm_groups": 2},
+    "moco": {"views.query.size": 16, "views.key.size": 16, "method.queue_size": 130, "method.dim": 8, "method.temperature": 1.0},
     "instdisc": {"views.view.size": 16},
     "dino": {"views.large_a.size": 16, "views.large_b.size": 16},
 }
@@ -141,7 +141,9 @@ class Driver:
             if self.process is not None and self.process.poll() is not None:
                 raise RuntimeError(f"the run ended with {self.process.returncode} before {what}\n{self.told()}")
             time.sleep(0.1)
-        raise TimeoutError(f"waited {seconds:g} s for {what}: {[(life.world, life.begin, len(life.ids)) for life in self.lives()]}\n{self.told()}")
+        raise TimeoutError(
+            f"waited {seconds:g} s for {what}: {[(life.world, life.begin, len(life.ids)) for life in self.lives()]}\n{self.told()}"
+        )
 
     def until_step(self, step: int, seconds: float = 120) -> list[Attempt]:
         return self.until(f"step {step}", lambda lives: lives and max(lives[-1].ids, default=0) >= step, seconds)

@@ -165,8 +165,11 @@ def fit(
     with interrupts(asked):
         while thread.is_alive():
             thread.join(0.5)
-            watcher.show(ray.get(board.read.remote(Asked(stop=asked[0], save=asked[0] or nodes.look()))))
-    watcher.show(ray.get(board.read.remote(Asked())))
+            now = Asked(stop=asked[0], save=asked[0] or nodes.look())
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                watcher.show(ray.get(board.read.remote(now)))
+    with contextlib.suppress(ray.exceptions.RayActorError):
+        watcher.show(ray.get(board.read.remote(Asked())))
     ray.kill(board)
     if "error" in ended:
         raise _plain(ended["error"])
@@ -187,7 +190,8 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     def show(message: dict[str, Any]) -> Asked:
         """Send progress without waiting for it; the answer to an earlier message says what is asked of the run."""
         if last["ref"] is not None and ray.wait([last["ref"]], timeout=0)[0]:
-            last["asked"] = Asked(*ray.get(last["ref"]))
+            with contextlib.suppress(ray.exceptions.RayActorError):  # the board's node died; it starts again elsewhere
+                last["asked"] = Asked(*ray.get(last["ref"]))
         last["ref"] = board.put.remote(message)
         return last["asked"]
 
@@ -208,7 +212,7 @@ def _board() -> Any:
 
     @ray.remote(num_cpus=0, max_concurrency=4)  # pyright: ignore[reportCallIssue]
     class Board:
-        """Carries progress from rank 0 to the driver, and what is asked of the run back. Lives on the driver's node."""
+        """Carries progress from rank 0 to the driver, and what is asked of the run back; it starts again where its node dies."""
 
         def __init__(self) -> None:
             self.messages: dict[str, Any] = {}
@@ -222,11 +226,8 @@ def _board() -> Any:
             self.asked = asked
             return self.messages
 
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)  # not on a node that may vanish
     board: Any = Board
-    return board.options(scheduling_strategy=here)
+    return board.options(max_restarts=-1)
 
 
 def _plain(error: BaseException) -> BaseException:

@@ -67,7 +67,7 @@ class Recorder(Listener):
             if self._log is not None:  # the run went back within this process: two logs must not send the same points
                 self._log.close(timeout_s=20)
             self._log = MetricLog(self.run, pending=[tuple(point) for point in state["points"]])
-        self.show({"step": state["step"], "total": self.total})
+        self.show({"step": state["step"], "total": self.total, "resumed": state["step"], "workers": world_size()})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if self.metrics:
