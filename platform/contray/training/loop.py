@@ -18,6 +18,7 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation.online import OnlineKNN
 from .checkpoint import Checkpoints, Storage
+from .step import Stepper
 
 
 class NonFiniteLoss(UserError):
@@ -97,6 +98,8 @@ def train(
     if config.train.compile:
         method.represent = torch.compile(method.represent, dynamic=False)
 
+    step = Stepper(config, method, rank, world, storage)
+
     # Go on where the newest checkpoint stands, if there is one.
     checkpoints = Checkpoints(storage, config.train.keep, listener.durable) if storage else None
     state = start or (checkpoints.latest() if checkpoints else None)
@@ -159,10 +162,7 @@ def train(
                     optimizer.state.pop(param, None)
             lr = optim.set_schedules(optimizer, config, clock)
 
-            with model.autocast(config, device), batch.norm("blocks"):
-                reps = method.represent(batch, clock)
-                out = method.loss(reps, batch, clock)
-            out["loss"].backward()
+            reps, out = step(batch, clock)  # represent, loss, backward
             optim.sum_gradients(params, world)
             grad_norm = optim.clip_gradients(config.optim, params)
             method.after_backward(clock)
