@@ -239,7 +239,9 @@ class Method(nn.Module):
     then calls `update` once. It knows no method by name.
     """
 
-    couples: ClassVar[bool] = True  # False: the loss is a sum over rows; `loss` may be called chunk by chunk and leaves nothing in `reps`
+    couples: ClassVar[bool] = (
+        True  # False: the loss is a sum over rows; it may be called chunk by chunk and leaves nothing in `reps`
+    )
     strided: ClassVar[tuple[str, ...]] = ()  # views, and reps of the same names, that `represent` runs in `batch.norm("strided")`
 
     samples: Tensor

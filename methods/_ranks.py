@@ -184,8 +184,9 @@ class _GroupedNorm(torch.autograd.Function):
             y = y + bias.reshape(1, -1, *[1] * len(space))
         ctx.save_for_backward(x, weight, mean, scale, count)
         ctx.per_group, ctx.per_row, ctx.over_space, ctx.has_bias = per_group, per_row, over_space, bias is not None
-        ctx.mark_non_differentiable(mean, variance)
-        return y.to(x.dtype), mean, scatter / (count - 1).clamp(min=1)
+        unbiased = scatter / (count - 1).clamp(min=1)
+        ctx.mark_non_differentiable(mean, unbiased)  # else running statistics would keep the graph of every step
+        return y.to(x.dtype), mean, unbiased
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
