@@ -152,13 +152,13 @@ class _GroupedNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = full(x)
         space = tuple(range(2, x.ndim))
-        area = x.shape[2:].numel()
+        channels, area = x.shape[1], x.shape[2:].numel()  # no function below holds x: they live as long as the graph, x need not
 
         def per_group(rows: Tensor) -> Tensor:  # (R, C) -> (G, C)
             return rows.sum(0, keepdim=True) if ids is None else rows.new_zeros(groups, rows.shape[1]).index_add_(0, ids, rows)
 
         def per_row(stat: Tensor) -> Tensor:  # (G, C) -> (R or 1, C, 1, 1)
-            return (stat if ids is None else stat[ids]).reshape(-1, x.shape[1], *[1] * len(space))
+            return (stat if ids is None else stat[ids]).reshape(-1, channels, *[1] * len(space))
 
         def over_space(values: Tensor) -> Tensor:  # (R, C, *S) -> (R, C)
             return values.sum(space) if space else values
@@ -170,7 +170,7 @@ class _GroupedNorm(torch.autograd.Function):
             packed = torch.cat([count, mean, scatter], 1)
             parts = [torch.empty_like(packed) for _ in range(world_size())]
             dist.all_gather(parts, packed)
-            counts, means, scatters = torch.stack(parts).split([1, x.shape[1], x.shape[1]], 2)  # (W, G, ...)
+            counts, means, scatters = torch.stack(parts).split([1, channels, channels], 2)  # (W, G, ...)
             count = counts.sum(0)
             mean = (counts * means).sum(0) / count.clamp(min=1)
             scatter = (scatters + counts * (means - mean).square()).sum(0)

@@ -124,8 +124,10 @@ def test_no_more_than_a_chunk_is_held_for_the_backward_pass():
         seen.append(sum(ref() is not None for ref in held))
 
     method.backbone.conv1.register_forward_hook(watch)
-    Stepper(config, method, 0, 1, None)(batch_of(config, 0), clock_of(0))
+    step = Stepper(config, method, 0, 1, None)
+    results = [step(batch_of(config, 0), clock_of(0)), held[-1]()]
     assert (len(seen), max(seen)) == (8, 1)
+    assert results[1] is None
 
 
 def test_batch_norm_in_chunks_of_arbitrary_rows_is_refused():
