@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from contray import data, model
 from contray.chunks import Chunk, normed, plan
 from contray.config import RunConfig
+from contray.dryrun import describe
 from contray.errors import ConfigError, UserError
 from contray.training import loop
 from contray.training.checkpoint import Storage
@@ -95,7 +96,7 @@ def lopsided(rank, world, cases):
 
 def test_a_rank_without_rows_of_a_chunk_takes_part_all_the_same():
     cases = ["moco digits", "infomin digits", "swav digits_multicrop", "barlow_twins digits"]
-    alone, (first, second) = run_ranks(lopsided, 1, cases)[0], run_ranks(lopsided, 2, cases)
+    alone, (first, second) = lopsided(0, 1, cases), run_ranks(lopsided, 2, cases)
     for case in cases:
         assert_close(first[case]["loss"] + second[case]["loss"], alone[case]["loss"], rtol=1e-9, atol=1e-9)
         summed = {name: grad + second[case]["gradients"][name] for name, grad in first[case]["gradients"].items()}
@@ -136,6 +137,14 @@ def test_batch_norm_in_chunks_of_arbitrary_rows_is_refused():
     chunks = [Chunk(torch.arange(start, start + 6), torch.arange(start, start + 6), 0) for start in (0, 6)]
     with pytest.raises(RuntimeError, match="not whole norm groups"):
         forward_backward(config, method, batch, clock_of(0), chunks)
+
+
+def test_the_dry_run_tells_of_chunks(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    keys = {"train.batch_size": 64, "train.norm_groups": 8, "views.view.size": 16, "data.size": 16, "data.renderings": 1}
+    config = RunConfig.make("simclr", {**keys, "scale.max_batch_per_worker": 16, "scale.workers": (1, 2), "backbone.width": 4})
+    describe(config)
+    assert "4 of at most 16 samples each at 1 worker; 2 of at most 16 samples each at 2 workers" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- out of memory
