@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ._ranks import norm_scope
+from ._ranks import Scope, norm_scope
 
 Reps = dict[str, Tensor]  # whatever `represent` computed; the first axis of every tensor is the rows
 
@@ -175,6 +175,7 @@ class Batch:
     index: (B,) global sample ids; slot: (B,) places in the global batch of `size` rows
     groups: of batch norm; track: whether it keeps running statistics.
     Ranks hold contiguous slots in rank order, so rows gathered over ranks stand in slot order.
+    strided: in a chunk, the slots of the rows of the method's `strided` views.
     """
 
     views: dict[str, Tensor]
@@ -185,10 +186,12 @@ class Batch:
     step: int = 0
     groups: int = 1
     track: bool = True
+    strided: Tensor | None = None
 
-    def norm(self, layout: str) -> AbstractContextManager[None]:
+    def norm(self, layout: str) -> AbstractContextManager[Scope]:
         """Batch norm within it runs over the norm groups of the global batch, laid out in blocks or strided (see `norm_scope`)."""
-        return norm_scope(self.slot, self.size, self.groups, layout, self.track, self.rand)
+        rows = self if layout == "blocks" or self.strided is None else dataclasses.replace(self, slot=self.strided)
+        return norm_scope(rows.slot, self.size, self.groups, layout, self.track, rows.rand)
 
     def crops(self, name: str) -> Tensor:
         """All crops of one view entry, crop-major: (V*B, C, H, W)."""
@@ -236,7 +239,10 @@ class Method(nn.Module):
     then calls `update` once. It knows no method by name.
     """
 
-    couples: ClassVar[bool] = True  # whether the loss couples rows (then chunked representations need cached gradients)
+    couples: ClassVar[bool] = (
+        True  # False: the loss is a sum over rows; it may be called chunk by chunk and leaves nothing in `reps`
+    )
+    strided: ClassVar[tuple[str, ...]] = ()  # views, and reps of the same names, that `represent` runs in `batch.norm("strided")`
 
     samples: Tensor
 

@@ -96,7 +96,9 @@ def full(x: Tensor) -> Tensor:
 
 
 @dataclass
-class _Scope:
+class Scope:
+    """What batch norm and stochastic depth know of the step they run in. `calls` and `statistics` pass on to scopes within this one."""
+
     slot: Tensor  # (B,)
     size: int
     groups: int
@@ -104,26 +106,27 @@ class _Scope:
     track: bool
     rand: Callable[..., Tensor] | None
     calls: dict[str, int]  # how often each DropPath was met
+    statistics: list[tuple[BatchNorm, Tensor, Tensor]] | None  # of a chunk: kept here for `apply_statistics`
     known: dict[int, Tensor] = field(default_factory=dict)
 
     def ids(self, rows: int) -> Tensor:
         """The norm group of each of R = V*B crop-major rows: (R,)."""
         if rows not in self.known:
-            if rows % len(self.slot):
+            if rows % max(len(self.slot), 1):
                 raise ValueError(f"batch norm saw {rows} rows, which are not whole crops of a batch of {len(self.slot)}")
             group = self.slot * self.groups // self.size if self.layout == "blocks" else self.slot % self.groups
-            self.known[rows] = group.repeat(rows // len(self.slot))
+            self.known[rows] = group.repeat(rows // max(len(self.slot), 1))
         return self.known[rows]
 
 
-_scope: _Scope | None = None
+_scope: Scope | None = None
 
 
 @contextmanager
 def norm_scope(
     slot: Tensor, size: int, groups: int, layout: str = "blocks", track: bool = True, rand: Callable[..., Tensor] | None = None
-) -> Iterator[None]:
-    """Within it, batch norm runs over `groups` groups of the global batch of `size`.
+) -> Iterator[Scope]:
+    """Within it, batch norm runs over `groups` groups of the global batch of `size`; 0: there must be none. Rows may be a chunk of whole groups.
 
     layout "blocks": contiguous slots; "strided": slot modulo groups, so that a key's statistics never come from its query's company
     (what MoCo's shuffling is for, He et al. 2020 §3.3). track=False leaves the running statistics alone (replayed passes).
@@ -132,9 +135,10 @@ def norm_scope(
     global _scope
     if layout not in ("blocks", "strided"):
         raise ValueError(f"norm layout {layout!r}: blocks or strided")
-    outer, _scope = _scope, _Scope(slot, size, groups, layout, track, rand, _scope.calls if _scope else {})
+    calls, statistics = (_scope.calls, _scope.statistics) if _scope else ({}, None)
+    outer, _scope = _scope, Scope(slot, size, groups, layout, track, rand, calls, statistics)
     try:
-        yield
+        yield _scope
     finally:
         _scope = outer
 
@@ -148,13 +152,13 @@ class _GroupedNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = full(x)
         space = tuple(range(2, x.ndim))
-        area = x[0, 0].numel()
+        channels, area = x.shape[1], x.shape[2:].numel()  # no function below holds x: they live as long as the graph, x need not
 
         def per_group(rows: Tensor) -> Tensor:  # (R, C) -> (G, C)
             return rows.sum(0, keepdim=True) if ids is None else rows.new_zeros(groups, rows.shape[1]).index_add_(0, ids, rows)
 
         def per_row(stat: Tensor) -> Tensor:  # (G, C) -> (R or 1, C, 1, 1)
-            return (stat if ids is None else stat[ids]).reshape(-1, x.shape[1], *[1] * len(space))
+            return (stat if ids is None else stat[ids]).reshape(-1, channels, *[1] * len(space))
 
         def over_space(values: Tensor) -> Tensor:  # (R, C, *S) -> (R, C)
             return values.sum(space) if space else values
@@ -166,11 +170,11 @@ class _GroupedNorm(torch.autograd.Function):
             packed = torch.cat([count, mean, scatter], 1)
             parts = [torch.empty_like(packed) for _ in range(world_size())]
             dist.all_gather(parts, packed)
-            counts, means, scatters = torch.stack(parts).split([1, x.shape[1], x.shape[1]], 2)  # (W, G, ...)
+            counts, means, scatters = torch.stack(parts).split([1, channels, channels], 2)  # (W, G, ...)
             count = counts.sum(0)
-            mean = (counts * means).sum(0) / count
+            mean = (counts * means).sum(0) / count.clamp(min=1)
             scatter = (scatters + counts * (means - mean).square()).sum(0)
-        variance = scatter / count
+        variance = scatter / count.clamp(min=1)  # a chunk has no rows of other chunks' groups: their mean and variance are 0
         scale = (variance + eps).rsqrt()  # (G, C)
         normed = (wide - per_row(mean)) * per_row(scale)
         y = normed
@@ -180,8 +184,9 @@ class _GroupedNorm(torch.autograd.Function):
             y = y + bias.reshape(1, -1, *[1] * len(space))
         ctx.save_for_backward(x, weight, mean, scale, count)
         ctx.per_group, ctx.per_row, ctx.over_space, ctx.has_bias = per_group, per_row, over_space, bias is not None
-        ctx.mark_non_differentiable(mean, variance)
-        return y.to(x.dtype), mean, scatter / (count - 1)
+        unbiased = scatter / (count - 1).clamp(min=1)
+        ctx.mark_non_differentiable(mean, unbiased)  # else running statistics would keep the graph of every step
+        return y.to(x.dtype), mean, unbiased
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -195,7 +200,7 @@ class _GroupedNorm(torch.autograd.Function):
         totals = torch.cat([ctx.per_group(sums), ctx.per_group(products)], 1)  # (G, 2C)
         if world_size() > 1:
             dist.all_reduce(totals)
-        total, product = (totals / count).chunk(2, 1)
+        total, product = (totals / count.clamp(min=1)).chunk(2, 1)
         grad_x = (grad - ctx.per_row(total) - normed * ctx.per_row(product)) * ctx.per_row(scale)
         if weight is not None:
             grad_x = grad_x * weight.reshape(1, -1, *[1] * (x.ndim - 2))
@@ -227,17 +232,33 @@ class BatchNorm(nn.Module):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         track = _scope is None or _scope.track
         groups = 1 if _scope is None else _scope.groups
-        if track:
-            self.num_batches_tracked += 1
+        if groups == 0:
+            raise RuntimeError("this pass runs in chunks that are not whole norm groups, and met batch norm outside any backbone")
         if groups == 1 and world_size() == 1:
+            if track:
+                self.num_batches_tracked += 1
             running = (self.running_mean, self.running_var) if track else (None, None)
             return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
         ids = None if groups == 1 or _scope is None else _scope.ids(len(x))
         y, mean, variance = _GroupedNorm.apply(x, self.weight, self.bias, ids, groups, self.eps)  # pyright: ignore[reportGeneralTypeIssues]
-        if track:
-            self.running_mean.lerp_(mean.mean(0).to(self.running_mean), self.momentum)
-            self.running_var.lerp_(variance.mean(0).to(self.running_var), self.momentum)
+        if track and _scope is not None and _scope.statistics is not None:
+            _scope.statistics.append((self, mean.mean(0), variance.mean(0)))
+        elif track:
+            self.keep(mean.mean(0), variance.mean(0))
         return y
+
+    def keep(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards those of one call: (C,) each, the means over the norm groups."""
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var), self.momentum)
+
+
+def apply_statistics(chunks: Sequence[Sequence[tuple[BatchNorm, Tensor, Tensor]]]) -> None:
+    """Move the running statistics, call by call, by what the chunks of one pass left in their scopes: each has its groups' part of the means."""
+    for calls in zip(*chunks, strict=True):
+        layers, means, variances = zip(*calls, strict=True)
+        layers[0].keep(torch.stack(means).sum(0), torch.stack(variances).sum(0))
 
 
 def convert_norms(module: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ B batch rows, L patches, L' visible and M masked ones, D features of a token, P 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,9 +121,7 @@ class CrossAttention(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-class CAE(Method):
-    couples: ClassVar[bool] = False
-
+class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitted to the global batch
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
         net: Any = self.backbone  # a ViT: its patches and tokens are in reach

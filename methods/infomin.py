@@ -9,7 +9,7 @@ B batch rows, N rows of the global batch, P pieces, F backbone features, D proje
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,8 @@ PRESETS = {
 
 
 class InfoMin(Method):
+    strided: ClassVar[tuple[str, ...]] = ("key",)
+
     queue: Tensor
     pointer: Tensor
 

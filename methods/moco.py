@@ -9,7 +9,7 @@ B batch rows, N rows of the global batch, F backbone features, D projected featu
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,8 @@ PRESETS = {
 
 
 class MoCo(Method):
+    strided: ClassVar[tuple[str, ...]] = ("key",)
+
     queue: Tensor
     pointer: Tensor
 

@@ -166,6 +166,13 @@ class ScaleConfig:
     )
     cpus_per_worker: int = setting(0, "CPUs (and torch threads) of a worker; 0: the machine's, divided by the most workers", ge=0)
     gpus_per_worker: int = setting(0, "GPUs of a worker; 0 on a machine with GPUs: one, unless train.device is cpu", ge=0, le=1)
+    max_batch_per_worker: int = setting(
+        0,
+        "rows of a worker's share that go through the backbones at once, whole norm groups; a larger share does so in chunks, twice "
+        "(cached gradients), and heads, loss and negatives stay those of the whole batch; 0: no limit until memory runs out",
+        unit="samples",
+        ge=0,
+    )
     storage: str = setting("contray_runs", "where runs and checkpoints are kept: a path or an s3://, gs:// address")
     max_failures: int = setting(3, "failures in a row without a new checkpoint that a run outlives; -1: any number", ge=-1)
     address: str = setting(

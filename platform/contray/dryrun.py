@@ -9,6 +9,7 @@ import torch
 from methods._base import Batch, Clock, View
 
 from . import backbones, data, model, optim
+from .chunks import divide
 from .config import RunConfig
 from .data.views import VOCABULARY
 
@@ -32,6 +33,16 @@ def describe(config: RunConfig) -> None:
     states = {"sgd": 1, "lars": 1, "larc": 1, "adamw": 2}[config.optim.name]
     fixed = weights + sum(b.nbytes for b in method.buffers()) + trained * (1 + states)
     least, most = config.scale.workers
+    limit, share = config.scale.max_batch_per_worker, -(-batch // max(most, 1))
+    passes = {
+        world: len(divide(method, batch, config.train.norm_groups, limit, world, 0))
+        for world in sorted({max(least, 1), max(most, 1)})
+    }
+    chunked = "; ".join(
+        f"{count} of at most {limit} samples each at {world} worker{'s' if world > 1 else ''}"
+        for world, count in passes.items()
+        if count > 1
+    )
     rate = optim.scaled_lr(config.optim, batch)
     warm = optim.warmup_steps(config.optim, per_epoch)
     counts = [sum(p.numel() for p in method.parameters() if p.requires_grad or every) / 1e6 for every in (False, True)]
@@ -46,8 +57,9 @@ def describe(config: RunConfig) -> None:
         "workers": "this process, without Ray"
         if most == 0
         else f"{least} to {most}, {batch // max(most, 1)} samples each at {most}",
+        **({"chunks": chunked} if chunked else {}),
         "parameters": f"{counts[0]:.1f} M trained, {counts[1]:.1f} M in all",
-        "memory": f"about {_bytes(fixed + activations * batch // max(most, 1))} per worker ({_bytes(fixed)} weights and optimiser, "
+        "memory": f"about {_bytes(fixed + activations * (min(share, limit) if limit else share))} per worker ({_bytes(fixed)} weights and optimiser, "
         f"{_bytes(activations)} per sample)",
         "time": f"about {_duration(seconds * batch * total)} on this machine's {model.device_of(config).type} alone "
         f"(a step of {rows} samples was measured; augmentation not included)",

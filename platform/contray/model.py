@@ -10,6 +10,7 @@ from torch import Tensor
 from methods._base import Method
 
 from . import backbones
+from .chunks import normed, plan
 from .config import RunConfig
 from .errors import ConfigError
 from .registry import load_method
@@ -28,7 +29,7 @@ def build(config: RunConfig, samples: int) -> Method:
 
 
 def check(config: RunConfig, samples: int) -> None:
-    """Refuse what cannot work on a training set of `samples`: batch, queue and whatever else the method declares."""
+    """Refuse what cannot work on a training set of `samples`: batch, chunks, queue and whatever else the method declares."""
     batch = config.train.batch_size
     if samples < batch:
         raise ConfigError(
@@ -46,6 +47,13 @@ def check(config: RunConfig, samples: int) -> None:
     except ValueError as error:
         key, _, problem = str(error).partition(": ")
         raise ConfigError(f"method.{key}", problem) from None
+    least, most = config.scale.workers
+    try:
+        for world in range(max(least, 1), max(most, 1) + 1):
+            plan(batch, world, config.train.norm_groups, config.scale.max_batch_per_worker)
+    except ConfigError:
+        if normed(build(config, samples)):  # built only where it matters
+            raise
 
 
 def device_of(config: RunConfig) -> torch.device:

@@ -16,19 +16,21 @@ import torch.distributed as dist
 from torch.testing import assert_close
 
 from contray import model, optim
+from contray.chunks import divide
 from contray.config import RunConfig
 from contray.data.views import Fetch, Pipeline
 from contray.registry import load_method, method_names
+from contray.training.step import forward_backward
 from methods._base import Batch, Clock, Method, View
 from methods._ranks import shares
 from tests.ranks import run_ranks
 
 SIZE, SAMPLES, GROUPS = 13, 2000, 3  # 13 rows are 7 + 6 on two ranks and 5 + 4 + 4 on three
 CASES = [f"{name} {preset}" for name in method_names() for preset in load_method(name).presets if preset.startswith("digits")]
-STEPS = 3
+STEPS, WORLDS = 3, (1, 2, 3, 4)
 
 
-def config_of(case: str, precision: str = "fp64") -> RunConfig:
+def config_of(case: str, precision: str = "fp64", size: int = SIZE, groups: int = GROUPS) -> RunConfig:
     """The case's preset on a network of a few channels; SGD, since an adaptive rate would hide gradients that are off by a factor.
 
     A ViT of fewer than 16 features gives all rows nearly the same class token, and batch norm would blow the rounding up.
@@ -37,8 +39,8 @@ def config_of(case: str, precision: str = "fp64") -> RunConfig:
     config = RunConfig.make(name, preset=preset)
     return config.replace(
         {
-            "backbone.width": 16 if config.backbone.name == "vit_mini" else 4, "train.batch_size": SIZE, "train.precision": precision,
-            "train.norm_groups": GROUPS, "train.channels_last": False, "optim.name": "sgd", "optim.lr": 0.01, "optim.lr_scaling": "none",
+            "backbone.width": 16 if config.backbone.name == "vit_mini" else 4, "train.batch_size": size, "train.precision": precision,
+            "train.norm_groups": groups, "train.channels_last": False, "optim.name": "sgd", "optim.lr": 0.01, "optim.lr_scaling": "none",
             "optim.warmup_epochs": 0, "optim.clip": 0,
         }
     )  # fmt: skip
@@ -46,14 +48,15 @@ def config_of(case: str, precision: str = "fp64") -> RunConfig:
 
 def batch_of(config: RunConfig, step: int, rank: int = 0, world: int = 1) -> Batch:
     """This rank's rows of the step's global batch: noise as uint8 pictures through the method's own views, as the loader gives them."""
-    own = shares(SIZE, world)[rank]
+    size = config.train.batch_size
+    own = shares(size, world)[rank]
     pipeline, rows = Pipeline(config.views, strength=0.0), []
     for slot in own:
         rows.append(pipeline(columns_of(config.views, 100 * step + slot), (0, step, slot)))
     normalise = model.normaliser(config, torch.device("cpu"))
     views = {key: normalise(torch.stack([torch.from_numpy(row[key]) for row in rows])) for key in rows[0]}
     slot = torch.arange(own.start, own.stop)
-    return Batch(views, (slot * 7 + step * SIZE) % SAMPLES, slot, SIZE, seed=1, step=step, groups=GROUPS)
+    return Batch(views, (slot * 7 + step * size) % SAMPLES, slot, size, seed=1, step=step, groups=config.train.norm_groups)
 
 
 def columns_of(views: Mapping[str, View], seed: int) -> Fetch:
@@ -88,13 +91,11 @@ def begun(config: RunConfig, samples: int = SAMPLES) -> Method:
 def one_step(
     config: RunConfig, method: Method, optimizer: torch.optim.Optimizer, step: int, rank: int = 0, world: int = 1
 ) -> dict[str, Any]:
-    """The metrics of the global batch and the summed gradients."""
+    """The metrics of the global batch and the summed gradients; represented in chunks where the config has a limit."""
     batch, clock = batch_of(config, step, rank, world), clock_of(step)
     params = {name: p for name, p in method.named_parameters() if p.requires_grad}
-    with model.autocast(config, torch.device("cpu")), batch.norm("blocks"):
-        reps = method.represent(batch, clock)
-        out = method.loss(reps, batch, clock)
-    out["loss"].backward()
+    chunks = divide(method, batch.size, batch.groups, config.scale.max_batch_per_worker, world, rank)
+    reps, out = forward_backward(config, method, batch, clock, chunks)
     optim.sum_gradients(list(params.values()), world)
     gradients = {name: None if p.grad is None else p.grad.clone() for name, p in params.items()}
     values = torch.stack([value.detach().double() for value in out.values()])
@@ -111,10 +112,11 @@ def one_step(
 
 
 def some_steps(
-    rank: int, world: int, case: str, precision: str, steps: range = range(STEPS), state: Any = None
+    rank: int, world: int, case: str, precision: str, steps: range = range(STEPS), state: Any = None, **shape: int
 ) -> dict[str, Any]:
     """What came of the steps, from the start or from a state."""
-    config = config_of(case, precision)
+    limit = shape.pop("limit", 0)
+    config = config_of(case, precision, **shape).replace({"scale.max_batch_per_worker": limit})
     method = begun(config)
     optimizer = optim.build(config, method)
     if state is not None:
@@ -140,7 +142,17 @@ def changing_worlds(rank: int, world: int, states: dict[str, Any] | None, step: 
 
 @pytest.fixture(scope="module")
 def worlds() -> dict[int, list[dict[str, Any]]]:
-    return {world: run_ranks(all_cases, world) for world in (1, 2, 3)}
+    return {world: run_ranks(all_cases, world) for world in WORLDS}
+
+
+def in_chunks(rank: int, world: int, cases: list[str], size: int, groups: int, limit: int) -> dict[str, Any]:
+    """One step of each case, of which no more than `limit` rows are represented at once."""
+    return {case: some_steps(rank, world, case, "fp64", range(1), size=size, groups=groups, limit=limit) for case in cases}
+
+
+@pytest.fixture(scope="module")
+def chunked() -> list[dict[str, Any]]:
+    return run_ranks(in_chunks, 2, CASES, SIZE, GROUPS, 5)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +182,7 @@ def assert_same(actual: Any, expected: Any, rtol: float, atol: float, where: str
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", WORLDS[1:])
 def test_the_same_steps_on_any_world(worlds: dict[int, Any], case: str, world: int) -> None:
     alone = worlds[1][0][case]
     for rank in range(world):
@@ -178,7 +190,7 @@ def test_the_same_steps_on_any_world(worlds: dict[int, Any], case: str, world: i
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", WORLDS[1:])
 def test_one_step_in_single_precision_on_any_world(worlds: dict[int, Any], case: str, world: int) -> None:
     (alone,), (together,) = worlds[1][0][f"{case} fp32"]["steps"], worlds[world][0][f"{case} fp32"]["steps"]
     assert_close(together["values"]["loss"], alone["values"]["loss"], rtol=1e-5, atol=1e-6)
@@ -202,6 +214,23 @@ def test_losses_are_finite_and_every_parameter_gets_a_gradient(worlds: dict[int,
         grads = [step["gradients"][name] for step in steps]
         assert any(grad is not None and grad.abs().sum() > 0 for grad in grads), f"{name} gets no gradient"
         assert all(grad is None or grad.isfinite().all() for grad in grads), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_chunks_change_nothing(case: str) -> None:
+    size, groups = 24, 8
+    whole = in_chunks(0, 1, [case], size, groups, 0)
+    for limit, chunks in ((12, 2), (3, 8)):
+        assert len(divide(begun(config_of(case)), size, groups, limit, 1, 0)) == chunks
+        assert_same(in_chunks(0, 1, [case], size, groups, limit), whole, 1e-9, 1e-9, f"{chunks} chunks")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_chunks_on_two_ranks_change_nothing(chunked: list[dict[str, Any]], case: str) -> None:
+    """Of 7 and 6 rows; the middle one of three norm groups stands on both ranks."""
+    whole = in_chunks(0, 1, [case], SIZE, GROUPS, 0)[case]
+    for rank in range(2):
+        assert_same(chunked[rank][case], whole, 1e-9, 1e-9, f"{case} on rank {rank}")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -256,7 +285,7 @@ def test_no_label_reaches_it_and_no_global_draw_is_made(case: str) -> None:
     config = config_of(case, "fp32")
     method = begun(config)
     batch = batch_of(config, 0)
-    assert set(vars(batch)) == {"views", "index", "slot", "size", "seed", "step", "groups", "track"}
+    assert set(vars(batch)) == {"views", "index", "slot", "size", "seed", "step", "groups", "track", "strided"}
     before = torch.random.get_rng_state()
     one_step(config, method, optim.build(config, method), 0)
     assert torch.equal(torch.random.get_rng_state(), before), "torch's global generator was used"

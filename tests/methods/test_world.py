@@ -77,6 +77,14 @@ def test_replayed_passes_leave_running_statistics_alone():
     assert all(torch.equal(before[name], buffer) for name, buffer in layer.named_buffers())
 
 
+def test_running_statistics_keep_no_graph():
+    layer = BatchNorm(3)
+    with norm_scope(torch.arange(4), 4, 2):
+        layer(torch.randn(4, 3, requires_grad=True))
+    assert not layer.running_mean.requires_grad
+    assert not layer.running_var.requires_grad
+
+
 def test_state_dicts_are_interchangeable_with_torch():
     torch.nn.BatchNorm2d(4).load_state_dict(BatchNorm(4).state_dict())
     BatchNorm(4).load_state_dict(torch.nn.BatchNorm2d(4).state_dict())

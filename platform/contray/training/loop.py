@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..evaluation.online import OnlineKNN
 from .audit import Audit
 from .checkpoint import Checkpoints, Storage
+from .step import Stepper
 
 HURRY_SECONDS = 1.0  # between checkpoints while the run may lose its machines
 MOST_SKIPPED = 10  # steps that train.on_nan skip leaves out of one run
@@ -141,6 +142,8 @@ def _train(
     if config.train.compile:
         method.represent = torch.compile(method.represent, dynamic=False)
 
+    step = Stepper(config, method, rank, world, storage)
+
     # Go on where the newest checkpoint stands, if there is one.
     checkpoints = Checkpoints(storage, config.train.keep, listener.durable) if storage else None
     state = start or (checkpoints.latest() if checkpoints else None)
@@ -211,10 +214,7 @@ def _train(
                 continue
             lr = optim.set_schedules(optimizer, config, clock)
 
-            with model.autocast(config, device), batch.norm("blocks"):
-                reps = method.represent(batch, clock)
-                out = method.loss(reps, batch, clock)
-            out["loss"].backward()
+            reps, out = step(batch, clock)  # represent, loss, backward
             optim.sum_gradients(params, world)
             grad_norm = optim.clip_gradients(config.optim, params)
             method.after_backward(clock)
