@@ -21,6 +21,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
   eval {linear,knn}     measure a run's encoder or a checkpoint, on its own data or on others
   compare [RUN_ID ...]  a table of runs (mean and std over seeds), a plot, the MLflow link
+  sync [RUN ...]        send what an MLflow outage left unsent of ended runs
   ui                    MLflow's UI on this machine, opened at the right page
   methods               what can be trained
   spaces                what can be searched
@@ -96,16 +97,18 @@ def train(words: list[str]) -> int:
 
         describe(config)
         return 0
-    from .report import show_result, show_seeds
+    from .report import show_result, show_seeds, show_unsent
     from .training.launch import launch, launch_seeds
 
     if options.seeds > 1:
         results = launch_seeds(config, options.seeds, quiet=options.quiet)
         show_seeds(config, results)
+        show_unsent(config, results)
         return 0 if all(result.finished for result in results) else 1
     result = launch(config, quiet=options.quiet)
     if not options.quiet:
         show_result(config, result)
+    show_unsent(config, [result])
     return 0 if result.finished else 130
 
 
@@ -196,6 +199,29 @@ def compare(words: list[str]) -> int:
     return 0
 
 
+def sync(words: list[str]) -> int:
+    """contray sync"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """Send what MLflow lacks of runs that have ended: points, pictures, encoder, status. Nothing is sent twice."""
+
+        runs: Annotated[Positional[tuple[str, ...]], arg("names of runs, or their folders; none: all runs in the storage")] = ()
+        storage: Annotated[str, arg("where the runs are kept: a path or an address, as scale.storage")] = "contray_runs"
+        uri: Annotated[str, arg("where MLflow is now; empty: where each run was recorded")] = ""
+
+    options, _ = parse(Options, words, "sync")
+    from .syncing import sync as run_sync
+
+    done = run_sync(options.runs, storage=options.storage, uri=options.uri)
+    for each in done:
+        print(each)
+    if not done:
+        print(f"MLflow lacks nothing of the runs in {options.storage}")
+    return 1 if any(each.unsent or each.problem for each in done) else 0
+
+
 def ui(words: list[str]) -> int:
     """contray ui"""
 
@@ -282,5 +308,5 @@ def preview(words: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train, "tune": tune, "eval": evaluate, "compare": compare, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview,
+    "train": train, "tune": tune, "eval": evaluate, "compare": compare, "sync": sync, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview,
 }  # fmt: skip
