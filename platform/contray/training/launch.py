@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from .. import data, model, track
@@ -106,7 +107,7 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[
     parent = track.begin(
         uri, config.track.experiment, name, params=params, tags={**tags_of(config, source), "contray.kind": "seeds"}
     )
-    status = "FAILED"
+    status, means = "FAILED", {}
     try:
         with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
             results = [
@@ -115,12 +116,15 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[
                 )
                 for offset in range(seeds)
             ]
-        parent.log_metrics(
-            {key: sum(result.metrics[key] for result in results) / seeds for key in results[0].metrics}, step=results[0].step
-        )
+        means = {key: sum(result.metrics[key] for result in results) / seeds for key in results[0].metrics}
         status = "FINISHED"
     finally:
-        parent.finish(status)
+        try:
+            if means:
+                parent.log_metrics(means, step=results[0].step)
+            parent.finish(status)
+        except track.TrackingError as error:
+            print(f"contray: {name} could not be ended in MLflow ({error}); each seed is recorded by itself", flush=True)
     return results
 
 
@@ -136,7 +140,10 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
 
     threads = config.scale.cpus_per_worker or os.cpu_count() or 1
     with _interrupts(asked):
-        return work(Plan(config.to_yaml(), folder.address, run, threads, token=folder.token), show)
+        try:
+            return work(Plan(config.to_yaml(), folder.address, run, threads, token=folder.token), show)
+        except OSError as error:  # a disk that stays unreadable; on Ray another worker tries
+            raise UserError(f"{error}; the newest checkpoint stays, and the same command goes on from it") from error
 
 
 @contextlib.contextmanager
@@ -210,6 +217,7 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     address = cluster_of(config) or "local"
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
+        options["dashboard_host"] = "127.0.0.1"
         cpus = max(os.cpu_count() or 1, config.scale.workers[1] * max(config.scale.cpus_per_worker, 1))
         options |= {
             "include_dashboard": dashboard,
@@ -218,12 +226,25 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     _warn_of_lost_places(config)
     try:
         ray.init(**options)
+    except ray.exceptions.AuthenticationError:
+        raise UserError(
+            f"scale.address: the cluster at {address} wants a token and ~/.ray/auth_token has none; copy the head's file there (mode 600)"
+        ) from None
     except ConnectionError as error:
         raise UserError(f"scale.address: no Ray cluster answers at {address} ({' '.join(str(error).split())[:200]})") from None
+    _close_token()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _close_token() -> None:
+    """Ray makes a token at its first start, for which it turns authentication on, and leaves it readable for everybody on the machine."""
+    token = Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):  # none, or another user's
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
 
 
 def _warn_of_lost_places(config: RunConfig) -> None:
