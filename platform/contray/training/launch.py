@@ -89,7 +89,8 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
         status = "KILLED"
         raise
     finally:
-        folder.check()  # LeaseLost: record and status are another driver's to write
+        with contextlib.suppress(OSError):  # unreadable by now: `end` says so
+            folder.check()  # LeaseLost: record and status are another driver's to write
         end(folder, run, status, ended)
     return Result(name, ended["metrics"], run.run_id, run.url, folder.address, ended["step"], ended["finished"], ended)
 
