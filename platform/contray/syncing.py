@@ -71,7 +71,9 @@ def _named(runs: Sequence[str], storage: str) -> Iterator[Storage]:
         folders = [Storage(word), place / word] if "/" in word or Path(word).is_dir() else [place / word]
         found = next((below for folder in folders if (below := list(_below(folder)))), None)
         if found is None:
-            raise UserError(f"{word}: there is no run of this name in {place.address}; {nearest(word, place.folders())}")
+            known = [name for name in place.folders() if not name.startswith(".")]
+            hint = nearest(word, known) if known else "nor any other; --storage names another place"
+            raise UserError(f"{word}: there is no run of this name in {place.address}, {hint}")
         yield from found
 
 

@@ -227,4 +227,4 @@ def test_an_unknown_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "moco-onne: there is no run of this name" in err
-    assert "did you mean moco-one?" in err
+    assert "did you mean moco-one" in err

@@ -211,6 +211,7 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     for key, value in quiet.items():
         os.environ.setdefault(key, value)
     import ray
+    from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():
         yield
@@ -227,7 +228,7 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     _warn_of_lost_places(config)
     try:
         ray.init(**options)
-    except ray.exceptions.AuthenticationError:
+    except AuthenticationError:
         raise UserError(
             f"scale.address: the cluster at {address} wants a token and ~/.ray/auth_token has none; copy the head's file there (mode 600)"
         ) from None
