@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +242,7 @@ def test_two_processes_of_one_name_and_a_takeover_while_one_is_suspended(
             assert main(command) == 2
             assert f"r is being trained by process {first.pid} on" in capsys.readouterr().err
 
-            first.send_signal(signal.SIGSTOP)
-            os.waitpid(first.pid, os.WUNTRACED)
+            _suspend(first, tmp_path / "mlflow.db")
             monkeypatch.setattr(TrainingBar, "show", _terminate_after_some_steps())
             assert main(command) == 130
             assert "going on with r" in capsys.readouterr().out
@@ -263,6 +264,20 @@ def test_two_processes_of_one_name_and_a_takeover_while_one_is_suspended(
     assert run.info.status == "KILLED", "as the second left it, not FAILED"
     steps = [point.step for point in talk.get_metric_history(run.info.run_id, "loss")]
     assert len(steps) == len(set(steps))
+
+
+def _suspend(process: subprocess.Popen[str], store: Path) -> None:
+    """Stop a process while it does not write to the store, which it would lock for all others."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        with closing(sqlite3.connect(store, timeout=0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError:
+                process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
 
 
 def _terminate_after_some_steps() -> Callable[[TrainingBar, dict[str, Any]], None]:
