@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
@@ -10,6 +10,7 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from .encoder import Encoder
+    from .syncing import Synced
     from .training.launch import Result
     from .tuning import SweepResult
 
@@ -26,6 +27,13 @@ def tune(space: str, overrides: Mapping[str, Any] | None = None, **options: Any)
     from .tuning import sweep
 
     return sweep(space, overrides or {}, **options)
+
+
+def sync(runs: Sequence[str] = (), *, storage: str = "contray_runs", uri: str = "") -> list[Synced]:
+    """Send what MLflow lacks of ended runs as `contray sync` does: of these (names or folders), or of all under `storage`."""
+    from .syncing import sync
+
+    return sync(runs, storage=storage, uri=uri)
 
 
 def load(run_id: str, *, uri: str = "") -> Encoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,6 @@ def show_result(config: RunConfig, result: Result) -> None:
         _print(f"replaced a broken image: {name} ({reason})")
     if len(details["broken"]) > 5:
         _print(f"... and {len(details['broken']) - 5} more")
-    if details["unsent"]:
-        _print(f"{details['unsent']} metric points did not reach {config.track.uri or 'MLflow'}; they stand in the checkpoint")
     rate = details["images_per_second"]
     pace = f", {rate:,.0f} images/s" if rate else ""  # none in a run that had only its verdict left
     _print(
@@ -61,6 +60,19 @@ def show_result(config: RunConfig, result: Result) -> None:
         f"MLflow run  {result.run_id}",
         f"see it      contray ui, then {result.url}" if "127.0.0.1:5000" in result.url else f"see it      {result.url}",
     )
+
+
+def show_unsent(config: RunConfig, results: Sequence[Result]) -> None:
+    """What MLflow did not take of these runs, and how to send it later; nothing where it took all."""
+    from .syncing import command
+
+    for result in results:
+        left = result.details.get("unsent", 0)
+        if left or not result.details.get("artifacts", True):
+            what = " and ".join(
+                [f"{left} metric points"] * bool(left) + ["artifacts"] * (not result.details.get("artifacts", True))
+            )
+            print(f"contray: {what} did not reach MLflow; `{command(result.name, config)}` sends them", file=sys.stderr)
 
 
 def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:

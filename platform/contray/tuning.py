@@ -21,8 +21,8 @@ from .config import RunConfig
 from .errors import ConfigError, UserError
 from .registry import load_space
 from .training.checkpoint import Storage
-from .training.launch import tags_of
 from .training.ray_train import check_machines, ray_session
+from .training.records import tags_of
 from .trial import ENDED, ONLINE, RECORD, TrialPlan, run_trial
 
 METRICS = (ONLINE, "linear_val_top1")

@@ -27,7 +27,7 @@ from rich.table import Table
 
 import contray
 from contray import RunConfig, data, model, optim, track
-from contray.cli import split_dotted
+from contray.options import split_dotted
 from contray.training.ray_train import ray_session
 from methods._base import Batch, Clock
 

@@ -64,6 +64,20 @@ def _metadata(file: Path) -> pq.FileMetaData:
         raise DataError(f"data.source: {file} is no readable Parquet file: {str(error).splitlines()[0]}") from error
 
 
+def _read_column(files: Sequence[Path], name: str) -> pa.ChunkedArray:
+    """A whole column. Raises DataError naming the damaged file, or OSError where the system could not read, perhaps for now."""
+    try:
+        return pq.read_table(list(files), columns=[name])[name]
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        if len(files) > 1:
+            for file in files:
+                _read_column([file], name)
+        reason = str(error).splitlines()[0]
+        raise DataError(f"data.source: {files[0]} is damaged ({reason}); fetch it again, or leave it out") from None
+
+
 def _kind_of(kind: pa.DataType) -> str:
     """image, array, text, or "" for what no view is drawn from."""
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -89,7 +103,7 @@ class _Column:
 
     def __call__(self, i: int) -> Any:
         if self._loaded is None:
-            column = pq.read_table(self.files, columns=[self.name])[self.name]
+            column = _read_column(self.files, self.name)
             if pa.types.is_struct(column.type):
                 column = pc.call_function("struct_field", [column], pc.StructFieldOptions("bytes"))
             self._loaded = column
@@ -158,7 +172,7 @@ class _Part:
             or pa.types.is_dictionary(kind)
         ):
             raise ConfigError("data.label_column", f"{column!r} of {self.files[0]} is {kind}; labels are integers or strings")
-        labels = pq.read_table(list(self.files), columns=[column])[column]
+        labels = _read_column(self.files, column)
         if labels.null_count:
             raise ConfigError("data.label_column", f"{column!r} of {self.files[0]} has {labels.null_count} rows without a label")
         return labels.to_pylist()
@@ -175,7 +189,7 @@ class _Part:
 
     def _read(self, i: int) -> memoryview | None:
         if self._column is None:
-            column = pq.read_table(list(self.files), columns=[self.config.image_column])[self.config.image_column]
+            column = _read_column(self.files, self.config.image_column)
             if pa.types.is_struct(column.type):
                 column = pc.call_function("struct_field", [column], pc.StructFieldOptions("bytes"))
             self._column = column

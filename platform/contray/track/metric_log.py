@@ -36,7 +36,7 @@ class MetricLog:
     """
 
     def __init__(self, run: TrackedRun, *, max_points: int = 100_000, pending: Iterable[Point] = ()) -> None:
-        self.dropped = 0
+        self.dropped = self.sent = 0  # points refused for want of room; points that MLflow took from here
         self._run = run
         self._max_points = max_points
         self._points = {(name, step): (value, timestamp) for name, value, timestamp, step in pending}
@@ -130,6 +130,7 @@ class MetricLog:
         if missing:
             metrics = [Metric(name, value, timestamp, step) for (name, step), (value, timestamp) in missing]
             talk.log_batch(self._run.run_id, metrics=metrics, synchronous=True)
+            self.sent += len(metrics)
 
     def _drop(self, step: int) -> None:
         if not self.dropped:

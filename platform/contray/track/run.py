@@ -85,10 +85,22 @@ class TrackedRun:
         with asking(self.uri, f"keeping {name}") as talk:
             talk.log_figure(self.run_id, figure, name)
 
-    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """End the run; `begin` with its id opens it again."""
+    def kept(self) -> set[str]:
+        """The names of the run's artifacts and of its models."""
+        with asking(self.uri, "listing artifacts") as talk:
+            outputs = talk.get_run(self.run_id).outputs
+            models = [talk.get_logged_model(model.model_id).name for model in (outputs.model_outputs if outputs else [])]
+            return {file.path for file in talk.list_artifacts(self.run_id)} | set(models)
+
+    def status(self) -> str:
+        """RUNNING, FINISHED, FAILED or KILLED, as MLflow has it."""
+        with asking(self.uri, "reading the run's status") as talk:
+            return talk.get_run(self.run_id).info.status
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], at: int | None = None) -> None:
+        """End the run, now or `at` (ms since 1970); `begin` with its id opens it again."""
         with asking(self.uri, "ending the run") as talk:
-            talk.set_terminated(self.run_id, status)
+            talk.set_terminated(self.run_id, status, at)
 
 
 def begin(

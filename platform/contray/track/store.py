@@ -138,12 +138,13 @@ def use_wal(path: Path) -> None:
 @contextmanager
 def asking(uri: str, what: str) -> Iterator[MlflowClient]:
     """A client; what fails meanwhile becomes a TrackingError of one line that says `what` failed."""
-    talk = client(uri)
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
-        yield talk
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        yield client(uri)
+    except Exception as error:
+        from mlflow.exceptions import MlflowException  # not before `client` has set MLflow's patience
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if not isinstance(error, (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)):
+            raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise TrackingError(f"MLflow at {without_login(uri)}: {what} failed: {reason}") from error

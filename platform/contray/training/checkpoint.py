@@ -27,6 +27,8 @@ BEST = "best.pt"
 class Storage:
     """A folder: local, or any file system that pyarrow knows by its address (s3://, gs://, hdfs://)."""
 
+    token = ""  # whose lease allows to write here; empty: nobody asks
+
     def __init__(self, address: str) -> None:
         from pyarrow import ArrowInvalid, fs
 
@@ -59,7 +61,16 @@ class Storage:
 
         return sorted(info.base_name for info in self.system.get_file_info(fs.FileSelector(self.root, allow_not_found=True)))
 
+    def folders(self) -> list[str]:
+        """The folders in this folder; none if there is no such folder."""
+        from pyarrow import fs
+
+        found = self.system.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
     def read(self, name: str) -> bytes:
+        if self.local:
+            return (Path(self.root) / name).read_bytes()
         with self.system.open_input_file(f"{self.root}/{name}") as file:
             return file.read()
 
@@ -131,15 +142,23 @@ class Checkpoints:
     def save(self, step: int, state: Mapping[str, Any], best: bool = False, wait: bool = False) -> None:
         """Write `state` of `step` in a thread. The tensors are copied first, so training may go on; one write at a time.
 
-        A write that fails warns and is tried again with the next checkpoint; with `wait` (the last one) it raises.
+        A write that fails warns and is tried again with the next checkpoint; with `wait` (the last one) it raises UserError, as it does
+        at once where no further try could help.
         """
         self.join()
+        if isinstance(self._error, UserError):
+            raise self._error
         copied = _snapshot(state)
         self._error = None
         self._writer = threading.Thread(target=self._write, args=(step, copied, best), name="checkpoint")
         self._writer.start()
         if wait:
             self.join()
+            if isinstance(self._error, OSError):
+                raise UserError(
+                    f"scale.storage: the checkpoint of step {step} could not be written to {self.storage.address} ({self._error}). "
+                    "Mend that, and the same command goes on from the checkpoint before it"
+                ) from self._error
             if self._error:
                 raise self._error
 
@@ -159,6 +178,8 @@ class Checkpoints:
             steps = [name for name in self.storage.names() if PATTERN.fullmatch(name)]
             for name in steps[: -self.keep]:
                 self.storage.remove(name)
+        except UserError as error:
+            self._error = error
         except Exception as error:
             self._error = error
             warnings.warn(f"the checkpoint of step {step} could not be written to {self.storage.address}: {error}", stacklevel=1)

@@ -96,6 +96,8 @@ class Patience(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         if any(getattr(error, "preempted", False) for error in worker_exceptions.values()):
             return  # a node that was taken away is nobody's failure
+        if any("LeaseLost" in f"{error!r} {error}" for error in worker_exceptions.values()):
+            raise NoProgress("another driver has taken this run over; this one stops")
         storage = Storage(self.folder)
         step = max((int(found[1]) for name in storage.names() if (found := PATTERN.fullmatch(name))), default=0)
         known = json.loads(storage.read(FAILURES)) if FAILURES in storage.names() else {"step": -1, "count": 0}

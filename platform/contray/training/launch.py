@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from .. import data, model, track
 from ..config import RunConfig
+from ..errors import UserError
 from ..progress import TrainingBar
 from .audit import check_audit
 from .checkpoint import PATTERN, Storage
+from .lease import Fenced, Guarded, Lease, Watcher, held
 from .ray_train import check_machines, fit, ray_session
+from .records import end, name_of, note, record_config, tags_of
 from .stop import interrupts
 from .worker import Asked, Plan, work
-
-RECORD = "run.json"
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,26 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
     storage.create()
     if config.train.audit:
         check_audit(storage)
-    name, record = _name(config, storage)
+    name, _ = name_of(config, storage)
     folder = storage / name
     folder.create()
-    run = track.begin(
-        uri, config.track.experiment, name, params=config.flat(), run_id=record.get("run_id"), parent_id=parent, tags={**tags_of(config, source), **(tags or {})}
-    )  # fmt: skip
-    folder.write(RECORD, json.dumps({"run_id": run.run_id, "finished": False}).encode())
+    with held(folder, quiet) as lease:
+        now, known = name_of(config, storage)
+        if now != name:
+            raise UserError(f"track.name: another process has just finished {name}; the same command again starts {now}")
+        run = track.begin(
+            uri, config.track.experiment, name, params=config.flat(), run_id=known.get("run_id"), parent_id=parent, tags={**tags_of(config, source), **(tags or {})}
+        )  # fmt: skip
+        return _run(config, source, lease, run, name, quiet)
+
+
+def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.TrackedRun, name: str, quiet: bool) -> Result:
+    """The run under its lease, from its record's beginning to its end."""
+    folder = lease.fenced()
+    note(folder, run)
     folder.write("config.yaml", config.to_yaml().encode())
-    _record_config(run, config)
+    with contextlib.suppress(track.TrackingError):  # an outage by now: what is missing at the end is recorded or said there
+        record_config(run, config)
     resumed = any(PATTERN.fullmatch(found) for found in folder.names())
 
     if not quiet:
@@ -68,24 +77,23 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
             f"{'going on with' if resumed else 'run'} {name}: {len(source.train):,} samples of {source.name}; {run.url}",
             flush=True,
         )
-    status = "FAILED"
+    status, ended = "FAILED", {}
     try:
         with TrainingBar(name, quiet) as bar:
+            watcher = Guarded(bar, lease.check)
             ended = (
-                _in_process(config, folder, run, bar)
+                _in_process(config, folder, run, watcher)
                 if config.scale.workers == (0, 0)
-                else _on_ray(config, name, folder, run, bar)
+                else _on_ray(config, name, folder, run, watcher)
             )
         status = "FINISHED" if ended["finished"] else "KILLED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
-        with contextlib.suppress(
-            track.TrackingError
-        ):  # the run itself is over; what MLflow could not be told stands in the storage
-            run.finish(status)
-    folder.write(RECORD, json.dumps({"run_id": run.run_id, "finished": ended["finished"]}).encode())
+        with contextlib.suppress(OSError):  # unreadable by now: `end` says so
+            folder.check()  # LeaseLost: record and status are another driver's to write
+        end(folder, run, status, ended)
     return Result(name, ended["metrics"], run.run_id, run.url, folder.address, ended["step"], ended["finished"], ended)
 
 
@@ -102,7 +110,7 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[
     parent = track.begin(
         uri, config.track.experiment, name, params=params, tags={**tags_of(config, source), "contray.kind": "seeds"}
     )
-    status = "FAILED"
+    status, means = "FAILED", {}
     try:
         with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
             results = [
@@ -111,71 +119,22 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[
                 )
                 for offset in range(seeds)
             ]
-        parent.log_metrics(
-            {key: sum(result.metrics[key] for result in results) / seeds for key in results[0].metrics}, step=results[0].step
-        )
+        means = {key: sum(result.metrics[key] for result in results) / seeds for key in results[0].metrics}
         status = "FINISHED"
     finally:
-        parent.finish(status)
-    return results
-
-
-# ---------------------------------------------------------------- names and records
-
-
-def _name(config: RunConfig, storage: Storage) -> tuple[str, Mapping[str, Any]]:
-    """The name of the run and what is on record of it: an unfinished run of the name goes on, after a finished one comes name-2."""
-    base = config.track.name or config.run_name
-    name, number = base, 1
-    while True:
-        folder = storage / name
-        record = json.loads(folder.read(RECORD)) if RECORD in folder.names() else {}
-        if not record.get("finished"):
-            return name, record
-        number += 1
-        name = f"{base}-{number}"
-
-
-def tags_of(config: RunConfig, source: data.Source) -> dict[str, str]:
-    tags = {
-        "contray.kind": "run",
-        "contray.method": Path(config.method.name).stem,
-        "contray.preset": config.method.preset,
-        "contray.dataset": source.name,
-        "contray.group": config.digest("scale", "track", "seed"),
-    }
-    commit = _commit()
-    return {**tags, "mlflow.source.git.commit": commit} if commit else tags
-
-
-def _commit() -> str:
-    """The commit of the code that runs, with + where files differ from it; empty where there is no repository."""
-
-    def git(*words: str) -> str:
         try:
-            return subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True, timeout=5
-            ).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            return ""
-
-    commit = git("rev-parse", "HEAD")
-    return commit + "+" if commit and git("status", "--porcelain", "--untracked-files=no") else commit
-
-
-def _record_config(run: track.TrackedRun, config: RunConfig) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "config.yaml"
-        path.write_text(config.to_yaml())
-        run.log_artifact(path)
+            if means:
+                parent.log_metrics(means, step=results[0].step)
+            parent.finish(status)
+        except track.TrackingError as error:
+            print(f"contray: {name} could not be ended in MLflow ({error}); each seed is recorded by itself", flush=True)
+    return results
 
 
 # ---------------------------------------------------------------- where it runs
 
 
-def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: TrainingBar) -> dict[str, Any]:
+def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: Watcher) -> dict[str, Any]:
     asked = [False]
 
     def show(message: dict[str, Any]) -> Asked:
@@ -184,9 +143,12 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
 
     threads = config.scale.cpus_per_worker or os.cpu_count() or 1
     with interrupts(asked):
-        return work(Plan(config.to_yaml(), folder.address, run, threads), show)
+        try:
+            return work(Plan(config.to_yaml(), folder.address, run, threads, token=folder.token), show)
+        except OSError as error:  # a disk that stays unreadable; on Ray another worker tries
+            raise UserError(f"{error}; the newest checkpoint stays, and the same command goes on from it") from error
 
 
-def _on_ray(config: RunConfig, name: str, folder: Storage, run: track.TrackedRun, bar: TrainingBar) -> dict[str, Any]:
+def _on_ray(config: RunConfig, name: str, folder: Fenced, run: track.TrackedRun, bar: Watcher) -> dict[str, Any]:
     with ray_session(config):
         return fit(config, name, folder, run, bar)

@@ -7,21 +7,16 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal
 
 from .. import model, track
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
 from .checkpoint import Storage
+from .lease import Watcher
 from .stop import interrupts
 from .worker import Asked, Plan, work
-
-
-class Watcher(Protocol):
-    """Who is shown a run's messages: a progress bar, or Tune's adapter."""
-
-    def show(self, message: dict[str, Any]) -> None: ...
-
 
 # ---------------------------------------------------------------- the cluster
 
@@ -67,6 +62,7 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     for key, value in quiet.items():
         os.environ.setdefault(key, value)
     import ray
+    from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():
         yield
@@ -74,6 +70,7 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     address = cluster_of(config) or "local"
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
+        options["dashboard_host"] = "127.0.0.1"
         cpus = max(os.cpu_count() or 1, config.scale.workers[1] * max(config.scale.cpus_per_worker, 1))
         options |= {
             "include_dashboard": dashboard,
@@ -82,12 +79,25 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     _warn_of_lost_places(config)
     try:
         ray.init(**options)
+    except AuthenticationError:
+        raise UserError(
+            f"scale.address: the cluster at {address} wants a token and ~/.ray/auth_token has none; copy the head's file there (mode 600)"
+        ) from None
     except ConnectionError as error:
         raise UserError(f"scale.address: no Ray cluster answers at {address} ({' '.join(str(error).split())[:200]})") from None
+    _close_token()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _close_token() -> None:
+    """Ray makes a token at its first start, for which it turns authentication on, and leaves it readable for everybody on the machine."""
+    token = Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):  # none, or another user's
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
 
 
 def _warn_of_lost_places(config: RunConfig) -> None:
@@ -113,6 +123,7 @@ def fit(
 ) -> dict[str, Any]:
     """Run Ray Train on the cluster that is joined, showing its progress to `watcher`; what rank 0 returned."""
     import ray
+    from ray.exceptions import RayActorError
     from ray.train import FailureConfig, LoggingConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -131,7 +142,7 @@ def fit(
     cpus = config.scale.cpus_per_worker or max(1, int(total.get("CPU", 1)) // most)
     resources = {"CPU": cpus, **({"GPU": config.scale.gpus_per_worker or 1} if gpu else {})}
     board = _board().remote()
-    plan = Plan(config.to_yaml(), folder.address, run, cpus, final)
+    plan = Plan(config.to_yaml(), folder.address, run, cpus, final, folder.token)
     elastic.forget_failures(folder)
     trainer = TorchTrainer(
         _train_function,
@@ -166,9 +177,9 @@ def fit(
         while thread.is_alive():
             thread.join(0.5)
             now = Asked(stop=asked[0], save=asked[0] or nodes.look())
-            with contextlib.suppress(ray.exceptions.RayActorError):
+            with contextlib.suppress(RayActorError):
                 watcher.show(ray.get(board.read.remote(now)))
-    with contextlib.suppress(ray.exceptions.RayActorError):
+    with contextlib.suppress(RayActorError):
         watcher.show(ray.get(board.read.remote(Asked())))
     ray.kill(board)
     if "error" in ended:
@@ -181,6 +192,7 @@ def fit(
 def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Runs in each Ray Train worker."""
     import ray
+    from ray.exceptions import RayActorError
 
     if os.path.isdir(settings["folder"]):
         os.chdir(settings["folder"])  # Ray has moved the worker to a folder that knows no relative data.source or my_method.py
@@ -190,7 +202,7 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     def show(message: dict[str, Any]) -> Asked:
         """Send progress without waiting for it; the answer to an earlier message says what is asked of the run."""
         if last["ref"] is not None and ray.wait([last["ref"]], timeout=0)[0]:
-            with contextlib.suppress(ray.exceptions.RayActorError):  # the board's node died; it starts again elsewhere
+            with contextlib.suppress(RayActorError):  # the board's node died; it starts again elsewhere
                 last["asked"] = Asked(*ray.get(last["ref"]))
         last["ref"] = board.put.remote(message)
         return last["asked"]

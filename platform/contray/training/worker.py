@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,11 +16,16 @@ from methods._ranks import world_size
 from .. import data, model
 from ..config import RunConfig
 from ..track import MetricLog, TrackedRun, TrackingError
+from . import artifacts
+from .artifacts import Ended
 from .checkpoint import Storage
+from .lease import Fenced
 from .loop import Listener, Outcome, train
+from .spool import close
 
 VERDICT = "verdict.json"
 HEAR_SECONDS = 0.5  # how often rank 0 hears what is asked of it, between the steps that it logs
+CLOSE_SECONDS = 20.0  # that the last points may take to MLflow; what is left is kept for `contray sync`
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Plan:
     run: TrackedRun | None
     threads: int
     final: Literal["test", "validation"] = "test"  # trials are ranked on held-out training data; the test set stays shut
+    token: str = ""  # of the lease under which the storage may be written
 
 
 class Asked(NamedTuple):
@@ -105,7 +109,7 @@ def work(
     config = RunConfig.from_yaml(plan.config)
     rank = dist.get_rank() if world_size() > 1 else 0
     source = data.open_source(config.data)
-    storage = Storage(plan.storage)
+    storage = Fenced(plan.storage, plan.token)
     steps = config.train.steps or config.train.epochs * (len(source.train) // config.train.batch_size)
     recorder = Recorder(plan.run if rank == 0 else None, steps, show if rank == 0 else lambda message: Asked(), offer)
     outcome = train(config, source, storage, recorder, start)
@@ -118,9 +122,8 @@ def work(
         if recorder.metrics:
             recorder.metrics.log(outcome.step, metrics)
             recorder.metrics.durable(outcome.step)
-    unsent = recorder.metrics.close(timeout_s=20) if recorder.metrics else 0
-    if plan.run is not None and plan.final == "test":
-        _keep_artifacts(plan.run, config, source, outcome, metrics)
+    unsent = close(recorder.metrics, storage, CLOSE_SECONDS) if recorder.metrics else 0
+    kept = plan.run is None or plan.final != "test" or _keep_artifacts(plan.run, config, source, outcome, metrics)
     return {
         "step": outcome.step,
         "finished": outcome.finished,
@@ -130,6 +133,7 @@ def work(
         "images_per_second": outcome.images_per_second,
         "broken": {source.train.describe(i): reason for i, reason in outcome.broken.items()},
         "unsent": unsent,
+        "artifacts": kept,
         "test_images": len(source.test) if source.test is not None else 0,
         "labelled": source.train.labels is not None,
     }
@@ -148,23 +152,12 @@ def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: 
 
 def _keep_artifacts(
     run: TrackedRun, config: RunConfig, source: data.Source, outcome: Outcome, metrics: Mapping[str, float]
-) -> None:
-    """The view grid, the curves and the encoder. A tracking outage is said, not raised: training is done and its checkpoint safe."""
-    from .. import curves, encoder, track
-    from ..data.preview import draw
-
+) -> bool:
+    """Whether all were kept. An outage is said, not raised: training is done and its checkpoint safe."""
+    ended = Ended(config, outcome.step, outcome.worlds, outcome.finished, metrics)
     try:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            draw(source.train, config.views, strength=config.augment.strength, seed=config.seed, out=folder / "views.png")
-            run.log_artifact(folder / "views.png")
-            histories = {name: run.history(name) for name in curves.CURVES}
-            run.log_artifact(
-                curves.draw(histories, f"{Path(config.method.name).stem} {config.method.preset}", folder / "curves.png")
-            )
-            if outcome.finished and config.track.model:
-                encoder.export(config, outcome.method, folder / "encoder")
-                track.log_encoder(run, folder / "encoder", metadata=dict(metrics))
-        run.set_tags({"contray.worlds": " ".join(map(str, outcome.worlds)), "contray.step": str(outcome.step)})
-    except TrackingError as error:
-        print(f"contray: artifacts were not recorded ({error}); the checkpoint holds everything they are made from", flush=True)
+        artifacts.keep(run, ended, lambda: source.train, lambda: outcome.method)
+    except (TrackingError, OSError) as error:
+        print(f"contray: artifacts were not recorded ({error}); `contray sync` makes them from the checkpoint", flush=True)
+        return False
+    return True

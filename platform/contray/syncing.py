@@ -1,0 +1,164 @@
+"""`contray sync`: after an outage, send what MLflow lacks of runs that have ended, and nothing twice.
+
+Everything comes from the run's folder: points from its newest checkpoint, the spool and the verdict; pictures and encoder from the config,
+the data and the checkpoint. The run's lease is held meanwhile, so that a run that trains is left alone: it sends for itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from . import data, track
+from .config import RunConfig, ScaleConfig
+from .encoder import read_checkpoint
+from .errors import UserError, nearest
+from .training import artifacts, records, spool
+from .training.checkpoint import Checkpoints, Storage
+from .training.lease import held
+from .training.worker import VERDICT
+from .trial import ENDED
+
+STORAGE = ScaleConfig.storage
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What was done for one run. `sent`: points that MLflow lacked; `unsent`: those that it still lacks; `added`: artifacts; `problem`: what hindered."""
+
+    name: str
+    run_id: str = ""
+    sent: int = 0
+    unsent: int = 0
+    added: tuple[str, ...] = ()
+    status: str = ""
+    problem: str = ""
+
+    def __str__(self) -> str:
+        done = [f"{self.sent} points"] if self.sent else []
+        done += [*self.added, *([f"status {self.status}"] if self.status else [])]
+        words = f"{self.name}: " + (f"sent {', '.join(done)}" if done else "" if self.problem else "nothing was missing")
+        return f"{words}{'; ' * bool(done and self.problem)}{self.problem}{f'; {self.unsent} points still unsent' * bool(self.unsent)}"
+
+
+def sync(runs: Sequence[str] = (), *, storage: str = STORAGE, uri: str = "", timeout_s: float = 60) -> list[Synced]:
+    """Send what MLflow lacks of these runs (names under `storage`, or folders; a sweep's folder: its trials), or of all under `storage`.
+
+    uri: where MLflow is now, should it have moved. timeout_s: for the points of one run. What hinders one run of several is its `problem`;
+    of a single one it is raised: UserError where it is being trained, ConfigError where MLflow does not answer. UserError for an unknown name.
+    """
+    if uri:
+        track.check(track.resolve_uri(uri), exists=True)
+    folders = list(_named(runs, storage) if runs else _below(Storage(storage)))
+    done = []
+    for folder in folders:
+        try:
+            done.append(_sync(folder, uri, timeout_s, thorough=bool(runs)))
+        except UserError as error:
+            if runs and len(folders) == 1:
+                raise
+            done.append(Synced(_name(folder), problem=str(error)))
+    return [each for each in done if each is not None]
+
+
+def _named(runs: Sequence[str], storage: str) -> Iterator[Storage]:
+    place = Storage(storage)
+    for word in runs:
+        folders = [Storage(word), place / word] if "/" in word or Path(word).is_dir() else [place / word]
+        found = next((below for folder in folders if (below := list(_below(folder)))), None)
+        if found is None:
+            known = [name for name in place.folders() if not name.startswith(".")]
+            hint = nearest(word, known) if known else "nor any other; --storage names another place"
+            raise UserError(f"{word}: there is no run of this name in {place.address}, {hint}")
+        yield from found
+
+
+def _below(place: Storage, depth: int = 2) -> Iterator[Storage]:
+    """`place` where it is a run, else the runs in it, and the trials of the sweeps in it."""
+    if records.RECORD in place.names():
+        yield place
+    elif depth:
+        for name in place.folders():
+            if not name.startswith("."):  # Ray's own
+                yield from _below(place / name, depth - 1)
+
+
+def _name(folder: Storage) -> str:
+    return folder.address.rstrip("/").rpartition("/")[2]
+
+
+def _sync(folder: Storage, uri: str, timeout_s: float, thorough: bool) -> Synced | None:
+    if records.read(folder).get("synced") and not thorough:
+        return None
+    with held(folder, quiet=not thorough) as lease:
+        return _send(lease.fenced(), uri, timeout_s)
+
+
+def _send(folder: Storage, uri: str, timeout_s: float) -> Synced:
+    """What `sync` does for one run, under its lease."""
+    record, names = records.read(folder), folder.names()
+    trial = bool(record.get("trial", "finished" not in record))
+    if trial and ENDED not in names:
+        return Synced(_name(folder), record["run_id"], problem="the trial has not ended; `contray tune --resume` goes on with it")
+    state = Checkpoints(folder).latest()
+    text = state["config"] if state else folder.read("config.yaml").decode() if "config.yaml" in names else ""
+    if not text:
+        return Synced(_name(folder), record["run_id"], problem="it has neither a config nor a checkpoint yet")
+    config = RunConfig.from_yaml(text)
+    metrics = json.loads(folder.read(VERDICT)) if VERDICT in names else {}
+    finished = bool(record.get("finished")) or ENDED in names
+    where = _uri(config, record, uri)
+    track.check(where, exists=True)
+    run = track.attach(where, record["run_id"])
+
+    log = track.MetricLog(run, pending=_points(folder, state, metrics if finished else {}))
+    unsent = log.close(timeout_s)
+    spool.put(folder, log.pending())
+    status = _mend_status(run, record.get("status") or ("FINISHED" if finished else "KILLED"), record.get("ended"))
+    added, problem = [], ""
+    if state and not trial:
+        ended = artifacts.Ended(config, state["step"], state["worlds"], finished, metrics)
+        try:
+            added = artifacts.keep(
+                run, ended, lambda: data.open_source(config.data).train, lambda: read_checkpoint(folder.address).method, log.sent > 0
+            )  # fmt: skip
+        except (UserError, OSError) as error:
+            problem = f"artifacts could not be made ({error})"
+    records.note(folder, run, **{**record, "trial": trial, "unsent": unsent, "synced": not unsent and not problem})
+    return Synced(_name(folder), run.run_id, log.sent, unsent, tuple(added), status, problem)
+
+
+def _points(folder: Storage, state: dict[str, Any] | None, metrics: dict[str, float]) -> list[track.Point]:
+    """All that may be missing, one value per metric and step; what was logged with its time wins over the verdict's file, which has none."""
+    now = int(time.time() * 1000)
+    verdict = [(name, value, now, state["step"]) for name, value in metrics.items()] if state else []
+    logged = [tuple(point) for point in state["points"]] if state else []
+    points = {
+        (name, step): (name, value, time_ms, step) for name, value, time_ms, step in [*verdict, *logged, *spool.get(folder)]
+    }
+    return list(points.values())
+
+
+def _mend_status(run: track.TrackedRun, status: Literal["FINISHED", "FAILED", "KILLED"], at: int | None) -> str:
+    """Set the status that the run ended with; what was set, empty where MLflow knew. A driver that died is a killed run."""
+    if run.status() == status:
+        return ""
+    run.finish(status, at)
+    return status
+
+
+def _uri(config: RunConfig, record: dict[str, Any], uri: str) -> str:
+    """Where the run is on record; a login is not noted there and comes from the config or MLFLOW_TRACKING_URI."""
+    own = track.resolve_uri(uri or config.track.uri)
+    noted = record.get("uri", "")
+    return own if uri or not noted or track.without_login(own) == noted else noted
+
+
+def command(name: str, config: RunConfig) -> str:
+    """What to type to send what a run left unsent."""
+    elsewhere = config.scale.storage != STORAGE
+    return f"contray sync {name}" + (f" --storage {config.scale.storage}" if elsewhere else "")
