@@ -140,9 +140,17 @@ def changing_worlds(rank: int, world: int, states: dict[str, Any] | None, step: 
     }
 
 
+class Worlds(dict[int, list[dict[str, Any]]]):
+    """The results on each rank of each world size, computed where they are first asked for, so that no single test waits for all."""
+
+    def __missing__(self, world: int) -> list[dict[str, Any]]:
+        self[world] = run_ranks(all_cases, world)
+        return self[world]
+
+
 @pytest.fixture(scope="module")
-def worlds() -> dict[int, list[dict[str, Any]]]:
-    return {world: run_ranks(all_cases, world) for world in WORLDS}
+def worlds() -> Worlds:
+    return Worlds()
 
 
 def in_chunks(rank: int, world: int, cases: list[str], size: int, groups: int, limit: int) -> dict[str, Any]:
@@ -183,7 +191,7 @@ def assert_same(actual: Any, expected: Any, rtol: float, atol: float, where: str
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("world", WORLDS[1:])
-def test_the_same_steps_on_any_world(worlds: dict[int, Any], case: str, world: int) -> None:
+def test_the_same_steps_on_any_world(worlds: Worlds, case: str, world: int) -> None:
     alone = worlds[1][0][case]
     for rank in range(world):
         assert_same(worlds[world][rank][case], alone, 1e-9, 1e-9, f"{case} on rank {rank}")
@@ -191,7 +199,7 @@ def test_the_same_steps_on_any_world(worlds: dict[int, Any], case: str, world: i
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("world", WORLDS[1:])
-def test_one_step_in_single_precision_on_any_world(worlds: dict[int, Any], case: str, world: int) -> None:
+def test_one_step_in_single_precision_on_any_world(worlds: Worlds, case: str, world: int) -> None:
     (alone,), (together,) = worlds[1][0][f"{case} fp32"]["steps"], worlds[world][0][f"{case} fp32"]["steps"]
     assert_close(together["values"]["loss"], alone["values"]["loss"], rtol=1e-5, atol=1e-6)
     largest = max(float(grad.abs().max()) for grad in alone["gradients"].values() if grad is not None)
@@ -199,7 +207,7 @@ def test_one_step_in_single_precision_on_any_world(worlds: dict[int, Any], case:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_buffers_are_bit_equal_on_all_ranks(worlds: dict[int, Any], case: str) -> None:
+def test_buffers_are_bit_equal_on_all_ranks(worlds: Worlds, case: str) -> None:
     names = [name for name, _ in model.build(config_of(case), SAMPLES).named_buffers()]
     first, *others = [worlds[3][rank][case]["state"]["method"] for rank in range(3)]
     for name in set(names) & first.keys():  # what is not in the state is constant
@@ -207,7 +215,7 @@ def test_buffers_are_bit_equal_on_all_ranks(worlds: dict[int, Any], case: str) -
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_losses_are_finite_and_every_parameter_gets_a_gradient(worlds: dict[int, Any], case: str) -> None:
+def test_losses_are_finite_and_every_parameter_gets_a_gradient(worlds: Worlds, case: str) -> None:
     steps = worlds[1][0][case]["steps"]
     assert all(value.isfinite() for step in steps for value in step["values"].values())
     for name in steps[0]["gradients"]:
@@ -234,12 +242,12 @@ def test_chunks_on_two_ranks_change_nothing(chunked: list[dict[str, Any]], case:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_changing_world_changes_nothing(worlds: dict[int, Any], changed: dict[str, Any], case: str) -> None:
+def test_a_changing_world_changes_nothing(worlds: Worlds, changed: dict[str, Any], case: str) -> None:
     assert_same(changed[case], worlds[1][0][case]["state"], 1e-9, 1e-9, case)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_state_goes_on_bit_equal(worlds: dict[int, Any], case: str) -> None:
+def test_a_state_goes_on_bit_equal(worlds: Worlds, case: str) -> None:
     whole = worlds[1][0][case]
     for cut in range(1, STEPS):
         first = some_steps(0, 1, case, "fp64", range(cut))
