@@ -168,8 +168,7 @@ class ScaleConfig:
     gpus_per_worker: int = setting(0, "GPUs of a worker; 0 on a machine with GPUs: one, unless train.device is cpu", ge=0, le=1)
     max_batch_per_worker: int = setting(
         0,
-        "rows of a worker's share that go through the backbones at once, whole norm groups; a larger share does so in chunks, twice "
-        "(cached gradients), and heads, loss and negatives stay those of the whole batch; 0: no limit until memory runs out",
+        "most rows that go through a worker's backbones at once; a larger share goes in chunks of whole norm groups, the loss stays undivided; 0: no limit",
         unit="samples",
         ge=0,
     )
