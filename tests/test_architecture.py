@@ -54,7 +54,7 @@ def test_platform_is_no_package() -> None:
 
 @pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.name)
 def test_methods_are_pure_torch(path: Path) -> None:
-    own = ("methods._base", "methods._parts", "methods._ranks", "methods._similarity")
+    own = ("methods._base", "methods._parts", "methods._ranks", "methods._similarity", "methods._tokenizers")
     for name in imports_of(path):
         assert name.split(".")[0] in sys.stdlib_module_names or within(name, "torch", *own), f"{path.name} imports {name}"
 
