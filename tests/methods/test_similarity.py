@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from methods import _similarity, clip, invaspread, moco_v3
 from methods._parts import compare, info_nce, normalize, nt_xent
+from methods._ranks import shares, total
+from tests.ranks import run_ranks
 
 N, D, K = 12, 5, 31
 SLOT = torch.arange(N)
@@ -108,3 +110,24 @@ def test_similarities_stay_precise_under_autocast(monkeypatch: pytest.MonkeyPatc
     assert_close(loss, expected)
     for ours, plain in zip(torch.autograd.grad(loss, (a, b)), torch.autograd.grad(expected, (a, b)), strict=True):
         assert_close(ours, plain)
+
+
+def on_ranks(rank: int, world: int, tile: int) -> list[Tensor]:
+    """The summed loss of NT-Xent and CLIP, and the gradients of this rank's rows."""
+    _similarity.TILE = tile if rank == 0 else _similarity.TILE  # ranks may differ in what fits into a tile
+    own = shares(N, world)[rank]
+    a, b = (x.detach()[own.start : own.stop].requires_grad_() for x in inputs()[:2])
+    slot, scale = SLOT[own.start : own.stop], torch.tensor(4.0, dtype=torch.float64)
+    loss = nt_xent(normalize(a), normalize(b), 0.2, slot, N)[0] + clip.match(normalize(a), normalize(b), scale, slot, N)[0]
+    loss.backward()
+    assert a.grad is not None
+    assert b.grad is not None
+    return [total(loss.detach()), a.grad, b.grad]
+
+
+def test_tiles_on_any_world() -> None:
+    (loss, *grads), *_ = run_ranks(on_ranks, 1, 2**24)
+    parts = run_ranks(on_ranks, 2, 40)
+    assert_close(parts[1][0], loss, rtol=1e-12, atol=1e-12)
+    for i, grad in enumerate(grads, 1):
+        assert_close(torch.cat([part[i] for part in parts]), grad, rtol=1e-12, atol=1e-12)
