@@ -245,6 +245,8 @@ class Method(nn.Module):
     strided: ClassVar[tuple[str, ...]] = ()  # views, and reps of the same names, that `represent` runs in `batch.norm("strided")`
 
     samples: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, config: Any, backbone: Callable[..., nn.Module], samples: int) -> None:
         """`backbone()` builds one backbone: a module (B, 3, H, W) -> (B, D) with the attribute `out_dim` = D; `backbone(C)` one of C channels.
@@ -254,6 +256,10 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.register_buffer("samples", torch.tensor(samples))
+        self.register_buffer(
+            "pixel_mean", torch.zeros(3, 1, 1), persistent=False
+        )  # the engine writes what it normalises images by
+        self.register_buffer("pixel_std", torch.ones(3, 1, 1), persistent=False)
         self.backbone = backbone()
         self.out_dim: int = self.backbone.out_dim  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
 
@@ -287,6 +293,10 @@ class Method(nn.Module):
 
     def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
         """Writes the method's buffers (queue, bank, centre), once per accepted step, from gathered values only."""
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) as they were, in [0, 1]."""
+        return images * self.pixel_std + self.pixel_mean
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """(B, D) features: what probes, k-NN and export see. `inputs` holds the evaluation views by name (see `eval_views`)."""

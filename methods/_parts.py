@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._ranks import BatchNorm, full, gather, total
+from ._similarity import hits, identify, tiled
 
 
 def normalize(x: Tensor) -> Tensor:
@@ -104,14 +105,12 @@ def nt_xent(
     the loss and of the share of anchors whose positive is the nearest. (google-research/simclr sums the two directions: twice this value.)
     """
     keys = torch.cat([gather(a, size), gather(b, size)])  # (2N, D)
-    logits = torch.cat([a, b]) @ keys.T / temperature  # (2B, 2N)
-    own = torch.cat([slot, slot + size])  # column of the anchor itself
-    target = torch.cat([slot + size, slot])  # column of its positive
-    logits = logits.scatter(1, own[:, None], -torch.inf)
+    own = torch.cat([slot, slot + size])  # (2B,), the anchor itself among the keys
+    positive = torch.cat([slot + size, slot])  # (2B,)
     if memory is not None:
-        logits = torch.cat([logits, torch.cat([a, b]) @ memory.to(a.dtype).T / temperature], 1)  # (2B, 2N+K)
-    loss = F.cross_entropy(logits, target, reduction="sum") / (2 * size)
-    return loss, (logits.detach().argmax(1) == target).to(loss.dtype).sum() / (2 * size)
+        keys = torch.cat([keys, memory.to(keys.dtype)])  # (2N+K, D)
+    loss, found = identify(torch.cat([a, b]), keys, positive, temperature, excluded=own)
+    return loss / (2 * size), found / (2 * size)
 
 
 @precise
@@ -120,12 +119,16 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float, size
 
     Returns this rank's shares of the loss and of the share of queries whose own key is the nearest.
     """
-    positive = (query * key).sum(1, keepdim=True)  # (B, 1)
-    negative = query @ queue.to(query.dtype).T  # (B, K)
-    logits = torch.cat([positive, negative], 1) / temperature  # (B, 1+K)
+    loss, found = tiled(_info_nce, (query, key), (queue.to(query.dtype), temperature), 1 + len(queue))
+    return loss / size, found / size
+
+
+def _info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The sum over queries (R, D), each with its own key (R, D) before the queue (K, D)."""
+    positive = (query * key).sum(1, keepdim=True)  # (R, 1)
+    logits = torch.cat([positive, query @ queue.T], 1) / temperature  # (R, 1+K)
     target = torch.zeros(len(query), dtype=torch.long, device=query.device)
-    loss = F.cross_entropy(logits, target, reduction="sum") / size
-    return loss, (logits.detach().argmax(1) == target).to(loss.dtype).sum() / size
+    return F.cross_entropy(logits, target, reduction="sum"), hits(logits, target)
 
 
 @precise
@@ -135,9 +138,8 @@ def compare(predicted: Tensor, targets: Tensor, own: Tensor, total: int) -> tupl
     Returns this rank's shares, over `total` predictions, of the loss and of the predictions whose target is the nearest. Products are
     divided by the root of D, as in attention: neither side is normalised.
     """
-    logits = full(predicted) @ full(targets).T / predicted.shape[1] ** 0.5  # (R, N*G*G)
-    hits = (logits.detach().argmax(1) == own).to(logits.dtype)
-    return F.cross_entropy(logits, own, reduction="sum") / total, hits.sum() / total
+    loss, found = identify(full(predicted), full(targets), own, predicted.shape[1] ** 0.5)
+    return loss / total, found / total
 
 
 @precise

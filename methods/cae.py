@@ -4,20 +4,21 @@ Chen et al., IJCV 2023, https://arxiv.org/abs/2202.03026 (code: Atten4Vis/CAE).
 The encoder sees visible patches only; a regressor predicts what it would have made of the masked ones, and from that prediction alone
 a decoder names their tokens. So the encoder represents, and the pretext task is left to the others.
 
-B batch rows, L patches, L' visible and M masked ones, D features of a token, P values of a patch, K tokens of the vocabulary
+B batch rows, L patches, L' visible and M masked ones, D features of a token, K tokens of the vocabulary
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import kmeans, nearest_centroid, patchify, pick, precise
-from ._ranks import from_first, full, gather
+from ._parts import pick, precise
+from ._ranks import full
+from ._tokenizers import DalleTokenizer, PatchTokenizer, read_dalle
 
 PAPER = Paper(
     title="Context Autoencoder for Self-Supervised Representation Learning",
@@ -31,9 +32,14 @@ PAPER = Paper(
 @dataclass(frozen=True)
 class Config(MethodConfig):
     mask_ratio: float = setting(0.5, "share of patches that are masked, in blocks (98 of 196)", unit="fraction", gt=0, lt=1)
-    vocabulary: int = setting(
-        8192, "K, tokens of the frozen tokenizer: clusters of the first batch's patches", unit="tokens", ge=2
+    tokenizer: Literal["patches", "dalle"] = setting(
+        "patches",
+        "what names the patches: clusters of the first batch's, or DALL-E's encoder (§3.2), which sees the view `pixels`",
     )
+    tokenizer_file: str = setting(
+        "", "dalle: local file of the encoder's state dict, on every node (made as methods/_tokenizers.py says)"
+    )
+    vocabulary: int = setting(8192, "K, tokens of the frozen tokenizer; DALL-E's: 8192", unit="tokens", ge=2)
     regressor_blocks: int = setting(4, "cross-attention blocks of the latent regressor (§3.1)", unit="blocks", ge=1)
     decoder_blocks: int = setting(4, "self-attention blocks of the decoder (§3.1)", unit="blocks", ge=1)
     heads: int = setting(12, "attention heads of regressor and decoder; the backbone's width is a multiple", ge=1)
@@ -41,6 +47,11 @@ class Config(MethodConfig):
 
 
 VIEWS = {"view": View(crop=(0.08, 1.0), interpolation="cubic")}
+# the same crop at half the size, 8 px for each patch of 16
+DALLE_VIEWS = {
+    "view": replace(VIEWS["view"], geometry="image"),
+    "pixels": replace(VIEWS["view"], geometry="image", size=112, interpolation="area"),
+}
 
 RECIPE = {
     "backbone.name": "vit_base",
@@ -67,7 +78,9 @@ MINI = {
 }  # fmt: skip
 
 PRESETS = {
-    "paper": Preset("ViT-B/16, batch 2048, 800 epochs (68.9 % linear, 83.6 % fine-tuned on ImageNet, with DALL-E's tokens)"),
+    "paper": Preset("ViT-B/16, batch 2048, 800 epochs, with clusters of patches as tokens"),
+    "dalle": Preset("paper with DALL-E's tokens, from method.tokenizer_file: 68.9 % linear, 83.6 % fine-tuned on ImageNet",
+                    {"method.tokenizer": "dalle"}, DALLE_VIEWS),
     "small": Preset("ViT-S/16, 300 epochs", {"backbone.name": "vit_small", "train.epochs": 300}),
     "cifar": Preset("a ViT of 6 M parameters for 32 px, patches of 4 px",
                     MINI | {"backbone.width": 192, "train.batch_size": 512, "train.epochs": 300}, {"view": View(size=32, crop=(0.2, 1.0))}),
@@ -75,33 +88,6 @@ PRESETS = {
                      MINI | {"backbone.width": 64, "optim.lr": 2e-3, "optim.warmup_epochs": 1, "train.batch_size": 64, "train.steps": 500,
                              "eval.every_epochs": 4}, {"view": View(size=32, crop=(0.6, 1.0), flip=0.0)}),
 }  # fmt: skip
-
-
-class PatchTokenizer(nn.Module):
-    """Images to tokens with no download: the nearest of K clusters of a batch's patches.
-
-    Any module takes its place that has these two functions and `codes`, a buffer whose first axis is the vocabulary.
-    """
-
-    codes: Tensor
-
-    def __init__(self, vocabulary: int, patch: int) -> None:
-        super().__init__()
-        self.patch = patch
-        self.register_buffer("codes", torch.zeros(vocabulary, 3 * patch**2))  # (K, P); zero until the first step
-
-    def forward(self, images: Tensor, codes: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, L) token ids."""
-        patches = patchify(images, self.patch).to(codes.dtype)  # (B, L, P)
-        return nearest_centroid(patches.flatten(0, 1), codes).unflatten(0, patches.shape[:2])
-
-    def fit(self, images: Tensor, size: int) -> Tensor:
-        """The codes (K, P) from the global batch's patches, as many of each image as make 64 for each code."""
-        patches = patchify(images, self.patch)  # (B, L, P)
-        each = min(patches.shape[1], -(-64 * len(self.codes) // size))
-        spread = torch.linspace(0, patches.shape[1] - 1, each, device=images.device).long()
-        rows = gather(patches[:, spread], size).flatten(0, 1).to(self.codes.dtype)
-        return from_first(lambda: [kmeans(rows, len(self.codes), 20, seed=0)[0]], [self.codes])[0]
 
 
 class CrossAttention(nn.Module):
@@ -126,7 +112,11 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
         super().__init__(config, backbone, samples)
         net: Any = self.backbone  # a ViT: its patches and tokens are in reach
         width = self.out_dim
-        self.tokenizer = PatchTokenizer(config.vocabulary, net.patch_size)
+        self.tokenizer = (
+            DalleTokenizer(config.tokenizer_file)
+            if config.tokenizer == "dalle"
+            else PatchTokenizer(config.vocabulary, net.patch_size)
+        )
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02)  # (D,)
         self.regressor = nn.ModuleList(CrossAttention(width, config.heads) for _ in range(config.regressor_blocks))
         self.regressor_norm = nn.LayerNorm(width)
@@ -135,6 +125,24 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
         )
         self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_blocks)], nn.LayerNorm(width))
         self.name = nn.Linear(width, config.vocabulary)
+
+    @classmethod
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
+        if config.tokenizer == "patches":
+            return
+        view, pixels = views.get("view"), views.get("pixels")
+        if view is None or pixels is None or not view.geometry or view.geometry != pixels.geometry:
+            raise ValueError(
+                "tokenizer: got dalle, which needs the views `view` and `pixels` in one geometry group (as in the preset dalle)"
+            )
+        if pixels.size % 8 or pixels.size > view.size or view.size % (pixels.size // 8):
+            raise ValueError(
+                "tokenizer: got dalle, whose view `pixels` needs 8 px for each patch of `view`, which is not the smaller one; "
+                f"got {pixels.size} px for the patches of {view.size} px"
+            )
+        known = read_dalle(config.tokenizer_file).blocks.get_submodule("output.conv").out_channels
+        if config.vocabulary != known:
+            raise ValueError(f"vocabulary: got {config.vocabulary}, must be the {known} tokens of tokenizer_file")
 
     @classmethod
     def needs_vit(cls, config: Config) -> bool:
@@ -153,15 +161,25 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
         return {"seen": seen, "goal": goal, "masked": masked, "visible": visible}
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        images, codes = batch.views["view"], self.tokenizer.codes
-        if clock.samples == 0 or not codes.any():
-            codes = reps["codes"] = self.tokenizer.fit(images, batch.size)
-        own = self.tokenizer(images, codes).gather(1, reps["masked"])  # (B, M)
+        own = self.tokens_of(reps, batch, clock).gather(1, reps["masked"])  # (B, M)
         predicted = self.regress(reps["seen"], reps["masked"], reps["visible"])  # (B, M, D)
         logits = self.name(self.decoder(predicted + self.places(reps["masked"])))  # (B, M, K)
         named, accuracy = cross_entropy(logits, own, batch.size)
         aligned = squared_error(predicted, reps["goal"], batch.size)
         return {"loss": named + self.config.alignment * aligned, "token_top1": accuracy, "alignment": aligned.detach()}
+
+    def tokens_of(self, reps: Reps, batch: Batch, clock: Clock) -> Tensor:
+        """(B, L) token ids; what the first step finds out about the tokens is left in `reps`."""
+        images, codes = batch.views[self.tokenizer.view], self.tokenizer.codes
+        if self.config.tokenizer == "dalle":
+            images = self.pixels(images)
+        if clock.samples == 0 or not codes.any():
+            codes = reps["codes"] = self.tokenizer.fit(images, batch.size)
+        tokens = self.tokenizer(images, codes)  # (B, L)
+        patches = reps["masked"].shape[1] + reps["visible"].shape[1]
+        if tokens.shape[1] != patches:
+            raise ValueError(f"views.pixels.size: its {images.shape[-1]} px give {tokens.shape[1]} tokens for {patches} patches")
+        return tokens
 
     def regress(self, seen: Tensor, masked: Tensor, visible: Tensor) -> Tensor:
         """Features of visible patches (B, L', D) -> predicted features (B, M, D) of the masked ones."""

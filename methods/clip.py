@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import normalize, precise
 from ._ranks import gather
+from ._similarity import identify
 
 PAPER = Paper(
     title="Learning Transferable Visual Models From Natural Language Supervision",
@@ -149,8 +149,6 @@ def match(image: Tensor, text: Tensor, scale: Tensor, slot: Tensor, size: int) -
 
     The mean of the two directions: an image among the N texts of the global batch, a text among the N images.
     """
-    by_image = scale * image @ gather(text, size).T  # (B, N)
-    by_text = scale * text @ gather(image, size).T  # (B, N)
-    losses = [F.cross_entropy(logits, slot, reduction="sum") for logits in (by_image, by_text)]
-    hits = [(logits.detach().argmax(1) == slot).sum().to(image.dtype) for logits in (by_image, by_text)]
-    return (losses[0] + losses[1]) / (2 * size), (hits[0] + hits[1]) / (2 * size)
+    by_image, found_texts = identify(image, gather(text, size), slot, 1 / scale)
+    by_text, found_images = identify(text, gather(image, size), slot, 1 / scale)
+    return (by_image + by_text) / (2 * size), (found_texts + found_images) / (2 * size)

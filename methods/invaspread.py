@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import normalize, precise
 from ._ranks import gather
+from ._similarity import hits, tiled
 
 PAPER = Paper(
     title="Unsupervised Embedding Learning via Invariant and Spreading Instance Feature",
@@ -85,10 +86,15 @@ def spreading(a: Tensor, b: Tensor, temperature: float, slot: Tensor, size: int)
     a, b: (B, D), L2-normalised. Gradients flow through the rows alone, not through what they are compared with.
     """
     keys = torch.cat([gather(a.detach(), size), gather(b.detach(), size)])  # (2N, D)
-    logits = torch.cat([a, b]) @ keys.T / temperature  # (2B, 2N)
     own, positive = torch.cat([slot, slot + size]), torch.cat([slot + size, slot])  # (2B,)
-    logs = logits.scatter(1, own[:, None], -torch.inf).log_softmax(1)  # (2B, 2N)
+    loss, found = tiled(_spreading, (torch.cat([a, b]), own, positive), (keys, temperature), len(keys))
+    return loss / (2 * size), found / (2 * size)
+
+
+def _spreading(rows: Tensor, own: Tensor, positive: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The sum over rows (R, D), each compared with the keys (2N, D)."""
+    logits = (rows / temperature) @ keys.T  # (R, 2N)
+    logs = logits.scatter(1, own[:, None], -torch.inf).log_softmax(1)  # (R, 2N)
     others = torch.ones_like(logs, dtype=torch.bool).scatter(1, positive[:, None], False)
     spread = torch.where(others, torch.log1p(-logs.exp().clamp(max=1 - 1e-7)), 0.0).sum(1)
-    loss = -(logs.gather(1, positive[:, None])[:, 0] + spread).sum() / (2 * size)
-    return loss, (logs.detach().argmax(1) == positive).to(loss.dtype).sum() / (2 * size)
+    return -(logs.gather(1, positive[:, None])[:, 0] + spread).sum(), hits(logs, positive)

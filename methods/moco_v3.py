@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import cosine, mlp, normalize, precise
 from ._ranks import gather
+from ._similarity import identify
 
 PAPER = Paper(
     title="An Empirical Study of Training Self-Supervised Vision Transformers",
@@ -126,6 +126,5 @@ class MoCoV3(Method):
 @precise
 def contrast(query: Tensor, keys: Tensor, temperature: float, slot: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """InfoNCE of queries (B, D) among the keys (N, D) of the global batch (algorithm 1), times 2T; this rank's shares of loss and accuracy."""
-    logits = normalize(query) @ normalize(keys).T / temperature  # (B, N)
-    hits = (logits.detach().argmax(1) == slot).to(logits.dtype)
-    return 2 * temperature * F.cross_entropy(logits, slot, reduction="sum") / size, hits.sum() / size
+    loss, found = identify(normalize(query), normalize(keys), slot, temperature)
+    return 2 * temperature * loss / size, found / size

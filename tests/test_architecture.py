@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def test_platform_is_no_package() -> None:
 
 @pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.name)
 def test_methods_are_pure_torch(path: Path) -> None:
-    own = ("methods._base", "methods._parts", "methods._ranks")
+    own = ("methods._base", "methods._parts", "methods._ranks", "methods._similarity", "methods._tokenizers")
     for name in imports_of(path):
         assert name.split(".")[0] in sys.stdlib_module_names or within(name, "torch", *own), f"{path.name} imports {name}"
 
@@ -111,6 +112,10 @@ def test_method_files_stay_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
+def test_most_method_files_fit_on_a_few_screens() -> None:
+    assert statistics.median(len((REPO / "methods" / f"{name}.py").read_text().splitlines()) for name in method_names()) <= 150
+
+
 @pytest.mark.parametrize(("name", "preset"), ALL_PRESETS)
 def test_presets_resolve_and_repeat_themselves(name: str, preset: str) -> None:
     config = RunConfig.make(name, preset=preset)
@@ -133,6 +138,28 @@ def test_momentum_suits_the_length_of_digits_runs(name: str, preset: str) -> Non
 @pytest.mark.parametrize("name", method_names())
 def test_methods_have_presets_for_the_paper_and_the_small_sets(name: str) -> None:
     assert {"paper", "cifar", "digits"} <= set(load_method(name).presets)
+
+
+NAMED = {
+    "cpc": "v1 v2", "cpc_sequence": "sequence", "cmc": "lab rgbd", "deepcluster": "v1", "swav": "b256", "byol": "e100 e300 gn_ws",
+    "moco_v3": "vit_s vit_b", "dino": "vit_b resnet50", "mae": "vit_l small", "cae": "dalle small", "clip": "small shared",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_methods_have_the_presets_that_papers_compare(name: str) -> None:
+    assert set(NAMED[name].split()) <= set(load_method(name).presets)
+
+
+def test_presets_are_what_their_names_say() -> None:
+    epochs = {preset: RunConfig.make("byol", preset=preset).train.epochs for preset in ("e100", "e300", "paper")}
+    assert epochs == {"e100": 100, "e300": 300, "paper": 1000}
+    assert RunConfig.make("swav", preset="b256").train.batch_size == 256
+    nets = {(name, preset): RunConfig.make(name, preset=preset).backbone.name for name, preset in ALL_PRESETS}
+    assert nets["dino", "paper"] == nets["moco_v3", "vit_s"] == "vit_small"
+    assert nets["dino", "vit_b"] == nets["moco_v3", "vit_b"] == nets["mae", "paper"] == nets["cae", "dalle"] == "vit_base"
+    assert nets["dino", "resnet50"] == nets["moco_v3", "paper"] == nets["clip", "paper"] == "resnet50"
+    assert nets["mae", "vit_l"] == "vit_large"
 
 
 @pytest.mark.parametrize("name", space_names())

@@ -25,7 +25,10 @@ def build(config: RunConfig, samples: int) -> Method:
     file = load_method(config.method.name)
     with seeded(config.seed, "method"):
         method = file.method(config.method, backbones.factory(config), samples)
-    return method.to(DTYPES[config.train.precision])
+    method = method.to(DTYPES[config.train.precision])
+    for buffer, values in ((method.pixel_mean, config.augment.mean), (method.pixel_std, config.augment.std)):
+        buffer.copy_(buffer.new_tensor(values).view_as(buffer))
+    return method
 
 
 def check(config: RunConfig, samples: int) -> None:

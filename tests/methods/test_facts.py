@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from contray import model
 from contray.config import RunConfig
-from methods import byol, dino, simsiam
+from contray.evaluation import geometry
+from methods import byol, dino, simsiam, swav
 from methods._base import Batch, Clock, Method
 from methods._parts import negative_cosine, normalize
 
@@ -45,27 +46,45 @@ def clock_of(step: int, steps: int) -> Clock:
 # ---------------------------------------------------------------- collapse
 
 
-@pytest.mark.parametrize("stopped", [True, False])
-def test_simsiam_collapses_without_its_stop_gradient(stopped: bool) -> None:
-    """90 steps and much weight decay, with an affine norm at the output: one without scale keeps each feature's spread at one (Chen & He 2021, §4.1)."""
-    method = build("simsiam", {"method.output_norm": "bn", "method.dim": 32, "method.hidden": 16})
+def simsiam_after(steps: int, stopped: bool, output_norm: str, rate: float, decay: float) -> list[Tensor]:
+    """Projections (64, 32) of the last batch's two views, after training with or without the stop-gradient."""
+    method = build("simsiam", {"method.output_norm": output_norm, "method.dim": 32, "method.hidden": 16})
     assert isinstance(method, simsiam.SimSiam)
-    optimizer = torch.optim.SGD(method.parameters(), lr=0.2, momentum=0.9, weight_decay=0.05)
-    spread = torch.zeros(())
-    for step in range(90):
+    optimizer = torch.optim.SGD(method.parameters(), lr=rate, momentum=0.9, weight_decay=decay)
+    reps: dict[str, Tensor] = {}
+    for step in range(steps):
         batch = batch_of(step, ("view0", "view1"))
-        reps = method.represent(batch, clock_of(step, 90))
+        reps = method.represent(batch, clock_of(step, steps))
         if stopped:
-            loss = method.loss(reps, batch, clock_of(step, 90))["loss"]
+            loss = method.loss(reps, batch, clock_of(step, steps))["loss"]
         else:
             z0, z1 = (method.projector(h) for h in reps.values())
             loss = (negative_cosine(method.predictor(z0), z1, SIZE) + negative_cosine(method.predictor(z1), z0, SIZE)) / 2
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        spread = simsiam.spread(method.projector(reps["view0"].detach()), SIZE)
+    with torch.no_grad():
+        return [method.projector(h) for h in reps.values()]
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_simsiam_collapses_without_its_stop_gradient(stopped: bool) -> None:
+    """90 steps and much weight decay, with an affine norm at the output: one without scale keeps each feature's spread at one (Chen & He 2021, §4.1)."""
+    spread = geometry.spread(simsiam_after(90, stopped, "bn", 0.2, 0.05)[0])
     healthy = 1 / math.sqrt(32)
-    assert (spread > 0.5 * healthy) if stopped else (spread < 0.1 * healthy), float(spread / healthy)
+    assert (spread > 0.5 * healthy) if stopped else (spread < 0.1 * healthy), spread / healthy
+
+
+def test_simsiam_as_released_loses_dimensions_without_its_stop_gradient() -> None:
+    """60 steps. The released norm has no scale, so no feature dies and the spread says little; the rank tells, and so do neighbours.
+
+    Neighbours: how often a picture's nearest among the other views is its own.
+    """
+    healthy, broken = (simsiam_after(60, stopped, "bn_plain", 0.1, 0.001) for stopped in (True, False))
+    assert geometry.rankme(broken[0]) < geometry.rankme(healthy[0]) / 2
+    assert geometry.spread(broken[0]) > 0.5 / math.sqrt(32)
+    own = [(normalize(z0) @ normalize(z1).T).argmax(1).eq(torch.arange(SIZE)).double().mean() for z0, z1 in (healthy, broken)]
+    assert own[1] < own[0] - 0.1
 
 
 @pytest.mark.parametrize("predicts", [True, False])
@@ -124,6 +143,19 @@ def test_dino_collapses_without_centring_or_without_sharpening(centred: bool, sh
         assert last < 0.05
     else:
         assert last > 0.95
+
+
+def test_swav_uses_all_prototypes_even_where_all_features_are_alike() -> None:
+    """What keeps SwAV from collapse (Caron et al. 2020, §3.1): a code is a distribution, and codes are spread over the prototypes."""
+    method = build("swav")
+    assert isinstance(method, swav.SwAV)
+    z = normalize(1 + 0.3 * torch.randn(SIZE, method.prototypes.shape[1], generator=torch.Generator().manual_seed(0)))
+    codes, plain = method.assign(z, 0), (z @ method.prototypes.T / method.config.epsilon).softmax(1).detach()  # (N, K)
+    assert codes.sum(1) == pytest.approx(torch.ones(SIZE), abs=1e-5)
+    spread, unspread = (
+        float(-(p.mean(0) * p.mean(0).clamp(min=1e-12).log()).sum()) / math.log(p.shape[1]) for p in (codes, plain)
+    )
+    assert spread >= 0.9 > unspread, (spread, unspread)
 
 
 # ---------------------------------------------------------------- who sees what
