@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def test_nodes_get_the_project_and_the_token(written: dict[str, Any]) -> None:
         start = prepared[f"{part}_start_ray_commands"][-1]
         assert "RAY_AUTH_MODE=token ray start" in start
     assert "--dashboard-host=127.0.0.1" in prepared["head_start_ray_commands"][-1]
+
+
+def test_the_head_takes_silent_nodes_for_dead_as_soon_as_the_tests_clusters_do(written: dict[str, Any]) -> None:
+    from contray.training.elastic import NODE_HEALTH
+
+    start = validated(written)["head_start_ray_commands"][-1]
+    given = start.partition("--system-config='")[2].partition("'")[0]
+    assert json.loads(given) == NODE_HEALTH
 
 
 def test_images_are_of_a_ray_and_a_python_that_the_project_supports(written: dict[str, Any]) -> None:
