@@ -48,7 +48,7 @@ def write(folder: Storage, **changes: Any) -> None:
 
 
 def owner(folder: Storage) -> dict[str, Any]:
-    return json.loads(folder.read(LEASE))
+    return lease._read(folder)
 
 
 def ended_process() -> dict[str, Any]:

@@ -186,14 +186,16 @@ def _watch(folder: Storage, seen: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _read(folder: Storage) -> dict[str, Any]:
-    """The lease; empty where there is none, or none that can be understood."""
-    try:
-        found = json.loads(folder.read(LEASE))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        return {"token": "?"}
-    return found if isinstance(found, dict) else {"token": "?"}
+    """The lease; empty where there is none. What cannot be understood is nobody's that is known here: a token of its own."""
+    for _ in range(3):
+        try:
+            found = json.loads(folder.read(LEASE))
+            return found if isinstance(found, dict) else {"token": "?"}
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            time.sleep(0.05)  # just being written, where that is not done in one piece (file://)
+    return {"token": "?"}
 
 
 def _held(folder: Storage, owner: Mapping[str, Any]) -> UserError:
