@@ -59,6 +59,7 @@ class Nodes:
     def __init__(self, count: int = 1) -> None:
         from ray.cluster_utils import Cluster
 
+        os.environ.setdefault("RAY_worker_niceness", "0")  # stock 15: whatever else the machine does would slow the workers alone
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": dict(NODE_HEALTH)}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self.cluster.address
