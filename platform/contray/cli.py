@@ -125,7 +125,9 @@ def tune(words: list[str]) -> int:
         samples: Annotated[int, arg("trials to draw; a grid is repeated this often [default: the space's own]")] = 0
         preset: Annotated[str, arg("named settings of the method; default: the data source's own, else paper")] = ""
         config: Annotated[Path | None, arg("YAML of the settings that all trials share")] = None
-        metric: Annotated[str, arg("what trials are ranked on: knn_val_top1, linear_val_top1, or rankme, which needs no labels")] = "linear_val_top1"
+        metric: Annotated[
+            str, arg("what trials are ranked on: knn_val_top1, linear_val_top1, or rankme, which needs no labels")
+        ] = "linear_val_top1"
         scheduler: Annotated[
             str,
             arg(
@@ -161,7 +163,9 @@ def evaluate(words: list[str]) -> int:
     class Options:
         """Measure frozen features on the test set, beside the untrained encoder and raw pixels. With --run the numbers join that MLflow run."""
 
-        protocol: Annotated[Positional[str], arg("linear (a grid of probes, chosen on held-out training data), knn, or geometry (without labels)")]
+        protocol: Annotated[
+            Positional[str], arg("linear (a grid of probes, chosen on held-out training data), knn, or geometry (without labels)")
+        ]
         run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
         out: Annotated[Path, arg("geometry: the picture to write")] = Path("similarities.png")
@@ -177,7 +181,9 @@ def evaluate(words: list[str]) -> int:
     from .api import evaluate as run_evaluation
     from .report import show_geometry, show_metrics
 
-    metrics = run_evaluation((options.protocol,), run=options.run, checkpoint=options.checkpoint, overrides=dotted, out=options.out)
+    metrics = run_evaluation(
+        (options.protocol,), run=options.run, checkpoint=options.checkpoint, overrides=dotted, out=options.out
+    )
     if options.protocol == "geometry":
         show_geometry(metrics)
         print(f"wrote {options.out}")

@@ -187,14 +187,18 @@ class ScaleConfig:
 class EvalConfig:
     """Online k-NN and geometry during training, and k-NN and linear probe at its end. Selection uses held-out training data only."""
 
-    every_epochs: float = setting(10.0, "how often k-NN (with labels) and geometry (without) are measured while training; 0: never", unit="epochs", ge=0)
+    every_epochs: float = setting(
+        10.0, "how often k-NN (with labels) and geometry (without) are measured while training; 0: never", unit="epochs", ge=0
+    )
     holdout: float = setting(
         0.1,
         "share of the training set that selects (k-NN, probes, trials); labels only, pretraining sees all images",
         ge=0.01,
         le=0.5,
     )
-    online_limit: int = setting(10_000, "images that the online k-NN uses at most; the geometry, 2048 of them at most", unit="images", ge=100)
+    online_limit: int = setting(
+        10_000, "images that the online k-NN uses at most; the geometry, 2048 of them at most", unit="images", ge=100
+    )
     knn_k: int = setting(200, "neighbours that vote", ge=1)
     knn_temperature: float = setting(0.07, "temperature of the votes", gt=0)
     probe_lrs: tuple[float, ...] = setting(

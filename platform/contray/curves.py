@@ -52,7 +52,14 @@ def draw_similarities(panels: Mapping[str, tuple[Any, Mapping[str, str]]], title
     for axis, (name, (similar, numbers)) in zip(axes, panels.items(), strict=True):
         for label, kind, colour in kinds:
             values = getattr(similar, kind)
-            axis.hist(values.clamp(left, 1), edges, weights=values.new_full(values.shape, 100 / len(values)), color=colour, alpha=0.55, label=label)
+            axis.hist(
+                values.clamp(left, 1),
+                edges,
+                weights=values.new_full(values.shape, 100 / len(values)),
+                color=colour,
+                alpha=0.55,
+                label=label,
+            )
             axis.axvline(float(values.mean()), color=colour, lw=1.4, ls="--")
         axis.set_title(name, fontsize=10, loc="left")
         axis.set_title(", ".join(f"{word} {value}" for word, value in numbers.items()), fontsize=8, loc="right", color="0.3")

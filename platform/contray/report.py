@@ -44,10 +44,12 @@ def show_result(config: RunConfig, result: Result) -> None:
     if not result.finished:
         _print(f"stopped at step {result.step} with a checkpoint; the same command goes on from there")
         return
-    if result.metrics:
-        _print(report(result.metrics, details["test_images"]))
-    elif not details["labelled"]:
+    if not details["labelled"]:
         _print(f"{config.data.source} has no labels: the encoder is trained, and k-NN and linear probe have nothing to measure")
+        if result.metrics:
+            show_geometry(result.metrics)
+    elif result.metrics:
+        _print(report(result.metrics, details["test_images"]))
     for name, reason in list(details["broken"].items())[:5]:
         _print(f"replaced a broken image: {name} ({reason})")
     if len(details["broken"]) > 5:

@@ -105,7 +105,9 @@ class TuneReport:
             self.reported = int(message["evaluated"])
             progress = 100 * self.reported // message["total"]
             with self._checkpoint(message) as checkpoint:
-                tune.report({self.online: message[self.online], "step": self.reported, "progress": progress}, checkpoint=checkpoint)
+                tune.report(
+                    {self.online: message[self.online], "step": self.reported, "progress": progress}, checkpoint=checkpoint
+                )
 
     @contextlib.contextmanager
     def _checkpoint(self, message: Mapping[str, Any]) -> Iterator[Any]:

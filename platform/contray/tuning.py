@@ -219,9 +219,8 @@ def _folder(storage: Storage, base: str, resume: bool, search: Search) -> tuple[
         raise UserError(
             f"--resume: {newest.name} is finished, and its winner has met the test set; without --resume a new one starts"
         )
-    changed = [
-        f"{key} ({record['search'][key]} -> {value})" for key, value in asdict(search).items() if record["search"][key] != value
-    ]
+    before = {"metric": search.metric} | record["search"]  # sweeps of earlier versions did not note it
+    changed = [f"{key} ({before[key]} -> {value})" for key, value in asdict(search).items() if before[key] != value]
     if changed:
         raise UserError(f"--resume: {newest.name} was begun otherwise: {', '.join(changed)}")
     return newest, record

@@ -90,7 +90,7 @@ def drawn_views(inputs: Mapping[str, View], views: Mapping[str, View]) -> dict[s
     found = {
         name: dataclasses.replace(view, count=1)
         for name, shown in inputs.items()
-        for view in reversed(views.values())
+        for view in reversed(list(views.values()))
         if evaluation_view(view) == shown
     }
     return found if found.keys() == inputs.keys() else {}
@@ -150,10 +150,16 @@ def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) ->
     from ..curves import draw_similarities
 
     panels: dict[str, tuple[Similarities, dict[str, str]]] = {}
-    for name, method in (("untrained encoder", untrained), ("trained encoder", trained), ("trained, what the loss compares", trained)):
+    for name, method in (
+        ("untrained encoder", untrained),
+        ("trained encoder", trained),
+        ("trained, what the loss compares", trained),
+    ):
         pairs = diagnosis.features(method)[1]
         if pairs is None:
-            raise UserError(f"{diagnosis.config.method.name} has no training view of what it evaluates: there are no positives to draw")
+            raise UserError(
+                f"{diagnosis.config.method.name} has no training view of what it evaluates: there are no positives to draw"
+            )
         if name.startswith("trained,"):
             embedded = [diagnosis.embed(method, each) for each in pairs]
             if embedded[0].shape == pairs[0].shape and torch.equal(embedded[0], pairs[0]):
@@ -249,7 +255,11 @@ class Alarm:
         self.in_a_row = self.in_a_row + 1 if complete or (share < self.SHARE and rank < self.rank / 2) else 0
         if self.words or self.in_a_row < self.IN_A_ROW:
             return ""
-        what = "collapse: all images have nearly the same embedding" if complete else "dimensional collapse: the embeddings use few dimensions"
+        what = (
+            "collapse: all images have nearly the same embedding"
+            if complete
+            else "dimensional collapse: the embeddings use few dimensions"
+        )
         self.words = (
             f"{what}; at {self.in_a_row} evaluations in a row their spread is {std:.3f} of even ones' (it was {self.std:.3f}) and their effective rank "
             f"{rank:.1f} of {rank / share:.0f} (it was {self.rank:.1f}). What usually mends it: a lower optim.lr or optim.weight_decay, a longer warm-up, "
