@@ -212,11 +212,17 @@ def test_what_was_so_from_the_start_is_no_collapse(values: dict[str, float]) -> 
     assert not any(alarm.hear(values) for _ in range(5))
 
 
-def test_features_count_where_there_is_no_projector() -> None:
-    alarm = Alarm()
+def test_of_a_method_without_projector_the_features_count_and_only_if_all_are_one() -> None:
     names = {"embedding_std": "feature_std", "embedding_rankme": "rankme", "embedding_rankme_share": "rankme_share"}
-    told = [alarm.hear({names[key]: value for key, value in each.items()}) for each in (HEALTHY, ONE_POINT, ONE_POINT)]
-    assert told[2]
+    for values, heard in ((ONE_POINT, True), (FEW_DIMENSIONS, False)):
+        alarm = Alarm()
+        told = [alarm.hear({names[key]: value for key, value in each.items()}) for each in (HEALTHY, values, values)]
+        assert bool(told[2]) == heard
+
+
+def test_a_narrow_cone_is_no_collapse() -> None:
+    alarm = Alarm()
+    assert not any(alarm.hear({**HEALTHY, "embedding_std": std}) for std in (0.9, 0.05, 0.05, 0.05))
 
 
 @pytest.mark.parametrize("name", ["simclr", "simsiam", "byol"])

@@ -227,14 +227,16 @@ class Watch:
 
 @dataclass
 class Alarm:
-    """Says when a method has collapsed: what its loss compares looks so at IN_A_ROW evaluations in a row.
+    """Says when a method has collapsed: its embeddings look so at IN_A_ROW evaluations in a row.
 
-    Either all embeddings are one: their spread, of the 1 / sqrt(E) of even ones, is below SPREAD (Chen & He 2021,
-    https://arxiv.org/abs/2011.10566, §4.1). Or they use few dimensions: their rank is below SHARE of what it can be (Jing et al. 2022,
-    https://arxiv.org/abs/2110.09348). Each only where training led there: below half of the most that was seen in the run.
+    Either all are one: their spread, of the 1 / sqrt(E) of even ones, is below SPREAD (Chen & He 2021, https://arxiv.org/abs/2011.10566,
+    §4.1) and their effective rank below RANK; healthy features may lie in as narrow a cone (MAE's do), but differ in many directions.
+    Or they use few dimensions: their rank is below SHARE of what it can be (Jing et al. 2022, https://arxiv.org/abs/2110.09348); this is
+    asked only where a projector's output is what the loss compares. Each counts only where training led there: to below half of the most
+    that was seen in the run.
     """
 
-    SPREAD, SHARE, IN_A_ROW = 0.1, 0.1, 2
+    SPREAD, RANK, SHARE, IN_A_ROW = 0.1, 2.0, 0.1, 2
 
     std: float = 0.0  # the most that they have been
     rank: float = 0.0
@@ -243,35 +245,34 @@ class Alarm:
 
     def note(self, values: Mapping[str, float]) -> tuple[float, float, float]:
         """Keep the most; (spread, rank, share) of these values."""
-        kind = "embedding" if "embedding_std" in values else "feature"
-        std, rank, share = (values[name] for name in OF[kind])
+        names = EMBEDDING if EMBEDDING[0] in values else FEATURE
+        std, rank, share = (values[name] for name in names)
         self.std, self.rank = max(self.std, std), max(self.rank, rank)
         return std, rank, share
 
     def hear(self, values: Mapping[str, float]) -> str:
         """Take an evaluation in. What there is to say, once in a run; else nothing."""
         std, rank, share = self.note(values)
-        complete = std < self.SPREAD and std < self.std / 2
-        self.in_a_row = self.in_a_row + 1 if complete or (share < self.SHARE and rank < self.rank / 2) else 0
+        one = std < self.SPREAD and std < self.std / 2 and rank < self.RANK
+        few = share < self.SHARE and rank < self.rank / 2 and EMBEDDING[0] in values
+        self.in_a_row = self.in_a_row + 1 if one or few else 0
         if self.words or self.in_a_row < self.IN_A_ROW:
             return ""
         what = (
-            "collapse: all images have nearly the same embedding"
-            if complete
-            else "dimensional collapse: the embeddings use few dimensions"
+            "collapse: all images have nearly the same features"
+            if one
+            else "dimensional collapse: the features use few dimensions"
         )
         self.words = (
-            f"{what}; at {self.in_a_row} evaluations in a row their spread is {std:.3f} of even ones' (it was {self.std:.3f}) and their effective rank "
-            f"{rank:.1f} of {rank / share:.0f} (it was {self.rank:.1f}). What usually mends it: a lower optim.lr or optim.weight_decay, a longer warm-up, "
-            "and in a method without negatives its stop-gradient, predictor and momentum as published"
+            f"{what}; at {self.in_a_row} evaluations in a row, by now with a spread of {std:.3f} of evenly spread ones' (it was {self.std:.3f}) and "
+            f"an effective rank of {rank:.1f} of {rank / share:.0f} (it was {self.rank:.1f}). What usually mends it: a lower optim.lr or "
+            "optim.weight_decay, a longer warm-up, and in a method without negatives its stop-gradient, predictor and momentum as published"
         )
         return self.words
 
 
-OF = {
-    "embedding": ("embedding_std", "embedding_rankme", "embedding_rankme_share"),
-    "feature": ("feature_std", "rankme", "rankme_share"),
-}
+EMBEDDING = ("embedding_std", "embedding_rankme", "embedding_rankme_share")
+FEATURE = ("feature_std", "rankme", "rankme_share")
 
 
 class LayerNorms:
