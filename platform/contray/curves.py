@@ -41,30 +41,35 @@ def draw(histories: Mapping[str, list[tuple[int, float]]], title: str, out: Path
 
 def draw_similarities(panels: Mapping[str, tuple[Any, Mapping[str, str]]], title: str, out: Path) -> Path:
     """Histograms of positives' and negatives' cosine similarities, one panel below the other; panels: name -> (Similarities, numbers to show)."""
+    import torch
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     figure = Figure(figsize=(7.2, 0.9 + 1.9 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     lowest = min(float(min(similar.positive.min(), similar.negative.min())) for similar, _ in panels.values())
-    left = max(-1.0, math.floor(10 * lowest) / 10)
-    edges = [left + (1 - left) * i / 80 for i in range(81)]
+    left = max(-1.0, math.floor(10 * lowest - 0.1) / 10)
     kinds = (("negatives: two samples", "negative", "0.55"), ("positives: two views of a sample", "positive", "tab:blue"))
     for axis, (name, (similar, numbers)) in zip(axes, panels.items(), strict=True):
+        low, high = (float(end) for end in torch.cat([similar.positive, similar.negative]).aminmax())
+        bins = 40 if high - low > 1e-9 else [low - 0.005, low + 0.005]  # all are one: a bar that can be seen
         for label, kind, colour in kinds:
             values = getattr(similar, kind)
             axis.hist(
-                values.clamp(left, 1),
-                edges,
+                values,
+                bins,
+                (low, high),
                 weights=values.new_full(values.shape, 100 / len(values)),
                 color=colour,
-                alpha=0.55,
+                histtype="stepfilled",
+                edgecolor=colour,
+                alpha=0.5,
                 label=label,
             )
             axis.axvline(float(values.mean()), color=colour, lw=1.4, ls="--")
         axis.set_title(name, fontsize=10, loc="left")
         axis.set_title(", ".join(f"{word} {value}" for word, value in numbers.items()), fontsize=8, loc="right", color="0.3")
         axis.set_ylabel("% of pairs", fontsize=9)
-        axis.set_xlim(left, 1.0)
+        axis.set_xlim(left, 1.01)
         axis.grid(alpha=0.25)
     axes[-1].set_xlabel("cosine similarity (dashed: mean)")
     handles, labels = axes[0].get_legend_handles_labels()

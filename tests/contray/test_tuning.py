@@ -170,7 +170,7 @@ def test_rankme_ranks_trials_without_labels(ray: None, place: Place, capsys: pyt
     space = '"optim.lr": tune.grid_search([1e-3, 1.0])'
     with pytest.raises(UserError, match=r"digits has no labels, and linear_val_top1 ranks on held-out labels; --metric rankme"):
         place.sweep(space, settings)
-    result = place.sweep(space, settings, metric="rankme", scheduler="asha")
+    result = place.sweep(space, settings, metric="rankme")
     out = capsys.readouterr().out
     assert [trial.status for trial in result.trials] == ["finished", "finished"]
     ranks = [trial.metrics["rankme"] for trial in result.trials]

@@ -169,7 +169,7 @@ def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) ->
                    "rank": f"{geometry.rankme(pairs[0]):.0f} of {min(pairs[0].shape)}"}  # fmt: skip
         panels[name] = similarities(*pairs), numbers
     config = diagnosis.config
-    title = f"{Path(config.method.name).stem} {config.method.preset} on {Path(config.data.source).name}: {len(pairs[0])} samples, two views of each"
+    title = f"{Path(config.method.name).stem} preset {config.method.preset} on {Path(config.data.source).name}: {len(pairs[0])} samples, two views of each"
     draw_similarities(panels, title, out)
 
 

@@ -15,6 +15,7 @@ from methods._ranks import world_size
 
 from .. import data, model
 from ..config import RunConfig
+from ..evaluation.diagnosis import Collapsed
 from ..track import MetricLog, TrackedRun, TrackingError
 from . import artifacts
 from .artifacts import Ended
@@ -120,7 +121,12 @@ def work(
     storage = Fenced(plan.storage, plan.token)
     steps = config.train.steps or config.train.epochs * (len(source.train) // config.train.batch_size)
     recorder = Recorder(plan.run if rank == 0 else None, steps, show if rank == 0 else lambda message: Asked(), offer)
-    outcome = train(config, source, storage, recorder, start)
+    try:
+        outcome = train(config, source, storage, recorder, start)
+    except Collapsed:
+        if recorder.metrics:
+            close(recorder.metrics, storage, CLOSE_SECONDS)  # the curves that led there are what one wants to see now
+        raise
     if rank != 0:
         return {}
     metrics: dict[str, float] = {}
