@@ -302,6 +302,11 @@ class Method(nn.Module):
         """(B, D) features: what probes, k-NN and export see. `inputs` holds the evaluation views by name (see `eval_views`)."""
         return self.backbone(inputs["image"])
 
+    def embedding(self, features: Tensor) -> Tensor:
+        """(B, P) what the loss compares, of features (B, D): the output of `projector` where the method has one, else the features."""
+        projector = getattr(self, "projector", None)
+        return features if projector is None else projector(features)
+
     @classmethod
     def eval_views(cls, views: Mapping[str, View]) -> dict[str, View]:
         """The evaluation inputs, from the training views: by default the centre crop of the first, called `image`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
@@ -47,15 +48,23 @@ def load(run_id: str, *, uri: str = "") -> Encoder:
 
 
 def evaluate(
-    protocols: tuple[str, ...], *, run: str = "", checkpoint: str = "", overrides: Mapping[str, Any] | None = None
+    protocols: tuple[str, ...],
+    *,
+    run: str = "",
+    checkpoint: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    out: Path = Path("similarities.png"),
 ) -> dict[str, float]:
     """k-NN and linear probe of a run's encoder or of a checkpoint, beside the untrained encoder and raw pixels.
+
+    protocols: of knn and linear; or geometry alone, which needs no labels, draws the similarities into `out` and, with `run`, keeps it there.
 
     overrides: dotted keys of data.* and eval.*, e.g. another data.source; others would change the encoder and are refused.
     With `run`, the metrics are logged to it: under their own names, or after `DATASET.` where the data is not the run's own.
     """
     from . import data, model, track
     from .encoder import read_checkpoint
+    from .evaluation.diagnosis import geometry_of
     from .evaluation.online import verdict
 
     overrides = dict(overrides or {})
@@ -70,12 +79,18 @@ def evaluate(
     encoder = load(run, uri=uri) if run else read_checkpoint(checkpoint)
     config = encoder.config.replace(overrides)
     source = data.open_source(config.data)
-    if source.train.labels is None:
+    geometry = protocols == ("geometry",)
+    if source.train.labels is None and not geometry:
         raise UserError(f"data.source: {source.name} has no labels, and an evaluation needs them")
     device = model.device_of(config)
-    metrics = verdict(config, source, encoder.method.to(device), device, only=protocols)
+    if geometry:
+        metrics = geometry_of(config, source, encoder.method.to(device), device, out=out)
+    else:
+        metrics = verdict(config, source, encoder.method.to(device), device, only=protocols)
     if run:
         own = config.data.source == encoder.config.data.source and config.data.label_column == encoder.config.data.label_column
         tracked = track.attach(track.resolve_uri(uri), run)
         tracked.log_metrics({key if own else f"{source.name}.{key}": value for key, value in metrics.items()}, step=0)
+        if geometry:
+            tracked.log_artifact(out, "" if own else source.name)
     return metrics

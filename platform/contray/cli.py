@@ -20,6 +20,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   train [METHOD]        pretrain, then measure k-NN and a linear probe against the untrained encoder and raw pixels
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
   eval {linear,knn}     measure a run's encoder or a checkpoint, on its own data or on others
+  eval geometry         the same without labels: rank, spread, alignment, and a picture of similarities
   compare [RUN_ID ...]  a table of runs (mean and std over seeds), a plot, the MLflow link
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs
   ui                    MLflow's UI on this machine, opened at the right page
@@ -124,7 +125,9 @@ def tune(words: list[str]) -> int:
         samples: Annotated[int, arg("trials to draw; a grid is repeated this often [default: the space's own]")] = 0
         preset: Annotated[str, arg("named settings of the method; default: the data source's own, else paper")] = ""
         config: Annotated[Path | None, arg("YAML of the settings that all trials share")] = None
-        metric: Annotated[str, arg("what trials are ranked on: knn_val_top1 or linear_val_top1")] = "linear_val_top1"
+        metric: Annotated[
+            str, arg("what trials are ranked on: knn_val_top1, linear_val_top1, or rankme, which needs no labels")
+        ] = "linear_val_top1"
         scheduler: Annotated[
             str,
             arg(
@@ -160,21 +163,32 @@ def evaluate(words: list[str]) -> int:
     class Options:
         """Measure frozen features on the test set, beside the untrained encoder and raw pixels. With --run the numbers join that MLflow run."""
 
-        protocol: Annotated[Positional[str], arg("linear (a grid of probes, chosen on held-out training data) or knn")]
+        protocol: Annotated[
+            Positional[str], arg("linear (a grid of probes, chosen on held-out training data), knn, or geometry (without labels)")
+        ]
         run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
+        out: Annotated[Path, arg("geometry: the picture to write")] = Path("similarities.png")
 
     def keys(plain: list[str]) -> "RunConfig":
         return config_from("", "", None, {})
 
     options, dotted = parse(Options, words, "eval", keys)
-    if options.protocol not in ("linear", "knn"):
-        raise UserError(f"eval {options.protocol}: no such protocol; linear or knn")
+    if options.protocol not in ("linear", "knn", "geometry"):
+        raise UserError(f"eval {options.protocol}: no such protocol; linear, knn or geometry")
+    if options.out.suffix not in (".png", ".jpg", ".pdf", ".svg"):
+        raise UserError(f"--out: got {options.out}, must end in .png, .jpg, .pdf or .svg")
     from .api import evaluate as run_evaluation
-    from .report import show_metrics
+    from .report import show_geometry, show_metrics
 
-    metrics = run_evaluation((options.protocol,), run=options.run, checkpoint=options.checkpoint, overrides=dotted)
-    show_metrics(metrics)
+    metrics = run_evaluation(
+        (options.protocol,), run=options.run, checkpoint=options.checkpoint, overrides=dotted, out=options.out
+    )
+    if options.protocol == "geometry":
+        show_geometry(metrics)
+        print(f"wrote {options.out}")
+    else:
+        show_metrics(metrics)
     return 0
 
 

@@ -150,6 +150,10 @@ class TrainConfig:
     on_nan: Literal["stop", "skip"] = setting(
         "stop", "gradients that are no numbers: stop and keep the newest checkpoint, or go back to it and leave that step out"
     )
+    on_collapse: Literal["warn", "stop"] = setting(
+        "warn", "features that have collapsed at two online evaluations in a row: say so, or end the run too, with a checkpoint"
+    )
+    log_layers: bool = setting(False, "log the gradient's norm of each layer of backbone and heads besides, as grad_norm/LAYER")
     audit: bool = setting(
         False,
         "write every step's loss and sample ids to audit/ beside the checkpoints, to hold two runs against each other (log_every 1)",
@@ -181,16 +185,20 @@ class ScaleConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Online k-NN during training, and k-NN and linear probe at its end. Selection uses held-out training data only."""
+    """Online k-NN and geometry during training, and k-NN and linear probe at its end. Selection uses held-out training data only."""
 
-    every_epochs: float = setting(10.0, "how often knn_val_top1 is measured while training; 0: never", unit="epochs", ge=0)
+    every_epochs: float = setting(
+        10.0, "how often k-NN (with labels) and geometry (without) are measured while training; 0: never", unit="epochs", ge=0
+    )
     holdout: float = setting(
         0.1,
         "share of the training set that selects (k-NN, probes, trials); labels only, pretraining sees all images",
         ge=0.01,
         le=0.5,
     )
-    online_limit: int = setting(10_000, "images that the online k-NN uses at most", unit="images", ge=100)
+    online_limit: int = setting(
+        10_000, "images that the online k-NN uses at most; the geometry, 2048 of them at most", unit="images", ge=100
+    )
     knn_k: int = setting(200, "neighbours that vote", ge=1)
     knn_temperature: float = setting(0.07, "temperature of the votes", gt=0)
     probe_lrs: tuple[float, ...] = setting(

@@ -1,14 +1,17 @@
-"""The training curves of a run as one picture."""
+"""The training curves of a run as one picture, and how similar its features find positives and negatives."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 CURVES = {
     "loss": "loss",
     "contrast_top1": "positive is the nearest",
     "knn_val_top1": "held-out k-NN top-1",
+    "rankme": "RankMe of the features",
     "lr": "learning rate",
 }
 
@@ -33,4 +36,45 @@ def draw(histories: Mapping[str, list[tuple[int, float]]], title: str, out: Path
     figure.suptitle(title, fontsize=11)
     figure.savefig(out, dpi=120)
     plt.close(figure)
+    return out
+
+
+def draw_similarities(panels: Mapping[str, tuple[Any, Mapping[str, str]]], title: str, out: Path) -> Path:
+    """Histograms of positives' and negatives' cosine similarities, one panel below the other; panels: name -> (Similarities, numbers to show)."""
+    import torch
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+    figure = Figure(figsize=(7.2, 0.9 + 1.9 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    lowest = min(float(min(similar.positive.min(), similar.negative.min())) for similar, _ in panels.values())
+    left = max(-1.0, math.floor(10 * lowest - 0.1) / 10)
+    kinds = (("negatives: two samples", "negative", "0.55"), ("positives: two views of a sample", "positive", "tab:blue"))
+    for axis, (name, (similar, numbers)) in zip(axes, panels.items(), strict=True):
+        low, high = (float(end) for end in torch.cat([similar.positive, similar.negative]).aminmax())
+        bins = 40 if high - low > 1e-9 else [low - 0.005, low + 0.005]  # all are one: a bar that can be seen
+        for label, kind, colour in kinds:
+            values = getattr(similar, kind)
+            axis.hist(
+                values,
+                bins,
+                (low, high),
+                weights=values.new_full(values.shape, 100 / len(values)),
+                color=colour,
+                histtype="stepfilled",
+                edgecolor=colour,
+                alpha=0.5,
+                label=label,
+            )
+            axis.axvline(float(values.mean()), color=colour, lw=1.4, ls="--")
+        axis.set_title(name, fontsize=10, loc="left")
+        axis.set_title(", ".join(f"{word} {value}" for word, value in numbers.items()), fontsize=8, loc="right", color="0.3")
+        axis.set_ylabel("% of pairs", fontsize=9)
+        axis.set_xlim(left, 1.01)
+        axis.grid(alpha=0.25)
+    axes[-1].set_xlabel("cosine similarity (dashed: mean)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=130)
     return out

@@ -26,6 +26,8 @@ class TrainingBar:
     def show(self, message: dict[str, Any]) -> None:
         """Take a message in and redraw; `resumed`, a step, and `workers` say that the run went on from there with so many."""
         again = "resumed" in message and "step" in self.seen and message["resumed"] != self.seen.get("resumed")
+        if "collapse" in message and message["collapse"] != self.seen.get("collapse"):  # also where the rest is quiet
+            self._say(message["collapse"])
         self.seen |= message
         if again and not self.quiet:
             workers = self.seen.get("workers", 1)

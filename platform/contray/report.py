@@ -44,10 +44,12 @@ def show_result(config: RunConfig, result: Result) -> None:
     if not result.finished:
         _print(f"stopped at step {result.step} with a checkpoint; the same command goes on from there")
         return
-    if result.metrics:
-        _print(report(result.metrics, details["test_images"]))
-    elif not details["labelled"]:
+    if not details["labelled"]:
         _print(f"{config.data.source} has no labels: the encoder is trained, and k-NN and linear probe have nothing to measure")
+        if result.metrics:
+            show_geometry(result.metrics)
+    elif result.metrics:
+        _print(report(result.metrics, details["test_images"]))
     for name, reason in list(details["broken"].items())[:5]:
         _print(f"replaced a broken image: {name} ({reason})")
     if len(details["broken"]) > 5:
@@ -103,6 +105,29 @@ def show_metrics(metrics: Mapping[str, float]) -> None:
     table = _table("top-1 accuracy in per cent", "features", *names)
     for prefix, title in rows.items():
         table.add_row(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
+    _print(table)
+
+
+GEOMETRY = {  # what is measured of the features, and of what the loss compares
+    "rankme": "effective rank (RankMe)",
+    "rankme_share": "... of the most it can be",
+    "feature_std": "spread, of evenly spread features'",
+    "uniformity": "uniformity (0: collapse, lower: more even)",
+    "alignment": "alignment of two views (0: perfect, 2: chance)",
+    "positive_similarity": "cosine similarity of two views of a sample",
+    "negative_similarity": "cosine similarity of two samples",
+    "embedding_rankme": "embeddings: effective rank",
+    "embedding_rankme_share": "... of the most it can be",
+    "embedding_std": "embeddings: spread, of evenly spread ones'",
+}
+
+
+def show_geometry(metrics: Mapping[str, float]) -> None:
+    """What the geometry of features tells, trained beside untrained."""
+    table = _table("geometry of the features on training images, without labels", "", "trained", "untrained")
+    for name, words in GEOMETRY.items():
+        if name in metrics:
+            table.add_row(words, *(f"{metrics[prefix + name]:.3f}" for prefix in ("", "random_")))
     _print(table)
 
 
@@ -196,11 +221,10 @@ def show_spaces(as_json: bool) -> None:
 def show_sweep(result: Any, parent_url: str) -> None:
     """The ranked trials of a sweep, the winner and where to look on; for a study over seeds, the mean of each value too."""
     keys = list(result.space)
-    table = _table(f"{result.name}: ranked on {result.metric}", "rank", *keys, "k-NN val", "linear val", "status")
+    scores = [name for name in SCORES if any(name in trial.metrics for trial in result.trials)]
+    table = _table(f"{result.name}: ranked on {result.metric}", "rank", *keys, *(SCORES[name] for name in scores), "status")
     for rank, trial in enumerate(result.trials, 1):
-        shown = [
-            f"{100 * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in ("knn_val_top1", "linear_val_top1")
-        ]
+        shown = [f"{_scale(name) * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in scores]
         values = [
             f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)
         ]
@@ -209,13 +233,13 @@ def show_sweep(result: Any, parent_url: str) -> None:
     if "seed" in keys:
         _print(_study(result, [key for key in keys if key != "seed"]))
     if result.best:
-        scores = ", ".join(
+        tested = ", ".join(
             f"{name} {100 * result.best.metrics[name]:.1f} %"
             for name in ("knn_top1", "linear_top1", "random_linear_top1")
             if name in result.best.metrics
         )
         _print(
-            f"best trial  {result.best.name}: {scores} on the test set",
+            f"best trial  {result.best.name}: {tested} on the test set" if tested else f"best trial  {result.best.name}",
             f"its config  contray train --config {result.best_config}",
         )
     else:
@@ -229,13 +253,22 @@ def _study(result: Any, keys: Sequence[str]) -> Any:
     for trial in result.trials:
         if result.metric in trial.metrics:
             groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
-    table = _table(f"{result.metric} over seeds, in per cent", *keys, "seeds", "mean", "std")
+    scale, unit = _scale(result.metric), "" if result.metric == "rankme" else " points"
+    table = _table(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
     for values in sorted(groups):
         mean, std = _spread(groups[values])
-        table.add_row(*map(str, values), str(len(groups[values])), f"{100 * mean:.1f}", f"{100 * std:.1f}")
+        table.add_row(*map(str, values), str(len(groups[values])), f"{scale * mean:.1f}", f"{scale * std:.1f}")
     means = [_spread(values)[0] for values in groups.values()]
     pooled = math.sqrt(sum(_spread(values)[1] ** 2 for values in groups.values()) / max(len(groups), 1))
     if means:
         ratio = f"{(max(means) - min(means)) / pooled:.1f} times" if pooled else "more than"
-        table.caption = f"range over values {100 * (max(means) - min(means)):.1f} points = {ratio} the standard deviation over seeds ({100 * pooled:.2f} points)"
+        table.caption = f"range over values {scale * (max(means) - min(means)):.1f}{unit} = {ratio} the standard deviation over seeds ({scale * pooled:.2f}{unit})"
     return table
+
+
+SCORES = {"knn_val_top1": "k-NN val", "linear_val_top1": "linear val", "rankme": "RankMe"}
+
+
+def _scale(metric: str) -> float:
+    """What a metric is shown times: top-1 accuracies in per cent, a rank as it is."""
+    return 1 if metric == "rankme" else 100

@@ -30,6 +30,7 @@ class TrialPlan:
     nested: bool  # trials of several workers start Ray Train
     cpus: int
     pbt: bool
+    online: str = ONLINE  # the metric of each online evaluation that the scheduler goes by
 
 
 def run_trial(params: Mapping[str, Any], plan: TrialPlan) -> None:
@@ -42,7 +43,7 @@ def run_trial(params: Mapping[str, Any], plan: TrialPlan) -> None:
     place = Storage(plan.folder) / trial_id
     place.create()
     run = _record(config, name, params, place, plan)
-    report = TuneReport(trial_id)
+    report = TuneReport(trial_id, plan.online)
     status = "FAILED"
     try:
         if plan.nested:
@@ -93,18 +94,20 @@ class TuneReport:
     brings that with the probe's, and PBT must not change a trial that has no step left to train.
     """
 
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id, self.reported = trial_id, -1
+    def __init__(self, trial_id: str, online: str = ONLINE) -> None:
+        self.trial_id, self.online, self.reported = trial_id, online, -1
 
     def show(self, message: Mapping[str, Any]) -> None:
         """Report to Tune when `message` brings a new evaluation. Raises SystemExit when Tune ends the trial."""
         from ray import tune
 
-        if ONLINE in message and self.reported < message.get("evaluated", -1) < message["total"]:
+        if self.online in message and self.reported < message.get("evaluated", -1) < message["total"]:
             self.reported = int(message["evaluated"])
             progress = 100 * self.reported // message["total"]
             with self._checkpoint(message) as checkpoint:
-                tune.report({ONLINE: message[ONLINE], "step": self.reported, "progress": progress}, checkpoint=checkpoint)
+                tune.report(
+                    {self.online: message[self.online], "step": self.reported, "progress": progress}, checkpoint=checkpoint
+                )
 
     @contextlib.contextmanager
     def _checkpoint(self, message: Mapping[str, Any]) -> Iterator[Any]:

@@ -25,7 +25,8 @@ from .training.ray_train import check_machines, ray_session
 from .training.records import tags_of
 from .trial import ENDED, ONLINE, RECORD, TrialPlan, run_trial
 
-METRICS = (ONLINE, "linear_val_top1")
+UNLABELLED = "rankme"
+METRICS = (ONLINE, "linear_val_top1", UNLABELLED)
 SWEEP = "sweep.json"
 LIVE_KEYS = {  # what PBT may change on the way: read at every step, and no state depends on it
     *("method.temperature", "method.momentum", "augment.strength"),
@@ -71,6 +72,7 @@ class Search:
     grace: float
     minutes: float
     concurrent: int
+    metric: str
     space: Mapping[str, str]  # key -> its domain in words
 
 
@@ -89,7 +91,10 @@ def sweep(
     resume: bool = False,
     quiet: bool = False,
 ) -> SweepResult:
-    """Search the space `name`; see `contray tune --help` for the options. Ranked on held-out training data (`metric`)."""
+    """Search the space `name`; see `contray tune --help` for the options. Ranked on held-out training data (`metric`).
+
+    With rankme (Garrido et al. 2023, https://arxiv.org/abs/2210.02885) no label is read until there is a winner, and none is needed.
+    """
     file = load_space(name)
     config = _base(file, overrides, preset, config_file)
     if metric not in METRICS:
@@ -100,9 +105,9 @@ def sweep(
     if samples < 0 or concurrent < 0 or minutes < 0 or not 0 < grace <= 1:
         raise UserError("--samples, --concurrent and --minutes must not be negative, --grace must be above 0 and at most 1")
     source = data.open_source(config.data)
-    if source.train.labels is None:
+    if source.train.labels is None and metric != UNLABELLED:
         raise UserError(
-            f"data.source: {source.name} has no labels, and trials are ranked on held-out labels; pretrain with contray train"
+            f"data.source: {source.name} has no labels, and {metric} ranks on held-out labels; --metric {UNLABELLED} needs none"
         )
     if not config.eval.final:
         raise ConfigError("eval.final", "got false, and trials are ranked on what it measures")
@@ -122,7 +127,7 @@ def sweep(
     from .report import describe_domain
 
     search = Search(
-        samples or getattr(file, "SAMPLES", 1), scheduler, grace, minutes, concurrent, {key: describe_domain(domain) for key, domain in space.items()}
+        samples or getattr(file, "SAMPLES", 1), scheduler, grace, minutes, concurrent, metric, {key: describe_domain(domain) for key, domain in space.items()}
     )  # fmt: skip
     base_name = config.track.name or f"tune-{Path(name).stem}-{config.digest('scale', 'track')}"
     folder, record = _folder(storage, base_name, resume, search)
@@ -214,9 +219,8 @@ def _folder(storage: Storage, base: str, resume: bool, search: Search) -> tuple[
         raise UserError(
             f"--resume: {newest.name} is finished, and its winner has met the test set; without --resume a new one starts"
         )
-    changed = [
-        f"{key} ({record['search'][key]} -> {value})" for key, value in asdict(search).items() if record["search"][key] != value
-    ]
+    before = {"metric": search.metric} | record["search"]  # sweeps of earlier versions did not note it
+    changed = [f"{key} ({before[key]} -> {value})" for key, value in asdict(search).items() if before[key] != value]
     if changed:
         raise UserError(f"--resume: {newest.name} was begun otherwise: {', '.join(changed)}")
     return newest, record
@@ -248,7 +252,8 @@ def _run(
     # a trial that starts Ray Train leaves the CPUs to its workers, but Ray wants it to ask for something: a byte
     resources: dict[str, float] = {"memory": 1} if nested else {"cpu": share, **({"gpu": gpus / concurrent} if gpus else {})}
     shared = config.replace({"scale.cpus_per_worker": share, **({"data.workers": 0} if share == 1 and not gpus else {})})
-    plan = TrialPlan(shared.to_yaml(), str(folder), parent, nested, share, pbt)
+    online = online_of(search.metric)
+    plan = TrialPlan(shared.to_yaml(), str(folder), parent, nested, share, pbt, online)
     trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), resources)
     if resume and tune.Tuner.can_restore(str(folder / "tune")):
         tuner = tune.Tuner.restore(str(folder / "tune"), trainable, resume_unfinished=True, resume_errored=True)
@@ -258,17 +263,27 @@ def _run(
             trainable,
             param_space=dict(space),
             tune_config=tune.TuneConfig(
-                metric=ONLINE, mode="max", num_samples=search.samples, max_concurrent_trials=concurrent, reuse_actors=not nested,
+                metric=online, mode="max", num_samples=search.samples, max_concurrent_trials=concurrent, reuse_actors=not nested,
                 search_alg=BasicVariantGenerator(max_concurrent=concurrent, random_state=config.seed) if drawn else OptunaSearch(seed=config.seed),
                 scheduler=_scheduler(search, space), time_budget_s=search.minutes * 60 or None, trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[] if quiet else [_watch()]),
+            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[] if quiet else [_watch(online)]),
         )  # fmt: skip
     with _interrupts() as asked:
         results = tuner.fit()
     if asked:
         raise KeyboardInterrupt
     return results
+
+
+def online_of(metric: str) -> str:
+    """What the scheduler goes by while trials train that are ranked on `metric` at their end."""
+    return metric if metric == UNLABELLED else ONLINE
+
+
+def shown(metric: str, value: float) -> str:
+    """A value as people read it: a share in per cent, a rank as it is."""
+    return f"{value:.1f}" if metric == UNLABELLED else f"{100 * value:.1f} %"
 
 
 def _scheduler(search: Search, space: Mapping[str, Any]) -> Any:
@@ -318,7 +333,7 @@ def _interrupts() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _watch() -> Any:
+def _watch(online: str) -> Any:
     """Prints a line per trial as it ends."""
     from ray import tune
 
@@ -331,8 +346,8 @@ def _watch() -> Any:
             params = ", ".join(
                 f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.config.items()
             )
-            metric = (trial.last_result or {}).get(ONLINE)
-            score = f"k-NN {100 * metric:5.1f} %" if metric is not None else "no metric"
+            value = (trial.last_result or {}).get(online)
+            score = f"{'k-NN' if online == ONLINE else online} {shown(online, value):>7}" if value is not None else "no metric"
             print(f"[{time.monotonic() - self.began:5.0f} s] trial {self.done}: {score}  {word}  {params}", flush=True)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -348,7 +363,7 @@ def _watch() -> Any:
 
 
 def _trials(results: Any, folder: Path, parent: track.TrackedRun) -> list[Trial]:
-    """The trials that began. MLflow gets the last k-NN of those that did not finish: their curves end at their last checkpoint."""
+    """The trials that began. MLflow gets the last online metrics of those that did not finish: their curves end at their last checkpoint."""
     trials = []
     for result in results:
         last = result.metrics or {}
@@ -382,20 +397,21 @@ def _ranked(trials: list[Trial], metric: str) -> list[Trial]:
     """Finished trials first: what a stopped one had reached is no verdict."""
 
     def rank(trial: Trial) -> tuple[bool, float, float]:
-        return trial.status == "finished", trial.metrics.get(metric, -1.0), trial.metrics.get(ONLINE, -1.0)
+        return trial.status == "finished", trial.metrics.get(metric, -1.0), trial.metrics.get(online_of(metric), -1.0)
 
     return sorted(trials, key=rank, reverse=True)
 
 
 def _crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path) -> tuple[Trial, Path]:
-    """Open the test set for the winner, once; write its config; let the sweep's run carry its metrics and params."""
+    """Open the test set for the winner, once, where there are labels; write its config; let the sweep's run carry its metrics and params."""
     from .encoder import read_checkpoint
     from .evaluation.online import verdict
 
     encoder = read_checkpoint(best.folder)
     winner = config.replace(dict(best.params))
     source, device = data.open_source(winner.data), model.device_of(winner)
-    metrics = {**best.metrics, **verdict(winner, source, encoder.method.to(device), device)}
+    measured = verdict(winner, source, encoder.method.to(device), device) if source.train.labels is not None else {}
+    metrics = {**best.metrics, **measured}
     path = folder / "best.yaml"
     path.write_text(winner.to_yaml())
     child = track.attach(parent.uri, best.run_id)
@@ -408,7 +424,7 @@ def _crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Pat
 
 
 def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: Path, parent: track.TrackedRun) -> Path:
-    """The metric against each searched key, one panel each; finished trials as dots, stopped ones as crosses at their last k-NN."""
+    """The metric against each searched key, one panel each; finished trials as dots, stopped ones as crosses at their last online metric."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -421,22 +437,22 @@ def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: P
     figure, axes = plt.subplots(
         1, len(keys), figsize=(max(3.6 * len(keys), 6.5), 3.4), sharey=True, squeeze=False, layout="constrained"
     )
-    best = trials[0].params if trials else {}
+    best, scale = trials[0].params if trials else {}, 1 if metric == UNLABELLED else 100
     for axis, key in zip(axes[0], keys, strict=True):
-        for ended, marker, shown in (("finished", "o", metric), ("stopped", "x", ONLINE)):
-            chosen = [trial for trial in trials if trial.status == ended and shown in trial.metrics]
+        for ended, marker, name in (("finished", "o", metric), ("stopped", "x", online_of(metric))):
+            chosen = [trial for trial in trials if trial.status == ended and name in trial.metrics]
             if not chosen:
                 continue
             axis.plot(
                 [trial.params[key] for trial in chosen],
-                [100 * trial.metrics[shown] for trial in chosen],
+                [scale * trial.metrics[name] for trial in chosen],
                 marker,
-                label=f"{ended} ({shown})",
+                label=f"{ended} ({name})",
                 alpha=0.8,
             )
         if trials and trials[0].status == "finished":
             axis.plot(
-                [best[key]], [100 * trials[0].metrics[metric]], "o", ms=13, mfc="none", mec="tab:red", mew=1.8, label="best"
+                [best[key]], [scale * trials[0].metrics[metric]], "o", ms=13, mfc="none", mec="tab:red", mew=1.8, label="best"
             )
         values = [trial.params[key] for trial in trials if key in trial.params]
         if values and all(isinstance(value, int) and value > 0 and math.log2(value).is_integer() for value in values):
@@ -448,7 +464,7 @@ def _plots(trials: list[Trial], space: Mapping[str, Any], metric: str, folder: P
             axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel(key)
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("held-out top-1 [%]")
+    axes[0][0].set_ylabel("RankMe (effective rank)" if metric == UNLABELLED else "held-out top-1 [%]")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     path = folder / "parameters.png"

@@ -31,12 +31,14 @@ from contray.cli import main
 from contray.encoder import read_checkpoint
 from contray.evaluation.online import features_of
 from contray.progress import TrainingBar
+from contray.report import GEOMETRY
 from contray.training.checkpoint import Checkpoints, Storage
 from contray.training.launch import Result, launch
 from contray.training.ray_train import ray_session
 
 REPO = Path(__file__).parents[2]
 VERDICT = [prefix + name for prefix in ("", "random_", "pixels_") for name in ("knn_top1", "knn_val_top1", "linear_top1", "linear_val_top1")]  # fmt: skip
+MEASURED = VERDICT + [prefix + name for prefix in ("", "random_") for name in GEOMETRY]
 LONG = os.environ.get("CONTRAY_PARITY_STEPS", "")
 STEPS = 30  # 22 are an epoch
 TINY = {
@@ -125,11 +127,11 @@ def run_id_of(printed: str) -> str:
 def test_the_verdict_has_every_number(place: Place, trained: Result) -> None:
     assert trained.finished
     assert trained.step == STEPS
-    assert sorted(trained.metrics) == sorted(VERDICT)
-    assert all(0 <= value <= 1 for value in trained.metrics.values())
+    assert sorted(trained.metrics) == sorted(MEASURED)
+    assert all(0 <= trained.metrics[name] <= 1 for name in VERDICT)
     logged = track.client(place.uri).get_run(trained.run_id).data.metrics
-    assert {name: logged[name] for name in VERDICT} == trained.metrics
-    for name in VERDICT:
+    assert {name: logged[name] for name in MEASURED} == trained.metrics
+    for name in MEASURED:
         assert place.run(trained.run_id).history(name)[-1] == (STEPS, trained.metrics[name])
 
 
@@ -189,7 +191,7 @@ def test_the_saved_config_repeats_the_run_under_the_next_name(place: Place, trai
     runs = {run.info.run_name: run for run in talk.search_runs([talk.get_run(trained.run_id).info.experiment_id])}
     again = runs[f"{trained.name}-2"]
     assert place.losses(again.info.run_id) == place.losses(trained.run_id)
-    assert {name: again.data.metrics[name] for name in VERDICT} == trained.metrics
+    assert {name: again.data.metrics[name] for name in MEASURED} == trained.metrics
 
 
 def test_seeds_are_children_of_a_run_with_the_means(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,7 +280,7 @@ def assert_undisturbed(here: Place, place: Place, trained: Result) -> None:
     assert run.info.status == "FINISHED"
     assert [step for step, _ in here.losses(run.info.run_id)] == list(range(1, STEPS + 1))
     assert here.losses(run.info.run_id) == place.losses(trained.run_id)
-    assert {name: run.data.metrics[name] for name in VERDICT} == trained.metrics
+    assert {name: run.data.metrics[name] for name in MEASURED} == trained.metrics
 
 
 def the_run_of(place: Place) -> Any:
@@ -352,10 +354,21 @@ def test_a_folder_without_labels_is_trained_on(
     assert f"replaced a broken image: {photos}/broken.jpg (" in told
     run_id = run_id_of(told)
     assert "loss" in track.client(place.uri).get_run(run_id).data.metrics
-    assert not {"knn_top1", "knn_val_top1", "linear_top1"} & set(track.client(place.uri).get_run(run_id).data.metrics)
+    metrics = track.client(place.uri).get_run(run_id).data.metrics
+    assert not {"knn_top1", "knn_val_top1", "linear_top1"} & metrics.keys()
+    assert metrics.keys() >= {*GEOMETRY, *(f"random_{name}" for name in GEOMETRY)}
+    assert "effective rank (RankMe)" in told
+    assert [step for step, _ in place.run(run_id).history("rankme")] == [1, 2, 4, 6]  # half an epoch are 2 steps
 
     assert main(["eval", "knn", "--run", run_id, "--track.uri", place.uri]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
     assert "has no labels" in err
+
+    picture = tmp_path / "similar.png"
+    assert main(["eval", "geometry", "--run", run_id, "--track.uri", place.uri, "--out", str(picture)]) == 0
+    assert f"{metrics['rankme']:.3f}" in capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
+    assert "similar.png" in place.run(run_id).kept()
+    assert {value for step, value in place.run(run_id).history("rankme") if step in (0, 6)} == {metrics["rankme"]}

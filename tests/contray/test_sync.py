@@ -14,10 +14,11 @@ import pytest
 import contray
 from contray import RunConfig, track
 from contray.cli import main
+from contray.report import GEOMETRY
 from contray.training import spool, worker
 from contray.training.checkpoint import Checkpoints, Storage
 
-from .test_end_to_end import TINY, VERDICT, words
+from .test_end_to_end import MEASURED, TINY, words
 
 STEPS = 4
 KEYS = {**TINY, "train.steps": STEPS, "eval.every_epochs": 0.1}  # k-NN on held-out images after step 2, and at the end
@@ -80,7 +81,7 @@ def test_what_an_outage_kept_away_is_said_and_sent_once(
     assert f"`contray sync r --storage {tmp_path / 'runs'}` sends them" in err
     record = json.loads((folder / "run.json").read_text())
     assert (record["finished"], record["synced"], record["status"]) == (True, False, "FINISHED")
-    assert {name for name, *_ in left} >= set(VERDICT)
+    assert {name for name, *_ in left} >= set(MEASURED)
 
     monkeypatch.setattr(worker.Recorder, "log", lambda *args: pytest.fail("nothing trains"))
     down_from_step_2.down = True
@@ -97,7 +98,8 @@ def test_what_an_outage_kept_away_is_said_and_sent_once(
     sent = sum(map(len, after.values())) - sum(map(len, before.values()))
     assert sent == len(left)
     assert out.startswith(f"r: sent {sent} points, views.png, curves.png, encoder, status FINISHED")
-    assert {name: len(steps) for name, steps in after.items()} == {**CURVES, **{name: 1 for name in VERDICT}, "knn_val_top1": 2}
+    online = {"knn_val_top1": 2, **{name: 3 for name in GEOMETRY}}  # the geometry after the first step as well
+    assert {name: len(steps) for name, steps in after.items()} == {**CURVES, **{name: 1 for name in MEASURED}, **online}
     assert all(len(steps) == len(set(steps)) for steps in after.values())
     assert run.info.status == "FINISHED"
     assert run.info.end_time == record["ended"]
@@ -162,7 +164,7 @@ def test_without_a_spool_the_verdict_is_sent_from_its_file(
     (done,) = contray.sync([result.checkpoint])
     assert (done.unsent, done.problem) == (0, "")
     run, _ = of_mlflow(store, {"run_id": result.run_id})
-    assert {name: run.data.metrics[name] for name in VERDICT} == dict(result.metrics)
+    assert {name: run.data.metrics[name] for name in MEASURED} == dict(result.metrics)
 
 
 def full(*args: object) -> None:

@@ -165,6 +165,24 @@ def test_an_interrupted_sweep_goes_on_where_it_was(ray: None, place: Place, caps
     assert "Optuna" not in "".join(capsys.readouterr())
 
 
+def test_rankme_ranks_trials_without_labels(ray: None, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"data.label_column": ""}
+    space = '"optim.lr": tune.grid_search([1e-3, 1.0])'
+    with pytest.raises(UserError, match=r"digits has no labels, and linear_val_top1 ranks on held-out labels; --metric rankme"):
+        place.sweep(space, settings)
+    result = place.sweep(space, settings, metric="rankme")
+    out = capsys.readouterr().out
+    assert [trial.status for trial in result.trials] == ["finished", "finished"]
+    ranks = [trial.metrics["rankme"] for trial in result.trials]
+    assert ranks[0] > ranks[1]
+    assert f"{ranks[0]:.1f}" in out
+    parent, children = place.runs()
+    assert parent.data.metrics["rankme"] == ranks[0]
+    assert not TEST_METRICS & parent.data.metrics.keys()
+    assert {run.data.metrics["rankme"] for run in children} == set(ranks)
+    assert result.plots.stat().st_size > 10_000
+
+
 def test_a_time_budget_ends_trials_that_never_would(ray: None, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
     result = place.sweep(

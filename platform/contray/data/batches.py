@@ -128,12 +128,22 @@ class EvalImages:
     """The evaluation inputs of some samples, in the order of `ids`: {"views": {name: (b, H, W, 3) uint8}, "index": (b,) int64}.
 
     May be iterated again. Broken images are left out; once they were met, `ids` no longer holds them.
+    augmented: (seed, number, strength) of a draw such as training makes (of generated sources a fresh picture); None: the fixed pixels.
     """
 
-    def __init__(self, split: Split, eval_views: Mapping[str, View], ids: np.ndarray | Sequence[int], batch_size: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        eval_views: Mapping[str, View],
+        ids: np.ndarray | Sequence[int],
+        batch_size: int,
+        augmented: tuple[int, int, float] | None = None,
+    ) -> None:
         check_views(split, eval_views)
         self.split, self.batch_size, self.ids = split, batch_size, np.asarray(ids, np.int64)
-        self.pipeline = Pipeline(eval_views, 0.0)
+        *self.draw, strength = augmented or (0, 0, 0.0)
+        self.fixed = augmented is None
+        self.pipeline = Pipeline(eval_views, strength)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.split.prepare()
@@ -148,7 +158,7 @@ class EvalImages:
         gone: list[int] = []
         for i in map(int, ids):
             try:
-                rows.append(self.pipeline(_fetch(self.split, i, fixed=True), (0, 0, i)))
+                rows.append(self.pipeline(_fetch(self.split, i, fixed=self.fixed), (*self.draw, i)))
             except BrokenImage:
                 gone.append(i)
         if gone:

@@ -27,10 +27,10 @@ def features_of(
     config: RunConfig, method: Method, split: data.Split, ids: Sequence[int] | np.ndarray, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """(n, D) features and the (n,) ids they belong to (broken images are left out). The method's mode is left as it was."""
-    return _encode(config, method, images_of(config, split, ids), device)
+    return encoded(config, method, images_of(config, split, ids), device)
 
 
-def _encode(config: RunConfig, method: Method, images, device: torch.device) -> tuple[Tensor, Tensor]:
+def encoded(config: RunConfig, method: Method, images, device: torch.device) -> tuple[Tensor, Tensor]:
     training = method.training
     method.eval()
     try:
@@ -59,7 +59,7 @@ class OnlineKNN:
 
     def top1(self, method: Method) -> float:
         """Top-1 accuracy, in [0, 1]."""
-        features, ids = _encode(self.config, method, self.images, self.device)
+        features, ids = encoded(self.config, method, self.images, self.device)
         held = torch.tensor([int(i) in self.val for i in ids])
         labels, options = self.labels[ids], self.config.eval
         return knn_top1(

@@ -17,7 +17,7 @@ from methods._ranks import shares, world_size
 from .. import data, model, optim
 from ..config import RunConfig
 from ..errors import UserError
-from ..evaluation.online import OnlineKNN
+from ..evaluation.diagnosis import Collapsed, LayerNorms, Watch
 from .audit import Audit
 from .checkpoint import Checkpoints, Storage
 from .step import Stepper
@@ -45,6 +45,9 @@ class Listener:
 
     def evaluated(self, step: int, fraction: float, values: Mapping[str, float], save: Callable[[], dict[str, Any]]) -> None:
         """Online evaluation after `step` steps, `fraction` of the run; `save()` gives the state that a checkpoint would hold."""
+
+    def collapsed(self, step: int, words: str) -> None:
+        """The collapse alarm, once in a run, after the evaluation at `step`."""
 
     def durable(self, step: int) -> None:
         """A checkpoint covers everything logged up to `step`. Called from the writing thread."""
@@ -95,7 +98,7 @@ def train(
     """Train, or go on from the newest checkpoint under `storage` (or from the state `start`). Runs on every rank of the process group, if any.
 
     Raises NonFiniteLoss naming the step, or with train.on_nan "skip" goes back to the newest checkpoint and leaves that step out.
-    Raises UserError when a checkpoint does not fit.
+    Raises UserError when a checkpoint does not fit, and, on rank 0 where train.on_collapse is "stop", Collapsed, after a checkpoint.
     """
     skipped: frozenset[int] = frozenset()
     while True:
@@ -173,7 +176,8 @@ def _train(
     total = config.train.steps or config.train.epochs * epoch_steps
     own = shares(size, world)[rank]
     normalise = model.normaliser(config, device)
-    knn = OnlineKNN(config, source, device) if config.eval.every_epochs and source.train.labels is not None else None
+    watch = Watch(config, source, device, state) if config.eval.every_epochs and rank == 0 else None
+    layers = LayerNorms(method) if config.train.log_layers else None
     eval_steps = max(1, round(config.eval.every_epochs * epoch_steps))
 
     def snapshot() -> dict[str, Any]:
@@ -190,6 +194,7 @@ def _train(
             "seconds": seconds_before + time.monotonic() - began,
             "fingerprint": fingerprint,
             "points": listener.pending(),
+            "watch": watch.state if watch else {},
         }
 
     first_bad = torch.tensor(
@@ -216,6 +221,8 @@ def _train(
 
             reps, out = step(batch, clock)  # represent, loss, backward
             optim.sum_gradients(params, world)
+            logs = (done + 1) % config.train.log_every == 0 or done + 1 in (1, total)
+            layer_norms = layers() if layers and logs and rank == 0 else None  # before they are clipped
             grad_norm = optim.clip_gradients(config.optim, params)
             method.after_backward(clock)
             optimizer.step()
@@ -227,7 +234,6 @@ def _train(
             done += 1
 
             first_bad = torch.where((first_bad < 0) & ~grad_norm.isfinite(), done, first_bad)
-            logs = done % config.train.log_every == 0 or done in (1, total)
             pace = (
                 min(config.train.checkpoint_seconds, HURRY_SECONDS)
                 if rank == 0 and listener.hurry()
@@ -246,7 +252,8 @@ def _train(
                 )  # fmt: skip
             saves = saves and int(first_bad) < 0
             if logs:
-                asked = torch.tensor(float(rank == 0 and listener.stop()), device=device)
+                collapsed = watch is not None and watch.stops
+                asked = torch.tensor(float(collapsed or (rank == 0 and listener.stop())), device=device)
                 values = torch.stack(
                     [
                         asked,
@@ -275,6 +282,7 @@ def _train(
                             "lr": lr,
                             "grad_norm": float(grad_norm),
                             "images_per_second": rate,
+                            **(layers.named(layer_norms) if layers and layer_norms is not None else {}),
                         },
                     )
                 if not all(map(math.isfinite, totals)):
@@ -282,18 +290,26 @@ def _train(
                         done, f"the loss is not finite ({dict(zip(out, totals, strict=True))}); the newest checkpoint is from before it"
                     )  # fmt: skip
             improved = False
-            if knn and rank == 0 and (done % eval_steps == 0 or done == total):
+            if watch and (done in (1, total) or done % eval_steps == 0):
                 pause = time.monotonic()
-                top1 = knn.top1(method)
-                improved, best = top1 > best, max(best, top1)
-                if not (done == total and config.eval.final):  # else the verdict logs it at this step
-                    listener.log(done, {"knn_val_top1": top1})
-                listener.evaluated(done, done / total, {"knn_val_top1": top1}, snapshot)
+                if done == 1 < min(eval_steps, total):
+                    listener.log(done, watch.begin(method))
+                else:
+                    values = watch(method)
+                    top1 = values.get("knn_val_top1", best)
+                    improved, best = top1 > best, max(best, top1)
+                    if not (done == total and config.eval.final):  # else the verdict logs them at this step
+                        listener.log(done, values)
+                    if watch.news:
+                        listener.collapsed(done, watch.news)
+                    listener.evaluated(done, done / total, values, snapshot)
                 window += time.monotonic() - pause  # images_per_second is of training alone
             if checkpoints and rank == 0 and (saves or improved or stop):
                 checkpoints.save(done, snapshot(), best=improved, wait=stop or done == total)
                 saved = time.monotonic()
             if stop:
+                if watch and watch.stops and done < total:
+                    raise Collapsed(done, watch.alarm.words)
                 break
     finally:
         close = getattr(stream, "close", None)
@@ -337,6 +353,8 @@ FREE = {
     "train.checkpoint_steps",
     "train.allow_changes",
     "train.on_nan",
+    "train.on_collapse",
+    "train.log_layers",
 }
 
 

@@ -212,9 +212,9 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     except UserError as error:  # a new worker would meet it again
         from methods._ranks import world_size
 
-        from .loop import NonFiniteLoss
+        from .loop import Collapsed, NonFiniteLoss
 
-        if world_size() > 1 and not isinstance(error, NonFiniteLoss):
+        if world_size() > 1 and not isinstance(error, (NonFiniteLoss, Collapsed)):
             raise
         return {"refused": str(error)}
 

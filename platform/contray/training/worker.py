@@ -15,6 +15,7 @@ from methods._ranks import world_size
 
 from .. import data, model
 from ..config import RunConfig
+from ..evaluation.diagnosis import Collapsed
 from ..track import MetricLog, TrackedRun, TrackingError
 from . import artifacts
 from .artifacts import Ended
@@ -81,6 +82,14 @@ class Recorder(Listener):
     def evaluated(self, step: int, fraction: float, values: Mapping[str, float], save: Callable[[], dict[str, Any]]) -> None:
         self.show({"step": step, "total": self.total, "evaluated": step, **values, **({"save": save} if self.offer else {})})
 
+    def collapsed(self, step: int, words: str) -> None:
+        self.show({"collapse": words})
+        if self.run is not None:
+            try:
+                self.run.set_tags({"contray.collapse": words})
+            except TrackingError as error:
+                print(f"contray: the tag contray.collapse was not recorded ({error})", flush=True)
+
     def durable(self, step: int) -> None:
         if self.metrics:
             self.metrics.durable(step)
@@ -112,11 +121,16 @@ def work(
     storage = Fenced(plan.storage, plan.token)
     steps = config.train.steps or config.train.epochs * (len(source.train) // config.train.batch_size)
     recorder = Recorder(plan.run if rank == 0 else None, steps, show if rank == 0 else lambda message: Asked(), offer)
-    outcome = train(config, source, storage, recorder, start)
+    try:
+        outcome = train(config, source, storage, recorder, start)
+    except Collapsed:
+        if recorder.metrics:
+            close(recorder.metrics, storage, CLOSE_SECONDS)  # the curves that led there are what one wants to see now
+        raise
     if rank != 0:
         return {}
     metrics: dict[str, float] = {}
-    if outcome.finished and config.eval.final and source.train.labels is not None:
+    if outcome.finished and config.eval.final:
         show({"phase": "measuring"})
         metrics = _measure(config, source, storage, outcome, plan.final)
         if recorder.metrics:
@@ -141,11 +155,15 @@ def work(
 
 def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: Outcome, final: str) -> dict[str, float]:
     """The verdict, kept beside the checkpoints: a run that dies while recording it does not open the test set again."""
+    from ..evaluation.diagnosis import geometry_of
     from ..evaluation.online import verdict
 
     if VERDICT in storage.names():
         return json.loads(storage.read(VERDICT))
-    metrics = verdict(config, source, outcome.method, model.device_of(config), test=final == "test")
+    device, test = model.device_of(config), final == "test"
+    metrics = geometry_of(config, source, outcome.method, device, untrained=test)
+    if source.train.labels is not None:
+        metrics = verdict(config, source, outcome.method, device, test=test) | metrics
     storage.write(VERDICT, json.dumps(metrics, indent=1).encode())
     return metrics
 

@@ -1,0 +1,318 @@
+"""What features tell without labels, while a method trains and after: their geometry, and a collapse said in words.
+
+Legend of shapes: N images, P pairs of views, D features, E embeddings (what the loss compares).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods._base import Method, View, evaluation_view
+
+from .. import backbones, data, model
+from ..config import RunConfig
+from ..errors import UserError
+from ..seeds import fold
+from . import geometry
+
+IMAGES, PAIRS = 2048, 512  # at most: images whose features are looked at, pairs of augmented views
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """Cosine similarities of P samples' views: positive (P,), of a sample's two views; negative (P * (P - 1),), of different samples'."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+class Diagnosis:
+    """The geometry of an encoder on images of the training set, always the same ones; the test set is not opened, labels are not read.
+
+    Pairs are two draws of each sample by the policy of the training view that an evaluation view belongs to, a pure function of the seed.
+    """
+
+    def __init__(self, config: RunConfig, source: data.Source, device: torch.device) -> None:
+        self.config, self.device = config, device
+        count = min(len(source.train), config.eval.online_limit, IMAGES)
+        ids = np.linspace(0, len(source.train) - 1, count).round().astype(np.int64)  # apart: neighbours may show one thing
+        pairs = ids[np.linspace(0, count - 1, min(count, PAIRS)).round().astype(np.int64)]
+        inputs = model.load_method(config.method.name).method.eval_views(config.views)
+        drawn, seed, size = drawn_views(inputs, config.views), fold(config.seed, "diagnosis"), config.eval.batch_size
+        images = [data.EvalImages(source.train, inputs, ids, size)]
+        images += [data.EvalImages(source.train, drawn, pairs, size, (seed, i, config.augment.strength)) for i in (0, 1) if drawn]
+        side = max(map(backbones.image_side, config.views.values()))
+        fits = (count + 2 * len(pairs)) * side * side * 3 < config.data.cache_gb * 2**30
+        self.images = [list(each) if fits else each for each in images]
+
+    def features(self, method: Method) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """(N, D) of the images as evaluation shows them, and (P, D) of each of two views (None where the method has no such views)."""
+        from .online import encoded
+
+        plain, *views = (encoded(self.config, method, images, self.device)[0] for images in self.images)
+        return plain, (views[0], views[1]) if views else None
+
+    def measure(self, method: Method) -> dict[str, float]:
+        """rankme, rankme_share (of the most it can be), feature_std (of 1 / sqrt(D)), uniformity; alignment and mean similarities of pairs;
+        embedding_rankme, embedding_rankme_share and embedding_std (of 1 / sqrt(E)), of what the loss compares, where a projector stands between.
+        """
+        plain, pairs = self.features(method)
+        found, embedded = describe(plain, pairs), self.embed(method, plain)
+        if embedded.shape != plain.shape or not torch.equal(embedded, plain):
+            found |= ranks("embedding_rankme", embedded)
+            found["embedding_std"] = geometry.spread(embedded) * math.sqrt(embedded.shape[1])
+        return found
+
+    @torch.no_grad()
+    def embed(self, method: Method, features: Tensor) -> Tensor:
+        """(N, E) on the CPU, of features (N, D), in evaluation mode."""
+        training, like = method.training, next(method.parameters())
+        method.eval()
+        try:
+            with model.autocast(self.config, self.device):
+                return method.embedding(features.to(like)).float().cpu()
+        finally:
+            method.train(training)
+
+
+def drawn_views(inputs: Mapping[str, View], views: Mapping[str, View]) -> dict[str, View]:
+    """For each evaluation view the training view that it is the deterministic counterpart of; none where one has no counterpart."""
+    found = {
+        name: dataclasses.replace(view, count=1)
+        for name, shown in inputs.items()
+        for view in reversed(list(views.values()))
+        if evaluation_view(view) == shown
+    }
+    return found if found.keys() == inputs.keys() else {}
+
+
+def describe(plain: Tensor, pairs: tuple[Tensor, Tensor] | None) -> dict[str, float]:
+    """The metrics of `Diagnosis.measure` of features (N, D) and of two views (P, D) each."""
+    found = {
+        **ranks("rankme", plain),
+        "feature_std": geometry.spread(plain) * math.sqrt(plain.shape[1]),
+        "uniformity": geometry.uniformity(plain),
+    }
+    if pairs:
+        similar = similarities(*pairs)
+        found["alignment"] = geometry.alignment(*pairs)
+        found["positive_similarity"] = float(similar.positive.mean())
+        found["negative_similarity"] = float(similar.negative.mean())
+    return found
+
+
+def ranks(name: str, x: Tensor) -> dict[str, float]:
+    """RankMe of x (N, D) and its share of the most it can be; no numbers where a feature is none (the loop stops at that by itself)."""
+    rank = geometry.rankme(x) if x.isfinite().all() else math.nan
+    return {name: rank, f"{name}_share": rank / min(x.shape)}
+
+
+def similarities(x: Tensor, y: Tensor) -> Similarities:
+    """Of two views' features (P, D)."""
+    similar = F.normalize(x.double(), dim=1) @ F.normalize(y.double(), dim=1).T  # (P, P)
+    return Similarities(similar.diagonal(), similar[~torch.eye(len(x), dtype=torch.bool, device=x.device)])
+
+
+def geometry_of(
+    config: RunConfig,
+    source: data.Source,
+    method: Method,
+    device: torch.device,
+    untrained: bool = True,
+    out: Path | None = None,
+) -> dict[str, float]:
+    """The metrics of `Diagnosis.measure` of a trained encoder and, after `random_`, of the same network untrained.
+
+    out: the picture of their similarities to draw; the method must have pairs of views then (UserError).
+    """
+    diagnosis = Diagnosis(config, source, device)
+    found = diagnosis.measure(method)
+    if untrained:
+        other = model.build(config, len(source.train)).to(device)
+        found |= {f"random_{name}": value for name, value in diagnosis.measure(other).items()}
+        if out is not None:
+            draw(diagnosis, method, other, out)
+    return found
+
+
+def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) -> None:
+    """Similarities of the untrained encoder's features, of the trained one's, and of what its loss compares."""
+    from ..curves import draw_similarities
+
+    panels: dict[str, tuple[Similarities, dict[str, str]]] = {}
+    for name, method in (
+        ("untrained encoder", untrained),
+        ("trained encoder", trained),
+        ("trained, what the loss compares", trained),
+    ):
+        pairs = diagnosis.features(method)[1]
+        if pairs is None:
+            raise UserError(
+                f"{diagnosis.config.method.name} has no training view of what it evaluates: there are no positives to draw"
+            )
+        if name.startswith("trained,"):
+            embedded = [diagnosis.embed(method, each) for each in pairs]
+            if embedded[0].shape == pairs[0].shape and torch.equal(embedded[0], pairs[0]):
+                continue
+            pairs = (embedded[0], embedded[1])
+        numbers = {"alignment": f"{geometry.alignment(*pairs):.2f}", "uniformity": f"{geometry.uniformity(pairs[0]):.2f}",
+                   "rank": f"{geometry.rankme(pairs[0]):.0f} of {min(pairs[0].shape)}"}  # fmt: skip
+        panels[name] = similarities(*pairs), numbers
+    config = diagnosis.config
+    title = f"{Path(config.method.name).stem} preset {config.method.preset} on {Path(config.data.source).name}: {len(pairs[0])} samples, two views of each"
+    draw_similarities(panels, title, out)
+
+
+# ---------------------------------------------------------------- while a method trains
+
+
+class Collapsed(UserError):
+    """The features collapsed, and the run was to end then (train.on_collapse "stop")."""
+
+    def __init__(self, step: int, words: str) -> None:
+        super().__init__(f"step {step}: {words}; the run ends (train.on_collapse stop), its checkpoint is kept")
+        self.step, self.words = step, words
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.words)
+
+
+class Watch:
+    """What is measured online: k-NN where there are labels, the geometry always; and the collapse alarm. For rank 0.
+
+    `state` is all that a checkpoint must hold of it. `news`: the alarm's words, after the evaluation that raised it alone.
+    """
+
+    def __init__(self, config: RunConfig, source: data.Source, device: torch.device, state: Mapping[str, Any] | None) -> None:
+        """state: a checkpoint's, or None at the start."""
+        from .online import OnlineKNN
+
+        self.knn = OnlineKNN(config, source, device) if source.train.labels is not None else None
+        self.diagnosis = Diagnosis(config, source, device)
+        self.alarm = Alarm(**state["watch"]) if state and state.get("watch") else Alarm()
+        self.ends, self.news = config.train.on_collapse == "stop", ""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.alarm)
+
+    def begin(self, method: Method) -> dict[str, float]:
+        """The geometry that the alarm compares with. After the first step, not before it: batch norm must have seen a batch."""
+        values = self.diagnosis.measure(method)
+        self.alarm.note(values)
+        return values
+
+    def __call__(self, method: Method) -> dict[str, float]:
+        """An evaluation's metrics."""
+        values = {"knn_val_top1": self.knn.top1(method)} if self.knn else {}
+        values |= self.diagnosis.measure(method)
+        self.news = self.alarm.hear(values)
+        return values
+
+    @property
+    def stops(self) -> bool:
+        """Whether the run is to end at the next occasion."""
+        return self.ends and bool(self.alarm.words)
+
+
+@dataclass
+class Alarm:
+    """Says when a method has collapsed: its embeddings look so at IN_A_ROW evaluations in a row.
+
+    Either all are one: their spread, of the 1 / sqrt(E) of even ones, is below SPREAD (Chen & He 2021, https://arxiv.org/abs/2011.10566,
+    §4.1) and their effective rank below RANK; healthy features may lie in as narrow a cone (MAE's do), but differ in many directions.
+    Or they use few dimensions: their rank is below SHARE of what it can be (Jing et al. 2022, https://arxiv.org/abs/2110.09348); this is
+    asked only where a projector's output is what the loss compares. Each counts only where training led there: to below half of the most
+    that was seen in the run.
+    """
+
+    SPREAD, RANK, SHARE, IN_A_ROW = 0.1, 2.0, 0.1, 2
+
+    std: float = 0.0  # the most that they have been
+    rank: float = 0.0
+    in_a_row: int = 0
+    words: str = ""  # once it was raised
+
+    def note(self, values: Mapping[str, float]) -> tuple[float, float, float]:
+        """Keep the most; (spread, rank, share) of these values."""
+        names = EMBEDDING if EMBEDDING[0] in values else FEATURE
+        std, rank, share = (values[name] for name in names)
+        self.std, self.rank = max(self.std, std), max(self.rank, rank)
+        return std, rank, share
+
+    def hear(self, values: Mapping[str, float]) -> str:
+        """Take an evaluation in. What there is to say, once in a run; else nothing."""
+        std, rank, share = self.note(values)
+        one = std < self.SPREAD and std < self.std / 2 and rank < self.RANK
+        few = share < self.SHARE and rank < self.rank / 2 and EMBEDDING[0] in values
+        self.in_a_row = self.in_a_row + 1 if one or few else 0
+        if self.words or self.in_a_row < self.IN_A_ROW:
+            return ""
+        what = (
+            "collapse: all images have nearly the same features"
+            if one
+            else "dimensional collapse: the features use few dimensions"
+        )
+        self.words = (
+            f"{what}; at {self.in_a_row} evaluations in a row, by now with a spread of {std:.3f} of evenly spread ones' (it was {self.std:.3f}) and "
+            f"an effective rank of {rank:.1f} of {rank / share:.0f} (it was {self.rank:.1f}). What usually mends it: a lower optim.lr or "
+            "optim.weight_decay, a longer warm-up, and in a method without negatives its stop-gradient, predictor and momentum as published"
+        )
+        return self.words
+
+
+EMBEDDING = ("embedding_std", "embedding_rankme", "embedding_rankme_share")
+FEATURE = ("feature_std", "rankme", "rankme_share")
+
+
+class LayerNorms:
+    """The norm of the gradient of each layer: the children of the backbone by their names, and the method's other modules.
+
+    MoCo v3 (Chen et al. 2021, https://arxiv.org/abs/2104.02057, §4.2) finds unstable training as spikes that begin in the first layer.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in method.named_parameters():
+            if parameter.requires_grad:
+                self.groups.setdefault(layer_of(name), []).append(parameter)
+
+    def __call__(self) -> Tensor:
+        """(groups,) norms of the gradients as they are, on their device; a group without gradients has 0."""
+        like = next(iter(self.groups.values()))[0]
+        none = [torch.zeros((), device=like.device)]
+        return torch.stack(
+            [
+                torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads) if (grads := _grads(group)) else none).to(like))
+                for group in self.groups.values()
+            ]
+        )
+
+    def named(self, norms: Tensor) -> dict[str, float]:
+        """As metrics; the one time that the accelerator is waited for."""
+        return dict(zip((f"grad_norm/{name}" for name in self.groups), norms.tolist(), strict=True))
+
+
+def layer_of(parameter: str) -> str:
+    """`backbone.layer1.0.conv1.weight` is of layer1, `backbone.encoder.layers.encoder_layer_0.ln_1.bias` of
+    encoder.layers.encoder_layer_0, `projector.0.weight` of projector: modules of the backbone as far as the first that is numbered.
+    """
+    first, *path = parameter.split(".")[:-1] or [parameter]
+    if first != "backbone" or not path:
+        return first
+    numbered = [i for i, name in enumerate(path) if name[-1].isdigit()]
+    return ".".join(path[: numbered[0] + 1]) if numbered else path[0]
+
+
+def _grads(parameters: list[nn.Parameter]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
