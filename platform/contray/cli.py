@@ -20,6 +20,8 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   train [METHOD]        pretrain, then measure k-NN and a linear probe against the untrained encoder and raw pixels
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
   eval {linear,knn}     measure a run's encoder or a checkpoint, on its own data or on others
+  export                write an encoder for torchvision, timm, ONNX, or register it in MLflow
+  import FILE           take a public checkpoint, to measure it beside ours
   compare [RUN_ID ...]  a table of runs (mean and std over seeds), a plot, the MLflow link
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs
   ui                    MLflow's UI on this machine, opened at the right page
@@ -178,6 +180,62 @@ def evaluate(words: list[str]) -> int:
     return 0
 
 
+def export(words: list[str]) -> int:
+    """contray export"""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Write a trained encoder for other libraries, with its model card; or register a run's encoder in MLflow."""
+
+        run: Annotated[str, arg("MLflow run whose encoder is exported")] = ""
+        checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
+        to: Annotated[str, arg("torchvision, timm (weights that load there), onnx, or safetensors (with heads, for contray)")] = ""
+        out: Annotated[Path | None, arg("the new folder")] = None
+        register: Annotated[str, arg("name in MLflow's model registry; the version of the best linear_top1 is its champion")] = ""
+        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
+
+    options, _ = parse(Options, words, "export")
+    if bool(options.to) != bool(options.out) or not (options.to or options.register):
+        raise UserError("name what to do: --to FORMAT --out FOLDER, or --register NAME, or all three")
+    from .api import export as run_export
+    from .api import register
+
+    if options.out:
+        if options.register and not options.run:
+            raise UserError("--register: only a run's encoder can be registered; give --run")
+        print(f"wrote {run_export(options.to, options.out, run=options.run, checkpoint=options.checkpoint, uri=options.uri)}")
+    if options.register:
+        print(register(options.register, options.run, uri=options.uri))
+    return 0
+
+
+def import_(words: list[str]) -> int:
+    """contray import"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """Take the backbone of a public checkpoint; `contray eval knn --checkpoint FOLDER` measures it beside ours. Nothing is unpickled."""
+
+        file: Annotated[Positional[Path], arg("the checkpoint: a torch file of tensors, or .safetensors")]
+        layout: Annotated[str, arg("torchvision, timm, moco, simsiam, barlow_twins, dino, mae or moco_v3")] = ""
+        out: Annotated[Path | None, arg("the new folder [default: the file's name without its ending, here]")] = None
+
+    def keys(plain: list[str]) -> "RunConfig":
+        return config_from("imported", "", None, {})
+
+    options, dotted = parse(Options, words, "import", keys)
+    from .importing import import_file
+    from .layouts import LAYOUTS
+
+    if not options.layout:
+        raise UserError(f"--layout: must be one of {', '.join(LAYOUTS)}")
+    out = options.out or Path(options.file.stem)
+    config = import_file(options.file, options.layout, out, dotted).config
+    print(f"wrote {out}: {config.backbone.name} of {config.views['image'].size} px images")
+    return 0
+
+
 def compare(words: list[str]) -> int:
     """contray compare"""
     from tyro.conf import Positional
@@ -308,5 +366,5 @@ def preview(words: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train, "tune": tune, "eval": evaluate, "compare": compare, "sync": sync, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview,
+    "train": train, "tune": tune, "eval": evaluate, "export": export, "import": import_, "compare": compare, "sync": sync, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview,
 }  # fmt: skip
