@@ -32,8 +32,14 @@ def card(trained: Encoder, to: str, weights: Path, origin: Origin) -> str:
     scores = {key: value for key, value in origin.metrics.items() if key.endswith("top1")}
     rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in sorted(scores.items()))
     settings = "\n".join(f"| `{key}` | {_shown(value)} |" for key, value in config.flat().items() if key.startswith(KEPT))
-    about = f"[{paper.title}]({paper.url}) ({paper.year})" if paper.url else f"{paper.title}: {config.method.file}, layout {config.method.layout}"
-    images = f"{samples:,} training images of " if samples else ""
+    about = (
+        f"[{paper.title}]({paper.url}) ({paper.year})"
+        if paper.url
+        else f"{paper.title}: {config.method.file}, layout {config.method.layout}"
+    )
+    data = (
+        f"{samples:,} training images of {origin.dataset or config.data.source}, without labels" if samples else "not on record"
+    )
     return f"""\
 ---
 library_name: {LIBRARIES[to]}
@@ -45,7 +51,7 @@ tags: [self-supervised, {name}, {config.backbone.name}]
 An encoder of images, exported by contray from {origin.source}.
 
 - **Method**: {name} ({config.method.preset}): {about}
-- **Data**: {images}{origin.dataset or config.data.source}, without labels
+- **Data**: {data}
 - **Backbone**: {config.backbone.name}, {sum(p.numel() for p in trained.method.backbone.parameters()):,} parameters
 - **Code**: commit {origin.commit or "not on record"}
 - **Weights**: `{weights.name}`, sha256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}`
@@ -137,42 +143,50 @@ def _onnx(config: RunConfig, views: Mapping[str, object]) -> str:
             lines += [f"pixels = np.random.rand({shape[kind]}).astype(np.float32)  # yours: {_asked(view)}"]
             lines += [f'inputs["{name}"] = (pixels - mean) / std']
         elif kind == "tokens":
-            lines += [f'inputs["{name}"] = np.zeros((2, {size}), np.int64)  # yours: 1 + each UTF-8 byte, 257 at the end, 0 after it']
+            lines += [
+                f'inputs["{name}"] = np.zeros((2, {size}), np.int64)  # yours: 1 + each UTF-8 byte, 257 at the end, 0 after it'
+            ]
         else:
             lines += [f'inputs["{name}"] = np.zeros((2, {getattr(view, "channels", 1)}, {size}), np.float32)  # yours']
     return "\n".join([*lines, "(features,) = session.run(None, inputs)"])
 
 
 def _resnet(config: RunConfig, to: str, side: int) -> str:
-    net = config.backbone
+    net, width = config.backbone, config.backbone.width
     block, layers = RESNETS[net.name]
-    width = net.width
+    stem = f"nn.Conv2d(3, {width}, 7, stride=2, padding=3, bias=False)"
+    if net.stem == "cifar":
+        stem = f"nn.Conv2d(3, {width}, 3, padding=1, bias=False)"
     if to == "timm":
         imports, build = f"from timm.models.resnet import {block}, ResNet", [f"net = ResNet({block}, {layers}, num_classes=0)"]
     else:
         imports = f"from torchvision.models.resnet import {block}, ResNet"
-        norms = {
-            "gn": "lambda channels: nn.GroupNorm(max(n for n in range(1, 17) if channels % n == 0), channels)",
-            "ln": "lambda channels: nn.GroupNorm(1, channels)",
-            "none": "nn.Identity",
-        }
-        norms["gn_ws"] = norms["gn"]
-        norm = f", norm_layer={norms[net.norm]}" if net.norm != "bn" else ""
-        name = "ResNet" if width == 64 else "ScaledResNet"
-        build = [f"net = {name}({block}, {layers}{norm})", "net.fc = nn.Identity()"]
-        if width != 64:
-            build = SCALED.format(width=width).splitlines() + build
+        norm = f", norm_layer={NORMS[net.norm]}" if net.norm != "bn" else ""
+        build = [f"net = {'ResNet' if width == 64 else 'ScaledResNet'}({block}, {layers}{norm})", "net.fc = nn.Identity()"]
+    if width != 64:
+        build = [*SCALED.format(width=width).splitlines(), *build, f"net.bn1 = ({NORMS[net.norm]})({width})"]
+    if width != 64 or net.stem == "cifar":
+        build += [f"net.conv1 = {stem}"]
     if net.stem == "cifar":
-        build += [f"net.conv1 = nn.Conv2d(3, {width}, 3, padding=1, bias=False)", "net.maxpool = nn.Identity()"]
+        build += ["net.maxpool = nn.Identity()"]
     return "\n".join(["from safetensors.torch import load_file", imports, "from torch import nn", "", *build])
 
 
+_GROUPS = "lambda channels: nn.GroupNorm(max(n for n in range(1, 17) if channels % n == 0), channels)"
+NORMS = {
+    "bn": "nn.BatchNorm2d",
+    "gn": _GROUPS,
+    "gn_ws": _GROUPS,
+    "ln": "lambda channels: nn.GroupNorm(1, channels)",
+    "none": "nn.Identity",
+}
 SCALED = """\
 class ScaledResNet(ResNet):
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
         if planes == 64:
             self.inplanes = {width}  # channels of the first stage instead of 64
         return super()._make_layer(block, planes * {width} // 64, blocks, stride, dilate)
+
 
 """
 
@@ -194,4 +208,6 @@ def _vit(config: RunConfig, to: str, side: int) -> str:
             ")",
             "net.heads = nn.Identity()",
         ]
-    return "\n".join(["from safetensors.torch import load_file", imports, *(["from torch import nn"] if to != "timm" else []), "", *build])
+    return "\n".join(
+        ["from safetensors.torch import load_file", imports, *(["from torch import nn"] if to != "timm" else []), "", *build]
+    )

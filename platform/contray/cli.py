@@ -189,7 +189,9 @@ def export(words: list[str]) -> int:
 
         run: Annotated[str, arg("MLflow run whose encoder is exported")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
-        to: Annotated[str, arg("torchvision, timm (weights that load there), onnx, or safetensors (with heads, for contray)")] = ""
+        to: Annotated[str, arg("torchvision, timm (weights that load there), onnx, or safetensors (with heads, for contray)")] = (
+            ""
+        )
         out: Annotated[Path | None, arg("the new folder")] = None
         register: Annotated[str, arg("name in MLflow's model registry; the version of the best linear_top1 is its champion")] = ""
         uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
@@ -366,5 +368,6 @@ def preview(words: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train, "tune": tune, "eval": evaluate, "export": export, "import": import_, "compare": compare, "sync": sync, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview,
+    "train": train, "tune": tune, "eval": evaluate, "export": export, "import": import_, "compare": compare, "sync": sync, "ui": ui,
+    "methods": methods, "spaces": spaces, "data preview": preview,
 }  # fmt: skip

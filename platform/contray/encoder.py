@@ -78,6 +78,8 @@ def read_checkpoint(address: str) -> Encoder:
     if not name.endswith(".pt"):
         if (Path(address) / WEIGHTS).is_file():
             return read_folder(Path(address))
+        if Path(address).is_file():
+            raise UserError(f"--checkpoint: {address} is no checkpoint (step-N.pt) and no folder with one")
         names = [found for found in Storage(address).names() if PATTERN.fullmatch(found)]
         if not names:
             raise UserError(f"--checkpoint: there is no checkpoint in {address}")

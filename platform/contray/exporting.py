@@ -137,7 +137,7 @@ def _write_onnx(config: RunConfig, method: Any, path: Path) -> None:
     inputs = blank(config, method)
     rows = torch.export.Dim.DYNAMIC
     torch.onnx.export(
-        _Encode(method, list(inputs)),
+        _Encode(method, list(inputs)).eval(),
         tuple(inputs.values()),
         str(path),
         input_names=list(inputs),

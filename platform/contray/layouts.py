@@ -115,7 +115,7 @@ def _resnet(state: State) -> dict[str, Any]:
     depths = [max([int(at[2]) + 1 for at in places if at and at[1] == stage], default=0) for stage in "1234"]
     block = "Bottleneck" if "layer1.0.conv3.weight" in state else "BasicBlock"
     name = next((name for name, shape in RESNETS.items() if shape == (block, depths)), "")
-    stem = {(3, 7, 7): "imagenet", (3, 3, 3): "cifar"}.get(tuple(conv.shape[1:]), "")
+    stem = {"3x7x7": "imagenet", "3x3x3": "cifar"}.get("x".join(map(str, conv.shape[1:])), "")
     if not name or not stem:
         raise UserError(
             f"another architecture: conv1 of shape {_shape(conv)} and stages of {depths} {block}s, which is none of {', '.join(RESNETS)}"

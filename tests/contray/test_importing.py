@@ -63,7 +63,11 @@ def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 def moco(state: dict[str, Tensor]) -> dict[str, Any]:
     other = {name: value + 1 if value.is_floating_point() else value for name, value in state.items()}
     queue = {"module.queue": torch.zeros(3), "module.queue_ptr": torch.zeros(1)}
-    return {"epoch": 200, "arch": "resnet50", "state_dict": prefixed("module.encoder_q.", state) | prefixed("module.encoder_k.", other) | queue}
+    return {
+        "epoch": 200,
+        "arch": "resnet50",
+        "state_dict": prefixed("module.encoder_q.", state) | prefixed("module.encoder_k.", other) | queue,
+    }
 
 
 def moco_v3(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -73,7 +77,11 @@ def moco_v3(state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def mae(state: dict[str, Tensor]) -> dict[str, Any]:
-    decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_pos_embed": torch.zeros(1, 17, 8), "decoder_blocks.0.norm1.weight": torch.zeros(8)}
+    decoder = {
+        "mask_token": torch.zeros(1, 1, 8),
+        "decoder_pos_embed": torch.zeros(1, 17, 8),
+        "decoder_blocks.0.norm1.weight": torch.zeros(8),
+    }
     return {"model": state | decoder}
 
 
@@ -87,11 +95,17 @@ def dino(state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def simsiam(state: dict[str, Tensor]) -> dict[str, Any]:
-    return {"state_dict": prefixed("module.encoder.", state) | {"module.encoder.fc.0.weight": torch.ones(3), "module.predictor.0.weight": torch.ones(3)}}
+    return {
+        "state_dict": prefixed("module.encoder.", state)
+        | {"module.encoder.fc.0.weight": torch.ones(3), "module.predictor.0.weight": torch.ones(3)}
+    }
 
 
 def barlow(state: dict[str, Tensor]) -> dict[str, Any]:
-    return {"model": prefixed("module.backbone.", state) | {"module.projector.0.weight": torch.ones(3), "module.bn.running_mean": torch.ones(3)}}
+    return {
+        "model": prefixed("module.backbone.", state)
+        | {"module.projector.0.weight": torch.ones(3), "module.bn.running_mean": torch.ones(3)}
+    }
 
 
 RELEASES: dict[str, tuple[str, Callable[[], nn.Module], Callable[[dict[str, Tensor]], Any]]] = {
@@ -267,5 +281,17 @@ def _path() -> dict[str, str]:
 
 
 def test_imported_weights_are_not_trained_further(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("train imported --scale.workers 0 0".split()) == 2
+    assert main(["train", "imported", "--scale.workers", "0", "0"]) == 2
     assert "method.name: imported weights are measured, not trained" in capsys.readouterr().err
+
+
+def test_an_imported_encoder_is_evaluated_beside_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(torchvision_vit().state_dict(), "theirs.pth")
+    assert main(["import", "theirs.pth", "--layout", "torchvision", "--augment.mean", "0.5", "0.5", "0.5"]) == 0
+    assert capsys.readouterr().out == "wrote theirs: vit_mini of 16 px images\n"
+    assert read_checkpoint("theirs").config.augment.mean == (0.5, 0.5, 0.5)
+    assert main(["eval", "knn", "--checkpoint", "theirs", "--data.renderings", "1"]) == 0
+    assert "knn_top1" in capsys.readouterr().out
