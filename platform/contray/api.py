@@ -10,6 +10,7 @@ from .config import RunConfig
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from .embedding import Embedded
     from .encoder import Encoder
     from .syncing import Synced
     from .training.launch import Result
@@ -62,6 +63,16 @@ def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str 
     metrics, tags = track.attach(track.resolve_uri(uri), run).results()
     origin = Origin(f"MLflow run `{run}`", tags.get("contray.dataset", ""), tags.get("mlflow.source.git.commit", ""), metrics)
     return exporting.export_to(trained, to, out, origin)
+
+
+def embed(source: str, out: str, *, run: str = "", checkpoint: str = "", uri: str = "", **options: Any) -> Embedded:
+    """Features of all images of `source` as Parquet files in the folder `out`; `options` are those of contray.embedding.embed."""
+    from .embedding import embed as run_embedding
+    from .encoder import read_checkpoint
+
+    if bool(run) == bool(checkpoint):
+        raise UserError("name whose features: either --run RUN_ID or --checkpoint PATH")
+    return run_embedding(source, out, load(run, uri=uri) if run else read_checkpoint(checkpoint), **options)
 
 
 def register(name: str, run: str, *, uri: str = "") -> str:

@@ -22,6 +22,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   eval {linear,knn}     measure a run's encoder or a checkpoint, on its own data or on others
   export                write an encoder for torchvision, timm, ONNX, or register it in MLflow
   import FILE           take a public checkpoint, to measure it beside ours
+  embed SRC             features of a folder of images or Parquet files, on all workers
   compare [RUN_ID ...]  a table of runs (mean and std over seeds), a plot, the MLflow link
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs
   ui                    MLflow's UI on this machine, opened at the right page
@@ -238,6 +239,36 @@ def import_(words: list[str]) -> int:
     return 0
 
 
+def embed(words: list[str]) -> int:
+    """contray embed"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """Features of all images of a folder or Parquet files, as a folder of Parquet files. The same command goes on where it was cut off."""
+
+        source: Annotated[Positional[str], arg("folder of images, Parquet file, or folder of them; a path or an s3://, gs:// address")]
+        run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
+        checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
+        out: Annotated[str, arg("the folder of the results: one row per image (name, embedding, error)")] = "embeddings.parquet"
+        column: Annotated[str, arg("Parquet: column of the images (encoded bytes, or a struct with `bytes`)")] = "image"
+        part: Annotated[int, arg("folders: images per file of the results, which is what a cut off run repeats at most")] = 2048
+        address: Annotated[str, arg("Ray cluster to join; empty: RAY_ADDRESS, else a cluster of this machine for this command")] = ""
+        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
+
+    options, _ = parse(Options, words, "embed")
+    if options.part < 1:
+        raise UserError(f"--part: got {options.part}, must be at least 1")
+    from .api import embed as run_embed
+
+    done = run_embed(
+        options.source, options.out, run=options.run, checkpoint=options.checkpoint, uri=options.uri, column=options.column,
+        part=options.part, address=options.address,
+    )  # fmt: skip
+    print(done)
+    return 0
+
+
 def compare(words: list[str]) -> int:
     """contray compare"""
     from tyro.conf import Positional
@@ -368,6 +399,6 @@ def preview(words: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train, "tune": tune, "eval": evaluate, "export": export, "import": import_, "compare": compare, "sync": sync, "ui": ui,
+    "train": train, "tune": tune, "eval": evaluate, "export": export, "import": import_, "embed": embed, "compare": compare, "sync": sync, "ui": ui,
     "methods": methods, "spaces": spaces, "data preview": preview,
 }  # fmt: skip
