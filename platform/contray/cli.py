@@ -247,13 +247,17 @@ def embed(words: list[str]) -> int:
     class Options:
         """Features of all images of a folder or Parquet files, as a folder of Parquet files. The same command goes on where it was cut off."""
 
-        source: Annotated[Positional[str], arg("folder of images, Parquet file, or folder of them; a path or an s3://, gs:// address")]
+        source: Annotated[
+            Positional[str], arg("folder of images, Parquet file, or folder of them; a path or an s3://, gs:// address")
+        ]
         run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
         out: Annotated[str, arg("the folder of the results: one row per image (name, embedding, error)")] = "embeddings.parquet"
         column: Annotated[str, arg("Parquet: column of the images (encoded bytes, or a struct with `bytes`)")] = "image"
         part: Annotated[int, arg("folders: images per file of the results, which is what a cut off run repeats at most")] = 2048
-        address: Annotated[str, arg("Ray cluster to join; empty: RAY_ADDRESS, else a cluster of this machine for this command")] = ""
+        address: Annotated[
+            str, arg("Ray cluster to join; empty: RAY_ADDRESS, else a cluster of this machine for this command")
+        ] = ""
         uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
 
     options, _ = parse(Options, words, "embed")

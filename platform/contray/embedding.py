@@ -137,6 +137,7 @@ def _run(todo: list[dict[str, Any]], job: _Job, address: str) -> None:
         cluster = ray.cluster_resources()
         gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
         most = min(len(todo), gpus or max(cpus - 1, 1))  # Ray Data starves where its actors take every CPU
+        held = [ray.put(job)]  # in a list: an actor whose own argument is a reference could not be started again
         parts = ray.data.from_items(todo, override_num_blocks=min(len(todo), 1000))
         done = parts.map_batches(
             _Embedder,
@@ -144,7 +145,7 @@ def _run(todo: list[dict[str, Any]], job: _Job, address: str) -> None:
             compute=ActorPoolStrategy(min_size=1, max_size=most),
             num_cpus=1,
             num_gpus=1 if gpus else 0,
-            fn_constructor_args=(ray.put(job),),
+            fn_constructor_args=(held,),
         )
         for _ in done.iter_batches(batch_size=None):
             pass
@@ -153,10 +154,10 @@ def _run(todo: list[dict[str, Any]], job: _Job, address: str) -> None:
 class _Embedder:
     """An actor of Ray Data: a batch is one part."""
 
-    def __init__(self, job: Any) -> None:
+    def __init__(self, job: list[Any] | _Job) -> None:
         import ray
 
-        self.job: _Job = ray.get(job) if isinstance(job, ray.ObjectRef) else job
+        self.job: _Job = job if isinstance(job, _Job) else ray.get(job[0])
         config = RunConfig.from_yaml(self.job.config)
         method = model.build(config, int(self.job.state["samples"]))
         method.load_state_dict(self.job.state)
@@ -213,16 +214,20 @@ def _read(storage: Storage, name: str) -> bytes | None:
 
 def _rows(found: list[tuple[str, np.ndarray | None, str | None]], width: int) -> memoryview:
     """One Parquet file: name, embedding (D float32, null where the image is broken), error."""
-    broken = np.array([row is None for _, row, _ in found], bool)
-    flat = np.concatenate([np.zeros(width, np.float32) if row is None else row for _, row, _ in found] or [np.zeros(0, np.float32)])
-    embeddings = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width, mask=pa.array(broken))
+    broken = sum(row is None for _, row, _ in found)
+    flat = np.concatenate([np.zeros(0, np.float32), *(row for _, row, _ in found if row is not None)])
+    ends = np.cumsum([0, *(0 if row is None else width for _, row, _ in found)], dtype=np.int32)
+    nulls = pa.array([row is None for _, row, _ in found], pa.bool_())
+    embeddings = pa.ListArray.from_arrays(
+        ends, flat, mask=nulls
+    )  # pyarrow cannot read back fixed-size lists of which one is null
     table = pa.table(
         {
             "name": pa.array([name for name, _, _ in found], pa.string()),
             "embedding": embeddings,
             "error": pa.array([error for _, _, error in found], pa.string()),
         }
-    ).replace_schema_metadata({"broken": str(int(broken.sum()))})
+    ).replace_schema_metadata({"broken": str(broken)})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return memoryview(sink.getvalue())
