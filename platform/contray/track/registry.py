@@ -28,7 +28,7 @@ def register(uri: str, run_id: str, name: str) -> str:
             model_id
         ).artifact_location  # `models:/ID` is looked up in MLflow's global store, perhaps another
         if champion and champion.source != place:
-            theirs = talk.get_run(champion.run_id).data
+            theirs = talk.get_run(str(champion.run_id)).data
             best = theirs.metrics[SCORE]
             if theirs.tags.get(DATASET, "") != dataset:
                 raise UserError(
