@@ -10,6 +10,7 @@ from .config import RunConfig
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from .embedding import Embedded
     from .encoder import Encoder
     from .syncing import Synced
     from .training.launch import Result
@@ -45,6 +46,44 @@ def load(run_id: str, *, uri: str = "") -> Encoder:
     uri = track.resolve_uri(uri)
     track.check(uri, exists=True)
     return read_folder(track.fetch_encoder(uri, run_id))
+
+
+def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str = "") -> Path:
+    """Write an encoder for another library into the new folder `out`, as `contray export` does; the file of its weights."""
+    from . import exporting, track
+    from .cards import Origin
+    from .encoder import read_checkpoint
+
+    if bool(run) == bool(checkpoint):
+        raise UserError("name what to export: either --run RUN_ID or --checkpoint PATH")
+    exporting.check(to, out)
+    if checkpoint:
+        return exporting.export_to(read_checkpoint(checkpoint), to, out, Origin(Path(checkpoint).name))
+    trained = load(run, uri=uri)
+    metrics, tags = track.attach(track.resolve_uri(uri), run).results()
+    origin = Origin(f"MLflow run `{run}`", tags.get("contray.dataset", ""), tags.get("mlflow.source.git.commit", ""), metrics)
+    return exporting.export_to(trained, to, out, origin)
+
+
+def embed(source: str, out: str, *, run: str = "", checkpoint: str = "", uri: str = "", **options: Any) -> Embedded:
+    """Features of all images of `source` as Parquet files in the folder `out`; `options` are those of contray.embedding.embed."""
+    from .embedding import embed as run_embedding
+    from .encoder import read_checkpoint
+
+    if bool(run) == bool(checkpoint):
+        raise UserError("name whose features: either --run RUN_ID or --checkpoint PATH")
+    return run_embedding(source, out, load(run, uri=uri) if run else read_checkpoint(checkpoint), **options)
+
+
+def register(name: str, run: str, *, uri: str = "") -> str:
+    """Register a run's encoder under `name` in MLflow, as its champion where its linear_top1 is the best; what was done, in words."""
+    from . import track
+
+    if not run:
+        raise UserError("--register: only a run's encoder can be registered; give --run")
+    uri = track.resolve_uri(uri)
+    track.check(uri, exists=True)
+    return track.register(uri, run, name)
 
 
 def evaluate(

@@ -16,6 +16,15 @@ from .config import BackboneConfig, RunConfig
 from .seeds import seeded
 from .vit import SHAPES, VisionTransformer
 
+RESNETS = {  # kind of block, blocks of each stage
+    "resnet_small": ("BasicBlock", [1, 1, 1, 1]),
+    "resnet18": ("BasicBlock", [2, 2, 2, 2]),
+    "resnet34": ("BasicBlock", [3, 4, 6, 3]),
+    "resnet50": ("Bottleneck", [3, 4, 6, 3]),
+    "resnet101": ("Bottleneck", [3, 4, 23, 3]),
+    "resnet152": ("Bottleneck", [3, 8, 36, 3]),
+}
+
 
 def factory(config: RunConfig) -> Callable[..., nn.Module]:
     """A function that builds the configured backbone, the same weights at each call: (B, channels, H, W) -> (B, out_dim).
@@ -48,17 +57,10 @@ def image_side(view: View) -> int:
 
 def _resnet(config: BackboneConfig) -> nn.Module:
     """torchvision's ResNet with the configured stem and width; its `fc` is the identity."""
-    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+    from torchvision.models import resnet
 
-    block, layers = {
-        "resnet_small": (BasicBlock, [1, 1, 1, 1]),
-        "resnet18": (BasicBlock, [2, 2, 2, 2]),
-        "resnet34": (BasicBlock, [3, 4, 6, 3]),
-        "resnet50": (Bottleneck, [3, 4, 6, 3]),
-        "resnet101": (Bottleneck, [3, 4, 23, 3]),
-        "resnet152": (Bottleneck, [3, 8, 36, 3]),
-    }[config.name]
-    net: Any = ResNet(block, layers, zero_init_residual=config.zero_init_residual)
+    block, layers = RESNETS[config.name]
+    net: Any = resnet.ResNet(getattr(resnet, block), layers, zero_init_residual=config.zero_init_residual)
     if config.width != 64:
         _scale_width(net, config.width / 64)
     if config.stem == "cifar":  # Chen et al. 2020, appendix B.9
@@ -167,10 +169,13 @@ def _scale_width(net: nn.Module, factor: float) -> None:
 class StandardizedConv2d(nn.Conv2d):
     """A convolution whose filters have mean 0 and variance 1 / fan-in (Qiao et al. 2019, arXiv 1903.10520, eq. 4)."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def filters(self) -> torch.Tensor:
         weight = self.weight.flatten(1)
         weight = (weight - weight.mean(1, keepdim=True)) / (weight.std(1, keepdim=True) * weight.shape[1] ** 0.5 + 1e-5)
-        return F.conv2d(input, weight.view_as(self.weight), self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return weight.view_as(self.weight)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(input, self.filters(), self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 def _with_norm(net: nn.Module, norm: str) -> nn.Module:

@@ -52,6 +52,9 @@ class BackboneConfig:
         ge=0, le=1,
     )  # fmt: skip
     patch: int = setting(16, "ViTs: side of a patch", unit="px", ge=1)
+    heads: int = setting(
+        0, "ViTs: heads of the attention; 0: the architecture's own (vit_small: 12 as MoCo v3's; DINO's has 6)", ge=0
+    )
     positions: Literal["learned", "sincos"] = setting(
         "learned", "ViTs: position embedding; sincos is fixed (Chen et al. 2021, §4.1)"
     )

@@ -61,16 +61,25 @@ def export(config: RunConfig, method: Method, folder: Path) -> None:
 
 
 def read_folder(folder: Path) -> Encoder:
-    """Read what `export` wrote."""
+    """Read what `export` wrote. Raises UserError where it is not whole."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return _restore(RunConfig.from_yaml((folder / CONFIG).read_text()), load_file(folder / WEIGHTS))
+    try:
+        config, state = RunConfig.from_yaml((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: no whole encoder ({error})") from None
+    return _restore(config, state)
 
 
 def read_checkpoint(address: str) -> Encoder:
-    """From a checkpoint file, or the newest one in a run's folder. Raises UserError when there is none or it is not whole."""
+    """From a checkpoint file, the newest one in a run's folder, or a folder that `export` wrote. Raises UserError when there is none or it is not whole."""
     folder, _, name = address.rstrip("/").rpartition("/")
     if not name.endswith(".pt"):
+        if (Path(address) / WEIGHTS).is_file():
+            return read_folder(Path(address))
+        if Path(address).is_file():
+            raise UserError(f"--checkpoint: {address} is no checkpoint (step-N.pt) and no folder with one")
         names = [found for found in Storage(address).names() if PATTERN.fullmatch(found)]
         if not names:
             raise UserError(f"--checkpoint: there is no checkpoint in {address}")

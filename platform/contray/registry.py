@@ -19,6 +19,8 @@ from .errors import UserError, nearest
 
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
 
+IMPORTED = "imported"  # what `contray import` writes; it trains nothing, so it is listed nowhere
+
 
 @dataclass(frozen=True)
 class MethodFile:
@@ -45,7 +47,11 @@ def space_names() -> list[str]:
 
 def load_method(name: str) -> MethodFile:
     """A method by its name, or by the path of a .py file. Raises UserError naming the nearest ones."""
-    module = _load("method", "methods", name, method_names())
+    module = (
+        importlib.import_module(".imported", __package__)
+        if name == IMPORTED
+        else _load("method", "methods", name, method_names())
+    )
     for export, kind in EXPORTS.items():
         if not isinstance(getattr(module, export, None), kind):
             raise UserError(f"method {name}: the file must define {export} ({kind.__name__}); see methods/simclr.py for the form")

@@ -15,6 +15,7 @@ from methods._parts import sincos_2d
 from methods._ranks import DropPath, full
 
 from .config import BackboneConfig
+from .errors import ConfigError
 
 SHAPES = {  # blocks, heads, features of a token (0: backbone.width)
     "vit_mini": (4, 4, 0),
@@ -47,7 +48,9 @@ class VisionTransformer(TorchvisionViT):
 
     def __init__(self, config: BackboneConfig, side: int) -> None:
         depth, heads, width = SHAPES[config.name]
-        width = width or config.width
+        width, heads = width or config.width, config.heads or heads
+        if width % heads:
+            raise ConfigError("backbone.heads", f"got {heads}, must divide the width of {width}")
         super().__init__(
             image_size=side - side % config.patch,
             patch_size=config.patch,

@@ -196,15 +196,7 @@ class EncodedSplit(Split):
         return self._pixels(i, self._read(i))
 
     def _pixels(self, i: int, data: bytes | memoryview | None) -> np.ndarray:
-        if not data:
-            raise BrokenImage(self.describe(i), "no bytes")
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-        except cv2.error as error:  # e.g. a header that claims more pixels than OpenCV takes
-            raise BrokenImage(self.describe(i), f"not decodable ({error.err})") from error
-        if image is None:
-            raise BrokenImage(self.describe(i), "not decodable")
-        return image
+        return decode(data, self.describe(i))
 
     def _read(self, i: int) -> bytes | memoryview | None:
         """The encoded bytes; a read that fails is tried again, a file that is gone counts as broken."""
@@ -218,6 +210,19 @@ class EncodedSplit(Split):
                     raise
                 time.sleep(pause)
         raise AssertionError("unreachable")
+
+
+def decode(data: bytes | memoryview | None, where: str) -> np.ndarray:
+    """An encoded image as (H, W, 3) uint8 RGB. Raises BrokenImage."""
+    if not data:
+        raise BrokenImage(where, "no bytes")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:  # e.g. a header that claims more pixels than OpenCV takes
+        raise BrokenImage(where, f"not decodable ({error.err})") from error
+    if image is None:
+        raise BrokenImage(where, "not decodable")
+    return image
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from .links import UI_PORT, base_url, compare_url, experiment_url, run_url, without_login
 from .metric_log import MetricLog, Point
 from .model import fetch_encoder, log_encoder
+from .registry import register
 from .run import TrackedRun, attach, begin
 from .store import TrackingError, asking, check, client, resolve_uri, sqlite_path
 
@@ -22,6 +23,7 @@ __all__ = [
     "experiment_url",
     "fetch_encoder",
     "log_encoder",
+    "register",
     "resolve_uri",
     "run_url",
     "sqlite_path",

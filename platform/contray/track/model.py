@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import UserError
 from .run import TrackedRun
 from .store import asking
@@ -27,9 +29,19 @@ def log_encoder(
     with asking(run.uri, "keeping the encoder") as talk, tempfile.TemporaryDirectory() as scratch:
         import mlflow.pyfunc
         from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
 
         kept = talk.create_logged_model(run.experiment_id, name, source_run_id=run.run_id, model_type="encoder")
+        described = Model(
+            artifact_path=kept.artifact_location,
+            run_id=run.run_id,
+            model_id=kept.model_id,
+            model_uuid=kept.model_id,
+            signature=ModelSignature(  # as an argument of save_model it would ask for an example of the input
+                Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]), Schema([TensorSpec(np.dtype(np.float32), (-1, -1))])
+            ),
+        )
         saved, data = Path(scratch) / "model", Path(scratch) / "encoder"
         shutil.copytree(folder, data)
         mlflow.pyfunc.save_model(
@@ -37,9 +49,7 @@ def log_encoder(
             loader_module=LOADER,
             data_path=str(data),
             pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in NEEDS],
-            mlflow_model=Model(
-                artifact_path=kept.artifact_location, run_id=run.run_id, model_id=kept.model_id, model_uuid=kept.model_id
-            ),
+            mlflow_model=described,
             metadata=dict(metadata or {}),
         )
         talk.log_model_artifacts(kept.model_id, str(saved))

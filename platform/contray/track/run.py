@@ -61,6 +61,12 @@ class TrackedRun:
     def _has(self, talk: MlflowClient, name: str, value: float, step: int) -> bool:
         return any(point.step == step and point.value == value for point in talk.get_metric_history(self.run_id, name))
 
+    def results(self) -> tuple[dict[str, float], dict[str, str]]:
+        """(the last value of every metric, the tags)."""
+        with asking(self.uri, "reading the run") as talk:
+            found = talk.get_run(self.run_id).data
+            return dict(found.metrics), dict(found.tags)
+
     def history(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of every point of a metric that the store has."""
         with asking(self.uri, f"reading {name}") as talk:

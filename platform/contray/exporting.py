@@ -1,0 +1,149 @@
+"""Encoders for others: torchvision's and timm's weights, ONNX, or contray's own folder, each with its model card."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import cards, drafts, encoder, layouts
+from .backbones import StandardizedConv2d
+from .config import RunConfig
+from .errors import ConfigError, UserError, nearest
+from .vit import VisionTransformer
+
+FORMATS = {"torchvision": "model.safetensors", "timm": "model.safetensors", "safetensors": encoder.WEIGHTS, "onnx": "model.onnx"}
+
+
+def export_to(trained: encoder.Encoder, to: str, out: Path, origin: cards.Origin) -> Path:
+    """Write the new folder `out`: weights, config.yaml and the model card README.md. Returns the file of the weights.
+
+    to: torchvision or timm (the plain network's weights as safetensors), onnx (whatever `encode` does, as a graph), or safetensors
+    (the method with its heads, as `contray eval --checkpoint` takes it). Raises UserError, with nothing written, where `to` has no such network.
+    """
+    check(to, out)
+    config, method = trained.config, copy.deepcopy(trained.method).cpu().float().eval()
+    state = {}
+    if to in ("torchvision", "timm"):
+        _refuse_unknown(config, to)
+        state = plain_state(plain_backbone(config, method), config, to)
+    with drafts.draft(out) as folder:
+        if to == "safetensors":
+            encoder.export(config, trained.method, folder)
+        elif to == "onnx":
+            _write_onnx(config, method, folder / FORMATS[to])
+        else:
+            from safetensors.torch import save_file
+
+            save_file(state, folder / FORMATS[to])
+        (folder / encoder.CONFIG).write_text(config.to_yaml())
+        (folder / "README.md").write_text(cards.card(trained, to, folder / FORMATS[to], origin))
+    return out / FORMATS[to]
+
+
+def check(to: str, out: Path) -> None:
+    """Refuse what can be refused before the encoder is fetched."""
+    if to not in FORMATS:
+        raise UserError(f"--to: got {to!r}; {nearest(to, FORMATS)}")
+    if to == "onnx":
+        try:
+            import onnx  # noqa: F401  # pyright: ignore[reportMissingImports]
+            import onnxscript  # noqa: F401  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise UserError(f'--to onnx: needs {error.name}: pip install "contray[export]"') from None
+    drafts.check(out)
+
+
+def _refuse_unknown(config: RunConfig, to: str) -> None:
+    """Backbones that neither library can build from its own classes."""
+    net, other = config.backbone, "--to safetensors and --to onnx take any encoder"
+    if net.name == "alexnet":
+        raise ConfigError("backbone.name", f"alexnet with batch norm is no network of {to}; {other}")
+    if net.selective_kernels and net.name.startswith("resnet"):
+        raise ConfigError("backbone.selective_kernels", f"{to} has no ResNet with selective kernels; {other}")
+    if to == "timm" and net.name.startswith("resnet") and (net.width != 64 or net.norm != "bn"):
+        raise ConfigError(
+            "backbone.width", f"timm's ResNets start at 64 channels and have batch norm; --to torchvision takes this one, {other}"
+        )
+
+
+def blank(config: RunConfig, method: nn.Module) -> dict[str, Tensor]:
+    """Evaluation inputs of two rows, without content: {name: (2, ...)}."""
+    inputs: dict[str, Tensor] = {}
+    for name, view in type(method).eval_views(config.views).items():  # pyright: ignore[reportAttributeAccessIssue]
+        rows, side, _ = view.grid
+        shape = {
+            "image": (3, view.size, view.size), "patches": (rows * rows, 3, side, side), "array": (view.channels, view.size),
+            "tokens": (view.size,),
+        }[view.kind]  # fmt: skip
+        inputs[name] = torch.zeros(2, *shape, dtype=torch.int64 if view.kind == "tokens" else torch.float32)
+    return inputs
+
+
+@torch.no_grad()
+def plain_backbone(config: RunConfig, method: Any) -> nn.Module:
+    """The network that is given the image and whose output the features are. Raises UserError where they are more than that."""
+    inputs, seen = blank(config, method), []
+    nets = [module for module in method.children() if hasattr(module, "out_dim")]
+    hooks = [net.register_forward_hook(lambda net, args, output: seen.append((net, args[0], output))) for net in nets]
+    features = method.encode(inputs)
+    for hook in hooks:
+        hook.remove()
+    for net, given, output in seen:
+        if given is inputs.get("image") and output is features:
+            return net
+    raise UserError(
+        f"the features of {config.method.name} are not the output of one plain network on the image; use --to safetensors or --to onnx"
+    )
+
+
+@torch.no_grad()
+def plain_state(net: nn.Module, config: RunConfig, to: str) -> layouts.State:
+    """The weights under the library's names. What the library's network has no layer for is folded into the layer before it: layer scale,
+    weight standardisation, and positions interpolated to another grid.
+    """
+    state = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
+    for name, module in net.named_modules():
+        if isinstance(module, StandardizedConv2d):
+            state[f"{name}.weight"] = module.filters()
+    if isinstance(net, VisionTransformer):
+        grid = next(iter(config.views.values())).size // net.patch_size
+        state["encoder.pos_embedding"] = torch.cat([net.encoder.pos_embedding[:, :1], net.positions(grid, grid)], 1)
+        for name in [name for name in state if name.endswith(".scale")]:
+            scale = state.pop(name)  # (D,)
+            layer = name.replace("dropout.scale", "self_attention.out_proj").replace("mlp.4.scale", "mlp.3")
+            state[f"{layer}.weight"] *= scale[:, None]
+            state[f"{layer}.bias"] *= scale
+        if to == "timm":
+            state = {layouts.to_timm(name): tensor for name, tensor in state.items()}
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+class _Encode(nn.Module):
+    """`encode` as the forward pass of a module, for the exporter."""
+
+    def __init__(self, method: Any, names: list[str]) -> None:
+        super().__init__()
+        self.method, self.names = method, names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.method.encode(dict(zip(self.names, inputs, strict=True)))
+
+
+def _write_onnx(config: RunConfig, method: Any, path: Path) -> None:
+    inputs = blank(config, method)
+    rows = torch.export.Dim.DYNAMIC
+    torch.onnx.export(
+        _Encode(method, list(inputs)).eval(),
+        tuple(inputs.values()),
+        str(path),
+        input_names=list(inputs),
+        output_names=["features"],
+        dynamic_shapes={"inputs": tuple({0: rows} for _ in inputs)},
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )

@@ -1,0 +1,93 @@
+"""Public checkpoints as encoders of contray: `contray import`. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import drafts, encoder, layouts, model
+from .config import RunConfig
+from .errors import UserError, nearest
+
+SECTIONS = ("backbone.", "views.", "augment.", "data.")  # what a file does not tell
+
+
+def import_file(file: Path, layout: str, out: Path, overrides: Mapping[str, Any] | None = None) -> encoder.Encoder:
+    """Write the backbone in `file` to the new folder `out`, from which `contray eval --checkpoint` and `read_checkpoint` take it.
+
+    overrides: dotted keys of what the file does not tell: backbone.heads of an unusual ViT, augment.mean and .std, views.image.size.
+    Raises UserError, before anything is written, for a file that is no checkpoint, of another layout or of another architecture.
+    """
+    overrides = dict(overrides or {})
+    if layout not in layouts.LAYOUTS:
+        raise UserError(f"--layout: got {layout!r}; {nearest(layout, layouts.LAYOUTS)}")
+    foreign = [key for key in overrides if not key.startswith(SECTIONS)]
+    if foreign:
+        raise UserError(f"{foreign[0]}: an import takes {', '.join(f'{section}*' for section in SECTIONS)}")
+    drafts.check(out)
+    raw = read(file)
+    bare = layouts.select(raw, layouts.LAYOUTS[layout])
+    if not bare:
+        others = [name for name, other in layouts.LAYOUTS.items() if layouts.select(raw, other)]
+        seen = f"it looks like {' or '.join(others)}" if others else f"it holds {', '.join(list(map(str, raw))[:3]) or 'nothing'}"
+        raise UserError(f"{file}: there is no backbone in the layout {layout}; {seen}")
+    state = layouts.torchvision_names(bare)
+    try:
+        found = layouts.architecture(state)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    config = RunConfig.make("imported", {**_settings(found, layout), **overrides}).replace(
+        {"method.layout": layout, "method.file": file.name, "method.sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    )
+    method = model.build(config, 0).eval()
+    wanted = method.backbone.state_dict()
+    counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}  # old files lack them
+    state = {**{name: value for name, value in counters.items() if name not in state}, **state}
+    problem = layouts.misfits(state, wanted)
+    if problem:
+        raise UserError(f"{file}: it does not fit {config.backbone.name}: {problem}")
+    method.backbone.load_state_dict(state)
+    with drafts.draft(out) as folder:
+        encoder.export(config, method, folder)
+    return encoder.Encoder(config, method)
+
+
+def _settings(found: dict[str, Any], layout: str) -> dict[str, Any]:
+    side = found.pop("side", 32 if found.get("backbone.stem") == "cifar" else 224)
+    settings = {**found, "views.image.size": side}
+    if found["backbone.name"] == "vit_small" and layout != "moco_v3":
+        settings["backbone.heads"] = 6  # MoCo v3's has 12 and is alone in that
+    if layouts.LAYOUTS[layout].fixed_positions and "backbone.patch" in found:
+        settings["backbone.positions"] = "sincos"  # not trained; the stored ones are used, for MoCo v3 has rows before columns
+    return settings
+
+
+def read(file: Path) -> Mapping[str, Any]:
+    """What a .safetensors or torch file holds. Raises UserError when it is torn, no checkpoint, or holds pickled objects."""
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file")
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise UserError(f"{file}: it is torn or no safetensors file ({error})") from None
+    try:
+        raw = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "Weights only load failed" not in str(error):
+            raise UserError(f"{file}: it is torn or no checkpoint") from None
+        raise UserError(
+            f"{file}: it holds pickled objects, which are never loaded. If you trust where it is from, keep its tensors alone: "
+            f"python -c \"import torch; raw = torch.load({str(file)!r}, 'cpu', weights_only=False); "
+            "torch.save({key: raw[key] for key in ('state_dict', 'model', 'teacher') if key in raw} or raw, 'tensors.pt')\""
+        ) from None
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{file}: no dictionary of tensors but a {type(raw).__name__}")
+    return raw
