@@ -47,16 +47,23 @@ def load(run_id: str, *, uri: str = "") -> Encoder:
 
 
 def evaluate(
-    protocols: tuple[str, ...], *, run: str = "", checkpoint: str = "", overrides: Mapping[str, Any] | None = None
+    protocols: tuple[str, ...],
+    *,
+    run: str = "",
+    checkpoint: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    quiet: bool = True,
 ) -> dict[str, float]:
-    """k-NN and linear probe of a run's encoder or of a checkpoint, beside the untrained encoder and raw pixels.
+    """What a run's encoder or a checkpoint is worth, by protocols of `contray.evaluation.suite.PROTOCOLS`.
 
     overrides: dotted keys of data.* and eval.*, e.g. another data.source; others would change the encoder and are refused.
-    With `run`, the metrics are logged to it: under their own names, or after `DATASET.` where the data is not the run's own.
+    With `run`, the metrics are logged to it, all at the end: under their own names, or after `DATASET.` where the data is not the run's own.
+    quiet: no progress bar.
     """
     from . import data, model, track
     from .encoder import read_checkpoint
-    from .evaluation.online import verdict
+    from .evaluation.suite import run_protocols
+    from .progress import TrainingBar
 
     overrides = dict(overrides or {})
     foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
@@ -73,7 +80,8 @@ def evaluate(
     if source.train.labels is None:
         raise UserError(f"data.source: {source.name} has no labels, and an evaluation needs them")
     device = model.device_of(config)
-    metrics = verdict(config, source, encoder.method.to(device), device, only=protocols)
+    with TrainingBar(" ".join(protocols), quiet) as bar:
+        metrics = run_protocols(protocols, config, source, encoder.method.to(device), device, bar.show)
     if run:
         own = config.data.source == encoder.config.data.source and config.data.label_column == encoder.config.data.label_column
         tracked = track.attach(track.resolve_uri(uri), run)

@@ -20,6 +20,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   train [METHOD]        pretrain, then measure k-NN and a linear probe against the untrained encoder and raw pixels
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
   eval {linear,knn}     measure a run's encoder or a checkpoint, on its own data or on others
+                        linear --protocol cached | paper | last_n | attentive
   compare [RUN_ID ...]  a table of runs (mean and std over seeds), a plot, the MLflow link
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs
   ui                    MLflow's UI on this machine, opened at the right page
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 # ---------------------------------------------------------------- commands
+
+LINEAR = {"cached": "linear", "paper": "paper", "last_n": "last_n", "attentive": "attentive"}
 
 
 def train(words: list[str]) -> int:
@@ -158,9 +161,16 @@ def evaluate(words: list[str]) -> int:
 
     @dataclass(frozen=True)
     class Options:
-        """Measure frozen features on the test set, beside the untrained encoder and raw pixels. With --run the numbers join that MLflow run."""
+        """Measure an encoder on the test set; what is chosen is chosen on held-out training data. With --run the numbers join that MLflow run."""
 
-        protocol: Annotated[Positional[str], arg("linear (a grid of probes, chosen on held-out training data) or knn")]
+        evaluation: Annotated[Positional[str], arg("linear (probes of frozen features) or knn")]
+        protocol: Annotated[
+            str,
+            arg(
+                "linear: cached (features once, a grid of probes at once, beside the untrained encoder and raw pixels); paper (random crops, "
+                "SGD or LARS, 90 epochs); last_n (class tokens of a ViT's last blocks); attentive (a query over the tokens)"
+            ),
+        ] = "cached"
         run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
 
@@ -168,12 +178,17 @@ def evaluate(words: list[str]) -> int:
         return config_from("", "", None, {})
 
     options, dotted = parse(Options, words, "eval", keys)
-    if options.protocol not in ("linear", "knn"):
-        raise UserError(f"eval {options.protocol}: no such protocol; linear or knn")
+    if options.evaluation not in ("linear", "knn"):
+        raise UserError(f"eval {options.evaluation}: no such evaluation; linear or knn")
+    if options.protocol not in LINEAR:
+        raise UserError(f"--protocol: got {options.protocol!r}; {nearest(options.protocol, LINEAR)}")
+    if options.protocol != "cached" and options.evaluation != "linear":
+        raise UserError(f"--protocol: {options.protocol} is a protocol of eval linear, not of eval {options.evaluation}")
+    protocol = LINEAR[options.protocol] if options.evaluation == "linear" else options.evaluation
     from .api import evaluate as run_evaluation
     from .report import show_metrics
 
-    metrics = run_evaluation((options.protocol,), run=options.run, checkpoint=options.checkpoint, overrides=dotted)
+    metrics = run_evaluation((protocol,), run=options.run, checkpoint=options.checkpoint, overrides=dotted, quiet=False)
     show_metrics(metrics)
     return 0
 
