@@ -52,13 +52,14 @@ def evaluate(
     run: str = "",
     checkpoint: str = "",
     overrides: Mapping[str, Any] | None = None,
+    labels: str = "1.0",
     quiet: bool = True,
 ) -> dict[str, float]:
     """What a run's encoder or a checkpoint is worth, by protocols of `contray.evaluation.suite.PROTOCOLS`.
 
     overrides: dotted keys of data.* and eval.*, e.g. another data.source; others would change the encoder and are refused.
     With `run`, the metrics are logged to it, all at the end: under their own names, or after `DATASET.` where the data is not the run's own.
-    quiet: no progress bar.
+    labels: how many of them "finetune" gets: a fraction, or "10-per-class"; quiet: no progress bar.
     """
     from . import data, model, track
     from .encoder import read_checkpoint
@@ -81,7 +82,7 @@ def evaluate(
         raise UserError(f"data.source: {source.name} has no labels, and an evaluation needs them")
     device = model.device_of(config)
     with TrainingBar(" ".join(protocols), quiet) as bar:
-        metrics = run_protocols(protocols, config, source, encoder.method.to(device), device, bar.show)
+        metrics = run_protocols(protocols, config, source, encoder.method.to(device), device, bar.show, labels)
     if run:
         own = config.data.source == encoder.config.data.source and config.data.label_column == encoder.config.data.label_column
         tracked = track.attach(track.resolve_uri(uri), run)

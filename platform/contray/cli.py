@@ -19,8 +19,8 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
 
   train [METHOD]        pretrain, then measure k-NN and a linear probe against the untrained encoder and raw pixels
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
-  eval {linear,knn}     measure a run's encoder or a checkpoint, on its own data or on others
-                        linear --protocol cached | paper | last_n | attentive
+  eval WHAT             measure a run's encoder or a checkpoint, on its own data or on others: knn; linear --protocol cached | paper |
+                        last_n | attentive; finetune --labels 0.01, beside from scratch; supervised, the reference
   compare [RUN_ID ...]  a table of runs (mean and std over seeds), a plot, the MLflow link
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs
   ui                    MLflow's UI on this machine, opened at the right page
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 # ---------------------------------------------------------------- commands
 
+EVALUATIONS = ("linear", "knn", "finetune", "supervised")
 LINEAR = {"cached": "linear", "paper": "paper", "last_n": "last_n", "attentive": "attentive"}
 
 
@@ -163,7 +164,13 @@ def evaluate(words: list[str]) -> int:
     class Options:
         """Measure an encoder on the test set; what is chosen is chosen on held-out training data. With --run the numbers join that MLflow run."""
 
-        evaluation: Annotated[Positional[str], arg("linear (probes of frozen features) or knn")]
+        evaluation: Annotated[
+            Positional[str],
+            arg(
+                "linear (probes of frozen features), knn, finetune (the whole network on a part of the labels, beside the same network "
+                "from scratch) or supervised (the same backbone, data and steps, trained with all labels)"
+            ),
+        ]
         protocol: Annotated[
             str,
             arg(
@@ -171,6 +178,10 @@ def evaluate(words: list[str]) -> int:
                 "SGD or LARS, 90 epochs); last_n (class tokens of a ViT's last blocks); attentive (a query over the tokens)"
             ),
         ] = "cached"
+        labels: Annotated[
+            str,
+            arg("finetune: a fraction of the labels such as 0.01, or 10-per-class; the same images for every method and seed"),
+        ] = "1.0"
         run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
 
@@ -178,17 +189,21 @@ def evaluate(words: list[str]) -> int:
         return config_from("", "", None, {})
 
     options, dotted = parse(Options, words, "eval", keys)
-    if options.evaluation not in ("linear", "knn"):
-        raise UserError(f"eval {options.evaluation}: no such evaluation; linear or knn")
+    if options.evaluation not in EVALUATIONS:
+        raise UserError(f"eval {options.evaluation}: no such evaluation; linear, knn, finetune or supervised")
     if options.protocol not in LINEAR:
         raise UserError(f"--protocol: got {options.protocol!r}; {nearest(options.protocol, LINEAR)}")
     if options.protocol != "cached" and options.evaluation != "linear":
         raise UserError(f"--protocol: {options.protocol} is a protocol of eval linear, not of eval {options.evaluation}")
+    if options.labels != "1.0" and options.evaluation != "finetune":
+        raise UserError(f"--labels: {options.labels} is of eval finetune, not of eval {options.evaluation}")
     protocol = LINEAR[options.protocol] if options.evaluation == "linear" else options.evaluation
     from .api import evaluate as run_evaluation
     from .report import show_metrics
 
-    metrics = run_evaluation((protocol,), run=options.run, checkpoint=options.checkpoint, overrides=dotted, quiet=False)
+    metrics = run_evaluation(
+        (protocol,), run=options.run, checkpoint=options.checkpoint, overrides=dotted, labels=options.labels, quiet=False
+    )
     show_metrics(metrics)
     return 0
 

@@ -21,7 +21,7 @@ from ..config import EvalConfig, RunConfig
 from ..errors import ConfigError
 from ..optim import LARS
 from ..seeds import seeded
-from .labelled import CroppedImages, Inputs, Show, check_labels, score
+from .labelled import CroppedImages, Inputs, Show, check_labels, first_inputs, score
 from .linear import MOMENTUM, linear_probe
 from .online import images_of
 from .protocol import Features, encode
@@ -74,7 +74,7 @@ def trained_probe(
             return (tokens(method, inputs) if attentive else method.encode(inputs)).float()
 
     lrs, classes = sorted(options.paper_lrs), len(source.train.classes)
-    width = features(_first(config, source.train, val, device)).shape[-1]
+    width = features(first_inputs(config, source.train, val, device)).shape[-1]
 
     def head() -> nn.Module:
         with seeded(config.seed, name):
@@ -102,13 +102,6 @@ def trained_probe(
     if test is not None:
         results[f"{name}_top1"] = float(score(config, test, np.arange(len(test)), classify(heads[best]), device)[0])
     return results
-
-
-def _first(config: RunConfig, split: data.Split, ids: np.ndarray, device: torch.device) -> Inputs:
-    """The evaluation inputs of one image: they tell widths, and whether the encoder has what is asked of it."""
-    normalise = model.normaliser(config, device)
-    batch = next(iter(images_of(config, split, ids)))
-    return {name: normalise(torch.as_tensor(view[:1])) for name, view in batch["views"].items()}
 
 
 def _train(
@@ -164,7 +157,7 @@ def last_n_probe(config: RunConfig, source: data.Source, method: Method, device:
         return Features(x, torch.as_tensor(split.labels)[kept], kept)
 
     with torch.no_grad():
-        encoder(_first(config, source.train, val, device))
+        encoder(first_inputs(config, source.train, val, device))
     fitted, held = features(source.train, fit), features(source.train, val)
     assert fitted.y is not None
     assert held.y is not None

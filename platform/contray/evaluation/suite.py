@@ -9,17 +9,27 @@ from methods._base import Method
 from .. import data
 from ..config import RunConfig
 from ..errors import UserError, nearest
+from .finetune import finetuned, supervised
 from .labelled import Show
 from .online import verdict
 from .paper import last_n_probe, trained_probe
 
-PROTOCOLS = ("knn", "linear", "paper", "last_n", "attentive")
+PROTOCOLS = ("knn", "linear", "paper", "last_n", "attentive", "finetune", "supervised")
 
 
 def run_protocols(
-    protocols: tuple[str, ...], config: RunConfig, source: data.Source, method: Method, device: torch.device, show: Show
+    protocols: tuple[str, ...],
+    config: RunConfig,
+    source: data.Source,
+    method: Method,
+    device: torch.device,
+    show: Show,
+    labels: str = "1.0",
 ) -> dict[str, float]:
-    """The metrics of all the protocols; `show` is told how far those that train are. Raises UserError for an unknown one."""
+    """The metrics of all the protocols; `show` is told how far those that train are. Raises UserError for an unknown one.
+
+    labels: how many of them `finetune` gets (see `labelled_subset`).
+    """
     for name in protocols:
         if name not in PROTOCOLS:
             raise UserError(f"no evaluation {name!r}; {nearest(name, PROTOCOLS)}")
@@ -32,4 +42,8 @@ def run_protocols(
             metrics |= trained_probe(config, source, method, device, attentive=name == "attentive", show=show)
         elif name == "last_n":
             metrics |= last_n_probe(config, source, method, device)
+        elif name == "finetune":
+            metrics |= finetuned(config, source, method, device, labels, show)
+        elif name == "supervised":
+            metrics |= supervised(config, source, device, show)
     return metrics
