@@ -185,13 +185,23 @@ def test_scratch_starts_from_the_same_network_untrained_with_the_same_budget(
 
     monkeypatch.setattr(finetune, "train_classifier", noted)
     untrained = model.build(config, len(easy.train))
-    results = finetuned(config, easy, untrained, CPU, "10-per-class", quiet)
-    assert runs[:3] == runs[3:]
+    three = config.replace({"eval.finetune_lrs": (1e-6, 1e-2, 10.0)})
+    results = finetuned(three, easy, untrained, CPU, "10-per-class", quiet)
+    assert runs[:4] == runs[4:]
     assert results["finetune_10perclass_top1"] == results["scratch_10perclass_top1"]
-    fit, again, both = (set(run[0]) for run in runs[:3])
-    assert fit == again < both
-    assert (len(fit), len(both)) == (32, 40)
-    assert runs[2][3] in config.eval.finetune_lrs
+    *fits, both = (set(run[0]) for run in runs[:4])
+    assert fits == [fits[0]] * 3
+    assert fits[0] < both == set(labelled_subset(easy.train, "10-per-class").ids)
+    assert len(fits[0]) == 32
+    assert [run[3] for run in runs[:4]] == [1e-6, 1e-2, 10.0, 1e-2], "neither standing still nor jumping about is picked"
+
+    other = copy.deepcopy(untrained)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(torch.rand_like(p))
+    changed = finetuned(three, easy, other, CPU, "10-per-class", quiet)
+    assert changed["scratch_10perclass_top1"] == results["scratch_10perclass_top1"]
+    assert changed["finetune_10perclass_top1"] != results["finetune_10perclass_top1"]
 
 
 def test_held_out_images_pick_the_rate_and_the_test_set_is_opened_last(
