@@ -57,8 +57,8 @@ def evaluate(
 ) -> dict[str, float]:
     """What a run's encoder or a checkpoint is worth, by protocols of `contray.evaluation.suite.PROTOCOLS`.
 
-    overrides: dotted keys of data.* and eval.*, e.g. another data.source; others would change the encoder and are refused.
-    With `run`, the metrics are logged to it, all at the end: under their own names, or after `DATASET.` where the data is not the run's own.
+    overrides: dotted keys of data.* and eval.*, e.g. another data.source, and for "distill" the student's backbone.*; others would change
+    the encoder and are refused. With `run`, the metrics are logged to it, all at the end: under their own names, or after `DATASET.` where the data is not the run's own.
     labels: how many of them "finetune" gets: a fraction, or "10-per-class"; quiet: no progress bar.
     """
     from . import data, model, track
@@ -67,6 +67,7 @@ def evaluate(
     from .progress import TrainingBar
 
     overrides = dict(overrides or {})
+    students = {key: overrides.pop(key) for key in list(overrides) if key.startswith("backbone.") and protocols == ("distill",)}
     foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
     if foreign:
         raise UserError(
@@ -77,12 +78,13 @@ def evaluate(
     uri = RunConfig.make(overrides={key: value for key, value in overrides.items() if key == "track.uri"}).track.uri
     encoder = load(run, uri=uri) if run else read_checkpoint(checkpoint)
     config = encoder.config.replace(overrides)
+    student = config.replace(students)
     source = data.open_source(config.data)
     if source.train.labels is None:
         raise UserError(f"data.source: {source.name} has no labels, and an evaluation needs them")
     device = model.device_of(config)
     with TrainingBar(" ".join(protocols), quiet) as bar:
-        metrics = run_protocols(protocols, config, source, encoder.method.to(device), device, bar.show, labels)
+        metrics = run_protocols(protocols, config, source, encoder.method.to(device), device, bar.show, labels, student)
     if run:
         own = config.data.source == encoder.config.data.source and config.data.label_column == encoder.config.data.label_column
         tracked = track.attach(track.resolve_uri(uri), run)

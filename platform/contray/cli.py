@@ -21,6 +21,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
   eval WHAT             measure a run's encoder or a checkpoint, on its own data or on others: knn; linear --protocol cached | paper |
                         last_n | attentive; finetune --labels 0.01, beside from scratch; supervised, the reference
+  distill --labels 0.01 fine-tune a run's encoder and let it teach a student of the same or a smaller backbone, on all images
   compare [RUN_ID ...]  a table of runs (mean and std over seeds), a plot, the MLflow link
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs
   ui                    MLflow's UI on this machine, opened at the right page
@@ -208,6 +209,34 @@ def evaluate(words: list[str]) -> int:
     return 0
 
 
+def distill(words: list[str]) -> int:
+    """contray distill"""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Fine-tune a run's encoder on a part of the labels, then train a student on its soft labels of all images (SimCLR v2).
+
+        backbone.* keys are the student's, such as --backbone.width 8; without any it is the teacher's own network, untrained.
+        """
+
+        run: Annotated[str, arg("MLflow run whose encoder teaches; the numbers join it")] = ""
+        checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
+        labels: Annotated[str, arg("labels that the teacher gets: a fraction such as 0.01, or 10-per-class")] = "0.1"
+
+    def keys(plain: list[str]) -> "RunConfig":
+        return config_from("", "", None, {})
+
+    options, dotted = parse(Options, words, "distill", keys)
+    from .api import evaluate as run_evaluation
+    from .report import show_metrics
+
+    metrics = run_evaluation(
+        ("distill",), run=options.run, checkpoint=options.checkpoint, overrides=dotted, labels=options.labels, quiet=False
+    )
+    show_metrics(metrics)
+    return 0
+
+
 def compare(words: list[str]) -> int:
     """contray compare"""
     from tyro.conf import Positional
@@ -338,5 +367,6 @@ def preview(words: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train, "tune": tune, "eval": evaluate, "compare": compare, "sync": sync, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview,
+    "train": train, "tune": tune, "eval": evaluate, "distill": distill, "compare": compare, "sync": sync, "ui": ui, "methods": methods, "spaces": spaces,
+    "data preview": preview,
 }  # fmt: skip

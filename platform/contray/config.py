@@ -239,6 +239,10 @@ class EvalConfig:
     finetune_holdout: float = setting(
         0.2, "fine-tuning and from scratch: share of the labelled images that picks the rate", ge=0.01, le=0.5
     )
+    distill_epochs: int = setting(60, "distillation: the student's passes over all images", unit="epochs", ge=1)
+    distill_temperature: float = setting(
+        1.0, "distillation: temperature of both predictions (SimCLR v2: 0.1 to itself, 1 to a smaller one)", gt=0
+    )
     layer_decay: float = setting(
         1.0, "fine-tuning ViTs: factor of the rate from each block to the one before it (MAE: 0.65); 1: none", gt=0, le=1
     )

@@ -232,8 +232,19 @@ def test_evaluations_that_train_land_in_the_run_and_in_the_comparison(
     quick = ["--eval.paper_epochs", "1", "--eval.paper_lrs", "0.1", "--eval.finetune_epochs", "1", "--eval.finetune_lrs", "1e-3"]
     for command in ("linear --protocol paper", "linear --protocol attentive", "finetune --labels 5-per-class", "supervised"):
         assert main(["eval", *command.split(), *where, *quick]) == 0
+    assert (
+        main(["distill", "--labels", "5-per-class", "--backbone.width", "2", "--eval.distill_epochs", "1", *where, *quick[4:]])
+        == 0
+    )
     metrics = place.run(trained.run_id)
-    for name in ("linear_paper", "attentive", "finetune_5perclass", "scratch_5perclass", "supervised"):
+    for name in (
+        "linear_paper",
+        "attentive",
+        "finetune_5perclass",
+        "scratch_5perclass",
+        "supervised",
+        "distill_5perclass_width2",
+    ):
         ((step, value),) = metrics.history(f"{name}_top1")
         assert step == 0
         assert 0 < value < 1
@@ -246,7 +257,7 @@ def test_evaluations_that_train_land_in_the_run_and_in_the_comparison(
     assert "--labels: got 'half'" in lines[1]
     assert main(["compare", trained.run_id, "--uri", place.uri, "--out", str(tmp_path / "compare.png")]) == 0
     told = capsys.readouterr().out
-    for name in ("paper", "attentive", "finetune", "scratch", "5perclass", "supervised"):
+    for name in ("paper", "attentive", "finetune", "scratch", "5perclass", "supervised", "distill"):
         assert name in told
 
 

@@ -12,7 +12,7 @@ import torch
 from contray import RunConfig, data, model
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, UserError
-from contray.evaluation import finetune
+from contray.evaluation import finetune, student
 from contray.evaluation.finetune import (
     Classifier,
     finetuned,
@@ -22,6 +22,7 @@ from contray.evaluation.finetune import (
     warmed_cosine,
 )
 from contray.evaluation.labelled import first_inputs, score
+from contray.evaluation.student import distilled
 from contray.evaluation.suite import run_protocols
 from contray.registry import method_names
 from tests.contray.test_evaluate_protocols import CPU, RESNET, built, coloured, quiet, vit_config
@@ -154,7 +155,7 @@ def test_only_the_subsets_labels_are_used_and_the_encoder_stays(
     before = copy.deepcopy(method.state_dict())
     torch.manual_seed(5)
     state, messages = torch.get_rng_state(), []
-    results = finetuned(config, easy, method, CPU, "0.1", messages.append)
+    results = finetuned(config, easy, method, CPU, "0.1", messages.append).metrics
     assert set(results) == {f"{kind}_10pct_{name}" for kind in ("finetune", "scratch") for name in ("top1", "val_top1")}
     assert results["finetune_10pct_top1"] > 0.5
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
@@ -169,7 +170,7 @@ def test_only_the_subsets_labels_are_used_and_the_encoder_stays(
     train.labels[outside] = np.random.default_rng(0).permutation(train.labels[outside])
     spoilt = data.Source("colours", train, easy.test)
     monkeypatch.setattr(finetune, "labelled_subset", lambda split, labels: finetune.Subset(subset, "10pct"))
-    assert finetuned(config, spoilt, method, CPU, "0.1", quiet) == results
+    assert finetuned(config, spoilt, method, CPU, "0.1", quiet).metrics == results
 
 
 def test_scratch_starts_from_the_same_network_untrained_with_the_same_budget(
@@ -179,14 +180,14 @@ def test_scratch_starts_from_the_same_network_untrained_with_the_same_budget(
     runs: list[tuple] = []
     train = finetune.train_classifier
 
-    def noted(network, config, images, steps, lr, told):
+    def noted(network, config, images, steps, lr, told, loss_of):
         runs.append((tuple(images.batches.members), images.batch_size, steps, lr))
-        train(network, config, images, steps, lr, told)
+        train(network, config, images, steps, lr, told, loss_of)
 
     monkeypatch.setattr(finetune, "train_classifier", noted)
     untrained = model.build(config, len(easy.train))
     three = config.replace({"eval.finetune_lrs": (1e-6, 1e-2, 10.0)})
-    results = finetuned(three, easy, untrained, CPU, "10-per-class", quiet)
+    results = finetuned(three, easy, untrained, CPU, "10-per-class", quiet).metrics
     assert runs[:4] == runs[4:]
     assert results["finetune_10perclass_top1"] == results["scratch_10perclass_top1"]
     *fits, both = (set(run[0]) for run in runs[:4])
@@ -199,7 +200,7 @@ def test_scratch_starts_from_the_same_network_untrained_with_the_same_budget(
     with torch.no_grad():
         for p in other.parameters():
             p.mul_(torch.rand_like(p))
-    changed = finetuned(three, easy, other, CPU, "10-per-class", quiet)
+    changed = finetuned(three, easy, other, CPU, "10-per-class", quiet).metrics
     assert changed["scratch_10perclass_top1"] == results["scratch_10perclass_top1"]
     assert changed["finetune_10perclass_top1"] != results["finetune_10perclass_top1"]
 
@@ -217,16 +218,15 @@ def test_held_out_images_pick_the_rate_and_the_test_set_is_opened_last(
     quick = config.replace({"eval.finetune_epochs": 1})
     finetuned(quick, easy, built(config, easy), CPU, "0.1", quiet)
     assert opened == ["train", "train", "test"] * 2
-    assert "finetune_10pct_top1" not in finetuned(
-        quick, data.Source("colours", easy.train, None), built(config, easy), CPU, "0.1", quiet
-    )
+    untested = finetuned(quick, data.Source("colours", easy.train, None), built(config, easy), CPU, "0.1", quiet)
+    assert set(untested.metrics) == {"finetune_10pct_val_top1", "scratch_10pct_val_top1"}
 
 
 def test_a_diverged_rate_never_wins(config: RunConfig, easy: data.Source) -> None:
     wild = config.replace({"eval.finetune_lrs": (1e-2, 1e30), "eval.finetune_epochs": 4})
     tame = wild.replace({"eval.finetune_lrs": (1e-2,)})
     method = built(config, easy)
-    assert finetuned(wild, easy, method, CPU, "0.1", quiet) == finetuned(tame, easy, method, CPU, "0.1", quiet)
+    assert finetuned(wild, easy, method, CPU, "0.1", quiet).metrics == finetuned(tame, easy, method, CPU, "0.1", quiet).metrics
     with pytest.raises(ConfigError, match=r"^eval\.finetune_lrs: finetune_10pct diverged with each of 1e\+30"):
         finetuned(wild.replace({"eval.finetune_lrs": (1e30,)}), easy, method, CPU, "0.1", quiet)
 
@@ -259,9 +259,9 @@ def test_supervised_has_the_steps_and_batches_of_pretraining(
     runs: list[tuple] = []
     train = finetune.train_classifier
 
-    def noted(network, config, images, steps, lr, told):
+    def noted(network, config, images, steps, lr, told, loss_of):
         runs.append((len(images.batches.members), images.batch_size, steps, lr))
-        train(network, config, images, steps, lr, told)
+        train(network, config, images, steps, lr, told, loss_of)
 
     monkeypatch.setattr(finetune, "train_classifier", noted)
     results = run_protocols(("supervised",), given, easy, built(config, easy), CPU, quiet)
@@ -273,3 +273,48 @@ def test_supervised_has_the_steps_and_batches_of_pretraining(
         for p in trained.parameters():
             p.add_(1.0)
     assert run_protocols(("supervised",), given, easy, trained, CPU, quiet) == results, "it starts untrained"
+
+
+# ---------------------------------------------------------------- distillation
+
+
+def test_a_student_learns_from_the_teacher_and_from_no_label(
+    config: RunConfig, easy: data.Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = config.replace(
+        {"train.batch_size": 32, "eval.distill_epochs": 3, "eval.finetune_lrs": (1e-2,), "eval.distill_temperature": 2.0}
+    )
+    method = built(config, easy)
+    smaller = given.replace({"backbone.width": 2})
+    results = distilled(given, smaller, easy, method, CPU, "0.2", quiet)
+    assert set(results) == {"finetune_20pct_top1", "distill_20pct_width2_top1"}
+    assert results["distill_20pct_width2_top1"] > 0.6
+    assert results["finetune_20pct_top1"] == finetuned(given, easy, method, CPU, "0.2", quiet).metrics["finetune_20pct_top1"]
+
+    def blind(scores, goal, temperature):
+        assert temperature == 2.0
+        assert not goal.requires_grad
+        return (scores - goal).sum() * 0.0
+
+    monkeypatch.setattr(student, "distillation_kl", blind)
+    assert distilled(given, smaller, easy, method, CPU, "0.2", quiet)["distill_20pct_width2_top1"] == 0.25, (
+        "labels taught it nothing"
+    )
+
+
+def test_students_are_named_after_what_is_smaller(config: RunConfig) -> None:
+    assert student.differing(config, config) == ""
+    assert (
+        student.differing(config, config.replace({"backbone.name": "resnet18", "backbone.selective_kernels": 0.5}))
+        == "_resnet18_selective_kernels0_5"
+    )
+
+
+def test_what_cannot_be_a_student_is_refused(config: RunConfig, easy: data.Source) -> None:
+    untested = data.Source("colours", easy.train, None)
+    with pytest.raises(UserError, match="no labelled test images"):
+        distilled(config, config, untested, built(config, easy), CPU, "0.1", quiet)
+    cae = RunConfig.make("cae", preset="digits")
+    digits = data.open_source(cae.data)
+    with pytest.raises(ConfigError, match=r"^backbone\.name: got resnet18, but cae"):
+        distilled(cae, cae.replace({"backbone.name": "resnet18"}), digits, built(cae, digits), CPU, "0.01", quiet)

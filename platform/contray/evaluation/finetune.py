@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from methods._base import Method
+from methods._base import Batch, Method
 
 from .. import data, model
 from ..config import EvalConfig, RunConfig
@@ -88,7 +89,7 @@ class Classifier(nn.Module):
         for p, gradient in zip(self.method.parameters(), reached, strict=True):
             p.requires_grad_(gradient is not None)  # predictors, other heads and the networks that do not encode have no part
         dtype = next(self.method.parameters()).dtype
-        self.head = nn.utils.skip_init(nn.Linear, features.shape[1], classes, device=features.device, dtype=dtype)
+        self.head = nn.Linear(features.shape[1], classes, device="meta", dtype=dtype).to_empty(device=features.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -144,10 +145,24 @@ def warmed_cosine(step: int, steps: int) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(steps - warm, 1))
 
 
+Loss = Callable[[Tensor, Batch, Tensor], Tensor]  # (class scores (B, C), the batch, its labels (B,)) -> the mean over the batch
+
+
+def by_labels(scores: Tensor, batch: Batch, y: Tensor) -> Tensor:
+    """Cross-entropy with the labels."""
+    return F.cross_entropy(scores, y)
+
+
 def train_classifier(
-    network: Classifier, config: RunConfig, images: CroppedImages, steps: int, lr: float, told: Callable[[int, float], None]
+    network: Classifier,
+    config: RunConfig,
+    images: CroppedImages,
+    steps: int,
+    lr: float,
+    told: Callable[[int, float], None],
+    loss_of: Loss = by_labels,
 ) -> None:
-    """End to end with batch statistics, by cross-entropy with the labels; `told` gets each step's number and loss. Ends where the loss is no number."""
+    """End to end with batch statistics; `told` gets each step's number and loss. Ends where the loss is no number."""
     optimizer = optimizer_of(network, config.eval)
     network.train()
     for step, (batch, y) in enumerate(images(steps)):
@@ -155,7 +170,7 @@ def train_classifier(
             group["lr"] = lr * group["scale"] * warmed_cosine(step, steps)
         with model.autocast(config, images.device), batch.norm("blocks"):
             scores = network(batch.views)
-        loss = F.cross_entropy(scores.float(), y)
+        loss = loss_of(scores.float(), batch, y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -177,6 +192,14 @@ class Budget:
     refit: bool
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """The metrics by name, and the network that each kind of network ended as, in evaluation mode."""
+
+    metrics: dict[str, float]
+    networks: dict[str, Classifier]
+
+
 def best_of(
     names: Mapping[str, Callable[[], Classifier]],
     config: RunConfig,
@@ -184,7 +207,8 @@ def best_of(
     device: torch.device,
     budget: Budget,
     show: Show,
-) -> dict[str, float]:
+    loss_of: Loss = by_labels,
+) -> Outcome:
     """{name}_val_top1 and, on the test set, {name}_top1 for each kind of network in `names`, which builds one anew at each call.
 
     The rate with the best held-out top-1 wins, of equals the one with the smaller held-out loss. The test set is opened last.
@@ -197,9 +221,10 @@ def best_of(
     def steps_on(images: CroppedImages) -> int:
         return budget.steps or options.finetune_epochs * images.steps_per_epoch
 
-    total = len(names) * (len(lrs) * steps_on(fit) + (steps_on(both) if budget.refit and test is not None else 0))
+    total = len(names) * (len(lrs) * steps_on(fit) + (steps_on(both) if budget.refit else 0))
     done = 0
     results: dict[str, float] = {}
+    finals: dict[str, Classifier] = {}
 
     def trained(name: str, images: CroppedImages, lr: float) -> Classifier:
         nonlocal done
@@ -208,7 +233,7 @@ def best_of(
         def told(step: int, loss: float) -> None:
             show({"step": done + step, "total": total, "phase": f"{name}, rate {lr:g}", "loss": loss})
 
-        train_classifier(network, config, images, steps, lr, told)
+        train_classifier(network, config, images, steps, lr, told, loss_of)
         done += steps
         return network
 
@@ -230,39 +255,56 @@ def best_of(
             )
         (top1, _), lr, network = kept
         results[f"{name}_val_top1"] = top1
+        finals[name] = trained(name, both, lr) if budget.refit else network
         if test is not None:
-            final = trained(name, both, lr) if budget.refit else network
-            results[f"{name}_top1"] = measured(final, test, np.arange(len(test)))[0]
-    return results
+            results[f"{name}_top1"] = measured(finals[name], test, np.arange(len(test)))[0]
+    return Outcome(results, finals)
+
+
+@dataclass(frozen=True)
+class FewLabels:
+    """The labelled part of a training set: all of it, what of it fits, and what picks a rate. Raises UserError where nothing is left for that."""
+
+    subset: Subset
+    fit: np.ndarray
+    val: np.ndarray
+
+    @classmethod
+    def of(cls, config: RunConfig, source: data.Source, labels: str) -> FewLabels:
+        check_labels(source)
+        subset = labelled_subset(source.train, labels)
+        fit, val = data.holdout(source.train, config.eval.finetune_holdout, SUBSET, subset.ids)
+        if not len(val):
+            raise UserError(
+                f"--labels: {labels} leaves nothing to pick a rate by: every class has images of one group only; take more"
+            )
+        return cls(subset, fit, val)
 
 
 def finetuned(
-    config: RunConfig, source: data.Source, method: Method, device: torch.device, labels: str, show: Show
-) -> dict[str, float]:
+    config: RunConfig,
+    source: data.Source,
+    method: Method,
+    device: torch.device,
+    labels: str,
+    show: Show,
+    kinds: tuple[str, ...] = ("finetune", "scratch"),
+) -> Outcome:
     """finetune_1pct_top1 of the pretrained network and scratch_1pct_top1 of the untrained one (1pct: see `labelled_subset`), and _val_top1.
 
     Both get the same images, steps and rates. Only labels of the subset are used: a part of it picks the rate, then the network is
     trained on all of it. Raises UserError and ConfigError before any training.
     """
-    check_labels(source)
-    subset = labelled_subset(source.train, labels)
-    fit, val = data.holdout(source.train, config.eval.finetune_holdout, SUBSET, subset.ids)
-    if not len(val):
-        raise UserError(
-            f"--labels: {labels} leaves nothing to pick a rate by: every class has images of one group only; take more"
-        )
+    few = FewLabels.of(config, source, labels)
     classes = len(source.train.classes)
-    inputs = first_inputs(config, source.train, subset.ids, device)
-    untrained = model.build(config, len(source.train)).to(device)
-    networks = {
-        f"finetune_{subset.name}": lambda: Classifier(method, inputs, classes),
-        f"scratch_{subset.name}": lambda: Classifier(untrained, inputs, classes),
-    }
-    rate_scales(networks[f"finetune_{subset.name}"](), config.eval.layer_decay)
-    return best_of(networks, config, source, device, Budget(fit, val, config.eval.finetune_batch, None, refit=True), show)
+    inputs = first_inputs(config, source.train, few.subset.ids, device)
+    starts = {"finetune": method, "scratch": model.build(config, len(source.train)).to(device)}
+    networks = {f"{kind}_{few.subset.name}": partial(Classifier, starts[kind], inputs, classes) for kind in kinds}
+    rate_scales(Classifier(method, inputs, classes), config.eval.layer_decay)
+    return best_of(networks, config, source, device, Budget(few.fit, few.val, config.eval.finetune_batch, None, refit=True), show)
 
 
-def supervised(config: RunConfig, source: data.Source, device: torch.device, show: Show) -> dict[str, float]:
+def supervised(config: RunConfig, source: data.Source, device: torch.device, show: Show) -> Outcome:
     """supervised_top1: the untrained encoder of this run trained with the labels, in as many steps and as large batches as pretraining.
 
     On the images that linear probes fit; the same held-out part as theirs picks the rate.

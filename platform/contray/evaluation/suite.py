@@ -13,8 +13,9 @@ from .finetune import finetuned, supervised
 from .labelled import Show
 from .online import verdict
 from .paper import last_n_probe, trained_probe
+from .student import distilled
 
-PROTOCOLS = ("knn", "linear", "paper", "last_n", "attentive", "finetune", "supervised")
+PROTOCOLS = ("knn", "linear", "paper", "last_n", "attentive", "finetune", "supervised", "distill")
 
 
 def run_protocols(
@@ -25,10 +26,11 @@ def run_protocols(
     device: torch.device,
     show: Show,
     labels: str = "1.0",
+    student: RunConfig | None = None,
 ) -> dict[str, float]:
     """The metrics of all the protocols; `show` is told how far those that train are. Raises UserError for an unknown one.
 
-    labels: how many of them `finetune` gets (see `labelled_subset`).
+    labels: how many of them `finetune` and `distill` get (see `labelled_subset`); student: of `distill`, the same network where it is None.
     """
     for name in protocols:
         if name not in PROTOCOLS:
@@ -43,7 +45,9 @@ def run_protocols(
         elif name == "last_n":
             metrics |= last_n_probe(config, source, method, device)
         elif name == "finetune":
-            metrics |= finetuned(config, source, method, device, labels, show)
+            metrics |= finetuned(config, source, method, device, labels, show).metrics
         elif name == "supervised":
-            metrics |= supervised(config, source, device, show)
+            metrics |= supervised(config, source, device, show).metrics
+        elif name == "distill":
+            metrics |= distilled(config, student or config, source, method, device, labels, show)
     return metrics
