@@ -92,21 +92,25 @@ def evaluate(
     run: str = "",
     checkpoint: str = "",
     overrides: Mapping[str, Any] | None = None,
+    labels: str = "1.0",
+    quiet: bool = True,
     out: Path = Path("similarities.png"),
 ) -> dict[str, float]:
-    """k-NN and linear probe of a run's encoder or of a checkpoint, beside the untrained encoder and raw pixels.
+    """What a run's encoder or a checkpoint is worth, by protocols of `contray.evaluation.suite.PROTOCOLS`.
 
-    protocols: of knn and linear; or geometry alone, which needs no labels, draws the similarities into `out` and, with `run`, keeps it there.
-
-    overrides: dotted keys of data.* and eval.*, e.g. another data.source; others would change the encoder and are refused.
-    With `run`, the metrics are logged to it: under their own names, or after `DATASET.` where the data is not the run's own.
+    overrides: dotted keys of data.* and eval.*, e.g. another data.source, and for "distill" the student's backbone.*; others would change
+    the encoder and are refused. With `run`, the metrics are logged to it, all at the end: under their own names, or after `DATASET.` where the data is not the run's own.
+    labels: how many of them "finetune" gets: a fraction, or "10-per-class"; quiet: no progress bar. "geometry", alone, needs no labels, draws
+    the similarities into `out` and, with `run`, keeps the picture there.
     """
     from . import data, model, track
     from .encoder import read_checkpoint
     from .evaluation.diagnosis import geometry_of
-    from .evaluation.online import verdict
+    from .evaluation.suite import run_protocols
+    from .progress import TrainingBar
 
     overrides = dict(overrides or {})
+    students = {key: overrides.pop(key) for key in list(overrides) if key.startswith("backbone.") and protocols == ("distill",)}
     foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
     if foreign:
         raise UserError(
@@ -117,6 +121,7 @@ def evaluate(
     uri = RunConfig.make(overrides={key: value for key, value in overrides.items() if key == "track.uri"}).track.uri
     encoder = load(run, uri=uri) if run else read_checkpoint(checkpoint)
     config = encoder.config.replace(overrides)
+    student = config.replace(students)
     source = data.open_source(config.data)
     geometry = protocols == ("geometry",)
     if source.train.labels is None and not geometry:
@@ -125,7 +130,8 @@ def evaluate(
     if geometry:
         metrics = geometry_of(config, source, encoder.method.to(device), device, out=out)
     else:
-        metrics = verdict(config, source, encoder.method.to(device), device, only=protocols)
+        with TrainingBar(" ".join(protocols), quiet) as bar:
+            metrics = run_protocols(protocols, config, source, encoder.method.to(device), device, bar.show, labels, student)
     if run:
         own = config.data.source == encoder.config.data.source and config.data.label_column == encoder.config.data.label_column
         tracked = track.attach(track.resolve_uri(uri), run)

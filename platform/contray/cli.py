@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from .encoder_commands import distill, embed, evaluate, export, import_
 from .errors import UserError, nearest
 from .options import arg, config_from, parse
 
@@ -19,8 +20,9 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
 
   train [METHOD]        pretrain, then measure k-NN and a linear probe against the untrained encoder and raw pixels
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
-  eval {linear,knn}     measure a run's encoder or a checkpoint, on its own data or on others
-  eval geometry         the same without labels: rank, spread, alignment, and a picture of similarities
+  eval WHAT             measure a run's encoder or a checkpoint, on its own data or on others: knn; linear --protocol cached | paper |
+                        last_n | attentive; finetune --labels 0.01, beside from scratch; supervised, the reference; geometry, without labels
+  distill --labels 0.01 fine-tune a run's encoder and let it teach a student of the same or a smaller backbone, on all images
   export                write an encoder for torchvision, timm, ONNX, or register it in MLflow
   import FILE           take a public checkpoint, to measure it beside ours
   embed SRC             features of a folder of images or Parquet files, on all workers
@@ -158,135 +160,6 @@ def tune(words: list[str]) -> int:
     return 0 if result.best else 1
 
 
-def evaluate(words: list[str]) -> int:
-    """contray eval"""
-    from tyro.conf import Positional
-
-    @dataclass(frozen=True)
-    class Options:
-        """Measure frozen features on the test set, beside the untrained encoder and raw pixels. With --run the numbers join that MLflow run."""
-
-        protocol: Annotated[
-            Positional[str], arg("linear (a grid of probes, chosen on held-out training data), knn, or geometry (without labels)")
-        ]
-        run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
-        checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
-        out: Annotated[Path, arg("geometry: the picture to write")] = Path("similarities.png")
-
-    def keys(plain: list[str]) -> "RunConfig":
-        return config_from("", "", None, {})
-
-    options, dotted = parse(Options, words, "eval", keys)
-    if options.protocol not in ("linear", "knn", "geometry"):
-        raise UserError(f"eval {options.protocol}: no such protocol; linear, knn or geometry")
-    if options.out.suffix not in (".png", ".jpg", ".pdf", ".svg"):
-        raise UserError(f"--out: got {options.out}, must end in .png, .jpg, .pdf or .svg")
-    from .api import evaluate as run_evaluation
-    from .report import show_geometry, show_metrics
-
-    metrics = run_evaluation(
-        (options.protocol,), run=options.run, checkpoint=options.checkpoint, overrides=dotted, out=options.out
-    )
-    if options.protocol == "geometry":
-        show_geometry(metrics)
-        print(f"wrote {options.out}")
-    else:
-        show_metrics(metrics)
-    return 0
-
-
-def export(words: list[str]) -> int:
-    """contray export"""
-
-    @dataclass(frozen=True)
-    class Options:
-        """Write a trained encoder for other libraries, with its model card; or register a run's encoder in MLflow."""
-
-        run: Annotated[str, arg("MLflow run whose encoder is exported")] = ""
-        checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
-        to: Annotated[str, arg("torchvision, timm (weights that load there), onnx, or safetensors (with heads, for contray)")] = (
-            ""
-        )
-        out: Annotated[Path | None, arg("the new folder")] = None
-        register: Annotated[str, arg("name in MLflow's model registry; the version of the best linear_top1 is its champion")] = ""
-        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
-
-    options, _ = parse(Options, words, "export")
-    if bool(options.to) != bool(options.out) or not (options.to or options.register):
-        raise UserError("name what to do: --to FORMAT --out FOLDER, or --register NAME, or all three")
-    from .api import export as run_export
-    from .api import register
-
-    if options.out:
-        if options.register and not options.run:
-            raise UserError("--register: only a run's encoder can be registered; give --run")
-        print(f"wrote {run_export(options.to, options.out, run=options.run, checkpoint=options.checkpoint, uri=options.uri)}")
-    if options.register:
-        print(register(options.register, options.run, uri=options.uri))
-    return 0
-
-
-def import_(words: list[str]) -> int:
-    """contray import"""
-    from tyro.conf import Positional
-
-    @dataclass(frozen=True)
-    class Options:
-        """Take the backbone of a public checkpoint; `contray eval knn --checkpoint FOLDER` measures it beside ours. Nothing is unpickled."""
-
-        file: Annotated[Positional[Path], arg("the checkpoint: a torch file of tensors, or .safetensors")]
-        layout: Annotated[str, arg("torchvision, timm, moco, simsiam, barlow_twins, dino, mae or moco_v3")] = ""
-        out: Annotated[Path | None, arg("the new folder [default: the file's name without its ending, here]")] = None
-
-    def keys(plain: list[str]) -> "RunConfig":
-        return config_from("imported", "", None, {})
-
-    options, dotted = parse(Options, words, "import", keys)
-    from .importing import import_file
-    from .layouts import LAYOUTS
-
-    if not options.layout:
-        raise UserError(f"--layout: must be one of {', '.join(LAYOUTS)}")
-    out = options.out or Path(options.file.stem)
-    config = import_file(options.file, options.layout, out, dotted).config
-    print(f"wrote {out}: {config.backbone.name} of {config.views['image'].size} px images")
-    return 0
-
-
-def embed(words: list[str]) -> int:
-    """contray embed"""
-    from tyro.conf import Positional
-
-    @dataclass(frozen=True)
-    class Options:
-        """Features of all images of a folder or Parquet files, as a folder of Parquet files. The same command goes on where it was cut off."""
-
-        source: Annotated[
-            Positional[str], arg("folder of images, Parquet file, or folder of them; a path or an s3://, gs:// address")
-        ]
-        run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
-        checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
-        out: Annotated[str, arg("the folder of the results: one row per image (name, embedding, error)")] = "embeddings.parquet"
-        column: Annotated[str, arg("Parquet: column of the images (encoded bytes, or a struct with `bytes`)")] = "image"
-        part: Annotated[int, arg("folders: images per file of the results, which is what a cut off run repeats at most")] = 2048
-        address: Annotated[
-            str, arg("Ray cluster to join; empty: RAY_ADDRESS, else a cluster of this machine for this command")
-        ] = ""
-        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
-
-    options, _ = parse(Options, words, "embed")
-    if options.part < 1:
-        raise UserError(f"--part: got {options.part}, must be at least 1")
-    from .api import embed as run_embed
-
-    done = run_embed(
-        options.source, options.out, run=options.run, checkpoint=options.checkpoint, uri=options.uri, column=options.column,
-        part=options.part, address=options.address,
-    )  # fmt: skip
-    print(done)
-    return 0
-
-
 def compare(words: list[str]) -> int:
     """contray compare"""
     from tyro.conf import Positional
@@ -417,6 +290,6 @@ def preview(words: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train, "tune": tune, "eval": evaluate, "export": export, "import": import_, "embed": embed, "compare": compare, "sync": sync, "ui": ui,
-    "methods": methods, "spaces": spaces, "data preview": preview,
+    "train": train, "tune": tune, "eval": evaluate, "distill": distill, "export": export, "import": import_, "embed": embed, "compare": compare,
+    "sync": sync, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 TEST = ("knn_top1", "linear_top1")
 HELD_OUT = ("knn_val_top1", "linear_val_top1")  # all that a sweep's trials have: the test set is for the winner
+FURTHER = re.compile(
+    r"(linear_paper|linear_last\d+(_avg)?|attentive|(finetune|scratch|distill)_\w+(?<!_val)|supervised)_top1"
+)  # on demand
 PARENTS = ("seeds", "sweep")  # tag contray.kind of runs that stand for their children
 OWN = ("seed", "scale.", "track.")  # params in which runs of one configuration may differ
 
@@ -65,7 +69,7 @@ def compare(uri: str, run_ids: Sequence[str], experiment: str, out: Path) -> lis
     with track.asking(uri, "reading runs") as talk:
         asked = [_run(talk, uri, run_id) for run_id in run_ids] or _all_runs(talk, _experiment_id(talk, uri, experiment))
         runs = _without_parents(talk, asked)
-        evaluated = [run for run in runs if any(name in run.data.metrics for name in TEST + HELD_OUT)]
+        evaluated = [run for run in runs if _scores(run.data.metrics)]
         if not evaluated:
             where = "these runs" if run_ids else f"experiment {experiment!r}"
             raise UserError(f"nothing to compare: none of the {len(runs)} runs of {where} has been evaluated yet")
@@ -75,6 +79,12 @@ def compare(uri: str, run_ids: Sequence[str], experiment: str, out: Path) -> lis
     link = track.compare_url(uri, experiments, [run.info.run_id for run in evaluated])
     _show(rows, len(runs) - len(evaluated), out, link)
     return rows
+
+
+def _scores(metrics: Iterable[str]) -> list[str]:
+    """Those of the metrics that say what a run is worth, most telling first."""
+    known = list(metrics)
+    return [name for name in TEST + HELD_OUT if name in known] + sorted(filter(FURTHER.fullmatch, known))
 
 
 # ---------------------------------------------------------------- which runs
@@ -134,7 +144,13 @@ def _rows(talk: MlflowClient, runs: Iterable[Run]) -> list[Row]:
     for group in groups.values():
         families[_family(group[0])].append(_configuration(group[0]))
     rows = [_row(talk, group, families[_family(group[0])]) for group in groups.values()]
-    return sorted(rows, key=lambda row: -max(row.metrics[name].mean for name in TEST + HELD_OUT if name in row.metrics))
+    return sorted(rows, key=lambda row: -max(row.metrics[name].mean for name in _ranking(row.metrics)))
+
+
+def _ranking(metrics: Mapping[str, Spread]) -> list[str]:
+    """What rows are ordered by: k-NN and linear probe; the other evaluations only where neither was made."""
+    scores = _scores(metrics)
+    return [name for name in scores if name in TEST + HELD_OUT] or scores
 
 
 def _row(talk: MlflowClient, runs: Sequence[Run], family: Sequence[Mapping[str, str]]) -> Row:
@@ -165,8 +181,9 @@ def _family(run: Run) -> tuple[str, str, str]:
 
 
 def _last_step(talk: MlflowClient, run: Run) -> int:
-    name = next(name for name in TEST + HELD_OUT if name in run.data.metrics)
-    return max(point.step for point in talk.get_metric_history(run.info.run_id, name))
+    """Further evaluations are logged at step 0, as `contray eval` logs all of its own: training's last loss tells the steps then."""
+    names = [name for name in (*TEST, *HELD_OUT, "loss") if name in run.data.metrics]
+    return max((point.step for point in talk.get_metric_history(run.info.run_id, names[0])), default=0) if names else 0
 
 
 # ---------------------------------------------------------------- table and plot
@@ -179,6 +196,7 @@ def _show(rows: Sequence[Row], left_out: int, out: Path, link: str) -> None:
 
     has = {name for row in rows for name in row.metrics}
     shown = ["knn_top1", "knn_gain", "linear_top1", "linear_gain", "pixels_linear_top1"]
+    shown += sorted(filter(FURTHER.fullmatch, has))
     if any(not row.metrics.keys() & set(TEST) for row in rows):  # next to test results, held-out ones would only confuse
         shown += HELD_OUT
     columns = {name: [_cell(row, name) for row in rows] for name in shown if name in has}
@@ -187,6 +205,7 @@ def _show(rows: Sequence[Row], left_out: int, out: Path, link: str) -> None:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("method preset, dataset\nsettings", overflow="fold")  # the numbers are never folded: this makes room
     headings = [name.removesuffix("_linear_top1").replace("_top1", "\ntop1").replace("_gain", "\ngain") for name in columns]
+    headings = [re.sub("^(linear|finetune|scratch|distill)_", "\\1\n", heading) for heading in headings]
     for name in ("seeds", "steps", *headings):
         table.add_column(name, justify="right", no_wrap=True)
     for row, *cells in zip(rows, *columns.values(), strict=True):
@@ -205,7 +224,11 @@ def _cell(row: Row, name: str) -> str:
         return "-"
     if name.endswith("_gain"):
         return f"{spread.mean:+.3f}"
-    return f"{spread.mean:.3f}±{spread.std:.3f}" if spread.n > 1 and name in TEST + HELD_OUT else f"{spread.mean:.3f}"
+    return (
+        f"{spread.mean:.3f}±{spread.std:.3f}"
+        if spread.n > 1 and not name.startswith(("random_", "pixels_"))
+        else f"{spread.mean:.3f}"
+    )
 
 
 def _draw(rows: Sequence[Row], out: Path) -> None:

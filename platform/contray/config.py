@@ -212,6 +212,51 @@ class EvalConfig:
     )
     probe_decays: tuple[float, ...] = setting((0.0, 1e-3, 1e-2), "linear probe: weight decays of the grid", ge=0)
     probe_epochs: int = setting(60, "linear probe: passes over the cached features", unit="epochs", ge=1)
+    crop: tuple[float, float] = setting(
+        (0.0, 0.0),
+        "area of the random crop wherever an evaluation trains on augmented images; 0 0: as the method's first view is cropped",
+        unit="fraction",
+        ge=0,
+        le=1,
+    )
+    paper_optim: Literal["sgd", "nesterov", "lars"] = setting("sgd", "paper and attentive probes: optimiser, of momentum 0.9")
+    paper_lrs: tuple[float, ...] = setting(
+        (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+        "paper and attentive probes: learning rates, trained side by side on the same crops",
+        unit="per 256 samples",
+        gt=0,
+    )
+    paper_decay: float = setting(0.0, "paper and attentive probes: weight decay", ge=0)
+    paper_epochs: int = setting(90, "paper and attentive probes: passes over the augmented images", unit="epochs", ge=1)
+    paper_batch: int = setting(256, "paper and attentive probes: minibatch", unit="images", ge=2)
+    paper_schedule: Literal["cosine", "step"] = setting(
+        "cosine", "paper and attentive probes: cosine to 0, or a tenth of the rate at 60 and at 80 % (MoCo)"
+    )
+    paper_norm: bool = setting(False, "paper probes: batch norm without scale and shift before the linear layer (MAE)")
+    last_n: int = setting(4, "last_n probes: class tokens of how many of the last blocks (DINO: 4)", unit="blocks", ge=1)
+    last_average: bool = setting(False, "last_n probes: the last block's mean patch token as well (DINO's ViT-B, with last_n 1)")
+    finetune_optim: Literal["adamw", "nesterov", "lars"] = setting(
+        "adamw", "fine-tuning, from scratch and supervised: optimiser; momentum 0.9"
+    )
+    finetune_lrs: tuple[float, ...] = setting(
+        (3e-4, 1e-3, 3e-3),
+        "fine-tuning, from scratch and supervised: peak rates, one picked on held-out images; warm-up over a tenth, then a cosine to 0",
+        unit="absolute: not scaled by the batch",
+        gt=0,
+    )
+    finetune_decay: float = setting(0.0, "fine-tuning, from scratch and supervised: weight decay, not of biases and norms", ge=0)
+    finetune_epochs: int = setting(60, "fine-tuning and from scratch: passes over the labelled images", unit="epochs", ge=1)
+    finetune_batch: int = setting(64, "fine-tuning and from scratch: minibatch", unit="images", ge=2)
+    finetune_holdout: float = setting(
+        0.2, "fine-tuning and from scratch: share of the labelled images that picks the rate", ge=0.01, le=0.5
+    )
+    distill_epochs: int = setting(60, "distillation: the student's passes over all images", unit="epochs", ge=1)
+    distill_temperature: float = setting(
+        1.0, "distillation: temperature of both predictions (SimCLR v2: 0.1 to itself, 1 to a smaller one)", gt=0
+    )
+    layer_decay: float = setting(
+        1.0, "fine-tuning ViTs: factor of the rate from each block to the one before it (MAE: 0.65); 1: none", gt=0, le=1
+    )
     batch_size: int = setting(256, "images encoded at once", unit="images", ge=1)
     final: bool = setting(True, "measure the trained encoder, the untrained one and raw pixels on the test set at the end")
 

@@ -99,12 +99,13 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def show_metrics(metrics: Mapping[str, float]) -> None:
-    """Metrics of an evaluation: trained encoder, untrained encoder, raw pixels."""
+    """Metrics of an evaluation: trained encoder and, where they were measured, untrained encoder and raw pixels."""
     rows = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}
     names = [name for name in metrics if not name.startswith(("random_", "pixels_"))]
     table = _table("top-1 accuracy in per cent", "features", *names)
     for prefix, title in rows.items():
-        table.add_row(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
+        if any(prefix + name in metrics for name in names):
+            table.add_row(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
     _print(table)
 
 

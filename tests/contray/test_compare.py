@@ -67,6 +67,26 @@ def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path, wide: No
     assert link.startswith("MLflow: http://127.0.0.1:5000/#/compare-runs?runs=%5B%22")
 
 
+def test_evaluations_on_demand_have_columns_of_their_own(
+    store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each where any run has it, and a run that has no other score is no less evaluated."""
+    probed = run(
+        store, "probed", SIMCLR | {"seed": 0}, {"linear_top1": 0.7, "linear_paper_top1": 0.81, "linear_paper_val_top1": 0.55, "contrast_top1": 0.44}
+    )  # fmt: skip
+    tuned = run(store, "tuned", SIMCLR | {"seed": 0, "method.temperature": 0.5}, {"loss": 1.0}, step=300)
+    track.attach(store, tuned).log_metrics(
+        {"finetune_1pct_top1": 0.62, "finetune_1pct_val_top1": 0.33, "scratch_1pct_top1": 0.41, "supervised_top1": 0.9, "linear_last4_avg_top1": 0.66}, 0
+    )  # fmt: skip
+    rows = compare(store, [], "shapes", tmp_path / "compare.png")
+    assert {row.run_ids: row.steps for row in rows} == {(tuned,): 300, (probed,): 200}
+    shown = capsys.readouterr().out
+    for text in ("0.810", "0.620", "0.410", "0.900", "0.660", "paper", "1pct", "supervised"):
+        assert text in shown
+    for text in ("0.550", "0.330", "0.440"):  # what selected, and what is no evaluation
+        assert text not in shown
+
+
 def test_children_stand_for_their_parent(store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]) -> None:
     parent = run(store, "sweep", SIMCLR, {"linear_top1": 0.9}, kind="sweep")
     trials = [

@@ -226,6 +226,43 @@ def test_eval_measures_what_training_measured(
     assert sorted(step for step, _ in history) == [0, STEPS]
 
 
+def test_evaluations_that_train_land_in_the_run_and_in_the_comparison(
+    place: Place, trained: Result, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    where = ["--run", trained.run_id, "--track.uri", place.uri]
+    quick = ["--eval.paper_epochs", "1", "--eval.paper_lrs", "0.1", "--eval.finetune_epochs", "1", "--eval.finetune_lrs", "1e-3"]
+    for command in ("linear --protocol paper", "linear --protocol attentive", "finetune --labels 5-per-class", "supervised"):
+        assert main(["eval", *command.split(), *where, *quick]) == 0
+    assert (
+        main(["distill", "--labels", "5-per-class", "--backbone.width", "2", "--eval.distill_epochs", "1", *where, *quick[4:]])
+        == 0
+    )
+    metrics = place.run(trained.run_id)
+    for name in (
+        "linear_paper",
+        "attentive",
+        "finetune_5perclass",
+        "scratch_5perclass",
+        "supervised",
+        "distill_5perclass_width2",
+    ):
+        ((step, value),) = metrics.history(f"{name}_top1")
+        assert step == 0
+        assert 0 < value < 1
+    assert main(["eval", "linear", "--protocol", "last_n", *where]) == 2
+    assert main(["eval", "finetune", "--labels", "half", *where]) == 2
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("contray: ")]
+    assert len(lines) == 2
+    assert "no transformer blocks" in lines[0]
+    assert "--labels: got 'half'" in lines[1]
+    assert main(["compare", trained.run_id, "--uri", place.uri, "--out", str(tmp_path / "compare.png")]) == 0
+    told = capsys.readouterr().out
+    for name in ("paper", "attentive", "finetune", "scratch", "5perclass", "supervised", "distill"):
+        assert name in told
+
+
 # ---------------------------------------------------------------- killed, interrupted, terminated
 
 

@@ -31,6 +31,7 @@ class GlobalBatches:
     A broken image at place p of the permutation is replaced by the tail's element p mod (tail's length), or the next readable one
     after it; where there is no tail, or none of it is readable, by the first readable image of the permutation. So every rank
     finds the same replacement without asking the others. `broken` (id: reason) are known from earlier and not tried again.
+    ids: only these samples; fixed: generated sources show each sample's own picture, the one that its label belongs to.
 
     Raises ConfigError where there are fewer images than a batch needs, or a view wants a column that the data lack.
     """
@@ -45,25 +46,28 @@ class GlobalBatches:
         seed: int,
         broken: Mapping[int, str] | None = None,
         max_broken: float = 0.05,
+        ids: np.ndarray | None = None,
+        fixed: bool = False,
     ) -> None:
-        if len(split) < batch_size:
+        self.members = np.arange(len(split)) if ids is None else ids
+        if len(self.members) < batch_size:
             raise ConfigError(
-                "train.batch_size", f"got {batch_size}, but there are {len(split)} training images and every batch is full"
+                "train.batch_size", f"got {batch_size}, but there are {len(self.members)} training images and every batch is full"
             )
         check_views(split, views)
         self.split, self.batch_size, self.seed, self.max_broken = split, batch_size, seed, max_broken
-        self.views, self.pipeline = views, Pipeline(views, strength)
+        self.views, self.pipeline, self.fixed = views, Pipeline(views, strength), fixed
         self.broken = dict(broken or {})
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.split) // self.batch_size
+        return len(self.members) // self.batch_size
 
     def order(self, epoch: int) -> np.ndarray:
-        """(N,) the permutation of an epoch, kept until another is asked for."""
+        """(N,) the samples of an epoch in its order, kept until another is asked for."""
         if self._order[0] != epoch:
-            self._order = (epoch, permutation(self.seed, epoch, len(self.split)))
+            self._order = (epoch, self.members[permutation(self.seed, epoch, len(self.members))])
         return self._order[1]
 
     def ids(self, step: int) -> np.ndarray:
@@ -109,7 +113,7 @@ class GlobalBatches:
             if i in self.broken:
                 continue
             try:
-                return i, self.pipeline(_fetch(self.split, i), (self.seed, epoch, i))
+                return i, self.pipeline(_fetch(self.split, i, self.fixed), (self.seed, epoch, i))
             except BrokenImage as error:
                 self.note({i: error.reason})
         raise DataError(f"data.source: none of the {len(self.split)} images can be read")
@@ -141,7 +145,8 @@ class EvalImages:
     ) -> None:
         check_views(split, eval_views)
         self.split, self.batch_size, self.ids = split, batch_size, np.asarray(ids, np.int64)
-        *self.draw, strength = augmented or (0, 0, 0.0)
+        seed, number, strength = augmented or (0, 0, 0.0)
+        self.draw = (seed, number)
         self.fixed = augmented is None
         self.pipeline = Pipeline(eval_views, strength)
 

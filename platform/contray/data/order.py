@@ -21,15 +21,15 @@ def shares(size: int, world: int) -> list[range]:
     return [range(low, high) for low, high in pairwise(bounds)]
 
 
-def holdout(split: Split, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def holdout(split: Split, fraction: float, seed: int, ids: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(fit ids, held-out ids), both sorted: about `fraction` of each class, and samples of one group on one side.
 
-    A class of at least two groups is on both sides. Without labels all samples count as one class.
+    A class of at least two groups is on both sides. Without labels all samples count as one class. ids: of these samples alone, sorted.
     """
-    ids = np.arange(len(split))
-    groups = ids if split.groups is None else split.groups
+    ids = np.arange(len(split)) if ids is None else ids
+    groups = ids if split.groups is None else split.groups[ids]
     names, first = np.unique(groups, return_index=True)  # a group counts with the label of its first sample
-    labels = np.zeros(len(split), np.int64) if split.labels is None else split.labels
+    labels = np.zeros(len(ids), np.int64) if split.labels is None else split.labels[ids]
     rng = generator(seed, "holdout")
     held: list[np.ndarray] = []
     for label in np.unique(labels[first]):

@@ -1,0 +1,199 @@
+"""The commands of a trained encoder: eval, distill, export, import, embed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from .errors import UserError, nearest
+from .options import arg, config_from, parse
+
+if TYPE_CHECKING:
+    from .config import RunConfig
+
+EVALUATIONS = ("linear", "knn", "finetune", "supervised", "geometry")
+LINEAR = {"cached": "linear", "paper": "paper", "last_n": "last_n", "attentive": "attentive"}
+
+
+def evaluate(words: list[str]) -> int:
+    """contray eval"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """Measure an encoder on the test set; what is chosen is chosen on held-out training data. With --run the numbers join that MLflow run."""
+
+        evaluation: Annotated[
+            Positional[str],
+            arg(
+                "linear (probes of frozen features), knn, finetune (the whole network on a part of the labels, beside the same network "
+                "from scratch), supervised (the same backbone, data and steps, trained with all labels), or geometry (without labels)"
+            ),
+        ]
+        protocol: Annotated[
+            str,
+            arg(
+                "linear: cached (features once, a grid of probes at once, beside the untrained encoder and raw pixels); paper (random crops, "
+                "SGD or LARS, 90 epochs); last_n (class tokens of a ViT's last blocks); attentive (a query over the tokens)"
+            ),
+        ] = "cached"
+        labels: Annotated[
+            str,
+            arg("finetune: a fraction of the labels such as 0.01, or 10-per-class; the same images for every method and seed"),
+        ] = "1.0"
+        run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
+        checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
+        out: Annotated[Path, arg("geometry: the picture to write")] = Path("similarities.png")
+
+    def keys(plain: list[str]) -> "RunConfig":
+        return config_from("", "", None, {})
+
+    options, dotted = parse(Options, words, "eval", keys)
+    if options.evaluation not in EVALUATIONS:
+        raise UserError(f"eval {options.evaluation}: no such evaluation; linear, knn, finetune, supervised or geometry")
+    if options.protocol not in LINEAR:
+        raise UserError(f"--protocol: got {options.protocol!r}; {nearest(options.protocol, LINEAR)}")
+    if options.protocol != "cached" and options.evaluation != "linear":
+        raise UserError(f"--protocol: {options.protocol} is a protocol of eval linear, not of eval {options.evaluation}")
+    if options.labels != "1.0" and options.evaluation != "finetune":
+        raise UserError(f"--labels: {options.labels} is of eval finetune, not of eval {options.evaluation}")
+    protocol = LINEAR[options.protocol] if options.evaluation == "linear" else options.evaluation
+    if options.out.suffix not in (".png", ".jpg", ".pdf", ".svg"):
+        raise UserError(f"--out: got {options.out}, must end in .png, .jpg, .pdf or .svg")
+    from .api import evaluate as run_evaluation
+    from .report import show_geometry, show_metrics
+
+    metrics = run_evaluation(
+        (protocol,),
+        run=options.run,
+        checkpoint=options.checkpoint,
+        overrides=dotted,
+        labels=options.labels,
+        out=options.out,
+        quiet=False,
+    )
+    if protocol == "geometry":
+        show_geometry(metrics)
+        print(f"wrote {options.out}")
+    else:
+        show_metrics(metrics)
+    return 0
+
+
+def distill(words: list[str]) -> int:
+    """contray distill"""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Fine-tune a run's encoder on a part of the labels, then train a student on its soft labels of all images (SimCLR v2).
+
+        backbone.* keys are the student's, such as --backbone.width 8; without any it is the teacher's own network, untrained.
+        """
+
+        run: Annotated[str, arg("MLflow run whose encoder teaches; the numbers join it")] = ""
+        checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
+        labels: Annotated[str, arg("labels that the teacher gets: a fraction such as 0.01, or 10-per-class")] = "0.1"
+
+    def keys(plain: list[str]) -> "RunConfig":
+        return config_from("", "", None, {})
+
+    options, dotted = parse(Options, words, "distill", keys)
+    from .api import evaluate as run_evaluation
+    from .report import show_metrics
+
+    metrics = run_evaluation(
+        ("distill",), run=options.run, checkpoint=options.checkpoint, overrides=dotted, labels=options.labels, quiet=False
+    )
+    show_metrics(metrics)
+    return 0
+
+
+def export(words: list[str]) -> int:
+    """contray export"""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Write a trained encoder for other libraries, with its model card; or register a run's encoder in MLflow."""
+
+        run: Annotated[str, arg("MLflow run whose encoder is exported")] = ""
+        checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
+        to: Annotated[str, arg("torchvision, timm (weights that load there), onnx, or safetensors (with heads, for contray)")] = (
+            ""
+        )
+        out: Annotated[Path | None, arg("the new folder")] = None
+        register: Annotated[str, arg("name in MLflow's model registry; the version of the best linear_top1 is its champion")] = ""
+        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
+
+    options, _ = parse(Options, words, "export")
+    if bool(options.to) != bool(options.out) or not (options.to or options.register):
+        raise UserError("name what to do: --to FORMAT --out FOLDER, or --register NAME, or all three")
+    from .api import export as run_export
+    from .api import register
+
+    if options.out:
+        if options.register and not options.run:
+            raise UserError("--register: only a run's encoder can be registered; give --run")
+        print(f"wrote {run_export(options.to, options.out, run=options.run, checkpoint=options.checkpoint, uri=options.uri)}")
+    if options.register:
+        print(register(options.register, options.run, uri=options.uri))
+    return 0
+
+
+def import_(words: list[str]) -> int:
+    """contray import"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """Take the backbone of a public checkpoint; `contray eval knn --checkpoint FOLDER` measures it beside ours. Nothing is unpickled."""
+
+        file: Annotated[Positional[Path], arg("the checkpoint: a torch file of tensors, or .safetensors")]
+        layout: Annotated[str, arg("torchvision, timm, moco, simsiam, barlow_twins, dino, mae or moco_v3")] = ""
+        out: Annotated[Path | None, arg("the new folder [default: the file's name without its ending, here]")] = None
+
+    def keys(plain: list[str]) -> "RunConfig":
+        return config_from("imported", "", None, {})
+
+    options, dotted = parse(Options, words, "import", keys)
+    from .importing import import_file
+    from .layouts import LAYOUTS
+
+    if not options.layout:
+        raise UserError(f"--layout: must be one of {', '.join(LAYOUTS)}")
+    out = options.out or Path(options.file.stem)
+    config = import_file(options.file, options.layout, out, dotted).config
+    print(f"wrote {out}: {config.backbone.name} of {config.views['image'].size} px images")
+    return 0
+
+
+def embed(words: list[str]) -> int:
+    """contray embed"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """Features of all images of a folder or Parquet files, as a folder of Parquet files. The same command goes on where it was cut off."""
+
+        source: Annotated[
+            Positional[str], arg("folder of images, Parquet file, or folder of them; a path or an s3://, gs:// address")
+        ]
+        run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
+        checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
+        out: Annotated[str, arg("the folder of the results: one row per image (name, embedding, error)")] = "embeddings.parquet"
+        column: Annotated[str, arg("Parquet: column of the images (encoded bytes, or a struct with `bytes`)")] = "image"
+        part: Annotated[int, arg("folders: images per file of the results, which is what a cut off run repeats at most")] = 2048
+        address: Annotated[
+            str, arg("Ray cluster to join; empty: RAY_ADDRESS, else a cluster of this machine for this command")
+        ] = ""
+        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
+
+    options, _ = parse(Options, words, "embed")
+    if options.part < 1:
+        raise UserError(f"--part: got {options.part}, must be at least 1")
+    from .api import embed as run_embed
+
+    done = run_embed(
+        options.source, options.out, run=options.run, checkpoint=options.checkpoint, uri=options.uri, column=options.column,
+        part=options.part, address=options.address,
+    )  # fmt: skip
+    print(done)
+    return 0

@@ -1,0 +1,79 @@
+"""What the encoder holds before its one vector: blocks of a transformer, tokens, the last feature map. Read while `encode` runs.
+
+Hooks tell which of a method's networks `encode` runs (DINO's is the teacher's), so no method needs a special case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import ResNet
+
+from methods._base import Method
+
+from ..backbones import AlexNet
+from ..errors import ConfigError, UserError
+from ..vit import VisionTransformer
+
+
+def _seen(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Module]) -> dict[nn.Module, Tensor]:
+    """What the layers that `encode` ran put out."""
+    outputs: dict[nn.Module, Tensor] = {}
+
+    def keep(layer: nn.Module, _: Any, output: Tensor) -> None:
+        outputs[layer] = output
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(keep).remove)
+        method.encode(inputs)
+    return outputs
+
+
+def last_blocks(method: Method, inputs: Mapping[str, Tensor], n: int, average: bool) -> Tensor:
+    """(B, n*D) class tokens of the last n blocks, each after the network's last norm; `average` adds (B, D), the mean patch of the last.
+
+    DINO's features (Caron et al. 2021, appendix F). Raises UserError for a backbone without blocks, ConfigError for too many of them.
+    """
+    nets = [net for net in method.modules() if isinstance(net, VisionTransformer)]
+    if not nets:
+        raise UserError(
+            "eval linear --protocol last_n: the backbone has no transformer blocks; cached, paper and attentive need none"
+        )
+    if n > nets[0].depth:
+        raise ConfigError("eval.last_n", f"got {n}, but the backbone has {nets[0].depth} blocks")
+    seen = _seen(method, inputs, [block for net in nets for block in list(net.encoder.layers)[-n:]])
+    parts: list[Tensor] = []
+    for net in nets:
+        blocks = [net.encoder.ln(seen[block]) for block in list(net.encoder.layers)[-n:] if block in seen]  # (B, 1+L, D) each
+        parts += [block[:, 0] for block in blocks]
+        parts += [blocks[-1][:, 1:].mean(1)] if blocks and average else []
+    return torch.cat(parts, 1)
+
+
+def tokens(method: Method, inputs: Mapping[str, Tensor]) -> Tensor:
+    """(B, T, D): the tap `tokens` where the method has one, else patch tokens of its transformer or cells of its last feature map.
+
+    Raises UserError where the encoder has nothing of the kind.
+    """
+    found = method.taps(inputs).get("tokens")
+    if found is not None:
+        return found
+    layers: list[nn.Module] = []
+    for net in method.modules():
+        if isinstance(net, VisionTransformer):
+            layers.append(net.encoder.ln)
+        elif isinstance(net, ResNet):
+            layers.append(net.layer4)
+        elif isinstance(net, AlexNet):
+            layers.append(net.features)
+    rows = len(next(iter(inputs.values())))
+    maps = [seen[:, 1:] if seen.ndim == 3 else seen.flatten(2).transpose(1, 2) for seen in _seen(method, inputs, layers).values()]
+    maps = [each for each in maps if len(each) == rows]
+    if not maps:
+        raise UserError("eval linear --protocol attentive: this encoder has no tokens and no feature map of the whole image")
+    return torch.cat(maps, 2)

@@ -1,0 +1,288 @@
+"""Probes as the papers train them: what is drawn, what is trained, what picks the rate, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from contray import RunConfig, data, model
+from contray.data.splits import ArraySplit
+from contray.errors import ConfigError, DataError, UserError
+from contray.evaluation import paper
+from contray.evaluation.labelled import CroppedImages, check_labels, cropped_views, score
+from contray.evaluation.paper import AttentiveProbe, decayed, last_n_probe, trained_probe
+from contray.evaluation.suite import run_protocols
+from contray.evaluation.tokens import last_blocks, tokens
+from contray.vit import VisionTransformer
+
+CPU = torch.device("cpu")
+SMALL = {
+    "data.size": 16, "data.renderings": 1, "data.workers": 0, "train.batch_size": 64, "train.precision": "fp32",
+    "eval.paper_epochs": 1, "eval.paper_lrs": (0.1, 1.0), "eval.probe_epochs": 2, "eval.probe_lrs": (1.0,), "eval.probe_decays": (0.0,),
+}  # fmt: skip
+RESNET = {**SMALL, "views.view.size": 16, "backbone.width": 4, "method.projector_hidden": 16, "method.projector_dim": 8}
+VIT = {**SMALL, "backbone.name": "vit_mini", "backbone.width": 16, "backbone.patch": 4, "views.view.size": 16}
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return RunConfig.make("simclr", RESNET, preset="digits")
+
+
+@pytest.fixture(scope="module")
+def source(config: RunConfig) -> data.Source:
+    return data.open_source(config.data)
+
+
+def vit_config(**more) -> RunConfig:
+    return RunConfig.make("simclr", {**RESNET, **VIT, **more}, preset="digits")
+
+
+def coloured(rows: int, seed: int) -> ArraySplit:
+    """Noise of 16 px in which red, green, blue or nothing stands out: easy, but not at once."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(rows) % 4
+    pixels = 60 + 60 * np.eye(4)[labels][:, None, None, :3] + rng.integers(-40, 40, (rows, 16, 16, 3))
+    return ArraySplit("colours", pixels.astype(np.uint8), labels, ["a", "b", "c", "d"])
+
+
+@pytest.fixture(scope="module")
+def easy() -> data.Source:
+    return data.Source("colours", coloured(240, 0), coloured(120, 1))
+
+
+def quiet(message: dict) -> None:
+    pass
+
+
+def built(config: RunConfig, source: data.Source):
+    return model.build(config, len(source.train)).eval()
+
+
+def images(count: int = 3) -> dict[str, torch.Tensor]:
+    return {"image": torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
+
+
+# ---------------------------------------------------------------- crops
+
+
+def test_crops_are_a_function_of_seed_epoch_and_sample(config: RunConfig, source: data.Source) -> None:
+    """A sample's pixels in an epoch are the same among other samples and in another batch size; they differ between epochs."""
+
+    def drawn(ids, batch_size: int, epochs: int, seed: int = 0) -> dict[tuple[int, int], torch.Tensor]:
+        crops = CroppedImages(config.replace({"seed": seed}), source.train, np.asarray(ids), batch_size, CPU)
+        found = {}
+        for step, (batch, y) in enumerate(crops(epochs * crops.steps_per_epoch)):
+            assert torch.equal(y, torch.as_tensor(source.train.labels)[batch.index])
+            for i, pixels in zip(batch.index.tolist(), batch.views["image"], strict=True):
+                found[step // crops.steps_per_epoch, i] = pixels
+        return found
+
+    few, many = drawn([3, 5, 8, 13], 2, 2), drawn(range(16), 16, 2)
+    assert set(few) == {(epoch, i) for epoch in (0, 1) for i in (3, 5, 8, 13)}
+    for key, pixels in few.items():
+        assert torch.equal(pixels, many[key])
+    assert not torch.equal(few[0, 3], few[1, 3])
+    assert not torch.equal(few[0, 3], drawn([3, 5, 8, 13], 4, 1, seed=1)[0, 3])
+
+
+def test_crops_show_the_picture_that_the_label_belongs_to(config: RunConfig) -> None:
+    """Pretraining draws a fresh background for each view of a digit; where backgrounds are the labels that would be another class."""
+    whole = config.replace({"data.label_column": "background", "eval.crop": (1.0, 1.0), "views.view.ratio": (1.0, 1.0)})
+    source = data.open_source(whole.data)
+    crops = CroppedImages(whole, source.train, np.arange(8), 8, CPU)
+    ((batch, _),) = crops(1)
+    for i, pixels in zip(batch.index.tolist(), batch.views["image"], strict=True):
+        fixed = model.normaliser(whole, CPU)(torch.from_numpy(source.train.image(i, None))[None])[0]
+        assert torch.equal(pixels, fixed)
+
+
+def test_crop_and_flip_are_the_methods_own_and_colours_stay(config: RunConfig) -> None:
+    (view,) = cropped_views(config).values()
+    assert (view.crop, view.flip, view.size, view.jitter_p, view.gray, view.blur) == ((0.6, 1.0), 0.0, 16, 0.0, 0.0, 0.0)
+    (wide,) = cropped_views(RunConfig.make("moco", {"eval.crop": (0.08, 1.0)}, preset="paper")).values()
+    assert (wide.crop, wide.flip, wide.size, wide.jitter_p) == ((0.08, 1.0), 0.5, 224, 0.0)
+    lab = cropped_views(RunConfig.make("cmc", preset="paper"))
+    assert {view.geometry for view in lab.values()} == {"evaluation"}, "both channels of a picture share one crop"
+
+
+# ---------------------------------------------------------------- paper
+
+
+@pytest.mark.parametrize("optim", ["sgd", "nesterov", "lars"])
+@pytest.mark.parametrize("kind", ["linear_paper", "attentive"])
+def test_probes_side_by_side_train_as_alone(kind: str, optim: str, config: RunConfig, source: data.Source) -> None:
+    options = dataclasses.replace(config.eval, paper_optim=optim, paper_decay=1e-3, paper_batch=32)
+    crops = CroppedImages(config, source.train, np.arange(64), 32, CPU)
+    method = built(config, source)
+
+    def trained(lrs: list[float]) -> list[nn.Module]:
+        torch.manual_seed(0)
+        head = AttentiveProbe(32, 10) if kind == "attentive" else paper.linear_head(32, 10, norm=True)
+        heads = nn.ModuleList()
+        for _ in lrs:
+            heads.append(type(head)(32, 10) if kind == "attentive" else paper.linear_head(32, 10, norm=True))
+            heads[-1].load_state_dict(head.state_dict())
+
+        @torch.no_grad()
+        def features(inputs):
+            return tokens(method, inputs) if kind == "attentive" else method.encode(inputs)
+
+        paper._train(options, crops, features, heads, lrs, quiet)
+        return list(heads)
+
+    together, alone = trained([0.1, 3.0]), trained([3.0])
+    for a, b in zip(together[1].state_dict().values(), alone[0].state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert not torch.equal(next(together[0].parameters()), next(together[1].parameters()))
+
+
+@pytest.mark.parametrize("attentive", [False, True])
+def test_a_trained_probe_learns_and_leaves_the_encoder_as_it_was(attentive: bool, config: RunConfig, easy: data.Source) -> None:
+    method = built(config, easy).train()
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    options = config.replace(
+        {"eval.paper_epochs": 8, "eval.paper_batch": 32, "eval.paper_lrs": (1e-6, 0.3), "eval.paper_norm": True}
+    )
+    messages: list[dict] = []
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    results = trained_probe(options, easy, method, CPU, attentive=attentive, show=messages.append)
+    name = "attentive" if attentive else "linear_paper"
+    assert set(results) == {f"{name}_val_top1", f"{name}_top1"}
+    assert results[f"{name}_top1"] > 0.6
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert messages[-1]["step"] == messages[-1]["total"] == 8 * (216 // 32)
+    assert trained_probe(options, easy, method, CPU, attentive=attentive, show=quiet) == results
+
+
+def test_the_test_set_is_opened_once_and_after_the_choice(
+    config: RunConfig, easy: data.Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[tuple[str, int]] = []
+
+    def noted(config, split, ids, classify, device):
+        top1, loss = score(config, split, ids, classify, device)
+        scored.append(("test" if split is easy.test else "train", len(top1)))
+        return top1, loss
+
+    monkeypatch.setattr(paper, "score", noted)
+    trained_probe(config, easy, built(config, easy), CPU, attentive=False, show=quiet)
+    assert scored == [("train", 2), ("test", 1)]
+
+
+def test_a_diverged_probe_never_wins(config: RunConfig, easy: data.Source) -> None:
+    method = built(config, easy)
+    wild = config.replace({"eval.paper_lrs": (0.1, 1e38), "eval.paper_batch": 32, "eval.paper_decay": 1.0})
+    tame = wild.replace({"eval.paper_lrs": (0.1,)})
+    assert trained_probe(wild, easy, method, CPU, attentive=False, show=quiet) == trained_probe(tame, easy, method, CPU, attentive=False, show=quiet)  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^eval\.paper_lrs: every probe diverged with 1e\+38"):
+        trained_probe(wild.replace({"eval.paper_lrs": (1e38,)}), easy, method, CPU, attentive=False, show=quiet)
+
+
+def test_schedules() -> None:
+    assert [decayed("cosine", share) for share in (0.0, 0.5, 1.0)] == pytest.approx([1, 0.5, 0])
+    assert [decayed("step", share) for share in (0.0, 0.59, 0.6, 0.79, 0.8, 0.99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_scores_count_hits_and_nats(config: RunConfig, source: data.Source) -> None:
+    labels = torch.as_tensor(source.train.labels)
+
+    def classify(inputs):
+        seen = labels[:5]
+        right = torch.nn.functional.one_hot(seen, 10).float() * 100
+        return torch.stack([right, torch.zeros(5, 10), right.roll(1, 1), torch.full((5, 10), torch.nan)])
+
+    top1, loss = score(config, source.train, range(5), classify, CPU)
+    assert top1.tolist() == [1, (labels[:5] == 0).double().mean().item(), 0, 0]
+    assert loss[:3].tolist() == pytest.approx([0, math.log(10), 100])
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def test_last_blocks_are_the_normed_class_tokens_in_order(source: data.Source) -> None:
+    method = built(vit_config(), source)
+    net = method.backbone
+    assert isinstance(net, VisionTransformer)
+    x = images()
+    hidden = torch.cat([net.class_token + net.encoder.pos_embedding[:, :1], torch.zeros(1, 0, 16)], 1).expand(3, -1, -1)
+    hidden, expected = torch.cat([hidden, net.patches(x["image"])], 1), []
+    for block in net.encoder.layers:
+        hidden = block(hidden)
+        expected.append(net.encoder.ln(hidden))
+    torch.testing.assert_close(last_blocks(method, x, 3, False), torch.cat([each[:, 0] for each in expected[1:]], 1))
+    average = torch.cat([expected[-1][:, 0], expected[-1][:, 1:].mean(1)], 1)
+    torch.testing.assert_close(last_blocks(method, x, 1, True), average)
+    torch.testing.assert_close(last_blocks(method, x, 1, False), method.encode(x))
+    torch.testing.assert_close(tokens(method, x), expected[-1][:, 1:])
+    assert not any(block._forward_hooks for block in net.encoder.layers), "hooks are taken off again"
+
+
+def test_tokens_are_of_the_network_that_encodes(source: data.Source) -> None:
+    """DINO is measured by its teacher; CAE names its tokens; of a ResNet it is the last feature map, row by row."""
+    small = {"data.size": 16, "data.renderings": 1}
+    dino = built(RunConfig.make("dino", {**small, "backbone.name": "vit_mini", "backbone.patch": 4}, preset="digits"), source)
+    with torch.no_grad():
+        for p in dino.backbone.parameters():
+            p.add_(1.0)
+        x = {"image": torch.randn(2, 3, 32, 32)}
+        assert torch.equal(last_blocks(dino, x, 1, False), dino.encode(x))
+        cae = built(RunConfig.make("cae", small, preset="digits"), source)
+        assert torch.equal(tokens(cae, x), cae.taps(x)["tokens"])
+        resnet = built(RunConfig.make("simclr", RESNET, preset="digits"), source)
+        found = tokens(resnet, images())
+        assert found.shape == (3, 4, 32)
+        torch.testing.assert_close(found.mean(1), resnet.encode(images()))
+
+
+def test_what_has_no_tokens_or_blocks_is_told_so(config: RunConfig, source: data.Source) -> None:
+    with pytest.raises(UserError, match="--protocol last_n: the backbone has no transformer blocks"):
+        last_n_probe(config, source, built(config, source), CPU)
+    deep = vit_config(**{"eval.last_n": 5})
+    with pytest.raises(ConfigError, match=r"^eval\.last_n: got 5, but the backbone has 4 blocks"):
+        last_n_probe(deep, source, built(deep, source), CPU)
+    cpc = RunConfig.make("cpc", preset="digits")
+    with pytest.raises(UserError, match="this encoder has no tokens"):
+        tokens(built(cpc, source), {"image": torch.randn(2, cpc.views["patches"].grid[0] ** 2, 3, 8, 8)})
+
+
+def test_last_n_goes_through_the_cached_grid(easy: data.Source) -> None:
+    config = vit_config(**{"eval.probe_epochs": 20})
+    results = last_n_probe(config, easy, built(config, easy), CPU)
+    assert set(results) == {"linear_last4_val_top1", "linear_last4_top1"}
+    assert results["linear_last4_top1"] > 0.6
+    one = vit_config(**{"eval.last_n": 1})
+    cached = run_protocols(("linear",), one, easy, built(one, easy), CPU, quiet)
+    assert last_n_probe(one, easy, built(one, easy), CPU)["linear_last1_top1"] == cached["linear_top1"]
+    averaged = vit_config(**{"eval.last_n": 1, "eval.last_average": True})
+    assert "linear_last1_avg_top1" in last_n_probe(averaged, easy, built(averaged, easy), CPU)
+
+
+# ---------------------------------------------------------------- labels
+
+
+class Named(data.Split):
+    def __init__(self, labels, classes) -> None:
+        super().__init__(classes)
+        self.labels = None if labels is None else np.asarray(labels)
+
+
+def test_labels_that_cannot_serve_are_refused() -> None:
+    good, ab = Named([0, 1], ["a", "b"]), ["a", "b"]
+    assert check_labels(data.Source("x", good, good)) is good
+    assert check_labels(data.Source("x", good, None)) is None
+    for train, test, said in (
+        (Named(None, []), good, "x has no labels"),
+        (Named([1, 1], ab), good, "all training images of x have the same label"),
+        (good, Named([0, 1], ["a", "c"]), "other classes .*: b, c"),
+        (good, Named([0, 2], ["a", "b", "c"]), "other classes .*: c"),
+    ):
+        with pytest.raises(DataError, match=said):
+            check_labels(data.Source("x", train, test))

@@ -1,0 +1,320 @@
+"""Few labels: which, what is trained on them, what picks the rate, and the reference that is trained with all."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from contray import RunConfig, data, model
+from contray.data.splits import ArraySplit
+from contray.errors import ConfigError, UserError
+from contray.evaluation import finetune, student
+from contray.evaluation.finetune import (
+    Classifier,
+    finetuned,
+    labelled_subset,
+    optimizer_of,
+    rate_scales,
+    warmed_cosine,
+)
+from contray.evaluation.labelled import first_inputs, score
+from contray.evaluation.student import distilled
+from contray.evaluation.suite import run_protocols
+from contray.registry import method_names
+from tests.contray.test_evaluate_protocols import CPU, RESNET, built, coloured, quiet, vit_config
+
+OPTIONS = {"eval.finetune_lrs": (1e-5, 1e-2), "eval.finetune_epochs": 8, "eval.finetune_batch": 16}
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return RunConfig.make("simclr", {**RESNET, **OPTIONS}, preset="digits")
+
+
+@pytest.fixture(scope="module")
+def easy() -> data.Source:
+    return data.Source("colours", coloured(400, 0), coloured(120, 1))
+
+
+# ---------------------------------------------------------------- which labels
+
+
+def test_subsets_are_balanced_nested_and_named() -> None:
+    digits = data.open_source(RunConfig.make("simclr", preset="digits").data).train
+    assert digits.labels is not None
+    one, ten, few = (labelled_subset(digits, labels) for labels in ("0.01", "0.1", "3-per-class"))
+    assert (one.name, ten.name, few.name) == ("1pct", "10pct", "3perclass")
+    assert np.bincount(digits.labels[one.ids]).tolist() == [6] * 10, "5,748 images"
+    assert np.bincount(digits.labels[few.ids]).tolist() == [3] * 10
+    assert set(few.ids) < set(one.ids) < set(ten.ids)
+    assert one.ids.tolist() == sorted(one.ids)
+    assert one.ids.tolist() == labelled_subset(digits, "0.01").ids.tolist()
+    whole = labelled_subset(digits, "1.0")
+    assert (whole.name, len(whole.ids)) == ("100pct", len(digits))
+    assert labelled_subset(digits, "0.005").name == "0_5pct"
+
+
+def test_a_small_class_gives_what_it_has() -> None:
+    labels = np.array([0] * 50 + [1] * 3)
+    split = ArraySplit("uneven", np.zeros((53, 4, 4, 3), np.uint8), labels, ["a", "b"])
+    assert np.bincount(labels[labelled_subset(split, "5-per-class").ids]).tolist() == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [("0", "got '0'"), ("1.5", "got '1.5'"), ("ten", "got 'ten'"), ("nan", "got 'nan'"), ("0-per-class", "got '0-per-class'"), ("0.001", "less than one of each")],
+)  # fmt: skip
+def test_labels_that_say_nothing_are_refused(labels: str, said: str, easy: data.Source) -> None:
+    with pytest.raises(UserError, match=f"^--labels: .*{said}"):
+        labelled_subset(easy.train, labels)
+
+
+# ---------------------------------------------------------------- what is trained
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_can_be_fine_tuned(name: str) -> None:
+    """Scores of every method's encoder; each trainable parameter gets a gradient and the method itself stays as it was."""
+    config = RunConfig.make(name, {"train.precision": "fp32"}, preset="digits")
+    source = data.open_source(config.data)
+    method = model.build(config, len(source.train))
+    before = copy.deepcopy(method.state_dict())
+    wanted = [p.requires_grad for p in method.parameters()]
+    inputs = first_inputs(config, source.train, np.arange(4), CPU)
+    network = Classifier(method, inputs, 7)
+    scores = network(inputs)
+    assert scores.shape == (1, 7)
+    assert torch.equal(scores, torch.zeros(1, 7)), "the new layer starts at zero"
+    torch.nn.init.ones_(network.head.weight)
+    network(inputs).pow(2).sum().backward()
+    assert {n for n, p in network.named_parameters() if p.requires_grad} == {
+        n for n, p in network.named_parameters() if p.grad is not None
+    }
+    assert [p.requires_grad for p in method.parameters()] == wanted
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+
+
+def test_what_encodes_is_trained_and_simclr_v2_keeps_a_layer_of_its_projector() -> None:
+    def trainable(name: str, **more) -> set[str]:
+        config = RunConfig.make(name, {"train.precision": "fp32"}, preset="digits")
+        source = data.open_source(config.data)
+        inputs = first_inputs(config, source.train, np.arange(4), CPU)
+        network = Classifier(model.build(config, len(source.train)), inputs, 10, **more)
+        return {".".join(n.split(".")[1:3]) for n, p in network.named_parameters() if p.requires_grad and "method." in n}
+
+    assert {part.split(".")[0] for part in trainable("simclr")} == {"backbone"}
+    assert {part.split(".")[0] for part in trainable("dino")} == {"teacher"}
+    v2 = trainable("simclr_v2")
+    assert {part for part in v2 if part.startswith("projector")} == {"projector.0", "projector.1"}
+    assert not any(part.startswith("projector") for part in trainable("simclr_v2", project=False)), "as the supervised reference"
+
+
+def test_rates_fall_from_block_to_block() -> None:
+    config = vit_config(**{"eval.layer_decay": 0.5})
+    source = data.open_source(config.data)
+    network = Classifier(built(config, source), first_inputs(config, source.train, np.arange(4), CPU), 10)
+    scales = rate_scales(network, 0.5)
+    net = "method.backbone."
+    assert scales["head.weight"] == scales[f"{net}encoder.ln.weight"] == 1
+    blocks = [scales[f"{net}encoder.layers.encoder_layer_{i}.ln_1.weight"] for i in range(4)]
+    assert blocks == [1 / 16, 1 / 8, 1 / 4, 1 / 2]
+    for name in ("conv_proj.weight", "class_token", "encoder.pos_embedding"):
+        assert scales[net + name] == 1 / 32
+    assert set(rate_scales(network, 1.0).values()) == {1.0}
+    groups = optimizer_of(network, config.replace({"eval.finetune_decay": 0.1}).eval).param_groups
+    assert sum(len(group["params"]) for group in groups) == len(scales)
+    assert all((group["weight_decay"] > 0) == (p.ndim > 1) for group in groups for p in group["params"])
+
+
+def test_a_resnet_has_no_layer_decay(config: RunConfig, easy: data.Source) -> None:
+    decayed = config.replace({"eval.layer_decay": 0.65})
+    with pytest.raises(ConfigError, match=r"^eval\.layer_decay: got 0\.65, but the backbone has no transformer blocks"):
+        finetuned(decayed, easy, built(config, easy), CPU, "0.1", quiet)
+
+
+def test_the_rate_warms_up_and_falls_to_zero() -> None:
+    rates = [warmed_cosine(step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+    assert rates[10] == 1
+    assert rates[55] == pytest.approx(0.5)
+    assert 0 < rates[99] < 1e-3
+    assert all(0 < warmed_cosine(step, steps) <= 1 for steps in (1, 2, 5) for step in range(steps))
+
+
+# ---------------------------------------------------------------- the protocol
+
+
+def test_only_the_subsets_labels_are_used_and_the_encoder_stays(
+    config: RunConfig, easy: data.Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = built(config, easy)
+    before = copy.deepcopy(method.state_dict())
+    torch.manual_seed(5)
+    state, messages = torch.get_rng_state(), []
+    results = finetuned(config, easy, method, CPU, "0.1", messages.append).metrics
+    assert set(results) == {f"{kind}_10pct_{name}" for kind in ("finetune", "scratch") for name in ("top1", "val_top1")}
+    assert results["finetune_10pct_top1"] > 0.5
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    steps = [message["step"] for message in messages]
+    assert steps == list(range(1, messages[-1]["total"] + 1))
+
+    subset = labelled_subset(easy.train, "0.1").ids
+    train = coloured(400, 0)
+    assert train.labels is not None
+    outside = np.setdiff1d(np.arange(400), subset)
+    train.labels[outside] = np.random.default_rng(0).permutation(train.labels[outside])
+    spoilt = data.Source("colours", train, easy.test)
+    monkeypatch.setattr(finetune, "labelled_subset", lambda split, labels: finetune.Subset(subset, "10pct"))
+    assert finetuned(config, spoilt, method, CPU, "0.1", quiet).metrics == results
+
+
+def test_scratch_starts_from_the_same_network_untrained_with_the_same_budget(
+    config: RunConfig, easy: data.Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained encoder gains nothing over from scratch; and each is trained on the same images, steps and rates."""
+    runs: list[tuple] = []
+    train = finetune.train_classifier
+
+    def noted(network, config, images, steps, lr, told, loss_of):
+        runs.append((tuple(images.batches.members), images.batch_size, steps, lr))
+        train(network, config, images, steps, lr, told, loss_of)
+
+    monkeypatch.setattr(finetune, "train_classifier", noted)
+    untrained = model.build(config, len(easy.train))
+    three = config.replace({"eval.finetune_lrs": (1e-6, 1e-2, 10.0)})
+    results = finetuned(three, easy, untrained, CPU, "10-per-class", quiet).metrics
+    assert runs[:4] == runs[4:]
+    assert results["finetune_10perclass_top1"] == results["scratch_10perclass_top1"]
+    *fits, both = (set(run[0]) for run in runs[:4])
+    assert fits == [fits[0]] * 3
+    assert fits[0] < both == set(labelled_subset(easy.train, "10-per-class").ids)
+    assert len(fits[0]) == 32
+    assert [run[3] for run in runs[:4]] == [1e-6, 1e-2, 10.0, 1e-2], "neither standing still nor jumping about is picked"
+
+    other = copy.deepcopy(untrained)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(torch.rand_like(p))
+    changed = finetuned(three, easy, other, CPU, "10-per-class", quiet).metrics
+    assert changed["scratch_10perclass_top1"] == results["scratch_10perclass_top1"]
+    assert changed["finetune_10perclass_top1"] != results["finetune_10perclass_top1"]
+
+
+def test_held_out_images_pick_the_rate_and_the_test_set_is_opened_last(
+    config: RunConfig, easy: data.Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def noted(config, split, ids, classify, device):
+        opened.append("test" if split is easy.test else "train")
+        return score(config, split, ids, classify, device)
+
+    monkeypatch.setattr(finetune, "score", noted)
+    quick = config.replace({"eval.finetune_epochs": 1})
+    finetuned(quick, easy, built(config, easy), CPU, "0.1", quiet)
+    assert opened == ["train", "train", "test"] * 2
+    untested = finetuned(quick, data.Source("colours", easy.train, None), built(config, easy), CPU, "0.1", quiet)
+    assert set(untested.metrics) == {"finetune_10pct_val_top1", "scratch_10pct_val_top1"}
+
+
+def test_a_diverged_rate_never_wins(config: RunConfig, easy: data.Source) -> None:
+    wild = config.replace({"eval.finetune_lrs": (1e-2, 1e30), "eval.finetune_epochs": 4})
+    tame = wild.replace({"eval.finetune_lrs": (1e-2,)})
+    method = built(config, easy)
+    assert finetuned(wild, easy, method, CPU, "0.1", quiet).metrics == finetuned(tame, easy, method, CPU, "0.1", quiet).metrics
+    with pytest.raises(ConfigError, match=r"^eval\.finetune_lrs: finetune_10pct diverged with each of 1e\+30"):
+        finetuned(wild.replace({"eval.finetune_lrs": (1e30,)}), easy, method, CPU, "0.1", quiet)
+
+
+def test_one_image_per_class_leaves_nothing_to_choose_by(config: RunConfig, easy: data.Source) -> None:
+    with pytest.raises(UserError, match="1-per-class leaves nothing to pick a rate by"):
+        finetuned(config, easy, built(config, easy), CPU, "1-per-class", quiet)
+
+
+def test_batch_norm_is_trained_too(config: RunConfig, easy: data.Source) -> None:
+    method = built(config, easy)
+    network = Classifier(method, first_inputs(config, easy.train, np.arange(4), CPU), 4)
+    images = finetune.CroppedImages(config, easy.train, np.arange(64), 16, CPU)
+    losses: list[float] = []
+    finetune.train_classifier(network, config, images, 12, 1e-2, lambda step, loss: losses.append(loss))
+    norm = "backbone.bn1.running_mean"
+    assert not torch.equal(network.method.state_dict()[norm], method.state_dict()[norm])
+    assert losses[0] == pytest.approx(math.log(4))
+    assert losses[-1] < 1
+    assert not network.training
+
+
+# ---------------------------------------------------------------- supervised
+
+
+def test_supervised_has_the_steps_and_batches_of_pretraining(
+    config: RunConfig, easy: data.Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = config.replace({"train.steps": 30, "train.batch_size": 32})
+    runs: list[tuple] = []
+    train = finetune.train_classifier
+
+    def noted(network, config, images, steps, lr, told, loss_of):
+        runs.append((len(images.batches.members), images.batch_size, steps, lr))
+        train(network, config, images, steps, lr, told, loss_of)
+
+    monkeypatch.setattr(finetune, "train_classifier", noted)
+    results = run_protocols(("supervised",), given, easy, built(config, easy), CPU, quiet)
+    assert set(results) == {"supervised_top1", "supervised_val_top1"}
+    assert results["supervised_top1"] > 0.6
+    assert runs == [(360, 32, 30, 1e-5), (360, 32, 30, 1e-2)]
+    trained = model.build(given, len(easy.train))
+    with torch.no_grad():
+        for p in trained.parameters():
+            p.add_(1.0)
+    assert run_protocols(("supervised",), given, easy, trained, CPU, quiet) == results, "it starts untrained"
+
+
+# ---------------------------------------------------------------- distillation
+
+
+def test_a_student_learns_from_the_teacher_and_from_no_label(
+    config: RunConfig, easy: data.Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = config.replace(
+        {"train.batch_size": 32, "eval.distill_epochs": 3, "eval.finetune_lrs": (1e-2,), "eval.distill_temperature": 2.0}
+    )
+    method = built(config, easy)
+    smaller = given.replace({"backbone.width": 2})
+    results = distilled(given, smaller, easy, method, CPU, "0.2", quiet)
+    assert set(results) == {"finetune_20pct_top1", "distill_20pct_width2_top1"}
+    assert results["distill_20pct_width2_top1"] > 0.6
+    assert results["finetune_20pct_top1"] == finetuned(given, easy, method, CPU, "0.2", quiet).metrics["finetune_20pct_top1"]
+
+    def blind(scores, goal, temperature):
+        assert temperature == 2.0
+        assert not goal.requires_grad
+        return (scores - goal).sum() * 0.0
+
+    monkeypatch.setattr(student, "distillation_kl", blind)
+    assert distilled(given, smaller, easy, method, CPU, "0.2", quiet)["distill_20pct_width2_top1"] == 0.25, (
+        "labels taught it nothing"
+    )
+
+
+def test_students_are_named_after_what_is_smaller(config: RunConfig) -> None:
+    assert student.differing(config, config) == ""
+    assert (
+        student.differing(config, config.replace({"backbone.name": "resnet18", "backbone.selective_kernels": 0.5}))
+        == "_resnet18_selective_kernels0_5"
+    )
+
+
+def test_what_cannot_be_a_student_is_refused(config: RunConfig, easy: data.Source) -> None:
+    untested = data.Source("colours", easy.train, None)
+    with pytest.raises(UserError, match="no labelled test images"):
+        distilled(config, config, untested, built(config, easy), CPU, "0.1", quiet)
+    cae = RunConfig.make("cae", preset="digits")
+    digits = data.open_source(cae.data)
+    with pytest.raises(ConfigError, match=r"^backbone\.name: got resnet18, but cae"):
+        distilled(cae, cae.replace({"backbone.name": "resnet18"}), digits, built(cae, digits), CPU, "0.01", quiet)
