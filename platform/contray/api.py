@@ -10,8 +10,8 @@ from .config import RunConfig
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from .embedding import Embedded
     from .encoder import Encoder
+    from .exchange.embedding import Embedded
     from .syncing import Synced
     from .training.launch import Result
     from .tuning import SweepResult
@@ -50,9 +50,10 @@ def load(run_id: str, *, uri: str = "") -> Encoder:
 
 def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str = "") -> Path:
     """Write an encoder for another library into the new folder `out`, as `contray export` does; the file of its weights."""
-    from . import exporting, track
-    from .cards import Origin
+    from . import track
     from .encoder import read_checkpoint
+    from .exchange import exporting
+    from .exchange.cards import Origin
 
     if bool(run) == bool(checkpoint):
         raise UserError("name what to export: either --run RUN_ID or --checkpoint PATH")
@@ -66,9 +67,9 @@ def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str 
 
 
 def embed(source: str, out: str, *, run: str = "", checkpoint: str = "", uri: str = "", **options: Any) -> Embedded:
-    """Features of all images of `source` as Parquet files in the folder `out`; `options` are those of contray.embedding.embed."""
-    from .embedding import embed as run_embedding
+    """Features of all images of `source` as Parquet files in the folder `out`; `options` are those of contray.exchange.embedding.embed."""
     from .encoder import read_checkpoint
+    from .exchange.embedding import embed as run_embedding
 
     if bool(run) == bool(checkpoint):
         raise UserError("name whose features: either --run RUN_ID or --checkpoint PATH")

@@ -154,8 +154,8 @@ def import_(words: list[str]) -> int:
         return config_from("imported", "", None, {})
 
     options, dotted = parse(Options, words, "import", keys)
-    from .importing import import_file
-    from .layouts import LAYOUTS
+    from .exchange.importing import import_file
+    from .exchange.layouts import LAYOUTS
 
     if not options.layout:
         raise UserError(f"--layout: must be one of {', '.join(LAYOUTS)}")

@@ -48,7 +48,7 @@ def space_names() -> list[str]:
 def load_method(name: str) -> MethodFile:
     """A method by its name, or by the path of a .py file. Raises UserError naming the nearest ones."""
     module = (
-        importlib.import_module(".imported", __package__)
+        importlib.import_module(".exchange.imported", __package__)
         if name == IMPORTED
         else _load("method", "methods", name, method_names())
     )

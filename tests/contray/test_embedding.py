@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from contray import RunConfig, embedding, model
+from contray import RunConfig, model
 from contray.cli import main
 from contray.encoder import Encoder, export, read_folder
 from contray.errors import UserError
+from contray.exchange import embedding
 
 
 @pytest.fixture(scope="module")

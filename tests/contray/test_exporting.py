@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from contray import RunConfig, model
-from contray.cards import Origin
 from contray.cli import main
 from contray.encoder import Encoder, read_checkpoint
 from contray.errors import ConfigError, UserError
-from contray.exporting import export_to
+from contray.exchange.cards import Origin
+from contray.exchange.exporting import export_to
 
 SMALL = {"backbone.name": "resnet_small", "backbone.width": 64}
 NETS: dict[str, dict[str, Any]] = {

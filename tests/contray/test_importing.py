@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
-from contray import layouts
 from contray.cli import main
 from contray.encoder import read_checkpoint
 from contray.errors import UserError
-from contray.importing import import_file
+from contray.exchange import layouts
+from contray.exchange.importing import import_file
 from methods._parts import sincos_2d
 
 SIDE, PATCH, WIDTH = 16, 4, 32

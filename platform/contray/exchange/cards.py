@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .backbones import RESNETS
-from .config import RunConfig
-from .encoder import Encoder
-from .registry import load_method
-from .vit import SHAPES
+from ..backbones import RESNETS
+from ..config import RunConfig
+from ..encoder import Encoder
+from ..registry import load_method
+from ..vit import SHAPES
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from . import drafts, encoder, layouts, model
-from .config import RunConfig
-from .errors import UserError, nearest
+from .. import encoder, model
+from ..config import RunConfig
+from ..errors import UserError, nearest
+from . import drafts, layouts
 
 SECTIONS = ("backbone.", "views.", "augment.", "data.")  # what a file does not tell
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import cards, drafts, encoder, layouts
-from .backbones import StandardizedConv2d
-from .config import RunConfig
-from .errors import ConfigError, UserError, nearest
-from .vit import VisionTransformer
+from .. import encoder
+from ..backbones import StandardizedConv2d
+from ..config import RunConfig
+from ..errors import ConfigError, UserError, nearest
+from ..vit import VisionTransformer
+from . import cards, drafts, layouts
 
 FORMATS = {"torchvision": "model.safetensors", "timm": "model.safetensors", "safetensors": encoder.WEIGHTS, "onnx": "model.onnx"}
 

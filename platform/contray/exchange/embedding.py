@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from . import model
-from .config import RunConfig
-from .data.folder import SUFFIXES
-from .data.splits import BrokenImage, decode, digest
-from .encoder import Encoder
-from .errors import DataError, UserError
-from .training.checkpoint import Storage
+from .. import model
+from ..config import RunConfig
+from ..data.folder import SUFFIXES
+from ..data.splits import BrokenImage, decode, digest
+from ..encoder import Encoder
+from ..errors import DataError, UserError
+from ..training.checkpoint import Storage
 
 PLAN, ROWS_AT_ONCE, PAUSES = "_plan.json", 64, (0.2, 1.0)
 
@@ -125,7 +125,7 @@ class _Job:
 
 def _run(todo: list[dict[str, Any]], job: _Job, address: str) -> None:
     """Do the parts on all workers of the cluster: a GPU each where there are some, else a CPU each."""
-    from .training.ray_train import ray_session
+    from ..training.ray_train import ray_session
 
     job = _Job(Storage(job.source).address, Storage(job.out).address, job.column, job.width, job.config, job.state)
     with ray_session(RunConfig.make("simclr", {"scale.address": address} if address else {})):

@@ -1,0 +1,1 @@
+"""Encoders that leave for other libraries and come from them, and features of whole sets of images."""
