@@ -141,7 +141,7 @@ class EvalImages:
     ) -> None:
         check_views(split, eval_views)
         self.split, self.batch_size, self.ids = split, batch_size, np.asarray(ids, np.int64)
-        *self.draw, strength = augmented or (0, 0, 0.0)
+        self.seed, self.number, strength = augmented or (0, 0, 0.0)
         self.fixed = augmented is None
         self.pipeline = Pipeline(eval_views, strength)
 
@@ -158,7 +158,7 @@ class EvalImages:
         gone: list[int] = []
         for i in map(int, ids):
             try:
-                rows.append(self.pipeline(_fetch(self.split, i, fixed=self.fixed), (*self.draw, i)))
+                rows.append(self.pipeline(_fetch(self.split, i, fixed=self.fixed), (self.seed, self.number, i)))
             except BrokenImage:
                 gone.append(i)
         if gone:
