@@ -12,7 +12,17 @@ import torch
 
 from contray import data, model
 from contray.config import RunConfig
-from contray.evaluation.diagnosis import Alarm, Collapsed, Diagnosis, LayerNorms, describe, drawn_views, geometry_of, layer_of
+from contray.evaluation.diagnosis import (
+    Alarm,
+    Collapsed,
+    Diagnosis,
+    LayerNorms,
+    Watch,
+    describe,
+    drawn_views,
+    geometry_of,
+    layer_of,
+)
 from contray.registry import load_method, method_names
 from contray.report import GEOMETRY
 from contray.training.checkpoint import Checkpoints, Storage
@@ -282,3 +292,5 @@ def test_a_killed_run_measures_as_if_nothing_had_been(storage: Storage) -> None:
     assert min(rest.values) == 7
     assert {step: whole.values[step] for step in rest.values} == rest.values
     assert "rankme" in rest.values[10]
+    known = {"std": 5.0, "rank": 7.0, "in_a_row": 1, "words": ""}
+    assert Watch(config, data.open_source(config.data), CPU, {"watch": known}).state == known
