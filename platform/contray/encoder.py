@@ -58,6 +58,7 @@ def export(config: RunConfig, method: Method, folder: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
     save_file(state, folder / WEIGHTS)
     (folder / CONFIG).write_text(config.to_yaml())
+    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read it
 
 
 def read_folder(folder: Path) -> Encoder:

@@ -133,6 +133,9 @@ def test_its_own_folder_is_read_and_evaluated_again(tmp_path: Path, monkeypatch:
 def test_the_card_says_what_it_is_and_what_it_scored(tmp_path: Path) -> None:
     path = export_to(small("simsiam"), "torchvision", tmp_path / "out", ORIGIN)
     text = (tmp_path / "out" / "README.md").read_text()
+    assert path.stat().st_mode == (tmp_path / "out" / "README.md").stat().st_mode, (
+        "whoever may read the card may read the weights"
+    )
     for part in (
         "https://arxiv.org/abs/2011.10566", "exported by contray from a test", "100 training images of digits", "commit 0123abc",
         "| linear_top1 | 0.7500 |", "| `backbone.name` | resnet_small |", "library_name: torchvision",

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 
 from contray import track
@@ -246,7 +247,7 @@ def test_the_encoder_is_a_model_of_its_run_that_loads_without_pickle(
 
     from mlflow.pyfunc import load_model
 
-    assert load_model(str(place)).predict([0]) == b"weights"
+    assert load_model(str(place)).predict(np.zeros((1, 8, 8, 3), np.uint8)) == b"weights"
 
 
 def test_a_run_without_an_encoder_says_so(store: str) -> None:

@@ -164,7 +164,8 @@ def _resnet(config: RunConfig, to: str, side: int) -> str:
         norm = f", norm_layer={NORMS[net.norm]}" if net.norm != "bn" else ""
         build = [f"net = {'ResNet' if width == 64 else 'ScaledResNet'}({block}, {layers}{norm})", "net.fc = nn.Identity()"]
     if width != 64:
-        build = [*SCALED.format(width=width).splitlines(), *build, f"net.bn1 = ({NORMS[net.norm]})({width})"]
+        called = f"({NORMS[net.norm]})" if " " in NORMS[net.norm] else NORMS[net.norm]
+        build = [*SCALED.format(width=width).splitlines(), *build, f"net.bn1 = {called}({width})"]
     if width != 64 or net.stem == "cifar":
         build += [f"net.conv1 = {stem}"]
     if net.stem == "cifar":
