@@ -77,7 +77,7 @@ class Classifier(nn.Module):
     """A method's encoder and a linear layer on it, trainable whole: inputs of B images -> class scores (B, C).
 
     It goes on from the tap `projector1` where the method has one (SimCLR v2, §2 and figure 5: the projector's first layer is
-    kept), else from `encode`. The layer starts at zero, as the released code of SimCLR does.
+    kept), else from `encode`. The layer starts at zero, so that pretrained features are not pulled about by a random one.
     """
 
     def __init__(self, method: Method, inputs: Inputs, classes: int, project: bool = True) -> None:
