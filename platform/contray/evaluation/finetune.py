@@ -6,6 +6,7 @@ B minibatch, D features, C classes
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -31,6 +32,8 @@ from .linear import MOMENTUM
 
 WARMUP = 0.1  # of the steps
 SUBSET = 20_200_617  # seed of the labelled subsets; the date of SimCLR v2's first version
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Classifier(nn.Module):
     """A method's encoder and a linear layer on it, trainable whole: inputs of B images -> class scores (B, C).
 
     It goes on from the tap `projector1` where the method has one (SimCLR v2, §2 and figure 5: the projector's first layer is
-    kept), else from `encode`. The layer starts at zero, as the released code of SimCLR does.
+    kept), else from `encode`. The layer starts at zero, so that pretrained features are not pulled about by a random one.
     """
 
     def __init__(self, method: Method, inputs: Inputs, classes: int, project: bool = True) -> None:
@@ -254,6 +257,8 @@ def best_of(
                 "eval.finetune_lrs", f"{name} diverged with each of {' '.join(f'{lr:g}' for lr in lrs)}; give smaller ones"
             )
         (top1, _), lr, network = kept
+        if len(lrs) > 1 and lr in (lrs[0], lrs[-1]):
+            logger.info("%s: rate %g is on the edge of eval.finetune_lrs", name, lr)
         results[f"{name}_val_top1"] = top1
         finals[name] = trained(name, both, lr) if budget.refit else network
         if test is not None:

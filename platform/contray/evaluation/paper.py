@@ -5,6 +5,7 @@ The encoder runs once per minibatch for all learning rates of the grid. B miniba
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -26,6 +27,8 @@ from .linear import MOMENTUM, linear_probe
 from .online import images_of
 from .protocol import Features, encode
 from .tokens import last_blocks, tokens
+
+logger = logging.getLogger(__name__)
 
 
 class AttentiveProbe(nn.Module):
@@ -98,6 +101,8 @@ def trained_probe(
         raise ConfigError("eval.paper_lrs", f"every probe diverged with {given}; give smaller ones")
     top1, _ = score(config, source.train, val, classify(*heads), device)
     best = max(range(len(lrs)), key=lambda i: float(top1[i]) if finite[i] else -1.0)  # of equals the smaller rate
+    if len(lrs) > 1 and best in (0, len(lrs) - 1):
+        logger.info("%s: rate %g is on the edge of eval.paper_lrs", name, lrs[best])
     results = {f"{name}_val_top1": float(top1[best])}
     if test is not None:
         results[f"{name}_top1"] = float(score(config, test, np.arange(len(test)), classify(heads[best]), device)[0])

@@ -37,7 +37,7 @@ def _seen(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Module])
 def last_blocks(method: Method, inputs: Mapping[str, Tensor], n: int, average: bool) -> Tensor:
     """(B, n*D) class tokens of the last n blocks, each after the network's last norm; `average` adds (B, D), the mean patch of the last.
 
-    DINO's features (Caron et al. 2021, appendix F). Raises UserError for a backbone without blocks, ConfigError for too many of them.
+    The features of DINO's linear evaluation (Caron et al. 2021). Raises UserError for a backbone without blocks, ConfigError for too many of them.
     """
     nets = [net for net in method.modules() if isinstance(net, VisionTransformer)]
     if not nets:
