@@ -12,7 +12,8 @@ from torch import nn
 from methods._base import View
 from methods._ranks import convert_norms
 
-from .config import BackboneConfig, RunConfig
+from .config import RunConfig
+from .sections import BackboneConfig
 from .seeds import seeded
 from .vit import SHAPES, VisionTransformer
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import data, track
-from .config import RunConfig, ScaleConfig
+from .config import RunConfig
 from .encoder import read_checkpoint
 from .errors import UserError, nearest
+from .sections import ScaleConfig
 from .training import artifacts, records, spool
 from .training.checkpoint import Checkpoints, Storage
 from .training.lease import held

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from contray.config import DataConfig
 from contray.data import BrokenImage, EvalImages, GlobalBatches, holdout, loader, open_source, permutation, shares
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, DataError
+from contray.sections import DataConfig
 from methods._base import View
 
 VIEWS = {"view": View(size=16, count=2, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2), "small": View(size=8)}

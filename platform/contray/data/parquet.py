@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..config import DataConfig
 from ..errors import ConfigError, DataError
+from ..sections import DataConfig
 from .folder import TEST_NAMES
 from .splits import Encoded, EncodedSplit, digest
 

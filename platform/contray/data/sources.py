@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..config import DataConfig
 from ..errors import ConfigError, DataError, nearest
+from ..sections import DataConfig
 from .splits import ArraySplit, Split, digest
 
 NAMES = ("digits", "cifar10", "cifar100", "stl10")

@@ -22,10 +22,11 @@ from torch.optim import SGD, AdamW, Optimizer
 from methods._base import Batch, Method
 
 from .. import data, model
-from ..config import EvalConfig, RunConfig
+from ..config import RunConfig
 from ..data.draws import generator
 from ..errors import ConfigError, UserError
 from ..optim import LARS
+from ..sections import EvalConfig
 from ..vit import VisionTransformer
 from .labelled import CroppedImages, Inputs, Show, check_labels, first_inputs, score
 from .linear import MOMENTUM

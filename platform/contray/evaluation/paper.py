@@ -18,9 +18,10 @@ from torch.optim import SGD, Optimizer
 from methods._base import Method
 
 from .. import data, model
-from ..config import EvalConfig, RunConfig
+from ..config import RunConfig
 from ..errors import ConfigError
 from ..optim import LARS
+from ..sections import EvalConfig
 from ..seeds import seeded
 from .labelled import CroppedImages, Inputs, Show, check_labels, first_inputs, score
 from .linear import MOMENTUM, linear_probe

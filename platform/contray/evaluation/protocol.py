@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import EvalConfig
 from ..errors import DataError
+from ..sections import EvalConfig
 from .knn import knn_top1
 from .linear import linear_probe
 
