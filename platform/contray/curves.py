@@ -57,7 +57,7 @@ def draw_similarities(panels: Mapping[str, tuple[Any, Mapping[str, str]]], title
             axis.hist(
                 values,
                 bins,
-                (low, high),
+                range=(low, high),
                 weights=values.new_full(values.shape, 100 / len(values)),
                 color=colour,
                 histtype="stepfilled",
