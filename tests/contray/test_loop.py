@@ -185,3 +185,36 @@ def test_fewer_samples_than_a_batch_is_refused():
 def test_a_queue_that_would_hold_own_keys_is_refused():
     with pytest.raises(UserError, match=r"method.queue_size: got 1400, must be at most 1373"):
         run(tiny("moco", method__queue_size=1400))
+
+
+# ---------------------------------------------------------------- single precision, where rounding grows
+
+
+def losses_of(rank, world, method, shuffle):
+    """Losses of 20 steps in fp32; shuffle > 0 lets the rows of each norm group change places, which no loss should mind."""
+    config = tiny(method, train__precision="fp32", train__steps=20, train__norm_groups=1, optim__name="sgd", optim__lr=0.001)
+    if shuffle:
+        plain, order = data.loader, torch.Generator().manual_seed(shuffle)
+
+        def loader(*args, **kwargs):
+            for raw in plain(*args, **kwargs):
+                places = torch.randperm(len(raw["index"]), generator=order)
+                views = {name: rows[places] for name, rows in raw["views"].items()}
+                yield {**raw, "views": views, "index": raw["index"][places]}
+
+        data.loader = loader
+    return run(config)[1].loss
+
+
+@pytest.mark.parametrize("method", ["simclr"])
+def test_in_single_precision_workers_drift_no_further_than_rows_that_change_places(method):
+    alone = run_ranks(losses_of, 1, method, 0)[0]
+    assert alone == run_ranks(losses_of, 1, method, 0)[0], "bit-equal on the same world"
+
+    def drift(world, shuffle=0):
+        other = run_ranks(losses_of, world, method, shuffle)[0]
+        return max(abs(other[step] - alone[step]) for step in alone)
+
+    control = max(drift(1, shuffle) for shuffle in (1, 2))
+    assert control > 0
+    assert max(drift(2), drift(3)) <= 5 * control

@@ -31,6 +31,7 @@ class Slow(Method := {name}):
         super().after_backward(clock)
         time.sleep({seconds})
 """
+NICE = {"RAY_worker_niceness": "0"}  # stock 15: whatever else the machine does would slow Ray's workers alone
 METHODS = {"moco": "MoCo", "instdisc": "InstDisc", "dino": "DINO"}  # a queue; a bank by sample id; an EMA target with multi-crop
 
 # A network of few channels in double precision under SGD, at a rate where its dynamics are not chaotic; 13 rows are 7 + 6 on two workers.
@@ -59,7 +60,7 @@ class Nodes:
     def __init__(self, count: int = 1) -> None:
         from ray.cluster_utils import Cluster
 
-        os.environ.setdefault("RAY_worker_niceness", "0")  # stock 15: whatever else the machine does would slow the workers alone
+        os.environ.update(NICE)
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": dict(NODE_HEALTH)}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self.cluster.address
@@ -112,7 +113,9 @@ class Driver:
 
     def start(self) -> Self:
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen(self.command, cwd=self.folder, stdout=out, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                self.command, cwd=self.folder, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **NICE}
+            )
         return self
 
     def end(self, seconds: float) -> int:
