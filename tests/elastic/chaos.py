@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,8 +74,6 @@ class Server:
             "--artifacts-destination",
             f"{self.folder}/artifacts",
         ]
-        import os
-
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40"}
         with (self.folder / "server.log").open("ab") as out:
             self._process = subprocess.Popen(
@@ -88,9 +88,6 @@ class Server:
         raise TimeoutError("MLflow's server did not start")
 
     def stop(self) -> None:
-        import os
-        import signal
-
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

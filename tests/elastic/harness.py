@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import torch
 
-from contray import RunConfig
 from contray.training.audit import Attempt, History, attempts, history
 from contray.training.checkpoint import Checkpoints, Storage
 from contray.training.elastic import NODE_HEALTH
@@ -191,7 +190,3 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
-
-
-def config(method: str, keys: Mapping[str, Any]) -> RunConfig:
-    return RunConfig.make(method, {**SMALL, **OWN[method], **keys}, preset="digits")
