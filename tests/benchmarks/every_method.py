@@ -110,6 +110,15 @@ def cell(rows: list[dict[str, Any]], key: str) -> str:
     return f"{100 * trained:.1f} | {100 * untrained:.1f} | {f'**{gain}**' if trained - untrained > 2 * error else gain}"
 
 
+def line(rows: list[dict[str, Any]]) -> str:
+    """The table's line of one method, from its rows of every seed."""
+    first = rows[0]
+    if "skipped" in first:
+        return f"| {first['method']} | {first['skipped']} | | | | | | | |"
+    rate = statistics.mean(row["rate"] for row in rows)
+    return f"| {first['method']} | {first['steps']} x {first['batch']} | {rate:.0f} | {cell(rows, 'knn_top1')} | {cell(rows, 'linear_top1')} |"
+
+
 def first_rows(source: str, limit: int, folder: Path) -> str:
     """A Parquet set with the first `limit` rows of its training files, the test files as they are."""
     from contray.data.parquet import parquet_files
@@ -133,31 +142,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     names = options.methods or method_names()
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as scratch:
         source = first_rows(options.data, options.limit, Path(scratch)) if options.limit else options.data
-        jobs = [(name, source, seed, options.megapixels * 1e6) for seed in range(options.seeds) for name in names]
+        jobs = [(name, source, seed, options.megapixels * 1e6) for name in names for seed in range(options.seeds)]
         bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
             console=Console(stderr=True),
         )  # fmt: skip
+        print("| method | steps x batch | images/s | k-NN | untrained | gain | linear | untrained | gain |")
+        print("|---|---|---|---|---|---|---|---|---|", flush=True)
         with bar, ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             task = bar.add_task("methods", total=len(jobs))
+            rows: list[dict[str, Any]] = []
             for row in pool.map(run, jobs):
                 bar.advance(task)
-                results[row["method"]].append(row)
-                bar.console.print(f"{row['method']}: {row.get('skipped') or cell([row], 'linear_top1')}", style="dim")
-    print("| method | steps x batch | images/s | k-NN | untrained | gain | linear | untrained | gain |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for name, rows in results.items():
-        if "skipped" in rows[0]:
-            print(f"| {name} | {rows[0]['skipped']} | | | | | | | |")
-            continue
-        first = rows[0]
-        rate = statistics.mean(row["rate"] for row in rows)
-        print(
-            f"| {name} | {first['steps']} x {first['batch']} | {rate:.0f} | {cell(rows, 'knn_top1')} | {cell(rows, 'linear_top1')} |"
-        )
+                rows.append(row)
+                if len(rows) == options.seeds:
+                    print(line(rows), flush=True)
+                    rows = []
     print(f"\n{options.megapixels:g} megapixels per run, {options.seeds} seed(s), torch {torch.__version__}")
 
 
