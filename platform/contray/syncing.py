@@ -22,7 +22,7 @@ from .training import artifacts, records, spool
 from .training.checkpoint import Checkpoints, Storage
 from .training.lease import held
 from .training.worker import VERDICT
-from .trial import ENDED
+from .tuning.trial import ENDED
 
 STORAGE = ScaleConfig.storage
 

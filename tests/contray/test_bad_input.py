@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from contray import tuning
 from contray.cli import main
 from contray.training import launch
+from contray.tuning import launch as tuning_launch
 
 NOBODY = "http://127.0.0.1:1"
 OVER = "--train.steps 1 --eval.final false"  # should a row be accepted after all, the test ends soon
@@ -156,7 +156,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     def started(*args: object, **kwargs: object) -> None:
         raise AssertionError("Ray was started")
 
-    for module in (launch, tuning):
+    for module in (launch, tuning_launch):
         monkeypatch.setattr(module, "ray_session", started)
     monkeypatch.chdir(tmp_path)
     yield tmp_path

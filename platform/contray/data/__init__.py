@@ -1,7 +1,7 @@
 """From a data source to batches of views. Everything here imports without Ray and MLflow."""
 
 from .batches import EvalImages, GlobalBatches, check_views, loader
-from .order import holdout, permutation, shares
+from .order import holdout, permutation
 from .sources import Source, fingerprint, open_source
 from .splits import BrokenImage, Split
 
@@ -17,5 +17,4 @@ __all__ = [
     "loader",
     "open_source",
     "permutation",
-    "shares",
 ]

@@ -1,8 +1,6 @@
-"""Which samples are seen when and by whom: pure functions, so that a run resumes at any step on any number of workers."""
+"""Which samples are seen when: pure functions, so that a run resumes at any step on any number of workers."""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import numpy as np
 
@@ -13,12 +11,6 @@ from .splits import Split
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     """(n,) int64: the order of an epoch's samples."""
     return generator(seed, "order", epoch).permutation(n)
-
-
-def shares(size: int, world: int) -> list[range]:
-    """The slots of a global batch of `size` that each rank holds: contiguous, in rank order, differing by one at most."""
-    bounds = [rank * (size // world) + min(rank, size % world) for rank in range(world + 1)]
-    return [range(low, high) for low, high in pairwise(bounds)]
 
 
 def holdout(split: Split, fraction: float, seed: int, ids: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

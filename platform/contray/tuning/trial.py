@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import track
-from .config import RunConfig
-from .training.checkpoint import Storage
-from .training.ray_train import fit
-from .training.worker import Asked, Plan, work
+from .. import track
+from ..config import RunConfig
+from ..training.checkpoint import Storage
+from ..training.ray_train import fit
+from ..training.worker import Asked, Plan, work
 
 ONLINE = "knn_val_top1"
 RECORD, ENDED, STATE = "run.json", "ended.json", "state.pt"

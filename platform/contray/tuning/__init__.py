@@ -1,0 +1,7 @@
+"""Search with Ray Tune: a whole sweep (launch), how (search), one trial (trial), what came of it (outcome), its picture (picture)."""
+
+from .launch import sweep
+from .outcome import SweepResult, Trial
+from .ranking import METRICS
+
+__all__ = ["METRICS", "SweepResult", "Trial", "sweep"]

@@ -1,0 +1,173 @@
+"""A sweep from its space to its winner: trials as children of one MLflow run, the test set opened once, for the winner."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .. import data, model, track
+from ..config import RunConfig
+from ..errors import ConfigError, UserError
+from ..registry import load_space
+from ..training.checkpoint import Storage
+from ..training.ray_train import check_machines, ray_session
+from ..training.records import tags_of
+from .outcome import SweepResult, crown, end_trials, ranked, trials_of
+from .picture import draw
+from .ranking import METRICS, UNLABELLED
+from .search import LIVE_KEYS, Search, run
+
+SWEEP = "sweep.json"
+
+
+def sweep(
+    name: str,
+    overrides: Mapping[str, Any],
+    *,
+    samples: int = 0,
+    preset: str = "",
+    config_file: Path | None = None,
+    metric: str = "linear_val_top1",
+    scheduler: str = "",
+    grace: float = 0.4,
+    concurrent: int = 0,
+    minutes: float = 0.0,
+    resume: bool = False,
+    quiet: bool = False,
+) -> SweepResult:
+    """Search the space `name`; see `contray tune --help` for the options. Ranked on held-out training data (`metric`).
+
+    With rankme (Garrido et al. 2023, https://arxiv.org/abs/2210.02885) no label is read until there is a winner, and none is needed.
+    """
+    file = load_space(name)
+    config = _base(file, overrides, preset, config_file)
+    if metric not in METRICS:
+        raise UserError(f"--metric: got {metric}, must be {' or '.join(METRICS)}; the test set selects nothing")
+    scheduler = scheduler or getattr(file, "SCHEDULER", "asha")
+    if scheduler not in ("asha", "pbt", "none"):
+        raise UserError(f"--scheduler: got {scheduler}, must be asha, pbt or none")
+    if samples < 0 or concurrent < 0 or minutes < 0 or not 0 < grace <= 1:
+        raise UserError("--samples, --concurrent and --minutes must not be negative, --grace must be above 0 and at most 1")
+    source = data.open_source(config.data)
+    if source.train.labels is None and metric != UNLABELLED:
+        raise UserError(
+            f"data.source: {source.name} has no labels, and {metric} ranks on held-out labels; --metric {UNLABELLED} needs none"
+        )
+    if not config.eval.final:
+        raise ConfigError("eval.final", "got false, and trials are ranked on what it measures")
+    if scheduler == "pbt" and config.scale.workers[1] > 1:
+        raise UserError("--scheduler pbt: works for trials of one worker only; use asha, or scale.workers 1 1")
+    if scheduler == "pbt" and not LIVE_KEYS & set(file.SPACE):
+        raise UserError(f"--scheduler pbt: this space has no key that may change on the way ({', '.join(sorted(LIVE_KEYS))})")
+    check_machines(config)
+    space, left_out = _fitting(config, dict(file.SPACE), len(source.train))
+    uri = track.resolve_uri(config.track.uri)
+    track.check(uri)
+    storage = Storage(config.scale.storage)
+    storage.create()
+    for word in left_out if not quiet else ():
+        print(word)
+
+    from ..report import describe_domain
+
+    search = Search(
+        samples or getattr(file, "SAMPLES", 1), scheduler, grace, minutes, concurrent, metric, {key: describe_domain(domain) for key, domain in space.items()}
+    )  # fmt: skip
+    base_name = config.track.name or f"tune-{Path(name).stem}-{config.digest('scale', 'track')}"
+    folder, record = _folder(storage, base_name, resume, search)
+    params = {**{key: value for key, value in config.flat().items() if key not in space}, **search.space}
+    tags = {**tags_of(config, source), "contray.kind": "sweep", "contray.space": Path(name).stem, "contray.metric": metric}
+    parent = track.begin(uri, config.track.experiment, folder.name, params=params, tags=tags, run_id=record.get("run_id"))
+    record = {"run_id": parent.run_id, "finished": False, "search": asdict(search)}
+    folder.mkdir(parents=True, exist_ok=True)
+    Storage(str(folder)).write(SWEEP, json.dumps(record).encode())
+    if not quiet:
+        print(f"sweep {folder.name}: {parent.url}", flush=True)
+
+    status = "FAILED"
+    try:
+        with ray_session(config, dashboard=config.scale.workers[1] > 1):
+            trials = ranked(trials_of(run(search, config, space, folder, parent, resume, quiet), folder, parent), metric)
+        best = next((trial for trial in trials if trial.status == "finished" and metric in trial.metrics), None)
+        best_config = None
+        if best:
+            best, best_config = crown(config, best, parent, folder)
+            trials[0] = best
+        plots = draw(trials, space, metric, folder / "parameters.png")
+        parent.log_artifact(plots)
+        Storage(str(folder)).write(SWEEP, json.dumps({**record, "finished": True}).encode())
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        with contextlib.suppress(track.TrackingError):
+            end_trials(parent)
+            parent.finish(status)
+    url = track.compare_url(uri, parent.experiment_id, [trial.run_id for trial in trials if trial.run_id])
+    result = SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space)
+    if not quiet:
+        from ..report import show_sweep
+
+        show_sweep(result, parent.url)
+    return result
+
+
+def _base(file: ModuleType, overrides: Mapping[str, Any], preset: str, config_file: Path | None) -> RunConfig:
+    settings = {**getattr(file, "BASE", {}), **overrides}
+    if config_file is None:
+        return RunConfig.make(file.METHOD, settings, preset=preset)
+    return RunConfig.from_file(config_file, settings, method=file.METHOD, preset=preset)
+
+
+def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[dict[str, Any], list[str]]:
+    """The space without the listed values that this data or config refuses, and what was left out. Raises when a key is left with none."""
+    from ray import tune
+
+    words = []
+    for key, domain in space.items():
+        values = domain["grid_search"] if isinstance(domain, dict) else getattr(domain, "categories", None)
+        ends = values if values is not None else [domain.lower, domain.upper]  # pyright: ignore[reportAttributeAccessIssue]
+        refused: dict[Any, str] = {}
+        for value in ends:
+            try:
+                model.check(config.replace({key: value}), samples)
+            except ConfigError as error:
+                refused[value] = error.problem
+        if refused and (values is None or len(refused) == len(ends)):
+            raise ConfigError(key, f"this space cannot be searched here: {next(iter(refused.values()))}")
+        if refused and values is not None:
+            kept = [value for value in values if value not in refused]
+            space[key] = {"grid_search": kept} if isinstance(domain, dict) else tune.choice(kept)
+            words.append(f"{key}: {', '.join(map(str, refused))} left out ({next(iter(refused.values()))})")
+    return space, words
+
+
+def _folder(storage: Storage, base: str, resume: bool, search: Search) -> tuple[Path, Mapping[str, Any]]:
+    """A new folder for the sweep, or with `resume` that of the newest of its name, and what is on record of it."""
+    if not storage.local:
+        raise UserError(
+            "scale.storage: a sweep keeps its state on a local or shared path; trials cannot start from an object store"
+        )
+    number, newest, folder = 1, None, Path(storage.root) / base
+    while (folder / SWEEP).exists():
+        number, newest, folder = number + 1, folder, Path(storage.root) / f"{base}-{number + 1}"
+    if not resume:
+        return folder, {}
+    if newest is None:
+        raise UserError(f"--resume: there is no sweep {base} under {storage.address}")
+    record = json.loads((newest / SWEEP).read_text())
+    if record["finished"]:
+        raise UserError(
+            f"--resume: {newest.name} is finished, and its winner has met the test set; without --resume a new one starts"
+        )
+    before = {"metric": search.metric} | record["search"]  # sweeps of earlier versions did not note it
+    changed = [f"{key} ({before[key]} -> {value})" for key, value in asdict(search).items() if before[key] != value]
+    if changed:
+        raise UserError(f"--resume: {newest.name} was begun otherwise: {', '.join(changed)}")
+    return newest, record

@@ -1,0 +1,105 @@
+"""What a search came to: its trials, ranked; the winner and its test set."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .. import data, model, track
+from ..config import RunConfig
+from .ranking import METRICS, online_of
+from .trial import ENDED, RECORD
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial as it ended: `status` is finished, stopped (by the scheduler or the time budget) or failed."""
+
+    name: str
+    params: Mapping[str, Any]
+    status: str
+    metrics: Mapping[str, float]
+    run_id: str
+    folder: str
+    step: int
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A sweep as it ended: trials ranked best first, the winner's config, the MLflow parent run and the comparison's link."""
+
+    name: str
+    metric: str
+    trials: list[Trial]
+    best: Trial | None
+    best_config: Path | None
+    plots: Path
+    run_id: str
+    url: str
+    space: Mapping[str, Any] = field(default_factory=dict)
+
+
+def trials_of(results: Any, folder: Path, parent: track.TrackedRun) -> list[Trial]:
+    """The trials that began. MLflow gets the last online metrics of those that did not finish: their curves end at their last checkpoint."""
+    trials = []
+    for result in results:
+        last = result.metrics or {}
+        place = folder / Path(result.path).name  # not last["trial_id"]: of a trial that took over, that is the other's
+        if not (place / RECORD).exists() and not result.error:
+            continue  # the time budget came first
+        run_id = json.loads((place / RECORD).read_text())["run_id"] if (place / RECORD).exists() else ""
+        finished = (place / ENDED).exists()
+        ended = json.loads((place / ENDED).read_text()) if finished else last
+        metrics = {key: ended[key] for key in METRICS if key in ended}
+        status = "finished" if finished else "failed" if result.error else "stopped"
+        problem = "" if finished or not result.error else str(result.error).strip().splitlines()[-1][:200]
+        trials.append(
+            Trial(place.name, result.config or {}, status, metrics, run_id, str(place), int(ended.get("step", 0)), problem)
+        )
+        if run_id and metrics and not finished:
+            with contextlib.suppress(track.TrackingError):
+                track.attach(parent.uri, run_id).log_metrics(metrics, step=trials[-1].step)
+    return trials
+
+
+def end_trials(parent: track.TrackedRun) -> None:
+    """End the runs of trials whose process ended before it could do so."""
+    mine = f"tags.`mlflow.parentRunId` = '{parent.run_id}' and attributes.status = 'RUNNING'"
+    with track.asking(parent.uri, "ending trials") as talk:
+        for run in talk.search_runs([parent.experiment_id], mine):
+            talk.set_terminated(run.info.run_id, "KILLED")
+
+
+def ranked(trials: list[Trial], metric: str) -> list[Trial]:
+    """Finished trials first: what a stopped one had reached is no verdict."""
+
+    def rank(trial: Trial) -> tuple[bool, float, float]:
+        return trial.status == "finished", trial.metrics.get(metric, -1.0), trial.metrics.get(online_of(metric), -1.0)
+
+    return sorted(trials, key=rank, reverse=True)
+
+
+def crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path) -> tuple[Trial, Path]:
+    """Open the test set for the winner, once, where there are labels; write its config; let the sweep's run carry its metrics and params."""
+    from ..encoder import read_checkpoint
+    from ..evaluation.online import verdict
+
+    encoder = read_checkpoint(best.folder)
+    winner = config.replace(dict(best.params))
+    source, device = data.open_source(winner.data), model.device_of(winner)
+    measured = verdict(winner, source, encoder.method.to(device), device) if source.train.labels is not None else {}
+    metrics = {**best.metrics, **measured}
+    path = folder / "best.yaml"
+    path.write_text(winner.to_yaml())
+    child = track.attach(parent.uri, best.run_id)
+    child.log_metrics({name: value for name, value in metrics.items() if name not in best.metrics}, step=best.step)
+    child.set_tags({"contray.winner": "true"})
+    parent.log_metrics(metrics, step=best.step)
+    parent.log_params({f"best.{key}": value for key, value in best.params.items()})
+    parent.log_artifact(path)
+    return replace(best, metrics=metrics), path

@@ -1,0 +1,157 @@
+"""The search itself: Ray Tune over the space, its scheduler, interrupts, and a line for each trial that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import track
+from ..config import RunConfig
+from .ranking import online_of, shown
+from .trial import ONLINE, TrialPlan, run_trial
+
+LIVE_KEYS = {  # what PBT may change on the way: read at every step, and no state depends on it
+    *("method.temperature", "method.momentum", "augment.strength"),
+    *("optim.lr", "optim.lr_end", "optim.gamma", "optim.clip"),
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a space is searched; what `--resume` must find unchanged."""
+
+    samples: int
+    scheduler: str
+    grace: float
+    minutes: float
+    concurrent: int
+    metric: str
+    space: Mapping[str, str]  # key -> its domain in words
+
+
+def run(
+    search: Search, config: RunConfig, space: Mapping[str, Any], folder: Path, parent: track.TrackedRun, resume: bool, quiet: bool
+) -> Any:  # fmt: skip
+    """Tune's results. Raises KeyboardInterrupt when the search was interrupted; its state is saved then."""
+    import optuna
+    import ray
+    from ray import tune
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that failed is told in our own words
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # tables that verbose=0 does not silence
+    nested, pbt = config.scale.workers[1] > 1, search.scheduler == "pbt"
+    total = ray.cluster_resources()
+    gpus = int(total.get("GPU", 0)) if config.train.device != "cpu" else 0
+    cpus = int(total.get("CPU", 1))
+    workers = max(config.scale.workers[1], 1)
+    concurrent = search.concurrent or max(1, (gpus or cpus // max(config.scale.cpus_per_worker, 1)) // workers)
+    share = max(1, cpus // (concurrent * workers))
+    # a trial that starts Ray Train leaves the CPUs to its workers, but Ray wants it to ask for something: a byte
+    resources: dict[str, float] = {"memory": 1} if nested else {"cpu": share, **({"gpu": gpus / concurrent} if gpus else {})}
+    shared = config.replace({"scale.cpus_per_worker": share, **({"data.workers": 0} if share == 1 and not gpus else {})})
+    online = online_of(search.metric)
+    plan = TrialPlan(shared.to_yaml(), str(folder), parent, nested, share, pbt, online)
+    trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), resources)
+    if resume and tune.Tuner.can_restore(str(folder / "tune")):
+        tuner = tune.Tuner.restore(str(folder / "tune"), trainable, resume_unfinished=True, resume_errored=True)
+    else:
+        drawn = pbt or any(isinstance(domain, dict) for domain in space.values())  # Optuna knows neither grids nor populations
+        tuner = tune.Tuner(
+            trainable,
+            param_space=dict(space),
+            tune_config=tune.TuneConfig(
+                metric=online, mode="max", num_samples=search.samples, max_concurrent_trials=concurrent, reuse_actors=not nested,
+                search_alg=BasicVariantGenerator(max_concurrent=concurrent, random_state=config.seed) if drawn else OptunaSearch(seed=config.seed),
+                scheduler=_scheduler(search, space), time_budget_s=search.minutes * 60 or None, trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[] if quiet else [_watch(online)]),
+        )  # fmt: skip
+    with _interrupts() as asked:
+        results = tuner.fit()
+    if asked:
+        raise KeyboardInterrupt
+    return results
+
+
+def _scheduler(search: Search, space: Mapping[str, Any]) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+
+    if search.scheduler == "asha":
+        grace = max(1, round(100 * search.grace))
+        return ASHAScheduler(time_attr="progress", max_t=100, grace_period=grace, reduction_factor=3)
+    if search.scheduler == "pbt":
+        mutations = {
+            key: domain["grid_search"] if isinstance(domain, dict) else domain
+            for key, domain in space.items()
+            if key in LIVE_KEYS
+        }
+        return PopulationBasedTraining(time_attr="progress", perturbation_interval=25, hyperparam_mutations=mutations, synch=True)
+    return None
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Ctrl-C or SIGTERM once has Tune save the search and end it, and puts the signal into the list; twice ends at once.
+
+    Tune's own handler of Ctrl-C does not say that it was called and outlives the search; SIGUSR1 is its other way to be asked.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        print("\nsaving the sweep; the same command with --resume goes on with it. Ctrl-C again ends at once", flush=True)
+        signal.raise_signal(signal.SIGUSR1)
+
+    def before_tune_listens(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    handlers = {signal.SIGINT: handle, signal.SIGTERM: handle, signal.SIGUSR1: before_tune_listens}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(online: str) -> Any:
+    """Prints a line per trial as it ends."""
+    from ray import tune
+
+    class Watch(tune.Callback):
+        def setup(self, **info: Any) -> None:
+            self.began, self.done = time.monotonic(), 0
+
+        def _say(self, trial: Any, word: str) -> None:
+            self.done += 1
+            params = ", ".join(
+                f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.config.items()
+            )
+            value = (trial.last_result or {}).get(online)
+            score = f"{'k-NN' if online == ONLINE else online} {shown(online, value):>7}" if value is not None else "no metric"
+            print(f"[{time.monotonic() - self.began:5.0f} s] trial {self.done}: {score}  {word}  {params}", flush=True)
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._say(trial, "finished" if (trial.last_result or {}).get("progress", 0) >= 100 else "stopped ")
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._say(trial, "FAILED  ")
+
+    return Watch()
