@@ -2,10 +2,12 @@
 
     python tests/benchmarks/overhead.py [--method simclr] [--steps 16] [--rounds 3] [--threads N] [--data.source cifar10 --dotted.key VALUE ...]
 
-Each round measures three loops over the same config, model, optimiser and number of torch threads, one after the other:
-`contray` (a Ray Train worker, with tracking, checkpoints and augmentation in its loader's process), `bare` (the step alone, on ready
-batches held in memory, which no loop with augmentation can pass) and `bare + loader` (the same step, fed by contray's loader).
-Rounds alternate so that what else the machine does meets all three alike. Default: ResNet-18 with CIFAR's stem, batch 64, 32 px.
+Each round measures four loops over the same config, model, optimiser and number of torch threads, one after the other:
+`contray` (a Ray Train worker, with tracking, checkpoints and augmentation in its loader's process), `loop alone` (contray's loop in this
+process: no Ray, no checkpoints, nothing logged), `bare` (the step alone, on ready batches held in memory, which no loop with augmentation
+can pass) and `bare + loader` (the same step, fed by contray's loader). So contray / loop alone is the price of checkpoints, logging
+and elasticity together. Rounds alternate so that what else the machine does meets all alike. Default: ResNet-18 with CIFAR's stem,
+batch 64, 32 px.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from rich.table import Table
 import contray
 from contray import RunConfig, data, model, optim, track
 from contray.options import split_dotted
+from contray.training.loop import Listener, train
 from contray.training.ray_train import ray_session
 from methods._base import Batch, Clock
 
@@ -82,10 +85,29 @@ def loaded(config: RunConfig, source: data.Source, steps: int, workers: int) -> 
 
 
 def contray_rate(config: RunConfig, name: str) -> float:
-    """images/s of a run on a Ray Train worker after its first steps, from the pace that it logged with each metric point."""
+    """images/s of a run on a Ray Train worker after its first steps."""
     result = contray.train(config.replace({"track.name": name}), quiet=True)
-    pace = sorted(track.attach(track.resolve_uri(config.track.uri), result.run_id).history("images_per_second"))
-    size = config.train.batch_size
+    return mean_rate(config, track.attach(track.resolve_uri(config.track.uri), result.run_id).history("images_per_second"))
+
+
+def alone_rate(config: RunConfig, source: data.Source) -> float:
+    """images/s of contray's loop by itself after its first steps."""
+    pace = Pace()
+    train(config, source, listener=pace)
+    return mean_rate(config, pace.points)
+
+
+class Pace(Listener):
+    def __init__(self) -> None:
+        self.points: list[tuple[int, float]] = []
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.points.append((step, values["images_per_second"]))
+
+
+def mean_rate(config: RunConfig, points: Iterable[tuple[int, float]]) -> float:
+    """images/s over all steps after the first logged one, from the pace that the loop gives with each metric point."""
+    pace, size = sorted(points), config.train.batch_size
     seconds = sum((step - before) * size / rate for (before, _), (step, rate) in itertools.pairwise(pace))
     return (pace[-1][0] - pace[0][0]) * size / seconds
 
@@ -100,6 +122,7 @@ def measure(config: RunConfig, rounds: int) -> dict[str, list[float]]:
     ]
     loops: dict[str, Callable[[int], float]] = {
         "contray": lambda turn: contray_rate(config, f"round-{turn}"),
+        "loop alone": lambda turn: alone_rate(config, source),
         "bare": lambda turn: bare_rate(config, source, (ready[step % READY] for step in range(steps))),
         "bare + loader": lambda turn: bare_rate(config, source, loaded(config, source, steps, config.data.workers)),
     }
@@ -115,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--method", default="simclr", help="method (contray methods)")
     parser.add_argument("--steps", type=int, default=16, help=f"optimiser steps per loop and round, above {WARM}")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of all three loops")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of all loops")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="torch threads of each loop")
     dotted, plain = split_dotted(sys.argv[1:])
     options = parser.parse_args(plain)
