@@ -90,7 +90,11 @@ PRESETS = {
         {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.negatives": 4096, "method.temperature": 0.1},
         {"view": replace(VIEWS["view"], size=32, crop=(0.2, 1.0))},
     ),
-    "digits": Preset("Lab on the built-in digits: two residual nets of width 16, batch 128, 600 steps", DIGITS, {"view": DIGITS_VIEW}),
+    "digits": Preset(
+        "the built-in digits and their edges: two residual nets of width 16, batch 128, 600 steps",
+        DIGITS | {"method.groups": (3, 3)}, {"view": replace(SHARED, space="rgb"), "edges": EDGES},
+    ),
+    "digits_lab": Preset("Lab on the digits, whose colours show little of the digit", DIGITS, {"view": DIGITS_VIEW}),
     "digits_edges": Preset("three views of the digits: L, ab and edges", DIGITS | {"method.groups": (1, 2, 3)}, {"view": SHARED, "edges": EDGES}),
     "digits_scene": Preset(
         "four views of the digits, each pair contrasted: L, ab, edges and the digit's mask",

@@ -39,7 +39,8 @@ from methods._base import Batch, Clock, Method
 def config_of(name: str, source: str, seed: int) -> RunConfig:
     """The digits preset; on other data with the views of the cifar preset, as long as these are drawn from the same columns."""
     settings: dict[str, Any] = {"data.source": source, "data.workers": 0, "eval.every_epochs": 0, "seed": seed}
-    config = RunConfig.make(name, settings, preset="digits")
+    preset = "digits_lab" if name == "cmc" and source != "digits" else "digits"  # whose channels are those of cifar's view
+    config = RunConfig.make(name, settings, preset=preset)
     if source == "digits":
         return config
     return dataclasses.replace(config, views=dict(load_method(name).presets["cifar"].views or config.views))

@@ -52,7 +52,7 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "train clip --views.text.source captions": ("views.text.source", "no column 'captions'", "caption (text)"),
     "train cpc_sequence --views.signal.source mask": ("views.signal.kind", "of kind array", "'mask' is of kind image"),
     "train cmc --preset rgbd": ("views.depth.source", "no column 'depth'", "mask (image)"),
-    "train cmc --method.groups 1 1": ("method.groups", "got 1 1", "3 channels in all"),
+    "train cmc --method.groups 1 1": ("method.groups", "got 1 1", "6 channels in all"),
     "train infomin --views.pieces.grid_shift 9": ("views.pieces.grid", "moved by up to 9", "need size 53"),
     "train mae --backbone.name resnet18": ("backbone.name", "got resnet18", "vit_mini"),
     "train clip --method.towers shared": ("backbone.name", "got resnet_small", "vit_mini"),

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from contray.errors import ConfigError, UserError
 from contray.evaluation import Features, LinearProbes, encode, knn_predict, knn_top1, linear_probe, measure, pixels, report
-from contray.evaluation.knn import tile
+from contray.evaluation.knn import _nearest, tile
 from contray.sections import EvalConfig
 
 GRID = {"lrs": (0.3, 3.0, 30.0), "decays": (0.0, 1e-2), "epochs": 5, "batch_size": 64}
@@ -76,6 +76,18 @@ def test_of_equally_near_rows_the_earlier_counts(chunk_bytes: int) -> None:
     for k, expected in ((5, [2, 2]), (9, [2, 2]), (11, [0, 1])):
         predicted = knn_predict(bank, labels, torch.eye(2), k=k, classes=3, chunk_bytes=chunk_bytes)
         assert predicted.tolist() == expected
+
+
+@pytest.mark.parametrize("columns", [7, 40, 1003])
+@pytest.mark.parametrize("kinds", [3, 60, 1_000_000])
+def test_the_nearest_are_those_of_a_stable_sort(columns: int, kinds: int) -> None:
+    """Values of few kinds tie everywhere, within blocks and between them."""
+    values = torch.randint(kinds, (50, columns), generator=torch.Generator().manual_seed(columns)).float()
+    for k in (1, 5, 21):
+        expected = values.sort(dim=1, descending=True, stable=True)
+        found, ids = _nearest(values, k)
+        assert torch.equal(ids, expected.indices[:, :k])
+        assert torch.equal(found, expected.values[:, :k])
 
 
 class LargestTensor(TorchDispatchMode):

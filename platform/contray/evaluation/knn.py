@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+BLOCK = 8  # columns whose maximum decides whether they are looked at again
 QUERY_ROWS = 256  # enough rows for a matrix product at full speed, few enough that wide pieces of the bank fit beside them
 
 
@@ -121,7 +122,7 @@ def _search(query: Tensor, bank: Tensor, scale: Tensor, k: int, columns: int) ->
 
 def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row, of equal ones the leftmost; `topk` alone picks among equals as it likes."""
-    values, ids = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
+    values, ids = _largest(similarity, min(k + 1, similarity.shape[1]))
     ids = ids[:, :k]
     if values.shape[1] > k:
         tied = values[:, k] == values[:, k - 1]  # the k-th place is contested
@@ -129,6 +130,25 @@ def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
             ids[tied] = similarity[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
     ids = ids.sort(dim=1).values
     values, order = similarity.gather(1, ids).sort(dim=1, descending=True, stable=True)
+    return values, ids.gather(1, order)
+
+
+def _largest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """As `topk`: the `count` largest of each row and where they stand. Most of a long row is looked at only once, for maxima.
+
+    Of blocks of columns, the `count` with the largest maxima hold the `count` largest values: what lies elsewhere is no larger
+    than any of these maxima.
+    """
+    rows, columns = similarity.shape
+    stride = columns // BLOCK  # a block is every stride-th column, so that its maximum is of whole rows of memory
+    if stride <= count:
+        return similarity.topk(count, dim=1)
+    maxima = similarity[:, : BLOCK * stride].view(rows, BLOCK, stride).amax(1)  # (rows, stride)
+    first = maxima.topk(count, dim=1, sorted=False).indices  # (rows, count)
+    ids = (first[:, None] + stride * torch.arange(BLOCK, device=first.device)[:, None]).flatten(1)  # (rows, BLOCK * count)
+    rest = torch.arange(BLOCK * stride, columns, device=ids.device).expand(rows, -1)  # what no block has
+    ids = torch.cat([ids, rest], 1)
+    values, order = similarity.gather(1, ids).topk(count, dim=1)
     return values, ids.gather(1, order)
 
 

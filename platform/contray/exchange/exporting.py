@@ -138,14 +138,19 @@ class _Encode(nn.Module):
 def _write_onnx(config: RunConfig, method: Any, path: Path) -> None:
     inputs = blank(config, method)
     rows = torch.export.Dim.DYNAMIC
-    torch.onnx.export(
+    program = torch.onnx.export(
         _Encode(method, list(inputs)).eval(),
         tuple(inputs.values()),
-        str(path),
-        input_names=list(inputs),
         output_names=["features"],
         dynamic_shapes={"inputs": tuple({0: rows} for _ in inputs)},
-        external_data=False,
         dynamo=True,
         verbose=False,
     )
+    assert program is not None
+    graph = program.model.graph
+    for value in (value for node in graph for value in node.outputs):
+        if value.name in inputs:  # the exporter names values after operations, such as view
+            value.name = f"{value.name}_"
+    for value, name in zip(graph.inputs, inputs, strict=True):
+        value.name = name
+    program.save(str(path), external_data=False)
