@@ -106,6 +106,11 @@ PRESETS = {
          "optim.lr": 0.06, "optim.weight_decay": 5e-4, "optim.weight_decay_end": -1.0, "train.batch_size": 256, "train.epochs": 1000},
         views((0.3, 1.0), replace(VIEWS["small"], size=16, count=4, crop=(0.1, 0.3), blur=0.0), **PLAIN),
     ),
+    "cifar_short": Preset(
+        "two large crops of 32 px, for runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps",
+        DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.momentum": 0.97},
+        views((0.5, 1.0), **PLAIN, jitter=(0.4, 0.4, 0.2, 0.05), solarize=0.0),
+    ),
     "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 64, 600 steps",
                      DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}, DIGITS_VIEWS),
     "digits_vit": Preset("the digits on a small ViT of patches of 4 px, four small crops besides",

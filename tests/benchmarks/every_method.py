@@ -35,15 +35,20 @@ from contray.registry import load_method, method_names
 from contray.training.loop import train
 from methods._base import Batch, Clock, Method
 
+OTHERS = {  # presets of settings and of views on other data than the digits
+    "cmc": ("digits_lab", "cifar"),  # whose channels are those of cifar's view
+    "dino": ("cifar_short", "cifar_short"),  # with cifar's small crops a few hundred steps teach it nothing
+}
+
 
 def config_of(name: str, source: str, seed: int) -> RunConfig:
     """The digits preset; on other data with the views of the cifar preset, as long as these are drawn from the same columns."""
     settings: dict[str, Any] = {"data.source": source, "data.workers": 0, "eval.every_epochs": 0, "seed": seed}
-    preset = "digits_lab" if name == "cmc" and source != "digits" else "digits"  # whose channels are those of cifar's view
-    config = RunConfig.make(name, settings, preset=preset)
     if source == "digits":
-        return config
-    return dataclasses.replace(config, views=dict(load_method(name).presets["cifar"].views or config.views))
+        return RunConfig.make(name, settings, preset="digits")
+    preset, views = OTHERS.get(name, ("digits", "cifar"))
+    config = RunConfig.make(name, settings, preset=preset)
+    return dataclasses.replace(config, views=dict(load_method(name).presets[views].views or config.views))
 
 
 def pixels_per_sample(config: RunConfig) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -88,3 +90,14 @@ def test_every_method_has_a_dry_run(method: str, capsys: pytest.CaptureFixture[s
     """One small step of its digits preset: memory and time are measured, nothing is started."""
     assert main(["train", method, "--preset", "digits", "--dry-run"]) == 0
     assert "nothing was started" in capsys.readouterr().out
+
+
+def test_who_reads_may_stop_reading() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "contray", "train", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
