@@ -332,9 +332,12 @@ def the_run_of(place: Place) -> Any:
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
-@pytest.mark.parametrize("method", ["moco", "simclr"] if LONG else ["moco"])  # moco has the more state: queue, EMA, norm groups
+@pytest.mark.skipif(
+    not LONG, reason="CONTRAY_PARITY_STEPS=200 asks for it; tests/elastic holds two workers against none in every run"
+)
+@pytest.mark.parametrize("method", ["moco", "simclr"])  # moco has the more state: queue, EMA, norm groups
 def test_one_and_two_ray_workers_compute_the_same(method: str, here: Place) -> None:
-    steps = int(LONG or 30)
+    steps = int(LONG)
     own = {
         "simclr": {},
         "moco": {"views.query.size": 16, "views.key.size": 16, "method.queue_size": 130, "method.dim": 8, "train.norm_groups": 2},

