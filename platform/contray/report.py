@@ -120,6 +120,7 @@ GEOMETRY = {  # what is measured of the features, and of what the loss compares
     "embedding_rankme": "embeddings: effective rank",
     "embedding_rankme_share": "... of the most it can be",
     "embedding_std": "embeddings: spread, of evenly spread ones'",
+    "effective_temperature": "temperature, in standard deviations of negatives",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,11 @@ def test_geometry_needs_no_labels_and_depends_on_the_seed_alone() -> None:
     features, pairs = diagnosis.features(method)
     assert pairs is not None
     assert features.shape == pairs[0].shape == pairs[1].shape == (128, method.out_dim)
+    one, other_view = (torch.nn.functional.normalize(method.eval().projector(each).detach().double(), dim=1) for each in pairs)
+    negatives = [float(one[i] @ other_view[j]) for i in range(128) for j in range(128) if i != j]
+    assert first["effective_temperature"] == pytest.approx(
+        config.flat()["method.temperature"] / statistics.stdev(negatives), rel=1e-4
+    )
     assert not torch.equal(*pairs)
 
 

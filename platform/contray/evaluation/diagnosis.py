@@ -65,12 +65,19 @@ class Diagnosis:
     def measure(self, method: Method) -> dict[str, float]:
         """rankme, rankme_share (of the most it can be), feature_std (of 1 / sqrt(D)), uniformity; alignment and mean similarities of pairs;
         embedding_rankme, embedding_rankme_share and embedding_std (of 1 / sqrt(E)), of what the loss compares, where a projector stands between.
+
+        effective_temperature, where the method has a temperature: in units of the standard deviation of what it divides, the similarities
+        of negatives. Far below 1 the softmax sees the nearest negatives alone, far above 1 all alike.
         """
         plain, pairs = self.features(method)
         found, embedded = describe(plain, pairs), self.embed(method, plain)
         if embedded.shape != plain.shape or not torch.equal(embedded, plain):
             found |= ranks("embedding_rankme", embedded)
             found["embedding_std"] = geometry.spread(embedded) * math.sqrt(embedded.shape[1])
+        temperature = getattr(method.config, "temperature", None)
+        if pairs and temperature:
+            spread = float(similarities(self.embed(method, pairs[0]), self.embed(method, pairs[1])).negative.std())
+            found["effective_temperature"] = temperature / max(spread, 1e-12)
         return found
 
     @torch.no_grad()
