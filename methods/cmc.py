@@ -90,6 +90,7 @@ PRESETS = {
         {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.negatives": 4096, "method.temperature": 0.1},
         {"view": replace(VIEWS["view"], size=32, crop=(0.2, 1.0))},
     ),
+    "cifar_short": Preset("Lab on two residual nets of width 16, for a few hundred steps", DIGITS, {"view": replace(VIEWS["view"], size=32, crop=(0.2, 1.0))}),
     "digits": Preset(
         "the built-in digits and their edges: two residual nets of width 16, batch 128, 600 steps",
         DIGITS | {"method.groups": (3, 3)}, {"view": replace(SHARED, space="rgb"), "edges": EDGES},

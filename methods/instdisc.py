@@ -66,6 +66,10 @@ PRESETS = {
          "train.batch_size": 128},
         {"view": CIFAR_VIEW},
     ),
+    "cifar_short": Preset(
+        "a residual net of width 16 for a dozen epochs, slow enough for rows of the bank that are an epoch old",
+        DIGITS | {"optim.lr": 1.5e-3}, {"view": CIFAR_VIEW},
+    ),
     "digits": Preset("the built-in digits: a residual net of width 16, batch 128, 600 steps", DIGITS, DIGITS_VIEWS),
     "digits_proximal": Preset("the digits with the proximal term", DIGITS | {"method.proximal": 1.0}, DIGITS_VIEWS),
 }  # fmt: skip

@@ -4,7 +4,7 @@
     python tests/benchmarks/every_method.py --data PARQUET_FOLDER --limit 10000     # e.g. CIFAR-10 in the Hugging Face layout
 
 The budget counts every pass of a picture through a network, a target's included, so that a method of many crops or two networks gets
-fewer steps. Networks, heads and rates are those of the `digits` presets; on other data the views are those of the `cifar` presets.
+fewer steps. Networks, heads and rates are those of the `digits` presets; on other data the views are those of the `cifar` presets, or all is of `cifar_short`.
 Contrastive, clustering and distilling methods are to be judged by both columns, masked and predictive ones by the linear probe.
 A gain is bold where it is above two binomial standard errors of the two accuracies' difference.
 """
@@ -35,20 +35,16 @@ from contray.registry import load_method, method_names
 from contray.training.loop import train
 from methods._base import Batch, Clock, Method
 
-OTHERS = {  # presets of settings and of views on other data than the digits
-    "cmc": ("digits_lab", "cifar"),  # whose channels are those of cifar's view
-    "dino": ("cifar_short", "cifar_short"),  # with cifar's small crops a few hundred steps teach it nothing
-}
-
 
 def config_of(name: str, source: str, seed: int) -> RunConfig:
-    """The digits preset; on other data with the views of the cifar preset, as long as these are drawn from the same columns."""
+    """The digits preset; on other data with the views of the cifar preset, or the method's cifar_short preset where it has one."""
     settings: dict[str, Any] = {"data.source": source, "data.workers": 0, "eval.every_epochs": 0, "seed": seed}
-    if source == "digits":
-        return RunConfig.make(name, settings, preset="digits")
-    preset, views = OTHERS.get(name, ("digits", "cifar"))
-    config = RunConfig.make(name, settings, preset=preset)
-    return dataclasses.replace(config, views=dict(load_method(name).presets[views].views or config.views))
+    presets = load_method(name).presets
+    if source == "digits" or "cifar_short" not in presets:
+        config = RunConfig.make(name, settings, preset="digits")
+        views = presets["digits" if source == "digits" else "cifar"].views
+        return dataclasses.replace(config, views=dict(views or config.views))
+    return RunConfig.make(name, settings, preset="cifar_short")
 
 
 def pixels_per_sample(config: RunConfig) -> float:
