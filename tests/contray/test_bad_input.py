@@ -111,7 +111,6 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "distill --checkpoint {files}/gone.pt": ("--checkpoint", "no file", "gone.pt"),
     "distill --checkpoint x --method.temperature 1": ("method.temperature", "data.*"),
     "distill --checkpoint x --by soft": ("--by", "'soft'", "did you mean soft_labels"),
-    "distill --checkpoint x --eval.noisy_threshold 1": ("eval.noisy_threshold", "got 1", "< 1"),
     "distill --checkpoint x --student-run y --backbone.width 8": ("backbone.width", "of its run"),
     "distill --checkpoint x --student-run y --student-checkpoint z": ("--student-run", "--student-checkpoint"),
     "sync gone": ("gone: there is no run of this name", "contray_runs", "--storage"),
