@@ -14,13 +14,13 @@ OPTIONS = SimpleNamespace(crd_negatives=K, crd_temperature=TAU, crd_momentum=MOM
 
 
 def embed(layer, row):
-    out = [sum(w * x for w, x in zip(weights, row, strict=True)) + b for weights, b in zip(layer.weight, layer.bias, strict=True)]
-    norm = sum(x * x for x in out).sqrt()
+    out = [dot(weights, row) + b for weights, b in zip(layer.weight, layer.bias, strict=True)]
+    norm = dot(out, out).sqrt()
     return [x / norm for x in out]
 
 
 def dot(a, b):
-    return sum(x * y for x, y in zip(a, b, strict=True))
+    return torch.stack([x * y for x, y in zip(a, b, strict=True)]).sum()
 
 
 def literal(contrast, students, teachers, index, drawn, banks, constants):
@@ -29,7 +29,7 @@ def literal(contrast, students, teachers, index, drawn, banks, constants):
         "student": [embed(contrast.embed_student, row) for row in students],
         "teacher": [embed(contrast.embed_teacher, row) for row in teachers],
     }
-    loss = 0.0
+    loss = torch.zeros((), dtype=torch.float64)
     for anchor, other in (("student", "teacher"), ("teacher", "student")):
         scores = [
             [(dot(banks[other][j], anchored) / TAU).exp() for j in (i, *negatives)]
@@ -39,7 +39,7 @@ def literal(contrast, students, teachers, index, drawn, banks, constants):
             constants[anchor] = N * sum(e.item() for row in scores for e in row) / (B * (1 + K))
         for row in scores:
             h = [e / constants[anchor] / (e / constants[anchor] + K / N) for e in row]
-            loss = loss - (h[0].log() + sum((1 - h_j).log() for h_j in h[1:])) / B
+            loss = loss - (h[0].log() + torch.stack([(1 - h_j).log() for h_j in h[1:]]).sum()) / B
     for side, rows in embedded.items():
         for i, row in zip(index, rows, strict=True):
             moved = [MOMENTUM * old.item() + (1 - MOMENTUM) * new.item() for old, new in zip(banks[side][i], row, strict=True)]
