@@ -222,10 +222,17 @@ def test_the_noise_is_randaugment_and_dropout(config: RunConfig, easy: data.Sour
         shown.append(batch.views["image"])
         plain = F.cross_entropy(network(batch.views).float(), y)
         assert_close(by_noised(0.0)(network, batch, y), plain)
-        noised = by_noised(0.5)(network, batch, y)
-        assert noised != plain
-        assert torch.equal(noised, by_noised(0.5)(network, batch, y)), "a function of seed, step and slot"
+        features = network.features(batch.views)
     assert not torch.equal(*shown)
+
+    fed: list[torch.Tensor] = []
+    network.head.register_forward_pre_hook(lambda layer, given: fed.append(given[0]))
+    for _ in range(2):
+        by_noised(0.75)(network, batch, y)
+    assert torch.equal(*fed), "a function of seed, step and slot"
+    kept = fed[0] != 0
+    assert 0.15 < kept[features != 0].float().mean() < 0.35
+    assert_close(fed[0][kept], 4 * features[kept])
 
 
 def test_students_become_teachers_and_the_test_set_is_opened_once_by_them(
@@ -244,6 +251,14 @@ def test_students_become_teachers_and_the_test_set_is_opened_once_by_them(
         assert not teacher.training
         return labelling(config, source, ids, teacher, device)
 
+    taught_on: dict[int, set[int]] = {}
+    train = finetune.train_classifier
+
+    def trained(network, config, images, *more):
+        taught_on[id(network)] = set(images.batches.members.tolist())
+        train(network, config, images, *more)
+
+    monkeypatch.setattr(finetune, "train_classifier", trained)
     for module in (finetune, noisy):
         monkeypatch.setattr(module, "score", noted)
     monkeypatch.setattr(noisy, "pseudo_labels", asked)
@@ -255,6 +270,7 @@ def test_students_become_teachers_and_the_test_set_is_opened_once_by_them(
     assert opened == ["train", "test"] * 2 + ["train", "train", "test"], "fine-tuned, from scratch, two students"
     assert len({id(teacher) for teacher in teachers}) == 2
     few = FewLabels.of(config, easy, "0.2")
+    assert taught_on[id(teachers[0])] == set(few.fit.tolist()), "not the one that was refitted on held-out images too"
     held = [float(scored(config, easy.train, few.val, lambda inputs, each=each: each(inputs)[None], CPU)[0]) for each in teachers]
     assert held == [results[f"{name}_iter0_val_top1"], results[f"{name}_iter1_val_top1"]]
     assert results[f"{name}_top1"] > 0.5
@@ -287,23 +303,25 @@ def test_a_pretrained_student_is_fine_tuned_beside_and_may_be_where_it_starts(
     given = config.replace({"eval.distill_epochs": 1, "eval.finetune_epochs": 1})
     smaller = given.replace({"backbone.width": 2})
     own = built(smaller.replace({"seed": 5}), easy)
-    firsts: dict[str, torch.Tensor] = {}
+    firsts: list[tuple[str, torch.Tensor]] = []
     train = finetune.train_classifier
 
     def noted(network, config, images, steps, lr, told, loss_of):
-        width = network.head.in_features
-        firsts[f"{width} {getattr(loss_of, '__qualname__', '')}"] = network.method.backbone.conv1.weight.detach().clone()
+        firsts.append((loss_of.__qualname__.split(".")[0], network.method.backbone.conv1.weight.detach().clone()))
         train(network, config, images, steps, lr, told, loss_of)
 
     monkeypatch.setattr(finetune, "train_classifier", noted)
     results = distilled(given, smaller, easy, built(given, easy), CPU, "0.2", quiet, own=own)
     alone = finetuned(smaller, easy, own, CPU, "0.2", quiet).metrics
     assert results["finetune_20pct_width2_top1"] == alone["finetune_20pct_top1"]
-    (place,) = [key for key in firsts if "by_teacher" in key]
-    assert torch.equal(firsts[place], built(smaller, easy).backbone.conv1.weight), "untrained"
+    theirs, fresh = own.backbone.conv1.weight, built(smaller, easy).backbone.conv1.weight
+    places = [(loss, "own" if torch.equal(w, theirs) else "fresh" if torch.equal(w, fresh) else "teacher") for loss, w in firsts]
+    labelled = [("by_labels", start) for start in ("teacher", "fresh", "own") for _ in range(2)]  # each refitted
+    assert places[:7] == [*labelled, ("by_teacher", "fresh")]
     started = given.replace({"eval.distill_start": "pretrained"})
     distilled(started, smaller, easy, built(given, easy), CPU, "0.2", quiet, own=own)
-    assert torch.equal(firsts[place], own.backbone.conv1.weight)
+    assert firsts[-1][0] == "by_teacher"
+    assert torch.equal(firsts[-1][1], theirs)
 
 
 def test_the_student_of_a_checkpoint_is_distilled_through_the_interface(config: RunConfig, tmp_path: Path) -> None:
