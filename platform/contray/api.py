@@ -96,17 +96,22 @@ def evaluate(
     labels: str = "1.0",
     quiet: bool = True,
     out: Path = Path("similarities.png"),
+    by: str = "soft_labels",
+    student_run: str = "",
+    student_checkpoint: str = "",
 ) -> dict[str, float]:
     """What a run's encoder or a checkpoint is worth, by protocols of `contray.evaluation.suite.PROTOCOLS`.
 
     overrides: dotted keys of data.* and eval.*, e.g. another data.source, and for "distill" the student's backbone.*; others would change
     the encoder and are refused. With `run`, the metrics are logged to it, all at the end: under their own names, or after `DATASET.` where the data is not the run's own.
     labels: how many of them "finetune" gets: a fraction, or "10-per-class"; quiet: no progress bar. "geometry", alone, needs no labels, draws
-    the similarities into `out` and, with `run`, keeps the picture there.
+    the similarities into `out` and, with `run`, keeps the picture there. by: how "distill" teaches: soft_labels, crd or noisy_student;
+    student_run, student_checkpoint: a pretrained student, whose own fine-tuning "distill" measures beside it.
     """
     from . import data, model, track
     from .encoder import read_checkpoint
     from .evaluation.diagnosis import geometry_of
+    from .evaluation.student import check_by, student_config
     from .evaluation.suite import run_protocols
     from .progress import TrainingBar
 
@@ -119,10 +124,16 @@ def evaluate(
         )
     if bool(run) == bool(checkpoint):
         raise UserError("name what to evaluate: either --run RUN_ID or --checkpoint PATH")
+    if student_run and student_checkpoint:
+        raise UserError("name one student: either --student-run RUN_ID or --student-checkpoint PATH")
+    if students and (student_run or student_checkpoint):
+        raise UserError(f"{next(iter(students))}: the student's backbone is that of its run; leave the key out, or the run")
+    check_by(by)
     uri = RunConfig.make(overrides={key: value for key, value in overrides.items() if key == "track.uri"}).track.uri
     encoder = load(run, uri=uri) if run else read_checkpoint(checkpoint)
     config = encoder.config.replace(overrides)
-    student = config.replace(students)
+    own = load(student_run, uri=uri) if student_run else read_checkpoint(student_checkpoint) if student_checkpoint else None
+    student = config.replace(students) if own is None else student_config(config, own.config)
     source = data.open_source(config.data)
     geometry = protocols == ("geometry",)
     if source.train.labels is None and not geometry:
@@ -132,7 +143,10 @@ def evaluate(
         metrics = geometry_of(config, source, encoder.method.to(device), device, out=out)
     else:
         with TrainingBar(" ".join(protocols), quiet) as bar:
-            metrics = run_protocols(protocols, config, source, encoder.method.to(device), device, bar.show, labels, student)
+            metrics = run_protocols(
+                protocols, config, source, encoder.method.to(device), device, bar.show, labels, student, by,
+                None if own is None else own.method.to(device),
+            )  # fmt: skip
     if run:
         own = config.data.source == encoder.config.data.source and config.data.label_column == encoder.config.data.label_column
         tracked = track.attach(track.resolve_uri(uri), run)

@@ -84,14 +84,26 @@ def distill(words: list[str]) -> int:
 
     @dataclass(frozen=True)
     class Options:
-        """Fine-tune a run's encoder on a part of the labels, then train a student on its soft labels of all images (SimCLR v2).
+        """Fine-tune a run's encoder on a part of the labels; then it teaches a student by what it says of all images.
 
-        backbone.* keys are the student's, such as --backbone.width 8; without any it is the teacher's own network, untrained.
+        backbone.* keys are the student's, such as --backbone.width 8; without any it is the teacher's own network, untrained. Beside it:
+        the same student trained on the labels alone, from scratch and, with --student-run, from its own pretraining.
         """
 
         run: Annotated[str, arg("MLflow run whose encoder teaches; the numbers join it")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
         labels: Annotated[str, arg("labels that the teacher gets: a fraction such as 0.01, or 10-per-class")] = "0.1"
+        by: Annotated[
+            str,
+            arg(
+                "soft_labels (SimCLR v2: the teacher's class probabilities), crd (its features too, contrasted with the student's) or "
+                "noisy_student (self-training in rounds, under noise); their keys are eval.distill_*, eval.crd_* and eval.noisy_*"
+            ),
+        ] = "soft_labels"
+        student_run: Annotated[
+            str, arg("MLflow run of a student pretrained by itself: its own fine-tuning is measured too; eval.distill_start")
+        ] = ""
+        student_checkpoint: Annotated[str, arg("the same from a checkpoint file or a run's folder")] = ""
 
     def keys(plain: list[str]) -> "RunConfig":
         return config_from("", "", None, {})
@@ -101,8 +113,9 @@ def distill(words: list[str]) -> int:
     from .report import show_metrics
 
     metrics = run_evaluation(
-        ("distill",), run=options.run, checkpoint=options.checkpoint, overrides=dotted, labels=options.labels, quiet=False
-    )
+        ("distill",), run=options.run, checkpoint=options.checkpoint, overrides=dotted, labels=options.labels, by=options.by,
+        student_run=options.student_run, student_checkpoint=options.student_checkpoint, quiet=False,
+    )  # fmt: skip
     show_metrics(metrics)
     return 0
 

@@ -244,6 +244,46 @@ class EvalConfig:
     distill_temperature: float = setting(
         1.0, "distillation: temperature of both predictions (SimCLR v2: 0.1 to itself, 1 to a smaller one)", gt=0
     )
+    distill_labelled: float = setting(
+        0.0, "soft_labels: weight w of the labelled images' cross-entropy, 1 - w of the distillation (SimCLR v2, eq. 3: 1 - alpha)", ge=0, lt=1,
+    )  # fmt: skip
+    distill_start: Literal["untrained", "pretrained"] = setting(
+        "untrained", "distillation: the student's first weights; pretrained: those of --student-run or --student-checkpoint"
+    )
+    crd_weight: float = setting(0.8, "crd: weight of the contrast of the student's and the teacher's features (paper: 0.8)", gt=0)
+    crd_labelled: float = setting(1.0, "crd: weight of the labelled images' cross-entropy (paper: 1)", ge=0)
+    crd_soft: float = setting(1.0, "crd: weight of the teacher's soft labels (paper: CRD 0, CRD + KD 1)", ge=0)
+    crd_negatives: int = setting(1024, "crd: other images that each one is contrasted with (paper: 16384)", ge=1)
+    crd_temperature: float = setting(0.07, "crd: temperature of the similarities (paper: 0.07)", gt=0)
+    crd_momentum: float = setting(0.5, "crd: share of the old row in a memory bank's new one (paper: 0.5)", ge=0, lt=1)
+    crd_dim: int = setting(128, "crd: features of the two linear embeddings (paper: 128)", ge=1)
+    noisy_iterations: int = setting(3, "noisy_student: students in a row, each the next one's teacher (paper: 3)", ge=1)
+    noisy_threshold: float = setting(
+        0.3, "noisy_student: images of which the teacher is less sure are left out (paper: 0.3)", unit="probability", ge=0, lt=1
+    )
+    noisy_per_class: int = setting(
+        0,
+        "noisy_student: pseudo-labelled images of each class: the surest ones, copies where they are fewer (paper: 130000); 0: unlabelled images / classes",
+        unit="images",
+        ge=0,
+    )
+    noisy_labels: Literal["soft", "hard"] = setting(
+        "soft", "noisy_student: the teacher's probabilities or its likeliest class (paper: soft)"
+    )
+    noisy_ratio: float = setting(14.0, "noisy_student: pseudo-labelled images to a labelled one (paper: 14, at last 28)", gt=0)
+    noisy_randaugment: tuple[int, int] = setting(
+        (2, 9), "noisy_student: RandAugment of the student's images: operations and magnitude, 0 to 10 (paper: 2 and 27 of 30)", ge=0, le=10,
+    )  # fmt: skip
+    noisy_dropout: float = setting(
+        0.5, "noisy_student: dropout before the last layer (paper: 0.5)", unit="probability", ge=0, lt=1
+    )
+    noisy_drop_path: float = setting(
+        0.2,
+        "noisy_student: stochastic depth of a ViT at its last block (paper: 0.2, survival 0.8)",
+        unit="probability",
+        ge=0,
+        lt=1,
+    )
     layer_decay: float = setting(
         1.0, "fine-tuning ViTs: factor of the rate from each block to the one before it (MAE: 0.65); 1: none", gt=0, le=1
     )

@@ -12,7 +12,7 @@ import torch
 from contray import RunConfig, data, model
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, UserError
-from contray.evaluation import finetune, student
+from contray.evaluation import finetune
 from contray.evaluation.finetune import (
     Classifier,
     finetuned,
@@ -22,7 +22,6 @@ from contray.evaluation.finetune import (
     warmed_cosine,
 )
 from contray.evaluation.labelled import first_inputs, score
-from contray.evaluation.student import distilled
 from contray.evaluation.suite import run_protocols
 from contray.registry import method_names
 from tests.contray.test_evaluate_protocols import CPU, RESNET, built, coloured, quiet, vit_config
@@ -273,48 +272,3 @@ def test_supervised_has_the_steps_and_batches_of_pretraining(
         for p in trained.parameters():
             p.add_(1.0)
     assert run_protocols(("supervised",), given, easy, trained, CPU, quiet) == results, "it starts untrained"
-
-
-# ---------------------------------------------------------------- distillation
-
-
-def test_a_student_learns_from_the_teacher_and_from_no_label(
-    config: RunConfig, easy: data.Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = config.replace(
-        {"train.batch_size": 32, "eval.distill_epochs": 3, "eval.finetune_lrs": (1e-2,), "eval.distill_temperature": 2.0}
-    )
-    method = built(config, easy)
-    smaller = given.replace({"backbone.width": 2})
-    results = distilled(given, smaller, easy, method, CPU, "0.2", quiet)
-    assert set(results) == {"finetune_20pct_top1", "distill_20pct_width2_top1"}
-    assert results["distill_20pct_width2_top1"] > 0.6
-    assert results["finetune_20pct_top1"] == finetuned(given, easy, method, CPU, "0.2", quiet).metrics["finetune_20pct_top1"]
-
-    def blind(scores, goal, temperature):
-        assert temperature == 2.0
-        assert not goal.requires_grad
-        return (scores - goal).sum() * 0.0
-
-    monkeypatch.setattr(student, "distillation_kl", blind)
-    assert distilled(given, smaller, easy, method, CPU, "0.2", quiet)["distill_20pct_width2_top1"] == 0.25, (
-        "labels taught it nothing"
-    )
-
-
-def test_students_are_named_after_what_is_smaller(config: RunConfig) -> None:
-    assert student.differing(config, config) == ""
-    assert (
-        student.differing(config, config.replace({"backbone.name": "resnet18", "backbone.selective_kernels": 0.5}))
-        == "_resnet18_selective_kernels0_5"
-    )
-
-
-def test_what_cannot_be_a_student_is_refused(config: RunConfig, easy: data.Source) -> None:
-    untested = data.Source("colours", easy.train, None)
-    with pytest.raises(UserError, match="no labelled test images"):
-        distilled(config, config, untested, built(config, easy), CPU, "0.1", quiet)
-    cae = RunConfig.make("cae", preset="digits")
-    digits = data.open_source(cae.data)
-    with pytest.raises(ConfigError, match=r"^backbone\.name: got resnet18, but cae"):
-        distilled(cae, cae.replace({"backbone.name": "resnet18"}), digits, built(cae, digits), CPU, "0.01", quiet)

@@ -149,12 +149,12 @@ def warmed_cosine(step: int, steps: int) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(steps - warm, 1))
 
 
-Loss = Callable[[Tensor, Batch, Tensor], Tensor]  # (class scores (B, C), the batch, its labels (B,)) -> the mean over the batch
+Loss = Callable[[Classifier, Batch, Tensor], Tensor]  # (network, batch, labels (B,) or (B, C)) -> the mean over the batch
 
 
-def by_labels(scores: Tensor, batch: Batch, y: Tensor) -> Tensor:
+def by_labels(network: Classifier, batch: Batch, y: Tensor) -> Tensor:
     """Cross-entropy with the labels."""
-    return F.cross_entropy(scores, y)
+    return F.cross_entropy(network(batch.views).float(), y)
 
 
 def train_classifier(
@@ -173,8 +173,7 @@ def train_classifier(
         for group in optimizer.param_groups:
             group["lr"] = lr * group["scale"] * warmed_cosine(step, steps)
         with model.autocast(config, images.device), batch.norm("blocks"):
-            scores = network(batch.views)
-        loss = loss_of(scores.float(), batch, y)
+            loss = loss_of(network, batch, y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -198,10 +197,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The metrics by name, and the network that each kind of network ended as, in evaluation mode."""
+    """The metrics by name, and of each kind the network it ended as and the one that was picked before a refit, in evaluation mode."""
 
     metrics: dict[str, float]
     networks: dict[str, Classifier]
+    picked: dict[str, Classifier]
 
 
 def best_of(
@@ -212,14 +212,16 @@ def best_of(
     budget: Budget,
     show: Show,
     loss_of: Loss = by_labels,
+    images: CroppedImages | None = None,
 ) -> Outcome:
     """{name}_val_top1 and, on the test set, {name}_top1 for each kind of network in `names`, which builds one anew at each call.
 
     The rate with the best held-out top-1 wins, of equals the one with the smaller held-out loss. The test set is opened last.
+    images: what is trained on instead of random crops of `budget.fit`.
     """
     options, test = config.eval, check_labels(source)
     lrs = sorted(options.finetune_lrs)
-    fit = CroppedImages(config, source.train, budget.fit, budget.batch_size, device)
+    fit = images or CroppedImages(config, source.train, budget.fit, budget.batch_size, device)
     both = CroppedImages(config, source.train, np.sort(np.concatenate([budget.fit, budget.val])), budget.batch_size, device)
 
     def steps_on(images: CroppedImages) -> int:
@@ -229,6 +231,7 @@ def best_of(
     done = 0
     results: dict[str, float] = {}
     finals: dict[str, Classifier] = {}
+    picked: dict[str, Classifier] = {}
 
     def trained(name: str, images: CroppedImages, lr: float) -> Classifier:
         nonlocal done
@@ -258,13 +261,14 @@ def best_of(
                 "eval.finetune_lrs", f"{name} diverged with each of {' '.join(f'{lr:g}' for lr in lrs)}; give smaller ones"
             )
         (top1, _), lr, network = kept
+        picked[name] = network
         if len(lrs) > 1 and lr in (lrs[0], lrs[-1]):
             logger.info("%s: rate %g is on the edge of eval.finetune_lrs", name, lr)
         results[f"{name}_val_top1"] = top1
         finals[name] = trained(name, both, lr) if budget.refit else network
         if test is not None:
             results[f"{name}_top1"] = measured(finals[name], test, np.arange(len(test)))[0]
-    return Outcome(results, finals)
+    return Outcome(results, finals, picked)
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,25 @@ def cropped_views(config: RunConfig) -> dict[str, View]:
 
 
 class CroppedImages:
-    """Random crops of the samples `ids` in full batches: every pixel is a pure function of (seed, epoch, sample)."""
+    """Random crops of the samples `ids` in full batches: every pixel is a pure function of (seed, epoch, sample).
 
-    def __init__(self, config: RunConfig, split: data.Split, ids: np.ndarray, batch_size: int, device: torch.device) -> None:
+    views: instead of `cropped_views`; labels: (N,) or probabilities (N, C) of the split's samples, instead of its own labels.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        split: data.Split,
+        ids: np.ndarray,
+        batch_size: int,
+        device: torch.device,
+        views: Mapping[str, View] | None = None,
+        labels: Tensor | None = None,
+    ) -> None:
         self.config, self.device = config, device
-        self.labels = torch.as_tensor(split.labels)
+        self.labels = torch.as_tensor(split.labels) if labels is None else labels
         self.batches = data.GlobalBatches(
-            split, cropped_views(config), strength=0.0, batch_size=min(batch_size, len(ids)), seed=config.seed,
+            split, views or cropped_views(config), strength=1.0, batch_size=min(batch_size, len(ids)), seed=config.seed,
             max_broken=config.data.max_broken, ids=ids, fixed=True,
         )  # fmt: skip
 
@@ -72,7 +84,7 @@ class CroppedImages:
         return self.batches.steps_per_epoch
 
     def __call__(self, steps: int) -> Iterator[tuple[Batch, Tensor]]:
-        """The first `steps` batches, each with its labels (B,), on the device."""
+        """The first `steps` batches, each with its labels (B,) or probabilities (B, C), on the device."""
         normalise = model.normaliser(self.config, self.device)
         slots, pin = range(self.batch_size), self.device.type == "cuda"
         with closing(data.loader(self.batches, range(steps), slots, workers=self.config.data.workers, pin=pin)) as stream:  # pyright: ignore[reportArgumentType]

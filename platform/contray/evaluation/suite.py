@@ -27,10 +27,13 @@ def run_protocols(
     show: Show,
     labels: str = "1.0",
     student: RunConfig | None = None,
+    by: str = "soft_labels",
+    own: Method | None = None,
 ) -> dict[str, float]:
     """The metrics of all the protocols; `show` is told how far those that train are. Raises UserError for an unknown one.
 
-    labels: how many of them `finetune` and `distill` get (see `labelled_subset`); student: of `distill`, the same network where it is None.
+    labels: how many of them `finetune` and `distill` get (see `labelled_subset`); student: of `distill`, the same network
+    where it is None; by, own: see `distilled`.
     """
     for name in protocols:
         if name not in PROTOCOLS:
@@ -49,5 +52,5 @@ def run_protocols(
         elif name == "supervised":
             metrics |= supervised(config, source, device, show).metrics
         elif name == "distill":
-            metrics |= distilled(config, student or config, source, method, device, labels, show)
+            metrics |= distilled(config, student or config, source, method, device, labels, show, by, own)
     return metrics
