@@ -127,12 +127,12 @@ def jaccard(a: Tensor, b: Tensor) -> Tensor:
 
 def _sheet(subject: Subject, kind: str, looked: Looked, found: Mapping[str, float]) -> Sheet:
     heads = looked.attention.shape[1]
-    title = f"{subject.name}: attention of the class token, last block, {kind}"
+    title = f"{subject.name}: attention of the class token in the last block"
     note = f"outlined: the patches that hold {MASS:.0%} of the attention"
     if found:
         note += (
-            f"; in the image: the object. Jaccard overlap of the two, best head of each image: {found['attention_jaccard']:.3f}, "
-            f"untrained {found['random_attention_jaccard']:.3f}"
+            f"; in the image: the object; framed: the head that fits it best\nJaccard overlap of the best head with the object, mean over "
+            f"{kind}: {found['attention_jaccard']:.3f}, untrained {found['random_attention_jaccard']:.3f}"
         )
     maps = torch.cat([looked.attention, looked.attention.mean(1, keepdim=True)], 1)  # (B, A+1, h, w)
     masks = enlarged(keep(maps, MASS), looked.images.shape[1:3])

@@ -15,6 +15,7 @@ from .sheet import RIGHT, WRONG, Sheet
 from .subject import Subject, apart
 
 QUERIES, NEIGHBOURS = 12, 8
+GAP = 1.3  # tiles from a query to its neighbours
 
 
 def draw(subject: Subject, out: Path) -> dict[str, float]:
@@ -28,9 +29,12 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     shown, known = subject.pictures(split, asked), subject.pictures(train, np.unique(found))
     named = split.labels is not None and train.labels is not None
 
-    note = f"cosine similarity of the features; {len(bank):,} training images were searched"
-    title = f"{subject.name}: the training images nearest to {kind}"
-    sheet = Sheet(len(asked), found.shape[1] + 1.35, title, note=note + ("; green: the same class" if named else ""))
+    note = f"{'class: ' * named}cosine similarity of the features; {len(bank):,} training images were searched"
+    note += "; green: the query's class, red: another" if named else ""
+    title = f"{subject.name}: {kind} and the training images nearest to them"
+    sheet = Sheet(len(asked), found.shape[1] + GAP, title, note=note, top=0.28)
+    sheet.word(-0.12, 0.5, "query", size=9)
+    sheet.word(-0.12, GAP + 0.1, "nearest first", size=9, ha="left")
     for row, query in enumerate(asked):
         own = split.classes[split.labels[query]] if split.labels is not None else ""
         sheet.tile(row, 0, shown[query], below=own or f"image {query}")
@@ -38,8 +42,8 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
             frame, word = "", f"{value:.3f}"
             if named:
                 theirs = train.classes[train.labels[other]]
-                frame, word = RIGHT if theirs == own else WRONG, word if theirs == own else f"{word}  {theirs}"
-            sheet.tile(row, column + 1.35, known[other], frame=frame, below=word)
+                frame, word = RIGHT if theirs == own else WRONG, f"{theirs}: {word}"
+            sheet.tile(row, column + GAP, known[other], frame=frame, below=word)
     sheet.save(out)
     return {}
 

@@ -31,14 +31,9 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     rows = [subject.method.pixels(each).float().cpu() for each in (found.images, seen, whole)]
     rows[1] = torch.where(unpatched(found, found.masked[..., None].expand_as(found.patches)).cpu(), torch.tensor(GREY), rows[1])
     hidden = float(found.masked.float().mean())
-    sheet = Sheet(
-        3,
-        len(found.images),
-        f"{subject.name}: {kind}, {hidden:.0%} of the patches masked",
-        note=found.about,
-        left=1.1,
-        inches=1.0,
-    )
+    title = f"{subject.name}: {hidden:.0%} of the patches masked; {found.about}"
+    note = f"{kind}; in the reconstruction the patches that were seen are the image's own"
+    sheet = Sheet(3, len(found.images), title, note=note, left=1.1, inches=1.0)
     for row, (word, images) in enumerate(zip(("image", "seen", "reconstruction"), rows, strict=True)):
         sheet.word(row + 0.5, -0.1, word, ha="right", size=9)
         for column, image in enumerate(images):

@@ -33,7 +33,7 @@ class Sheet:
         from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
         width, height = (columns + left) * inches, (rows + top) * inches
-        head, foot = 0.42, 0.3 if note else 0.08
+        head, foot = 0.42, 0.14 + 0.15 * (note.count("\n") + 1) if note else 0.08
         wide = max(width + 0.2, 0.085 * len(title))
         self.figure: Figure = Figure(figsize=(wide, height + head + foot))
         size = (wide, height + head + foot)
@@ -48,7 +48,7 @@ class Sheet:
         self, row: float, column: float, image: np.ndarray, *, frame: str = "", below: str = "", colour: str = "0.25", **how: Any
     ) -> None:
         """An image (H, W, 3) or, with `how` to colour it, (H, W). frame: its colour; below: a word."""
-        side = 0.84 if below else 0.94
+        side = 0.8 if below else 0.94
         left, top = column + (1 - side) / 2, row + 0.02
         sharp = "nearest" if max(image.shape[:2]) <= 128 else "antialiased"
         self.axes.imshow(image, extent=(left, left + side, top + side, top), interpolation=sharp, aspect="auto", zorder=1, **how)
@@ -57,7 +57,7 @@ class Sheet:
 
             self.axes.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=frame, linewidth=2.2, zorder=2))
         if below:
-            self.word(row + 0.985, column + 0.5, below, va="bottom", colour=colour)
+            self.word(row + 0.85, column + 0.5, below, va="top", colour=colour)
 
     def outline(self, row: float, column: float, mask: np.ndarray, colour: str) -> None:
         """Draw the border of a mask (H, W) on a tile without a word below it: along the edges of its pixels."""
