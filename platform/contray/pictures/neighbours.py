@@ -40,7 +40,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
         sheet.tile(row, 0, shown[query], below=own or f"image {query}")
         for column, (other, value) in enumerate(zip(found[row], similarity[row].tolist(), strict=True)):
             frame, word = "", f"{value:.3f}"
-            if named:
+            if split.labels is not None and train.labels is not None:
                 theirs = train.classes[train.labels[other]]
                 frame, word = RIGHT if theirs == own else WRONG, f"{theirs}: {word}"
             sheet.tile(row, column + GAP, known[other], frame=frame, below=word)
