@@ -126,7 +126,9 @@ def plot(words: list[str]) -> int:
         metric=options.metric,
     )
     for name, value in metrics.items():
-        print(f"{name:32} {value:.3f}")
+        if not name.startswith("random_"):
+            beside = f", untrained {metrics[f'random_{name}']:.3f}" if f"random_{name}" in metrics else ""
+            print(f"{name} {value:.3f}{beside}")
     print(f"wrote {out}")
     return 0
 

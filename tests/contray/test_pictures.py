@@ -78,7 +78,7 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[float, float], Tile]:
     plain = Sheet.tile
 
     def tile(sheet: Sheet, row: float, column: float, image: np.ndarray, **how: Any) -> None:
-        found[row, round(column, 2)] = Tile(image, how.get("frame", ""), how.get("below", ""))
+        found[round(row, 2), round(column, 2)] = Tile(image, how.get("frame", ""), how.get("below", ""))
         plain(sheet, row, column, image, **how)
 
     monkeypatch.setattr(Sheet, "tile", tile)
@@ -149,7 +149,7 @@ def test_the_map_keeps_what_is_near_together_and_repeats_itself() -> None:
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.fill_diagonal(distance, np.inf)
     assert (distance.argmin(1) % 3 == np.arange(60) % 3).all()
-    lone = np.concatenate([np.full((1, 2), 9.0), np.random.default_rng(0).normal(size=(50, 2)), np.full((9, 2), 5.0)])
+    lone = np.concatenate([np.full((1, 2), 9.0), np.random.default_rng(0).normal(size=(20, 2)), np.full((30, 2), 5.0)])
     assert map.densest(lone).tolist() == [5.0, 5.0]
 
 
@@ -317,7 +317,8 @@ def test_the_images_of_a_prototype_score_highest(name: str, tmp_path: Path, tile
         order = sorted(range(150), key=lambda i: -float(scores[i, k]))[:8]
         most = np.bincount(labels[own == k]).argmax()
         for column, i in enumerate(order):
-            tile = tiles[place % each, round(place // each * 10.0 + 1.65 + column, 2)]
+            left = place // each * (8 + prototypes.WORDS + 0.25) + prototypes.WORDS
+            tile = tiles[round(place % each * prototypes.ROW, 2), round(left + column, 2)]
             assert np.array_equal(tile.image, known[int(ids[i])])
             assert tile.frame == (RIGHT if labels[i] == most else WRONG)
 

@@ -28,6 +28,7 @@ from .sheet import Sheet
 from .subject import Subject, apart
 
 SHOWN, MEASURED, MASS = 8, 2000, 0.6
+OUTLINE = "#00e5ff"  # a colour that the map has not
 COLUMN = "mask"  # of the data: the object's
 
 
@@ -131,8 +132,8 @@ def _sheet(subject: Subject, kind: str, looked: Looked, found: Mapping[str, floa
     note = f"outlined: the patches that hold {MASS:.0%} of the attention"
     if found:
         note += (
-            f"; in the image: the object; framed: the head that fits it best\nJaccard overlap of the best head with the object, mean over "
-            f"{kind}: {found['attention_jaccard']:.3f}, untrained {found['random_attention_jaccard']:.3f}"
+            f"; in the image: the object\nframed: the head whose patches overlap most with it; their Jaccard overlap, mean over {kind}: "
+            f"{found['attention_jaccard']:.3f}\nthe same of the untrained network: {found['random_attention_jaccard']:.3f}"
         )
     maps = torch.cat([looked.attention, looked.attention.mean(1, keepdim=True)], 1)  # (B, A+1, h, w)
     masks = enlarged(keep(maps, MASS), looked.images.shape[1:3])
@@ -143,10 +144,10 @@ def _sheet(subject: Subject, kind: str, looked: Looked, found: Mapping[str, floa
     for row, image in enumerate(looked.images):
         sheet.tile(row, 0, image)
         if looked.objects is not None:
-            sheet.outline(row, 0, looked.objects[row].numpy(), "white")
+            sheet.outline(row, 0, looked.objects[row].numpy(), OUTLINE)
         for head in range(heads + 1):
             column = head + 1.1 + 0.2 * (head == heads)
             chosen = best is not None and head == best[row]
             sheet.tile(row, column, maps[row, head].numpy(), cmap="inferno", vmin=0, frame="tab:green" if chosen else "")
-            sheet.outline(row, column, masks[row, head].numpy(), "white")
+            sheet.outline(row, column, masks[row, head].numpy(), OUTLINE)
     return sheet

@@ -48,7 +48,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     }[subject.by]
     axes.set_title(f"{subject.name}: {len(ids):,} {kind}", fontsize=11, loc="left")
     axes.set_xlabel(
-        f"{method}, of L2-normalised features; distances between far points and axes mean nothing", fontsize=8, color="0.35"
+        f"{method}, of L2-normalised features; axes and distances between far points mean nothing", fontsize=8, color="0.35"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
@@ -98,6 +98,6 @@ def _classes(axes: Axes, points: np.ndarray, labels: np.ndarray, names: list[str
 
 
 def densest(points: np.ndarray) -> np.ndarray:
-    """(2,) the point of (N, 2) whose nearest tenth is the nearest: a median may lie where none of them is."""
-    apart = np.sort(np.linalg.norm(points[:, None] - points[None], axis=-1), axis=1)  # (N, N)
-    return points[apart[:, min(len(points) - 1, max(1, len(points) // 10))].argmin()]
+    """(2,) the point of (N, 2) whose nearest quarter is the nearest: a median may lie where none of them is."""
+    distances = np.sort(np.linalg.norm(points[:, None] - points[None], axis=-1), axis=1)  # (N, N)
+    return points[distances[:, len(points) // 4].argmin()]

@@ -17,6 +17,7 @@ from .sheet import RIGHT, WRONG, Sheet
 from .subject import Subject, apart, offering
 
 SHOWN, NEAREST, COLUMNS, LIMIT = 12, 8, 2, 20_000
+WORDS, ROW = 1.35, 1.06  # tiles that the words about a prototype take, and that rows are apart
 
 
 def draw(subject: Subject, out: Path) -> dict[str, float]:
@@ -40,26 +41,26 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     nearest = scores[:, shown].topk(min(NEAREST, len(ids)), dim=0).indices.T.numpy()  # (SHOWN, NEAREST)
     known = subject.pictures(train, np.unique(ids[nearest]))
     per_column = -(-len(shown) // COLUMNS)
-    wide = nearest.shape[1] + 2.0
+    wide = nearest.shape[1] + WORDS + 0.25
     title = f"{subject.name}: the training images nearest to {len(shown)} of {count} prototypes"
     note = f"{len(ids):,} images, {(sizes > 0).sum()} prototypes get some"
     note += (
-        f"; the prototypes' most frequent classes are right for {found['prototype_purity']:.1%} of them"
+        f"; {found['prototype_purity']:.1%} of the images are of their prototype's most frequent class (green)"
         if labels is not None
         else ""
     )
-    sheet = Sheet(per_column, wide * COLUMNS - 0.3, title, note=note, inches=0.7)
+    sheet = Sheet(per_column * ROW, wide * COLUMNS - 0.25, title, note=note, inches=0.7)
     for place, prototype in enumerate(shown):
-        row, left = place % per_column, place // per_column * wide
+        row, left = place % per_column * ROW, place // per_column * wide
         words, most = f"{sizes[prototype]} images", None
         if labels is not None:
             inside = labels[own == prototype]
             most = np.bincount(inside).argmax()
             words += f"\n{(inside == most).mean():.0%} {train.classes[most]}"
-        sheet.word(row + 0.5, left + 1.55, f"prototype {prototype}\n{words}", ha="right", size=8)
+        sheet.word(row + 0.5, left + WORDS - 0.08, f"prototype {prototype}\n{words}", ha="right", size=8)
         for column, i in enumerate(nearest[place]):
             frame = "" if labels is None else RIGHT if labels[i] == most else WRONG
-            sheet.tile(row, left + 1.65 + column, known[int(ids[i])], frame=frame)
+            sheet.tile(row, left + WORDS + column, known[int(ids[i])], frame=frame)
     sheet.save(out)
     return found
 

@@ -34,7 +34,7 @@ class Sheet:
 
         width, height = (columns + left) * inches, (rows + top) * inches
         head, foot = 0.42, 0.14 + 0.15 * (note.count("\n") + 1) if note else 0.08
-        wide = max(width + 0.2, 0.085 * len(title))
+        wide = max(width + 0.2, 0.085 * len(title), *(0.065 * len(line) for line in note.split("\n")))
         self.figure: Figure = Figure(figsize=(wide, height + head + foot))
         size = (wide, height + head + foot)
         self.axes = self.figure.add_axes((0.1 / size[0], foot / size[1], width / size[0], height / size[1]))
