@@ -232,6 +232,20 @@ def _below_one(dtype: torch.dtype) -> float:
     return 1.0 - torch.finfo(dtype).eps / 2
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """Images of which a method saw a part, and what it made of the rest.
+
+    images: (B, 3, H, W) normalised; patches: (B, L, P) painted, in the images' units and the order of `_parts.patchify`;
+    masked: (B, L) bool, not seen; about: what the painted patches are, in words.
+    """
+
+    images: Tensor
+    patches: Tensor
+    masked: Tensor
+    about: str
+
+
 class Method(nn.Module):
     """A self-supervised method. A step reads as a paper does: represent, compare (`loss`), remember (`update`).
 
@@ -306,6 +320,14 @@ class Method(nn.Module):
         """(B, P) what the loss compares, of features (B, D): the output of `projector` where the method has one, else the features."""
         projector = getattr(self, "projector", None)
         return features if projector is None else projector(features)
+
+    def prototype_scores(self, features: Tensor) -> Tensor:
+        """(B, K) how near features (B, D) of `encode` are to each prototype, for pictures. Raises NotImplementedError that says why not."""
+        raise NotImplementedError("has no prototypes")
+
+    def reconstruct(self, batch: Batch, clock: Clock) -> Reconstruction:
+        """What the method paints of its views of a batch, for pictures. Raises NotImplementedError that says why not."""
+        raise NotImplementedError("paints no images")
 
     @classmethod
     def eval_views(cls, views: Mapping[str, View]) -> dict[str, View]:

@@ -92,6 +92,13 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     return cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
+def unpatchify(patches: Tensor, columns: int) -> Tensor:
+    """(B, L, P) of a grid of so many columns -> (B, 3, H, W): `patchify` undone."""
+    patch = math.isqrt(patches.shape[2] // 3)
+    cells = patches.unflatten(2, (patch, patch, 3)).unflatten(1, (-1, columns))  # (B, rows, columns, patch, patch, 3)
+    return cells.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
 # ---------------------------------------------------------------- losses
 
 

@@ -5,6 +5,7 @@ A tokenizer is a module with
     codes   a persistent buffer that says what its tokens are: the clusters, or the file's digest. Zero until the first step
     fit     (images, size) -> the codes, the same on every rank
     forward (images, codes) -> (B, L) token ids, row by row of the grid
+    decode  (B, L) token ids -> (B, L, P) patches in the images' units, or NotImplementedError that says why not
 Images are (B, 3, H, W) in [0, 1] for DALL-E, normalised as the encoder's for clusters.
 
 Legend: B rows, L patches, P values of a patch, K tokens of the vocabulary.
@@ -40,6 +41,10 @@ class PatchTokenizer(nn.Module):
         """(B, 3, H, W) -> (B, L) token ids."""
         patches = patchify(images, self.patch).to(codes.dtype)  # (B, L, P)
         return nearest_centroid(patches.flatten(0, 1), codes).unflatten(0, patches.shape[:2])
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """(B, L) -> (B, L, P) the clusters' centres."""
+        return self.codes[tokens]
 
     def fit(self, images: Tensor, size: int) -> Tensor:
         """The codes (K, P) from the global batch's patches, as many of each image as make 64 for each code."""
@@ -159,6 +164,11 @@ class DalleTokenizer(nn.Module):
             self.read.append(read_dalle(self.file).to(images.device, full(images).dtype))
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # bf16 would give some patches other names
             return self.read[0](full(images)).argmax(1).flatten(1)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        raise NotImplementedError(
+            "names patches by DALL-E's encoder, and no file of its decoder is known: its tokens cannot be drawn"
+        )
 
     def fit(self, images: Tensor, size: int) -> Tensor:
         """The digest (32,) of rank 0's file."""

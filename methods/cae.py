@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
 from ._parts import pick, precise
 from ._ranks import full
 from ._tokenizers import DalleTokenizer, PatchTokenizer, read_dalle
@@ -163,7 +163,7 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         own = self.tokens_of(reps, batch, clock).gather(1, reps["masked"])  # (B, M)
         predicted = self.regress(reps["seen"], reps["masked"], reps["visible"])  # (B, M, D)
-        logits = self.name(self.decoder(predicted + self.places(reps["masked"])))  # (B, M, K)
+        logits = self.logits(predicted, reps["masked"])  # (B, M, K)
         named, accuracy = cross_entropy(logits, own, batch.size)
         aligned = squared_error(predicted, reps["goal"], batch.size)
         return {"loss": named + self.config.alignment * aligned, "token_top1": accuracy, "alignment": aligned.detach()}
@@ -189,6 +189,10 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
             x = block(x, seen, place, seen_place)
         return self.regressor_norm(x)
 
+    def logits(self, predicted: Tensor, masked: Tensor) -> Tensor:
+        """Predicted features (B, M, D) of the masked patches -> scores (B, M, K) of their tokens."""
+        return self.name(self.decoder(predicted + self.places(masked)))
+
     def places(self, which: Tensor) -> Tensor:
         """Position embeddings (B, M, D) of patches `which` (B, M)."""
         net: Any = self.backbone
@@ -198,6 +202,18 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
     def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
         if "codes" in reps:
             self.tokenizer.codes.copy_(reps["codes"])
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch, clock: Clock) -> Reconstruction:
+        images, reps = batch.views["view"], self.represent(batch, clock)
+        order = torch.cat([reps["masked"], reps["visible"]], 1)  # (B, L)
+        predicted = self.regress(reps["seen"], reps["masked"], reps["visible"])  # (B, M, D)
+        tokens = self.logits(predicted, reps["masked"]).argmax(-1)  # (B, M)
+        painted = self.tokenizer.decode(F.pad(tokens, (0, reps["visible"].shape[1])))  # (B, L, P), the masked ones first
+        masked = order.argsort(1) < tokens.shape[1]  # (B, L)
+        return Reconstruction(
+            images, pick(painted, order.argsort(1)), masked, "clusters of patches, as the predicted tokens name them"
+        )
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.taps(inputs)["tokens"].mean(1)  # (B, D)

@@ -114,6 +114,11 @@ class DeepCluster(Method):
         loss, accuracy = classify(self.classifier(reps["h"].relu()), own, self.weights, batch.size)
         return {"loss": loss, "cluster_top1": accuracy}
 
+    @torch.no_grad()
+    def prototype_scores(self, features: Tensor) -> Tensor:
+        """Of the classifier's clusters, this epoch's."""
+        return self.classifier(features.relu())  # (B, K)
+
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.features(inputs["image"])  # (B, F)
 

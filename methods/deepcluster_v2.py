@@ -144,6 +144,11 @@ class DeepClusterV2(Method):
         return {"loss": loss, "cluster_top1": accuracy}
 
     @torch.no_grad()
+    def prototype_scores(self, features: Tensor) -> Tensor:
+        """Of the first head."""
+        return normalize(self.projector(features)) @ self.prototypes[0].T  # (B, K)
+
+    @torch.no_grad()
     def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
         self.bank[:, reps["index"]] = reps["rows"].transpose(0, 1).to(self.bank.dtype)  # (2, N, D)
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
 from ._parts import patchify, pick, precise, sincos_2d
 from ._ranks import full
 
@@ -119,11 +119,11 @@ class MAE(Method):
         return {"tokens": net.tokens(pick(patches, visible)), "order": order}  # (B, 1+L', D)
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        painted, masked = self.reconstruct(reps["tokens"], reps["order"])  # (B, L, P), (B, L)
+        painted, masked = self.decode(reps["tokens"], reps["order"])  # (B, L, P), (B, L)
         patches = patchify(batch.views["view"], self.patch)  # (B, L, P)
         return {"loss": masked_error(painted, patches, masked, self.config.target, batch.size)}
 
-    def reconstruct(self, tokens: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, tokens: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, 1+L', D) of the first patches of `order` (B, L) -> painted patches (B, L, P) and 1 where one was masked (B, L)."""
         y = self.embed(tokens)  # (B, 1+L', E)
         hidden = order.shape[1] - y.shape[1] + 1
@@ -132,6 +132,18 @@ class MAE(Method):
         y = torch.cat([y[:, :1], pick(torch.cat([y[:, 1:], filler], 1), rank)], 1) + self.positions  # (B, 1+L, E)
         masked = (rank >= order.shape[1] - hidden).to(tokens.dtype)
         return self.paint(self.decoder(y))[:, 1:], masked
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch, clock: Clock) -> Reconstruction:
+        images, reps = batch.views["view"], self.represent(batch, clock)
+        painted, masked = self.decode(reps["tokens"], reps["order"])  # (B, L, P), (B, L)
+        if self.config.target == "pixels":
+            return Reconstruction(images, painted, masked.bool(), "painted pixels")
+        mean, deviation = statistics(patchify(images, self.patch))
+        painted = painted * deviation + mean
+        return Reconstruction(
+            images, painted, masked.bool(), "painted pixels, norm_pix undone by each patch's true mean and deviation"
+        )
 
 
 @precise
@@ -142,6 +154,12 @@ def masked_error(painted: Tensor, patches: Tensor, masked: Tensor, target: str, 
     """
     goal, wide = full(patches), full(painted)
     if target == "norm_pix":
-        goal = (goal - goal.mean(-1, keepdim=True)) / (goal.var(-1, keepdim=True) + 1e-6).sqrt()
+        mean, deviation = statistics(goal)
+        goal = (goal - mean) / deviation
     error = (wide - goal).square().mean(-1)  # (B, L)
     return (error * masked).sum() / (masked.sum() / len(masked) * size)
+
+
+def statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (unbiased) standard deviation (B, L, 1) of each patch (B, L, P)."""
+    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()

@@ -150,6 +150,10 @@ class SwAV(Method):
             rows = torch.cat([z, self.queue[crop].to(z.dtype)])  # (N+Q, D)
         return sinkhorn(rows @ self.prototypes.to(z.dtype).T, self.config.epsilon, self.config.iterations)[: len(z)]
 
+    @torch.no_grad()
+    def prototype_scores(self, features: Tensor) -> Tensor:
+        return normalize(self.projector(features)) @ self.prototypes.T  # (B, K)
+
     def after_backward(self, clock: Clock) -> None:
         if clock.step < self.config.frozen_steps:
             self.prototypes.grad = None

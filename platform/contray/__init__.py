@@ -4,6 +4,7 @@ import contray
 config = contray.RunConfig.make("simclr", {"train.epochs": 20})
 result = contray.train(config)        # result.metrics, result.run_id, result.checkpoint
 encoder = contray.load(result.run_id) # encoder(images) -> features
+contray.plot("neighbours", run=result.run_id)
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import evaluate, load, sync, train, tune
+    from .api import evaluate, load, plot, sync, train, tune
     from .config import RunConfig
     from .errors import ConfigError, DataError, UserError
 
-__all__ = ["ConfigError", "DataError", "RunConfig", "UserError", "evaluate", "load", "sync", "train", "tune"]
+__all__ = ["ConfigError", "DataError", "RunConfig", "UserError", "evaluate", "load", "plot", "sync", "train", "tune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,7 +29,7 @@ def __getattr__(name: str) -> Any:
             in {
                 "errors": ("ConfigError", "DataError", "UserError"),
                 "config": ("RunConfig",),
-                "api": ("evaluate", "load", "sync", "train", "tune"),
+                "api": ("evaluate", "load", "plot", "sync", "train", "tune"),
             }[module]
         ):
             return getattr(importlib.import_module(f".{module}", __name__), name)

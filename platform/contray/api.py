@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from .config import RunConfig
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from . import data, track
     from .encoder import Encoder
     from .exchange.embedding import Embedded
     from .syncing import Synced
@@ -108,8 +110,7 @@ def evaluate(
     the similarities into `out` and, with `run`, keeps the picture there. by: how "distill" teaches: soft_labels, crd or noisy_student;
     student_run, student_checkpoint: a pretrained student, whose own fine-tuning "distill" measures beside it.
     """
-    from . import data, model, track
-    from .encoder import read_checkpoint
+    from . import model
     from .evaluation.diagnosis import geometry_of
     from .evaluation.student import check_by, student_config
     from .evaluation.suite import run_protocols
@@ -117,40 +118,122 @@ def evaluate(
 
     overrides = dict(overrides or {})
     students = {key: overrides.pop(key) for key in list(overrides) if key.startswith("backbone.") and protocols == ("distill",)}
-    foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
-    if foreign:
-        raise UserError(
-            f"{foreign[0]}: an evaluation takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder"
-        )
-    if bool(run) == bool(checkpoint):
-        raise UserError("name what to evaluate: either --run RUN_ID or --checkpoint PATH")
     if student_run and student_checkpoint:
         raise UserError("name one student: either --student-run RUN_ID or --student-checkpoint PATH")
     if students and (student_run or student_checkpoint):
         raise UserError(f"{next(iter(students))}: the student's backbone is that of its run; leave the key out, or the run")
     check_by(by)
-    uri = RunConfig.make(overrides={key: value for key, value in overrides.items() if key == "track.uri"}).track.uri
-    encoder = load(run, uri=uri) if run else read_checkpoint(checkpoint)
-    config = encoder.config.replace(overrides)
-    own = load(student_run, uri=uri) if student_run else read_checkpoint(student_checkpoint) if student_checkpoint else None
+    measured = _open(overrides, run, checkpoint, "evaluate", "an evaluation")
+    config, source = measured.config, measured.source
+    own = _encoder(overrides, student_run, student_checkpoint) if student_run or student_checkpoint else None
     student = config.replace(students) if own is None else student_config(config, own.config)
-    source = data.open_source(config.data)
     geometry = protocols == ("geometry",)
     if source.train.labels is None and not geometry:
         raise UserError(f"data.source: {source.name} has no labels, and an evaluation needs them")
     device = model.device_of(config)
+    method = measured.encoder.method.to(device)
     if geometry:
-        metrics = geometry_of(config, source, encoder.method.to(device), device, out=out)
+        metrics = geometry_of(config, source, method, device, out=out)
     else:
         with TrainingBar(" ".join(protocols), quiet) as bar:
             metrics = run_protocols(
-                protocols, config, source, encoder.method.to(device), device, bar.show, labels, student, by,
+                protocols, config, source, method, device, bar.show, labels, student, by,
                 None if own is None else own.method.to(device),
             )  # fmt: skip
-    if run:
-        own = config.data.source == encoder.config.data.source and config.data.label_column == encoder.config.data.label_column
-        tracked = track.attach(track.resolve_uri(uri), run)
-        tracked.log_metrics({key if own else f"{source.name}.{key}": value for key, value in metrics.items()}, step=0)
-        if geometry:
-            tracked.log_artifact(out, "" if own else source.name)
+    measured.keep(metrics, out if geometry else None)
     return metrics
+
+
+def plot(
+    what: str,
+    *,
+    run: str = "",
+    checkpoint: str = "",
+    runs: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    out: Path | None = None,
+    by: str = "tsne",
+    images: int = 0,
+    metric: str = "loss",
+) -> dict[str, float]:
+    """Draw a picture of `contray.pictures.KINDS` into `out` (default: WHAT.png), as `contray plot` does; the numbers that it yields.
+
+    All but "curves" are of the encoder of a run or a checkpoint; with `run` the picture is kept in it, under pictures/, and the numbers are
+    logged to it as `evaluate` logs its own. "curves" is of `metric` of the `runs`. overrides: dotted keys, as `evaluate` takes them.
+    by: "map" by tsne or umap; images: how many are worked on at most, 0: the picture's own number.
+    """
+    from importlib import import_module
+
+    from . import model, pictures, track
+
+    out = out or Path(f"{what}.png")
+    pictures.check(what, out, by, images)
+    if what == "curves":
+        if run or checkpoint or not runs:
+            raise UserError("plot curves: name the MLflow runs: contray plot curves RUN_ID RUN_ID ...")
+        from .pictures.curves import draw
+
+        foreign = [key for key in overrides or {} if key != "track.uri"]
+        if foreign:
+            raise UserError(f"{foreign[0]}: curves of runs are what was logged; only track.uri can be given")
+        draw(track.resolve_uri(RunConfig.make(overrides=overrides or {}).track.uri), runs, metric, out)
+        return {}
+    if runs:
+        raise UserError(f"plot {what}: {' '.join(runs)} not understood; the one run that is drawn is given by --run RUN_ID")
+    if metric != "loss":
+        raise UserError(f"--metric: {metric} is of plot curves, not of plot {what}")
+    from .pictures.subject import Subject
+
+    drawn = _open(dict(overrides or {}), run, checkpoint, "draw", "a picture")
+    device = model.device_of(drawn.config)
+    subject = Subject(drawn.config, drawn.source, drawn.encoder.method.to(device), device, images, by)
+    metrics: dict[str, float] = import_module(f".pictures.{what}", __package__).draw(subject, out)
+    drawn.keep(metrics, out, "pictures")
+    return metrics
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An encoder, on its own data or others, and the run that results are kept in, if any. config: the encoder's with the overrides."""
+
+    encoder: Encoder
+    config: RunConfig
+    source: data.Source
+    run: track.TrackedRun | None
+
+    def keep(self, metrics: Mapping[str, float], picture: Path | None, folder: str = "") -> None:
+        """Log to the run: metrics at step 0, after `DATASET.` where the data is not the run's own, and a picture in a folder of that name."""
+        if self.run is None:
+            return
+        ours, theirs = self.config.data, self.encoder.config.data
+        name = "" if (ours.source, ours.label_column) == (theirs.source, theirs.label_column) else self.source.name
+        if metrics:
+            self.run.log_metrics({f"{name}.{key}" if name else key: value for key, value in metrics.items()}, step=0)
+        if picture is not None:
+            self.run.log_artifact(picture, "/".join(filter(None, (folder, Path(name).name))))
+
+
+def _open(overrides: Mapping[str, Any], run: str, checkpoint: str, verb: str, noun: str) -> _Opened:
+    """What `evaluate` and `plot` work on. Raises UserError for keys that would change the encoder, and where there is none."""
+    from . import data, track
+
+    foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
+    if foreign:
+        raise UserError(f"{foreign[0]}: {noun} takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder")
+    if bool(run) == bool(checkpoint):
+        raise UserError(f"name what to {verb}: either --run RUN_ID or --checkpoint PATH")
+    encoder = _encoder(overrides, run, checkpoint)
+    config = encoder.config.replace(overrides)
+    source = data.open_source(config.data)
+    return _Opened(encoder, config, source, track.attach(track.resolve_uri(_uri(overrides)), run) if run else None)
+
+
+def _encoder(overrides: Mapping[str, Any], run: str, checkpoint: str) -> Encoder:
+    from .encoder import read_checkpoint
+
+    return load(run, uri=_uri(overrides)) if run else read_checkpoint(checkpoint)
+
+
+def _uri(overrides: Mapping[str, Any]) -> str:
+    """The tracking URI that was asked for, not the one that the encoder's run had."""
+    return RunConfig.make(overrides={key: value for key, value in overrides.items() if key == "track.uri"}).track.uri

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from .encoder_commands import distill, embed, evaluate, export, import_
+from .encoder_commands import distill, embed, evaluate, export, import_, plot
 from .errors import UserError, nearest
 from .options import arg, config_from, parse
+from .pictures import check_out
 
 if TYPE_CHECKING:
     from .config import RunConfig
@@ -23,6 +24,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
   eval WHAT             measure a run's encoder or a checkpoint, on its own data or on others: knn; linear --protocol cached | paper |
                         last_n | attentive; finetune --labels 0.01, beside from scratch; supervised, the reference; geometry, without labels
+  plot WHAT             draw a run's encoder or a checkpoint: neighbours, map, attention, reconstruction, prototypes, similarities; curves of runs
   distill --labels 0.01 fine-tune a run's encoder and let it teach a student of the same or a smaller backbone, on all images
   export                write an encoder for torchvision, timm, ONNX, or register it in MLflow
   import FILE           take a public checkpoint, to measure it beside ours
@@ -289,8 +291,7 @@ def preview(words: list[str]) -> int:
     config = config_from(options.method, options.preset, options.config, dotted)
     if options.samples < 1:
         raise UserError(f"--samples: got {options.samples}, must be at least 1")
-    if options.out.suffix not in (".png", ".jpg", ".pdf", ".svg"):
-        raise UserError(f"--out: got {options.out}, must end in .png, .jpg, .pdf or .svg")
+    check_out(options.out)
     from . import data
     from .data.preview import draw
 
@@ -301,6 +302,6 @@ def preview(words: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train, "tune": tune, "eval": evaluate, "distill": distill, "export": export, "import": import_, "embed": embed, "compare": compare,
+    "train": train, "tune": tune, "eval": evaluate, "plot": plot, "distill": distill, "export": export, "import": import_, "embed": embed, "compare": compare,
     "sync": sync, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview,
 }  # fmt: skip

@@ -67,8 +67,8 @@ def compare(uri: str, run_ids: Sequence[str], experiment: str, out: Path) -> lis
     """
     track.check(uri, exists=True)
     with track.asking(uri, "reading runs") as talk:
-        asked = [_run(talk, uri, run_id) for run_id in run_ids] or _all_runs(talk, _experiment_id(talk, uri, experiment))
-        runs = _without_parents(talk, asked)
+        asked = find_runs(talk, uri, run_ids) or _all_runs(talk, _experiment_id(talk, uri, experiment))
+        runs = without_parents(talk, asked)
         evaluated = [run for run in runs if _scores(run.data.metrics)]
         if not evaluated:
             where = "these runs" if run_ids else f"experiment {experiment!r}"
@@ -90,17 +90,22 @@ def _scores(metrics: Iterable[str]) -> list[str]:
 # ---------------------------------------------------------------- which runs
 
 
-def _run(talk: MlflowClient, uri: str, run_id: str) -> Run:
+def find_runs(talk: MlflowClient, uri: str, run_ids: Iterable[str]) -> list[Run]:
+    """The runs of these ids. Raises UserError for an id that the store does not have."""
     from mlflow.exceptions import MlflowException
 
-    try:
-        return talk.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        raise UserError(
-            f"there is no run {run_id!r} in {track.without_login(uri)}; without ids, all runs of --experiment are compared"
-        ) from None
+    found: list[Run] = []
+    for run_id in run_ids:
+        try:
+            found.append(talk.get_run(run_id))
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            where = track.without_login(uri)
+            raise UserError(
+                f"there is no run {run_id!r} in {where}; contray compare without ids has all runs of --experiment"
+            ) from None
+    return found
 
 
 def _experiment_id(talk: MlflowClient, uri: str, name: str) -> str:
@@ -119,14 +124,14 @@ def _all_runs(talk: MlflowClient, experiment_id: str, where: str = "") -> list[R
     return runs
 
 
-def _without_parents(talk: MlflowClient, runs: Iterable[Run]) -> list[Run]:
+def without_parents(talk: MlflowClient, runs: Iterable[Run]) -> list[Run]:
     """Each run once, its children in the place of a parent."""
     kept: dict[str, Run] = {}
     for run in runs:
         if run.data.tags.get("contray.kind") in PARENTS:
             of_parent = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
             kept.update(
-                (child.info.run_id, child) for child in _without_parents(talk, _all_runs(talk, run.info.experiment_id, of_parent))
+                (child.info.run_id, child) for child in without_parents(talk, _all_runs(talk, run.info.experiment_id, of_parent))
             )
         else:
             kept[run.info.run_id] = run
@@ -137,14 +142,23 @@ def _without_parents(talk: MlflowClient, runs: Iterable[Run]) -> list[Run]:
 
 
 def _rows(talk: MlflowClient, runs: Iterable[Run]) -> list[Row]:
+    rows = [_row(talk, group, settings) for group, settings in grouped(runs)]
+    return sorted(rows, key=lambda row: -max(row.metrics[name].mean for name in _ranking(row.metrics)))
+
+
+def grouped(runs: Iterable[Run]) -> list[tuple[list[Run], str]]:
+    """The runs of each configuration (its seeds), and the settings in which it differs from others of its method, preset and data."""
     groups: dict[object, list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.data.tags.get("contray.group") or frozenset(_configuration(run).items())].append(run)
     families: dict[tuple[str, str, str], list[Mapping[str, str]]] = defaultdict(list)
     for group in groups.values():
-        families[_family(group[0])].append(_configuration(group[0]))
-    rows = [_row(talk, group, families[_family(group[0])]) for group in groups.values()]
-    return sorted(rows, key=lambda row: -max(row.metrics[name].mean for name in _ranking(row.metrics)))
+        families[family_of(group[0])].append(_configuration(group[0]))
+    return [(group, _differing(_configuration(group[0]), families[family_of(group[0])])) for group in groups.values()]
+
+
+def _differing(own: Mapping[str, str], family: Sequence[Mapping[str, str]]) -> str:
+    return ", ".join(f"{key}={own[key]}" for key in own if len({other.get(key) for other in family}) > 1)
 
 
 def _ranking(metrics: Mapping[str, Spread]) -> list[str]:
@@ -153,17 +167,15 @@ def _ranking(metrics: Mapping[str, Spread]) -> list[str]:
     return [name for name in scores if name in TEST + HELD_OUT] or scores
 
 
-def _row(talk: MlflowClient, runs: Sequence[Run], family: Sequence[Mapping[str, str]]) -> Row:
-    own = _configuration(runs[0])
-    differing = [key for key in own if len({other.get(key) for other in family}) > 1]
+def _row(talk: MlflowClient, runs: Sequence[Run], settings: str) -> Row:
     names = sorted({name for run in runs for name in run.data.metrics})
     metrics = {name: Spread.over(run.data.metrics[name] for run in runs if name in run.data.metrics) for name in names}
     for kind, name in zip(("knn_gain", "linear_gain"), TEST, strict=True):
         both = [run.data.metrics for run in runs if name in run.data.metrics and f"random_{name}" in run.data.metrics]
         metrics[kind] = Spread.over(values[name] - values[f"random_{name}"] for values in both)
     return Row(
-        *_family(runs[0]),
-        settings=", ".join(f"{key}={own[key]}" for key in differing),
+        *family_of(runs[0]),
+        settings=settings,
         seeds=len({run.data.params.get("seed") for run in runs}),
         steps=max(_last_step(talk, run) for run in runs),
         metrics={name: spread for name, spread in metrics.items() if spread},
@@ -175,7 +187,8 @@ def _configuration(run: Run) -> dict[str, str]:
     return {key: value for key, value in run.data.params.items() if not key.startswith(OWN)}
 
 
-def _family(run: Run) -> tuple[str, str, str]:
+def family_of(run: Run) -> tuple[str, str, str]:
+    """Method, preset and data source."""
     method, preset, dataset = (run.data.params.get(key, "") for key in ("method.name", "method.preset", "data.source"))
     return method, preset, dataset
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,30 @@ def draw(histories: Mapping[str, list[tuple[int, float]]], title: str, out: Path
     figure.suptitle(title, fontsize=11)
     figure.savefig(out, dpi=120)
     plt.close(figure)
+    return out
+
+
+def draw_runs(runs: Sequence[tuple[str, list[list[tuple[int, float]]]]], metric: str, out: Path) -> Path:
+    """A metric of several configurations; runs: names, and the (step, value) pairs of each seed. Seeds are thin, their mean is thick."""
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (name, histories) in enumerate(runs):
+        colour, seeds = f"C{place % 10}", [dict(history) for history in histories]
+        common = sorted(set.intersection(*map(set, seeds)))
+        mean = [sum(seed[step] for seed in seeds) / len(seeds) for step in common]
+        for seed in seeds if len(seeds) > 1 else []:
+            axes.plot(*zip(*sorted(seed.items()), strict=True), color=colour, lw=0.7, alpha=0.45)
+        label = name if len(seeds) == 1 else f"{name} (mean of {len(seeds)} seeds)"
+        axes.plot(common, mean, color=colour, lw=1.6, marker="o" if len(common) < 15 else "", ms=4, label=label)
+    axes.set(xlabel="optimiser steps", ylabel=CURVES.get(metric, metric))
+    axes.grid(alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.legend(loc="outside upper left", frameon=False, fontsize=9)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=130)
     return out
 
 

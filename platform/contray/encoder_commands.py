@@ -1,4 +1,4 @@
-"""The commands of a trained encoder: eval, distill, export, import, embed."""
+"""The commands of a trained encoder: eval, plot, distill, export, import, embed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from .errors import UserError, nearest
 from .options import arg, config_from, parse
+from .pictures import KINDS, check_out
 
 if TYPE_CHECKING:
     from .config import RunConfig
@@ -57,8 +58,7 @@ def evaluate(words: list[str]) -> int:
     if options.labels != "1.0" and options.evaluation != "finetune":
         raise UserError(f"--labels: {options.labels} is of eval finetune, not of eval {options.evaluation}")
     protocol = LINEAR[options.protocol] if options.evaluation == "linear" else options.evaluation
-    if options.out.suffix not in (".png", ".jpg", ".pdf", ".svg"):
-        raise UserError(f"--out: got {options.out}, must end in .png, .jpg, .pdf or .svg")
+    check_out(options.out)
     from .api import evaluate as run_evaluation
     from .report import show_geometry, show_metrics
 
@@ -76,6 +76,60 @@ def evaluate(words: list[str]) -> int:
         print(f"wrote {options.out}")
     else:
         show_metrics(metrics)
+    return 0
+
+
+def plot(words: list[str]) -> int:
+    """contray plot"""
+    from tyro.conf import Positional
+
+    @dataclass(frozen=True)
+    class Options:
+        """Draw what an encoder has learnt. With --run the picture and its numbers join that MLflow run, the picture under pictures/.
+
+        contray plot neighbours --run RUN_ID        contray plot curves RUN_ID RUN_ID --metric knn_val_top1
+        """
+
+        what: Annotated[Positional[str], arg("; ".join(f"{name}: {words}" for name, words in KINDS.items()))]
+        runs: Annotated[
+            Positional[tuple[str, ...]], arg("curves: ids of MLflow runs; seeds of one run are drawn as one line")
+        ] = ()
+        run: Annotated[str, arg("MLflow run whose encoder is drawn")] = ""
+        checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
+        out: Annotated[Path | None, arg("the picture to write: .png, .jpg, .pdf or .svg [default: WHAT.png]")] = None
+        by: Annotated[str, arg("map: tsne, or umap (needs pip install umap-learn)")] = "tsne"
+        images: Annotated[
+            int,
+            arg(
+                "images to work on at most, evenly spread; 0: map 2000 of the test set, neighbours all and prototypes 20000 of the training "
+                "set, attention 2000 where objects' masks are known; reconstruction: to draw, 8"
+            ),
+        ] = 0
+        metric: Annotated[str, arg("curves: the metric, as MLflow names it")] = "loss"
+
+    def keys(plain: list[str]) -> "RunConfig":
+        return config_from("", "", None, {})
+
+    options, dotted = parse(Options, words, "plot", keys)
+    from .api import plot as run_plot
+
+    out = options.out or Path(f"{options.what}.png")
+    metrics = run_plot(
+        options.what,
+        run=options.run,
+        checkpoint=options.checkpoint,
+        runs=options.runs,
+        overrides=dotted,
+        out=out,
+        by=options.by,
+        images=options.images,
+        metric=options.metric,
+    )
+    for name, value in metrics.items():
+        if not name.startswith("random_"):
+            beside = f", untrained {metrics[f'random_{name}']:.3f}" if f"random_{name}" in metrics else ""
+            print(f"{name} {value:.3f}{beside}")
+    print(f"wrote {out}")
     return 0
 
 

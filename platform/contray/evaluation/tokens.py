@@ -20,8 +20,8 @@ from ..errors import ConfigError, UserError
 from ..vit import VisionTransformer
 
 
-def _seen(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Module]) -> dict[nn.Module, Tensor]:
-    """What the layers that `encode` ran put out."""
+def outputs_of(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Module]) -> dict[nn.Module, Tensor]:
+    """What those of the layers put out that `encode` ran, the last time that each was run."""
     outputs: dict[nn.Module, Tensor] = {}
 
     def keep(layer: nn.Module, _: Any, output: Tensor) -> None:
@@ -46,7 +46,7 @@ def last_blocks(method: Method, inputs: Mapping[str, Tensor], n: int, average: b
         )
     if n > nets[0].depth:
         raise ConfigError("eval.last_n", f"got {n}, but the backbone has {nets[0].depth} blocks")
-    seen = _seen(method, inputs, [block for net in nets for block in list(net.encoder.layers)[-n:]])
+    seen = outputs_of(method, inputs, [block for net in nets for block in list(net.encoder.layers)[-n:]])
     parts: list[Tensor] = []
     for net in nets:
         blocks = [net.encoder.ln(seen[block]) for block in list(net.encoder.layers)[-n:] if block in seen]  # (B, 1+L, D) each
@@ -72,7 +72,9 @@ def tokens(method: Method, inputs: Mapping[str, Tensor]) -> Tensor:
         elif isinstance(net, AlexNet):
             layers.append(net.features)
     rows = len(next(iter(inputs.values())))
-    maps = [seen[:, 1:] if seen.ndim == 3 else seen.flatten(2).transpose(1, 2) for seen in _seen(method, inputs, layers).values()]
+    maps = [
+        seen[:, 1:] if seen.ndim == 3 else seen.flatten(2).transpose(1, 2) for seen in outputs_of(method, inputs, layers).values()
+    ]
     maps = [each for each in maps if len(each) == rows]
     if not maps:
         raise UserError("eval linear --protocol attentive: this encoder has no tokens and no feature map of the whole image")

@@ -1,0 +1,153 @@
+"""What a vision transformer's class token looks at in the last block, and how well that is the object where its mask is known.
+
+DINO (Caron et al. 2021, https://arxiv.org/abs/2104.14294, §4.2.2 and figure 4).
+
+Legend of shapes: B images, A heads, L patches, h x w their grid, H x W pixels that the grid covers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.models.vision_transformer import EncoderBlock
+
+from methods._base import Method, View, evaluation_view
+
+from .. import data, model
+from ..data.preview import as_seen
+from ..errors import UserError
+from ..evaluation.tokens import outputs_of
+from ..vit import VisionTransformer
+from .sheet import Sheet
+from .subject import Subject, apart
+
+SHOWN, MEASURED, MASS = 8, 2000, 0.6
+OUTLINE = "#00e5ff"  # a colour that the map has not
+COLUMN = "mask"  # of the data: the object's
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """Images as the encoder sees them (B, H, W, 3) uint8, attention of their class tokens (B, A, h, w), objects (B, H, W) bool or None."""
+
+    images: np.ndarray
+    attention: Tensor
+    objects: Tensor | None
+
+    @property
+    def kept(self) -> Tensor:
+        """(B, A, H, W) bool: pixels of the patches that hold MASS of a head's attention."""
+        return enlarged(keep(self.attention, MASS), self.images.shape[1:3])
+
+
+def draw(subject: Subject, out: Path) -> dict[str, float]:
+    """Image, each head and their mean; what holds MASS of the attention is outlined. Where the data have masks of the objects:
+    attention_jaccard, and random_attention_jaccard of the same network untrained.
+    """
+    split, ids, kind = subject.asked()
+    looked = next(look(subject, subject.method, split, apart(ids, SHOWN)))
+    found: dict[str, float] = {}
+    if looked.objects is not None:
+        untrained = model.build(subject.config, len(subject.source.train)).to(subject.device).eval()
+        ids = subject.limited(ids, MEASURED)
+        for prefix, method in (("", subject.method), ("random_", untrained)):
+            best = [best_head(each) for each in look(subject, method, split, ids)]
+            found[f"{prefix}attention_jaccard"] = float(torch.cat(best).mean())
+    _sheet(subject, kind, looked, found).save(out)
+    return found
+
+
+def look(subject: Subject, method: Method, split: data.Split, ids: np.ndarray) -> Iterator[Looked]:
+    """Batch by batch. Raises UserError where the encoder has no class token of the whole image."""
+    name, view = next(iter(subject.views.items()))
+    views = dict(subject.views)
+    if split.columns.get(COLUMN) == "image" and view.kind == "image":
+        views[COLUMN] = evaluation_view(View(size=view.size, source=COLUMN))  # cut as the image is
+    for batch in subject.drawn(split, ids, views):
+        drawn: dict[str, Tensor] = batch["views"]
+        objects = drawn.pop(COLUMN)[..., 0] > 127 if COLUMN in views else None  # (B, S, S)
+        with torch.no_grad(), model.autocast(subject.config, subject.device):
+            attention = attended(method, subject.inputs(drawn), name).float().cpu()
+        side = drawn[name].shape[1] // attention.shape[2] * attention.shape[2]
+        pixels = np.stack([as_seen(each, view) for each in drawn[name].numpy()])
+        yield Looked(pixels[:, :side, :side], attention, None if objects is None else objects[:, :side, :side])
+
+
+def attended(method: Method, inputs: Mapping[str, Tensor], name: str) -> Tensor:
+    """(B, A, h, w) attention of the class token to patches of the input `name` in the last block, a share of 1 in sum with its own."""
+    nets = [net for net in method.modules() if isinstance(net, VisionTransformer)]
+    blocks = {cast(EncoderBlock, net.encoder.layers[-1]).ln_1: net for net in nets}
+    image = inputs[name]
+    for layer, x in outputs_of(method, inputs, list(blocks)).items():  # (B, 1+L, D), what queries and keys are made of
+        net = blocks[cast(torch.nn.LayerNorm, layer)]
+        grid = [side // net.patch_size for side in image.shape[-2:]] if image.ndim == 4 else [0, 0]
+        if x.shape[:2] != (len(image), 1 + grid[0] * grid[1]):
+            continue
+        block = cast(EncoderBlock, net.encoder.layers[-1])
+        weights = block.self_attention(x, x, x, need_weights=True, average_attn_weights=False)[1]  # (B, A, 1+L, 1+L)
+        return weights[:, :, 0, 1:].unflatten(2, grid)
+    raise UserError(
+        "plot attention: this encoder has no class token that looks at patches of the whole image; it takes a vision transformer "
+        "(--backbone.name vit_mini and the like when it is trained)"
+    )
+
+
+def keep(attention: Tensor, mass: float) -> Tensor:
+    """(..., h, w) attention -> (..., h, w) bool: the fewest patches that hold this share of it, as in the release's figures.
+
+    The patches that get least go, as long as they hold no more than 1 - mass together.
+    """
+    shares, order = (attention / attention.sum((-2, -1), keepdim=True)).flatten(-2).double().sort(-1)  # (..., L), the least first
+    kept = shares.cumsum(-1) > 1 - mass
+    return kept.gather(-1, order.argsort(-1)).unflatten(-1, attention.shape[-2:])
+
+
+def enlarged(cells: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(..., h, w) -> (..., H, W): each patch's value on all its pixels. `size` is a multiple of the grid."""
+    rows, columns = size[0] // cells.shape[-2], size[1] // cells.shape[-1]
+    return cells.repeat_interleave(rows, -2).repeat_interleave(columns, -1)
+
+
+def best_head(looked: Looked) -> Tensor:
+    """(B,) the Jaccard overlap with the object of the head that has the largest."""
+    assert looked.objects is not None
+    return jaccard(looked.kept, looked.objects[:, None]).amax(1)
+
+
+def jaccard(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of masks (..., H, W) bool -> (...), float64; 0 where both are empty."""
+    both, either = (a & b).sum((-2, -1)).double(), (a | b).sum((-2, -1)).double()
+    return both / either.clamp_min(1)
+
+
+def _sheet(subject: Subject, kind: str, looked: Looked, found: Mapping[str, float]) -> Sheet:
+    heads = looked.attention.shape[1]
+    title = f"{subject.name}: attention of the class token in the last block"
+    note = f"outlined: the patches that hold {MASS:.0%} of the attention"
+    if found:
+        note += (
+            f"; in the image: the object\nframed: the head whose patches overlap most with it; their Jaccard overlap, mean over {kind}: "
+            f"{found['attention_jaccard']:.3f}\nthe same of the untrained network: {found['random_attention_jaccard']:.3f}"
+        )
+    maps = torch.cat([looked.attention, looked.attention.mean(1, keepdim=True)], 1)  # (B, A+1, h, w)
+    masks = enlarged(keep(maps, MASS), looked.images.shape[1:3])
+    sheet = Sheet(len(maps), heads + 2.3, title, note=note, top=0.28)
+    for column, word in enumerate(["image", *(f"head {i + 1}" for i in range(heads)), "mean"]):
+        sheet.word(-0.12, (column + 0.5 if column <= heads else column + 0.7) + 0.1 * (column > 0), word, size=9)
+    best = jaccard(masks[:, :heads], looked.objects[:, None]).argmax(1) if looked.objects is not None else None
+    for row, image in enumerate(looked.images):
+        sheet.tile(row, 0, image)
+        if looked.objects is not None:
+            sheet.outline(row, 0, looked.objects[row].numpy(), OUTLINE)
+        for head in range(heads + 1):
+            column = head + 1.1 + 0.2 * (head == heads)
+            chosen = best is not None and head == best[row]
+            sheet.tile(row, column, maps[row, head].numpy(), cmap="inferno", vmin=0, frame="tab:green" if chosen else "")
+            sheet.outline(row, column, masks[row, head].numpy(), OUTLINE)
+    return sheet

@@ -1,0 +1,37 @@
+"""A metric of several runs of MLflow while they trained, in one plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import track
+from ..compare import family_of, find_runs, grouped, without_parents
+from ..curves import draw_runs
+from ..errors import UserError, nearest
+
+
+def draw(uri: str, run_ids: Sequence[str], metric: str, out: Path) -> None:
+    """A line per configuration, the mean over its seeds; a parent of seeds or of a sweep stands for its children.
+
+    Raises UserError for an unknown run, and for a metric that not every run has.
+    """
+    track.check(uri, exists=True)
+    with track.asking(uri, "reading runs") as talk:
+        runs = without_parents(talk, find_runs(talk, uri, run_ids))
+        for run in runs:
+            if metric not in run.data.metrics:
+                raise UserError(f"--metric: run {run.info.run_id} has no {metric!r}; {nearest(metric, run.data.metrics)}")
+        found = [
+            (
+                name_of(*family_of(group[0]), settings),
+                [[(point.step, point.value) for point in talk.get_metric_history(run.info.run_id, metric)] for run in group],
+            )
+            for group, settings in grouped(runs)
+        ]
+    draw_runs(found, metric, out)
+
+
+def name_of(method: str, preset: str, dataset: str, settings: str) -> str:
+    """A configuration in one line."""
+    return f"{Path(method).stem} {preset} on {Path(dataset).name}{': ' + settings if settings else ''}"

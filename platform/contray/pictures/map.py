@@ -1,0 +1,103 @@
+"""Images that training did not see as points in the plane: t-SNE or UMAP of the encoder's features.
+
+Legend of shapes: N images, D features, C classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from .subject import Subject
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+IMAGES, LEAST, NAMED = 2000, 10, 40  # points at most and at least; classes whose names can be read
+PERPLEXITY, NEIGHBOURS = 30, 15  # t-SNE's and UMAP's own defaults
+
+
+def draw(subject: Subject, out: Path) -> dict[str, float]:
+    """A point per image, coloured by class, the class's name where its points are densest."""
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+    from ..errors import UserError
+
+    split, ids, kind = subject.asked()
+    features, ids = subject.features(split, subject.limited(ids, IMAGES))
+    if len(features) < LEAST:
+        raise UserError(f"plot map: {len(features)} {kind} are too few for a map, which needs {LEAST}")
+    points = project(features, subject.by, subject.config.seed)
+    figure = Figure(figsize=(7.2, 6.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xticks=[], yticks=[], aspect="equal")
+    for side in axes.spines.values():
+        side.set_color("0.8")
+    if split.labels is None:
+        axes.scatter(*points.T, s=size_of(len(points)), color="tab:blue", alpha=0.6, linewidths=0)
+    else:
+        _classes(axes, points, split.labels[ids], split.classes)
+    method = {
+        "tsne": f"t-SNE, perplexity {perplexity_of(len(ids))}",
+        "umap": f"UMAP, {min(NEIGHBOURS, len(ids) - 1)} neighbours",
+    }[subject.by]
+    axes.set_title(f"{subject.name}: {len(ids):,} {kind}", fontsize=11, loc="left")
+    axes.set_xlabel(
+        f"{method}, of L2-normalised features; axes and distances between far points mean nothing", fontsize=8, color="0.35"
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=130)
+    return {}
+
+
+def project(features: Tensor, by: str, seed: int) -> np.ndarray:
+    """Features (N, D) -> places (N, 2), the same for the same seed: `tsne` (van der Maaten & Hinton 2008) or `umap` (McInnes et al. 2018)."""
+    unit = F.normalize(features.double(), dim=1).float().numpy()  # (N, D): Euclidean order is cosine order
+    if by == "umap":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its import: what is not installed besides
+            import umap  # pyright: ignore[reportMissingImports]
+
+            return umap.UMAP(n_neighbors=min(NEIGHBOURS, len(unit) - 1), random_state=seed, n_jobs=1).fit_transform(unit)
+    from sklearn.manifold import TSNE
+
+    return TSNE(perplexity=perplexity_of(len(unit)), init="pca", random_state=seed).fit_transform(unit)
+
+
+def perplexity_of(count: int) -> int:
+    """A third of the points have to be more."""
+    return min(PERPLEXITY, (count - 1) // 3)
+
+
+def size_of(count: int) -> float:
+    """Area of a point, in square points."""
+    return float(np.clip(18_000 / count, 4, 45))
+
+
+def _classes(axes: Axes, points: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
+    from matplotlib import colormaps
+    from matplotlib.patheffects import withStroke
+
+    classes = np.unique(labels)
+    few = colormaps["tab10" if len(classes) <= 10 else "tab20"]
+    colours = [few(i) if len(classes) <= 20 else colormaps["hsv"](i / len(classes)) for i in range(len(classes))]
+    order = np.random.default_rng(0).permutation(len(points))  # so that no class lies on top of all others
+    place = np.searchsorted(classes, labels)
+    axes.scatter(*points[order].T, s=size_of(len(points)), color=[colours[i] for i in place[order]], alpha=0.75, linewidths=0)
+    if len(classes) > NAMED:
+        return
+    for i, each in enumerate(classes):
+        x, y = densest(points[place == i])
+        style = {"path_effects": [withStroke(linewidth=3, foreground="white")], "fontsize": 12, "fontweight": "bold"}
+        axes.text(x, y, names[each], color=[0.75 * channel for channel in colours[i][:3]], ha="center", va="center", **style)
+
+
+def densest(points: np.ndarray) -> np.ndarray:
+    """(2,) the point of (N, 2) whose nearest quarter is the nearest: a median may lie where none of them is."""
+    distances = np.sort(np.linalg.norm(points[:, None] - points[None], axis=-1), axis=1)  # (N, N)
+    return points[distances[:, len(points) // 4].argmin()]

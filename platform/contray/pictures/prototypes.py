@@ -1,0 +1,91 @@
+"""Prototypes of a method that clusters while it trains: the training images that are nearest to some of them.
+
+Legend of shapes: N images, D features, K prototypes, C classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import model
+from ..errors import UserError
+from .sheet import RIGHT, WRONG, Sheet
+from .subject import Subject, apart, offering
+
+SHOWN, NEAREST, COLUMNS, LIMIT = 12, 8, 2, 20_000
+WORDS, ROW = 1.35, 1.06  # tiles that the words about a prototype take, and that rows are apart
+
+
+def draw(subject: Subject, out: Path) -> dict[str, float]:
+    """For some prototypes, from those that most images are assigned to to those that get the fewest, the NEAREST images.
+
+    prototypes_used: the share that any image is assigned to; with labels prototype_purity: the share of images whose class is the most
+    frequent of their prototype. Raises UserError for a method without prototypes.
+    """
+    scores_of(subject, torch.zeros(1, subject.method.out_dim))  # before the features of all images are computed
+    train = subject.source.train
+    features, ids = subject.features(train, subject.limited(np.arange(len(train)), LIMIT))
+    scores = scores_of(subject, features)  # (N, K)
+    own, count = scores.argmax(1).numpy(), scores.shape[1]
+    sizes = np.bincount(own, minlength=count)  # (K,)
+    labels = None if train.labels is None else train.labels[ids]
+    found = {"prototypes_used": float((sizes > 0).mean())}
+    if labels is not None:
+        found["prototype_purity"] = purity(own, labels)
+
+    shown = chosen(sizes)
+    nearest = scores[:, shown].topk(min(NEAREST, len(ids)), dim=0).indices.T.numpy()  # (SHOWN, NEAREST)
+    known = subject.pictures(train, np.unique(ids[nearest]))
+    per_column = -(-len(shown) // COLUMNS)
+    wide = nearest.shape[1] + WORDS + 0.25
+    title = f"{subject.name}: the training images nearest to {len(shown)} of {count} prototypes"
+    note = f"{len(ids):,} images, {(sizes > 0).sum()} prototypes get some"
+    note += (
+        f"; {found['prototype_purity']:.1%} of the images are of their prototype's most frequent class (green)"
+        if labels is not None
+        else ""
+    )
+    sheet = Sheet(per_column * ROW, wide * COLUMNS - 0.25, title, note=note, inches=0.7)
+    for place, prototype in enumerate(shown):
+        row, left = place % per_column * ROW, place // per_column * wide
+        words, most = f"{sizes[prototype]} images", None
+        if labels is not None:
+            inside = labels[own == prototype]
+            most = np.bincount(inside).argmax()
+            words += f"\n{(inside == most).mean():.0%} {train.classes[most]}"
+        sheet.word(row + 0.5, left + WORDS - 0.08, f"prototype {prototype}\n{words}", ha="right", size=8)
+        for column, i in enumerate(nearest[place]):
+            frame = "" if labels is None else RIGHT if labels[i] == most else WRONG
+            sheet.tile(row, left + WORDS + column, known[int(ids[i])], frame=frame)
+    sheet.save(out)
+    return found
+
+
+@torch.no_grad()
+def scores_of(subject: Subject, features: Tensor) -> Tensor:
+    """(N, K) on the CPU, of features (N, D). Raises UserError where there are none."""
+    like = next(subject.method.parameters())
+    try:
+        with model.autocast(subject.config, subject.device):
+            parts = [subject.method.prototype_scores(part.to(like)).float().cpu() for part in features.split(4096)]
+    except NotImplementedError as error:
+        name = Path(subject.config.method.name).stem
+        raise UserError(f"plot prototypes: {name} {error}; {offering('prototype_scores')}") from None
+    return torch.cat(parts)
+
+
+def chosen(sizes: np.ndarray) -> np.ndarray:
+    """SHOWN prototypes at most of those that images are assigned to, of sizes (K,): evenly spread over the order of their sizes."""
+    order = np.argsort(-sizes, kind="stable")[: int((sizes > 0).sum())]
+    return apart(order, SHOWN)
+
+
+def purity(own: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images, of clusters `own` (N,), whose label (N,) is the most frequent in their cluster."""
+    table = np.zeros((own.max() + 1, labels.max() + 1), np.int64)
+    np.add.at(table, (own, labels), 1)
+    return float(table.max(1).sum() / len(own))
