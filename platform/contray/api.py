@@ -105,22 +105,13 @@ def evaluate(
     the similarities into `out` and, with `run`, keeps the picture there.
     """
     from . import data, model, track
-    from .encoder import read_checkpoint
     from .evaluation.diagnosis import geometry_of
     from .evaluation.suite import run_protocols
     from .progress import TrainingBar
 
     overrides = dict(overrides or {})
     students = {key: overrides.pop(key) for key in list(overrides) if key.startswith("backbone.") and protocols == ("distill",)}
-    foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
-    if foreign:
-        raise UserError(
-            f"{foreign[0]}: an evaluation takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder"
-        )
-    if bool(run) == bool(checkpoint):
-        raise UserError("name what to evaluate: either --run RUN_ID or --checkpoint PATH")
-    uri = RunConfig.make(overrides={key: value for key, value in overrides.items() if key == "track.uri"}).track.uri
-    encoder = load(run, uri=uri) if run else read_checkpoint(checkpoint)
+    encoder, uri = _encoder(run, checkpoint, overrides)
     config = encoder.config.replace(overrides)
     student = config.replace(students)
     source = data.open_source(config.data)
@@ -140,3 +131,58 @@ def evaluate(
         if geometry:
             tracked.log_artifact(out, "" if own else source.name)
     return metrics
+
+
+def evaluate_dense(
+    task: str,
+    head: str = "",
+    *,
+    run: str = "",
+    checkpoint: str = "",
+    place: str = "scenes",
+    supervised: str = "train",
+    overrides: Mapping[str, Any] | None = None,
+    quiet: bool = True,
+) -> dict[str, float]:
+    """What a ResNet encoder is worth for "detection" (head: fpn, c4, mask) or "segmentation" (fcn, deeplab), fine-tuned whole on `place`.
+
+    place: "scenes", the built-in digits with boxes and masks, or a folder in COCO's format. Beside it the same network untrained
+    (`scratch_*`) and `supervised_*`: "train" trains it with the labels of the run's own data for as many steps, a checkpoint or an
+    imported encoder of the same backbone takes its place, "none" leaves it out. overrides: as of `evaluate`. With `run`, the metrics are
+    logged to it: under their own names for the scenes, else after `FOLDER.`.
+    """
+    from . import model, track
+    from .evaluation.dense.coco import SCENES, open_sets
+    from .evaluation.dense.protocol import Task, check_head, measured
+    from .evaluation.dense.rows import rows_of
+    from .progress import TrainingBar
+
+    head = check_head(task, head)
+    encoder, uri = _encoder(run, checkpoint, overrides or {})
+    config = encoder.config.replace(overrides or {})
+    device = model.device_of(config)
+    name, train, test = open_sets(place, config.data.max_broken)
+    work = Task(task, head, train, test, 0.0 if place == SCENES else config.eval.dense_flip)
+    work.check(config.eval)
+    rows = rows_of(config, encoder.method, supervised, device)
+    with TrainingBar(f"{task} {head}", quiet) as bar:
+        metrics = measured(work, rows, config, device, bar.show)
+    if run:
+        named = {key if place == SCENES else f"{name}.{key}": value for key, value in metrics.items()}
+        track.attach(track.resolve_uri(uri), run).log_metrics(named, step=0)
+    return metrics
+
+
+def _encoder(run: str, checkpoint: str, overrides: Mapping[str, Any]) -> tuple[Encoder, str]:
+    """What an evaluation measures, and the tracking URI as it was given. Raises UserError for keys that would change the encoder."""
+    from .encoder import read_checkpoint
+
+    foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
+    if foreign:
+        raise UserError(
+            f"{foreign[0]}: an evaluation takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder"
+        )
+    if bool(run) == bool(checkpoint):
+        raise UserError("name what to evaluate: either --run RUN_ID or --checkpoint PATH")
+    uri = RunConfig.make(overrides={key: value for key, value in overrides.items() if key == "track.uri"}).track.uri
+    return load(run, uri=uri) if run else read_checkpoint(checkpoint), uri
