@@ -252,6 +252,7 @@ def _draw(rows: Sequence[Row], out: Path) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("top-1 accuracy")
     axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    if axes.has_data():  # not where runs have detection alone
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)

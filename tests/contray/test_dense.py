@@ -76,9 +76,7 @@ def test_the_backbone_is_the_one_that_encodes(config: RunConfig, method: Method)
 
 
 def test_of_dino_it_is_the_teacher() -> None:
-    config = RunConfig.make(
-        "dino", {"data.size": 16, "views.large.size": 16, "views.small.size": 8, "backbone.width": 4}, preset="digits"
-    )
+    config = RunConfig.make("dino", {"backbone.name": "resnet_small", "backbone.width": 4}, preset="digits")
     made: Any = model.build(config, 100)
     for p in made.teacher.parameters():
         p.data += 1

@@ -39,7 +39,7 @@ def scenes(part: str, count: int = 0, side: int = SIDE) -> tuple[dict[str, Any],
         picture, labels, masks = _draw(split.digits, split._classes, side, generator(_FIXED, f"scenes {part}", i))
         images.append({"id": i + 1, "file_name": f"{i + 1:06d}.png", "width": side, "height": side})
         for label, mask in zip(labels, masks, strict=True):
-            code = rle.encode(np.asfortranarray(mask))
+            code: Any = rle.encode(np.asfortranarray(mask))
             y, x = np.nonzero(mask)
             annotations.append(
                 {

@@ -56,7 +56,7 @@ class CocoSet:
         self.ids: list[int] = [each["id"] for each in categories]  # of label 1, 2, ... C
         self.classes: list[str] = [each["name"] for each in categories]
         self.label = {category: label for label, category in enumerate(self.ids, 1)}
-        self.truth = COCO()
+        self.truth: Any = COCO()  # typed as files have it, not as they may be given
         self.truth.dataset = found
         with contextlib.redirect_stdout(io.StringIO()):
             self.truth.createIndex()

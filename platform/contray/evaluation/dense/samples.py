@@ -92,7 +92,7 @@ def training_order(seed: int, count: int, batch: int, steps: int, flip: float) -
     return order
 
 
-def batches(part: CocoSet, order: Sequence[Sequence[tuple[int, bool]]], wanted: Wanted, workers: int) -> Iterator[list[Sample]]:
+def batches(part: CocoSet, order: list[list[tuple[int, bool]]], wanted: Wanted, workers: int) -> Iterator[list[Sample]]:
     """The batches of `order`, read ahead by `workers` forked processes (0: in this one). Raises UserError where an image cannot be read."""
     options: dict[str, Any] = {"generator": torch.Generator()}  # else torch seeds the processes from the global one
     if workers:
