@@ -192,6 +192,47 @@ def plot(
     return metrics
 
 
+def evaluate_dense(
+    task: str,
+    head: str = "",
+    *,
+    run: str = "",
+    checkpoint: str = "",
+    place: str = "scenes",
+    supervised: str = "train",
+    overrides: Mapping[str, Any] | None = None,
+    quiet: bool = True,
+) -> dict[str, float]:
+    """What a ResNet encoder is worth for "detection" (head: fpn, c4, mask) or "segmentation" (fcn, deeplab), fine-tuned whole on `place`.
+
+    place: "scenes", the built-in digits with boxes and masks, or a folder in COCO's format. Beside it the same network untrained
+    (`scratch_*`) and `supervised_*`: "train" trains it with the labels of the run's own data for as many steps, a checkpoint or an
+    imported encoder of the same backbone takes its place, "none" leaves it out. overrides: as of `evaluate`. With `run`, the metrics are
+    logged to it: under their own names for the scenes, else after `FOLDER.`.
+    """
+    from . import model, track
+    from .evaluation.dense.coco import SCENES, open_sets
+    from .evaluation.dense.protocol import Task, check_head, measured
+    from .evaluation.dense.rows import rows_of
+    from .progress import TrainingBar
+
+    head = check_head(task, head)
+    overrides = overrides or {}
+    encoder = _encoder(overrides, run, checkpoint)
+    config = encoder.config.replace(overrides)
+    device = model.device_of(config)
+    name, train, test = open_sets(place, config.data.max_broken)
+    work = Task(task, head, train, test, 0.0 if place == SCENES else config.eval.dense_flip)
+    work.check(config.eval)
+    rows = rows_of(config, encoder.method, supervised, device)
+    with TrainingBar(f"{task} {head}", quiet) as bar:
+        metrics = measured(work, rows, config, device, bar.show)
+    if run:
+        named = {key if place == SCENES else f"{name}.{key}": value for key, value in metrics.items()}
+        track.attach(track.resolve_uri(_uri(overrides)), run).log_metrics(named, step=0)
+    return metrics
+
+
 @dataclass(frozen=True)
 class _Opened:
     """An encoder, on its own data or others, and the run that results are kept in, if any. config: the encoder's with the overrides."""
@@ -214,23 +255,26 @@ class _Opened:
 
 
 def _open(overrides: Mapping[str, Any], run: str, checkpoint: str, verb: str, noun: str) -> _Opened:
-    """What `evaluate` and `plot` work on. Raises UserError for keys that would change the encoder, and where there is none."""
+    """What `evaluate` and `plot` work on; raises as `_encoder` does."""
     from . import data, track
+
+    encoder = _encoder(overrides, run, checkpoint, verb, noun)
+    config = encoder.config.replace(overrides)
+    source = data.open_source(config.data)
+    return _Opened(encoder, config, source, track.attach(track.resolve_uri(_uri(overrides)), run) if run else None)
+
+
+def _encoder(
+    overrides: Mapping[str, Any], run: str, checkpoint: str, verb: str = "evaluate", noun: str = "an evaluation"
+) -> Encoder:
+    """The encoder of a run or a checkpoint. Raises UserError for keys that would change it, and where neither or both are named."""
+    from .encoder import read_checkpoint
 
     foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
     if foreign:
         raise UserError(f"{foreign[0]}: {noun} takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder")
     if bool(run) == bool(checkpoint):
         raise UserError(f"name what to {verb}: either --run RUN_ID or --checkpoint PATH")
-    encoder = _encoder(overrides, run, checkpoint)
-    config = encoder.config.replace(overrides)
-    source = data.open_source(config.data)
-    return _Opened(encoder, config, source, track.attach(track.resolve_uri(_uri(overrides)), run) if run else None)
-
-
-def _encoder(overrides: Mapping[str, Any], run: str, checkpoint: str) -> Encoder:
-    from .encoder import read_checkpoint
-
     return load(run, uri=_uri(overrides)) if run else read_checkpoint(checkpoint)
 
 

@@ -23,7 +23,8 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   train [METHOD]        pretrain, then measure k-NN and a linear probe against the untrained encoder and raw pixels
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
   eval WHAT             measure a run's encoder or a checkpoint, on its own data or on others: knn; linear --protocol cached | paper |
-                        last_n | attentive; finetune --labels 0.01, beside from scratch; supervised, the reference; geometry, without labels
+                        last_n | attentive; finetune --labels 0.01, beside from scratch; supervised, the reference; geometry, without labels;
+                        detection --head fpn | c4 | mask, segmentation --head fcn | deeplab, beside untrained and supervised
   plot WHAT             draw a run's encoder or a checkpoint: neighbours, map, attention, reconstruction, prototypes, similarities; curves of runs
   distill --labels 0.01 fine-tune a run's encoder and let it teach a student of the same or a smaller backbone, on all images
   export                write an encoder for torchvision, timm, ONNX, or register it in MLflow
@@ -35,6 +36,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   methods               what can be trained
   spaces                what can be searched
   data preview METHOD   draw the views as the method will see them
+  data scenes           write the built-in detection set as a folder in COCO's format
 
 Start here:   contray train                          SimCLR on the built-in digits, about three minutes on two cores
 Then:         contray train moco --data.source DIR   your images: DIR/train/CLASS/*.jpg, or a folder without classes
@@ -67,8 +69,8 @@ def _run(words: list[str]) -> int:
             print("contray, from its sources (not installed)")
         return 0
     name, rest = words[0], words[1:]
-    if name == "data" and rest[:1] == ["preview"]:
-        name, rest = "data preview", rest[1:]
+    if name == "data" and rest[:1] in (["preview"], ["scenes"]):
+        name, rest = f"data {rest[0]}", rest[1:]
     try:
         if name not in COMMANDS:
             raise UserError(f"no command {name!r}; {nearest(name, COMMANDS)} (contray --help)")
@@ -301,7 +303,26 @@ def preview(words: list[str]) -> int:
     return 0
 
 
+def scenes(words: list[str]) -> int:
+    """contray data scenes"""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Write the scenes of `contray eval detection` as files: several digits on each picture, with boxes and masks, in COCO's format."""
+
+        out: Annotated[Path, arg("the new folder: train.json, val.json, and the pictures in train/ and val/")] = Path("scenes")
+
+    options, _ = parse(Options, words, "data scenes")
+    from .data.scenes import write
+    from .exchange.drafts import draft
+
+    with draft(options.out) as folder:
+        write(folder)
+    print(f"wrote {options.out}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train, "tune": tune, "eval": evaluate, "plot": plot, "distill": distill, "export": export, "import": import_, "embed": embed, "compare": compare,
-    "sync": sync, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview,
+    "sync": sync, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview, "data scenes": scenes,
 }  # fmt: skip

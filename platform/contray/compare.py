@@ -21,6 +21,7 @@ TEST = ("knn_top1", "linear_top1")
 HELD_OUT = ("knn_val_top1", "linear_val_top1")  # all that a sweep's trials have: the test set is for the winner
 FURTHER = re.compile(
     r"(linear_paper|linear_last\d+(_avg)?|attentive|(finetune|scratch|distill|crd|noisy_student)_\w+(?<!_val)|supervised)_top1"
+    r"|([\w-]+\.)?((scratch|supervised)_)?(detection_(fpn|c4|mask)(_segm)?_ap|segmentation_(fcn|deeplab)_miou)"
 )  # on demand
 PARENTS = ("seeds", "sweep")  # tag contray.kind of runs that stand for their children
 OWN = ("seed", "scale.", "track.")  # params in which runs of one configuration may differ
@@ -218,7 +219,10 @@ def _show(rows: Sequence[Row], left_out: int, out: Path, link: str) -> None:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("method preset, dataset\nsettings", overflow="fold")  # the numbers are never folded: this makes room
     headings = [name.removesuffix("_linear_top1").replace("_top1", "\ntop1").replace("_gain", "\ngain") for name in columns]
-    headings = [re.sub("^(linear|finetune|scratch|distill|crd|noisy_student)_", "\\1\n", heading) for heading in headings]
+    headings = [
+        re.sub("^(linear|finetune|scratch|distill|crd|noisy_student|supervised)_", "\\1\n", heading) for heading in headings
+    ]
+    headings = [re.sub("(detection|segmentation)_", "\\1\n", heading) for heading in headings]
     for name in ("seeds", "steps", *headings):
         table.add_column(name, justify="right", no_wrap=True)
     for row, *cells in zip(rows, *columns.values(), strict=True):
@@ -263,6 +267,7 @@ def _draw(rows: Sequence[Row], out: Path) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("top-1 accuracy")
     axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    if axes.has_data():  # not where runs have detection alone
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from .errors import UserError, nearest
 from .options import arg, config_from, parse
@@ -11,7 +11,8 @@ from .pictures import KINDS, check_out
 if TYPE_CHECKING:
     from .config import RunConfig
 
-EVALUATIONS = ("linear", "knn", "finetune", "supervised", "geometry")
+EVALUATIONS = ("linear", "knn", "finetune", "supervised", "detection", "segmentation", "geometry")
+DENSE = ("detection", "segmentation")
 LINEAR = {"cached": "linear", "paper": "paper", "last_n": "last_n", "attentive": "attentive"}
 
 
@@ -27,7 +28,8 @@ def evaluate(words: list[str]) -> int:
             Positional[str],
             arg(
                 "linear (probes of frozen features), knn, finetune (the whole network on a part of the labels, beside the same network "
-                "from scratch), supervised (the same backbone, data and steps, trained with all labels), or geometry (without labels)"
+                "from scratch), supervised (the same backbone, data and steps, trained with all labels), detection or segmentation (a ResNet "
+                "encoder under torchvision's heads, beside the same network untrained and supervised), or geometry (without labels)"
             ),
         ]
         protocol: Annotated[
@@ -41,6 +43,28 @@ def evaluate(words: list[str]) -> int:
             str,
             arg("finetune: a fraction of the labels such as 0.01, or 10-per-class; the same images for every method and seed"),
         ] = "1.0"
+        head: Annotated[
+            str,
+            arg(
+                "detection: fpn (Faster R-CNN on a feature pyramid), c4 (the head of MoCo's papers) or mask (Mask R-CNN on a pyramid); "
+                "segmentation: fcn or deeplab (v3) [default: fpn, fcn]. Their schedule on VOC: --eval.dense_steps 24000 --eval.dense_size 800 "
+                "--eval.dense_proposals 512, batch 16, rate 0.02"
+            ),
+        ] = ""
+        data: Annotated[
+            str,
+            arg(
+                "detection and segmentation: scenes (the built-in digits on textures), or a folder in COCO's format: train.json and val.json, "
+                "or annotations/instances_train*.json and instances_val*.json, with the images"
+            ),
+        ] = "scenes"
+        supervised: Annotated[
+            str,
+            arg(
+                "detection and segmentation, the supervised backbone: train (with the labels of the run's data, in as many steps), a "
+                "checkpoint or imported encoder of the same network, or none"
+            ),
+        ] = "train"
         run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
         out: Annotated[Path, arg("geometry: the picture to write")] = Path("similarities.png")
@@ -50,13 +74,20 @@ def evaluate(words: list[str]) -> int:
 
     options, dotted = parse(Options, words, "eval", keys)
     if options.evaluation not in EVALUATIONS:
-        raise UserError(f"eval {options.evaluation}: no such evaluation; linear, knn, finetune, supervised or geometry")
+        raise UserError(f"eval {options.evaluation}: no such evaluation; {', '.join(EVALUATIONS[:-1])} or {EVALUATIONS[-1]}")
     if options.protocol not in LINEAR:
         raise UserError(f"--protocol: got {options.protocol!r}; {nearest(options.protocol, LINEAR)}")
     if options.protocol != "cached" and options.evaluation != "linear":
         raise UserError(f"--protocol: {options.protocol} is a protocol of eval linear, not of eval {options.evaluation}")
     if options.labels != "1.0" and options.evaluation != "finetune":
         raise UserError(f"--labels: {options.labels} is of eval finetune, not of eval {options.evaluation}")
+    for name, default in (("head", ""), ("data", "scenes"), ("supervised", "train")):
+        if getattr(options, name) != default and options.evaluation not in DENSE:
+            raise UserError(
+                f"--{name}: {getattr(options, name)} is of eval detection and segmentation, not of eval {options.evaluation}"
+            )
+    if options.evaluation in DENSE:
+        return _dense(options, dotted)
     protocol = LINEAR[options.protocol] if options.evaluation == "linear" else options.evaluation
     check_out(options.out)
     from .api import evaluate as run_evaluation
@@ -130,6 +161,18 @@ def plot(words: list[str]) -> int:
             beside = f", untrained {metrics[f'random_{name}']:.3f}" if f"random_{name}" in metrics else ""
             print(f"{name} {value:.3f}{beside}")
     print(f"wrote {out}")
+    return 0
+
+
+def _dense(options: Any, dotted: dict[str, list[str]]) -> int:
+    from .api import evaluate_dense
+    from .report import show_dense
+
+    metrics = evaluate_dense(
+        options.evaluation, options.head, run=options.run, checkpoint=options.checkpoint, place=options.data,
+        supervised=options.supervised, overrides=dotted, quiet=False,
+    )  # fmt: skip
+    show_dense(metrics)
     return 0
 
 

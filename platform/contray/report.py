@@ -109,6 +109,17 @@ def show_metrics(metrics: Mapping[str, float]) -> None:
     _print(table)
 
 
+def show_dense(metrics: Mapping[str, float]) -> None:
+    """Detection or segmentation: the pretrained encoder, and what it is compared with, in per cent."""
+    rows = {"": "pretrained", "scratch_": "untrained", "supervised_": "supervised"}
+    names = [name for name in metrics if not name.startswith(("scratch_", "supervised_"))]
+    table = _table("on the test images, in per cent", "backbone", *names)
+    for prefix, title in rows.items():
+        if prefix + names[0] in metrics:
+            table.add_row(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
+    _print(table)
+
+
 GEOMETRY = {  # what is measured of the features, and of what the loss compares
     "rankme": "effective rank (RankMe)",
     "rankme_share": "... of the most it can be",

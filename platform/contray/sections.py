@@ -287,6 +287,28 @@ class EvalConfig:
     layer_decay: float = setting(
         1.0, "fine-tuning ViTs: factor of the rate from each block to the one before it (MAE: 0.65); 1: none", gt=0, le=1
     )
+    dense_steps: int = setting(
+        300, "detection and segmentation: optimiser steps (MoCo on VOC: 24 000); for the built-in scenes", unit="steps", ge=1
+    )
+    dense_batch: int = setting(16, "detection and segmentation: minibatch (papers: 16)", unit="images", ge=2)
+    dense_lr: float = setting(
+        0.02,
+        "detection and segmentation: rate of SGD, momentum 0.9, all layers and batch norm trained (papers: 0.02); warm-up over 100 steps, "
+        "of short runs over a tenth; a tenth of it after 3/4 and a hundredth after 11/12 of the steps",
+        unit="absolute: not scaled by the batch",
+        gt=0,
+    )
+    dense_decay: float = setting(1e-4, "detection and segmentation: weight decay (papers: 1e-4)", ge=0)
+    dense_size: int = setting(
+        0, "detection and segmentation: images' shorter side (papers: 800 on VOC and COCO); 0: the data's median", unit="px", ge=0
+    )
+    dense_flip: float = setting(
+        0.5, "detection and segmentation: horizontal flip; the built-in scenes are digits and never flipped", unit="probability",
+        ge=0, le=1,
+    )  # fmt: skip
+    dense_proposals: int = setting(
+        64, "detection: proposals that train the box head, per image; twice as many are tested (papers: 512)", ge=8
+    )
     batch_size: int = setting(256, "images encoded at once", unit="images", ge=1)
     final: bool = setting(True, "measure the trained encoder, the untrained one and raw pixels on the test set at the end")
 
