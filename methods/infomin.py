@@ -75,14 +75,10 @@ PRESETS = {
         {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.queue_size": 4096, "method.momentum": 0.99, "method.hidden": 512},
         {"query": SMALL, "key": SMALL, "pieces": SMALL_PIECES},
     ),
-    "cifar_short": Preset(
-        "weaker colours for runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps",
-        SHORT, {"query": WEAKER, "key": WEAKER, "pieces": SMALL_PIECES},
-    ),
-    "digits": Preset(
-        "the built-in digits: a residual net of width 16, batch 64, 600 steps",
-        SHORT, {"query": DIGIT, "key": DIGIT, "pieces": replace(SMALL_PIECES, flip=0.0)},
-    ),
+    "cifar_short": Preset("weaker colours: a residual net of width 16, batch 64, 600 steps",
+                          SHORT, {"query": WEAKER, "key": WEAKER, "pieces": SMALL_PIECES}),
+    "digits": Preset("the built-in digits: a residual net of width 16, batch 64, 600 steps",
+                     SHORT, {"query": DIGIT, "key": DIGIT, "pieces": replace(SMALL_PIECES, flip=0.0)}),
 }  # fmt: skip
 
 
