@@ -90,7 +90,7 @@ def compare(options: argparse.Namespace) -> None:
 
     keys = {
         "data.source": str(folder), "eval.finetune_lrs": tuple(options.rates), "eval.finetune_epochs": options.finetune_epochs,
-        "eval.distill_epochs": options.distill_epochs, "eval.distill_temperature": options.temperature,
+        "eval.noisy_threshold": options.noisy_threshold, "eval.distill_epochs": options.distill_epochs, "eval.distill_temperature": options.temperature,
     }  # fmt: skip
     defaults = RunConfig.make("simclr", keys, preset="cifar").eval
     own_steps = defaults.finetune_epochs * (len(few.ids) // min(defaults.finetune_batch, len(few.ids)))
@@ -136,6 +136,9 @@ def main() -> int:
     parser.add_argument("--temperature", type=float, default=1.0, help="of distillation")
     parser.add_argument("--crd", action="store_true", help="teach by CRD too")
     parser.add_argument("--noisy", action="store_true", help="Noisy Student too, of the teacher's width")
+    parser.add_argument(
+        "--noisy-threshold", type=float, default=0.3, help="Noisy Student: images of which the teacher is less sure are left out"
+    )
     parser.add_argument("--teacher", default="", help="a run's folder or checkpoint, instead of pretraining one")
     parser.add_argument("--student", default="", help="the same of the narrower network")
     parser.add_argument("--seed", type=int, default=0)

@@ -15,7 +15,7 @@ import contray
 from contray import RunConfig, data, encoder, model
 from contray.errors import ConfigError, UserError
 from contray.evaluation import finetune, noisy, student
-from contray.evaluation.distill import distillation_kl, label_weights, labelled_cross_entropy
+from contray.evaluation.distill import distillation_kl
 from contray.evaluation.finetune import Classifier, FewLabels, finetuned
 from contray.evaluation.labelled import CroppedImages, first_inputs, score
 from contray.evaluation.noisy import Pool, balanced, by_noised, noised_images, pseudo_labels
@@ -96,12 +96,6 @@ def test_a_student_learns_from_the_teacher_and_from_no_label(
     assert distilled(given, smaller, easy, method, CPU, "0.2", quiet)["distill_20pct_width2_top1"] == 0.25, (
         "labels taught it nothing"
     )
-
-
-def test_labelled_images_count_as_their_own_mean() -> None:
-    scores, y = torch.randn(10, 3), torch.arange(10) % 3
-    weights = label_weights(np.array([1, 4, 7, 8]), 10)
-    assert_close(labelled_cross_entropy(scores, y, weights), F.cross_entropy(scores[[1, 4, 7, 8]], y[[1, 4, 7, 8]]))
 
 
 def test_the_combined_objective_is_equation_3(config: RunConfig, easy: data.Source, teacher: Classifier) -> None:

@@ -3,12 +3,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from contray.evaluation import geometry
-from contray.evaluation.distill import distillation_kl
+from contray.evaluation.distill import distillation_kl, label_weights, labelled_cross_entropy
 
 VALUES = {"rel": 1e-4, "abs": 1e-5}
 
@@ -56,6 +57,13 @@ def test_distillation_kl(golden):
     loss.backward()
     assert student.grad is not None
     assert teacher.grad is None
+
+
+def test_labelled_images_count_as_their_own_mean():
+    scores, y = torch.randn(10, 3), torch.arange(10) % 3
+    weights = label_weights(np.array([1, 4, 7, 8]), 10)
+    alone = torch.nn.functional.cross_entropy(scores[[1, 4, 7, 8]], y[[1, 4, 7, 8]])
+    assert_close(labelled_cross_entropy(scores, y, weights), alone)
 
 
 def test_every_golden_file_is_used():
