@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import evaluate, load, sync, train, tune
+    from .api import evaluate, evaluate_dense, load, sync, train, tune
     from .config import RunConfig
     from .errors import ConfigError, DataError, UserError
 
-__all__ = ["ConfigError", "DataError", "RunConfig", "UserError", "evaluate", "load", "sync", "train", "tune"]
+__all__ = ["ConfigError", "DataError", "RunConfig", "UserError", "evaluate", "evaluate_dense", "load", "sync", "train", "tune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,7 +28,7 @@ def __getattr__(name: str) -> Any:
             in {
                 "errors": ("ConfigError", "DataError", "UserError"),
                 "config": ("RunConfig",),
-                "api": ("evaluate", "load", "sync", "train", "tune"),
+                "api": ("evaluate", "evaluate_dense", "load", "sync", "train", "tune"),
             }[module]
         ):
             return getattr(importlib.import_module(f".{module}", __name__), name)
