@@ -86,14 +86,12 @@ class CocoSet:
         """The boxes of image i and, where they are asked for, its masks."""
         own = [each for each in self.annotations(i) if not each["iscrowd"]]
         x, y, w, h = np.array([each["bbox"] for each in own], np.float32).reshape(-1, 4).T
-        return Objects(
-            np.stack([x, y, x + w, y + h], 1),
-            np.array([self.label[each["category_id"]] for each in own], np.int64),
-            np.stack([self.mask(each) for each in own]) if masks and own else self._none(i) if masks else None,
-        )
-
-    def _none(self, i: int) -> np.ndarray:
-        return np.zeros((0, self.images[i]["height"], self.images[i]["width"]), np.uint8)
+        boxes = np.stack([x, y, x + w, y + h], 1)
+        labels = np.array([self.label[each["category_id"]] for each in own], np.int64)
+        if not masks:
+            return Objects(boxes, labels)
+        size = self.images[i]["height"], self.images[i]["width"]
+        return Objects(boxes, labels, np.array([self.mask(each) for each in own], np.uint8).reshape(-1, *size))
 
     def mask(self, annotation: Mapping[str, Any]) -> np.ndarray:
         """(H, W) uint8 of an annotation's polygons or RLE."""
