@@ -37,6 +37,7 @@ from methods._base import Batch, Clock
 WARM = (
     1  # steps before the clock starts, as contray logs its pace after the first one: processes start, oneDNN chooses its kernels
 )
+LOOPS = ["contray", "loop alone", "bare", "bare + loader"]
 READY = 4  # batches that the bare loop goes round
 
 
@@ -112,8 +113,8 @@ def mean_rate(config: RunConfig, points: Iterable[tuple[int, float]]) -> float:
     return (pace[-1][0] - pace[0][0]) * size / seconds
 
 
-def measure(config: RunConfig, rounds: int) -> dict[str, list[float]]:
-    """images/s of each loop in each round."""
+def measure(config: RunConfig, rounds: int, chosen: list[str]) -> dict[str, list[float]]:
+    """images/s of each chosen loop in each round."""
     source, device, steps = data.open_source(config.data), model.device_of(config), config.train.steps
     normalise = model.normaliser(config, device)
     ready = [
@@ -126,10 +127,10 @@ def measure(config: RunConfig, rounds: int) -> dict[str, list[float]]:
         "bare": lambda turn: bare_rate(config, source, (ready[step % READY] for step in range(steps))),
         "bare + loader": lambda turn: bare_rate(config, source, loaded(config, source, steps, config.data.workers)),
     }
-    rates: dict[str, list[float]] = {name: [] for name in loops}
+    rates: dict[str, list[float]] = {name: [] for name in chosen}
     for turn in range(rounds):
-        for name, loop in loops.items():
-            rates[name].append(loop(turn))
+        for name in chosen:
+            rates[name].append(loops[name](turn))
             print(f"round {turn + 1}: {name} {rates[name][-1]:.1f} images/s", flush=True)
     return rates
 
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--method", default="simclr", help="method (contray methods)")
     parser.add_argument("--steps", type=int, default=16, help=f"optimiser steps per loop and round, above {WARM}")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of all loops")
+    parser.add_argument("--loops", nargs="+", choices=LOOPS[1:], default=LOOPS[1:], help="which are measured beside contray")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="torch threads of each loop")
     dotted, plain = split_dotted(sys.argv[1:])
     options = parser.parse_args(plain)
@@ -153,7 +155,7 @@ def main() -> None:
         }  # fmt: skip
         config = RunConfig.make(options.method, {**own, **dotted}, preset="cifar")
         with ray_session(config):
-            rates = measure(config, options.rounds)
+            rates = measure(config, options.rounds, [LOOPS[0], *options.loops])
     table = Table("loop", "images/s, median", "contray / loop, median", "range")
     for name, measured in rates.items():
         ratios = [ours / theirs for ours, theirs in zip(rates["contray"], measured, strict=True)]
