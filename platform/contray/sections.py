@@ -293,8 +293,7 @@ class EvalConfig:
     dense_batch: int = setting(16, "detection and segmentation: minibatch (papers: 16)", unit="images", ge=2)
     dense_lr: float = setting(
         0.02,
-        "detection and segmentation: rate of SGD, momentum 0.9, all layers and batch norm trained (papers: 0.02); warm-up over 100 steps, "
-        "of short runs over a tenth; a tenth of it after 3/4 and a hundredth after 11/12 of the steps",
+        "detection and segmentation: rate of SGD, all layers trained (papers: 0.02); warmed up, a tenth after 3/4, a hundredth after 11/12 of the steps",
         unit="absolute: not scaled by the batch",
         gt=0,
     )
