@@ -92,6 +92,7 @@ def test_of_dino_it_is_the_teacher() -> None:
         ("simclr", "digits", {"backbone.name": "alexnet"}, ("backbone.name", "got alexnet", "resnet50")),
         ("cmc", "digits", {}, ("method.name", "cmc", "RGB")),
         ("cpc", "digits", {}, ("method.name", "cpc", "one network")),
+        ("deepcluster", "digits", {"method.input": "sobel"}, ("method.name", "deepcluster", "one network")),
     ],
 )
 def test_other_encoders_are_refused(name: str, preset: str, keys: dict, words: tuple[str, ...]) -> None:
