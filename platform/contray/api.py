@@ -221,10 +221,10 @@ def evaluate_dense(
     encoder = _encoder(overrides, run, checkpoint)
     config = encoder.config.replace(overrides)
     device = model.device_of(config)
+    rows = rows_of(config, encoder.method, supervised, device)
     name, train, test = open_sets(place, config.data.max_broken)
     work = Task(task, head, train, test, 0.0 if place == SCENES else config.eval.dense_flip)
     work.check(config.eval)
-    rows = rows_of(config, encoder.method, supervised, device)
     with TrainingBar(f"{task} {head}", quiet) as bar:
         metrics = measured(work, rows, config, device, bar.show)
     if run:

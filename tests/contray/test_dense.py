@@ -92,6 +92,7 @@ def test_of_dino_it_is_the_teacher() -> None:
         ("simclr", "digits", {"backbone.name": "alexnet"}, ("backbone.name", "got alexnet", "resnet50")),
         ("cmc", "digits", {}, ("method.name", "cmc", "RGB")),
         ("cpc", "digits", {}, ("method.name", "cpc", "one network")),
+        ("deepcluster", "digits", {"method.input": "sobel"}, ("method.name", "deepcluster", "one network")),
     ],
 )
 def test_other_encoders_are_refused(name: str, preset: str, keys: dict, words: tuple[str, ...]) -> None:
@@ -355,7 +356,7 @@ def test_every_row_lands_in_the_run_and_in_the_comparison(
 def test_a_vit_is_refused_in_one_line_before_data_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = RunConfig.make("simclr", {**SMALL, "backbone.name": "vit_mini", "backbone.patch": 8}, preset="digits")
     encoder.export(config, model.build(config, 100), tmp_path / "vit")
-    assert main(["eval", "detection", "--checkpoint", str(tmp_path / "vit")]) == 2
+    assert main(["eval", "detection", "--checkpoint", str(tmp_path / "vit"), "--data", "nowhere"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("contray: backbone.name: got vit_mini")

@@ -330,6 +330,17 @@ def test_the_truth_has_an_average_precision_of_one_and_nonsense_of_none(kind: st
     assert average_precision(val, [], "bbox")["ap"] == 0
 
 
+def test_results_carry_the_categories_own_ids_and_crowds_cost_nothing() -> None:
+    part = CocoSet("val", small(), black, 0.0)
+    found = found_in(part, 0, predicted(part, 0))
+    assert [(each["image_id"], each["category_id"], each["bbox"]) for each in found] == [
+        (7, 40, [2, 2, 4, 4]),
+        (7, 4, [0, 0, 9, 7]),
+    ]
+    for kind in ("bbox", "segm"):
+        assert average_precision(part, found, kind)["ap"] == pytest.approx(1)
+
+
 def test_thresholds_are_told_apart(val: CocoSet) -> None:
     """Boxes a third too wide overlap by 3/4 at the most: right at 0.5, wrong at 0.8 and above."""
 

@@ -61,6 +61,8 @@ class Task:
 
 def check_head(task: str, head: str) -> str:
     """The head of a task, its first where `head` is empty. Raises UserError."""
+    if task not in HEADS:
+        raise UserError(f"no evaluation {task!r}; {nearest(task, HEADS)}")
     if head and head not in HEADS[task]:
         raise UserError(f"--head: got {head!r}, eval {task} has {' | '.join(HEADS[task])}; {nearest(head, HEADS[task])}")
     return head or HEADS[task][0]
