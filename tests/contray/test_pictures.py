@@ -149,8 +149,14 @@ def test_the_map_keeps_what_is_near_together_and_repeats_itself() -> None:
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.fill_diagonal(distance, np.inf)
     assert (distance.argmin(1) % 3 == np.arange(60) % 3).all()
-    lone = np.concatenate([np.full((1, 2), 9.0), np.random.default_rng(0).normal(size=(20, 2)), np.full((30, 2), 5.0)])
-    assert map.densest(lone).tolist() == [5.0, 5.0]
+
+
+def test_a_class_is_named_where_it_is_densest_and_the_majority() -> None:
+    rng = np.random.default_rng(0)
+    clump = np.concatenate([[[9.0, 9.0]], rng.normal(size=(20, 2)), np.full((30, 2), 5.0)])  # the median is elsewhere
+    mixed = 100 + rng.normal(size=(300, 2))
+    places = map.gathered(np.concatenate([clump, mixed]), np.concatenate([np.zeros(51, int), 1 + np.arange(300) % 3]))
+    assert {each: place.tolist() for each, place in places.items()} == {0: [5.0, 5.0]}
 
 
 def test_umap_is_asked_where_it_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ PERPLEXITY, NEIGHBOURS = 30, 15  # t-SNE's and UMAP's own defaults
 
 
 def draw(subject: Subject, out: Path) -> dict[str, float]:
-    """A point per image, coloured by class, the class's name where its points are densest."""
+    """A point per image, coloured by class; the class's name where its points gather."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     from ..errors import UserError
@@ -46,7 +46,9 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
         "tsne": f"t-SNE, perplexity {perplexity_of(len(ids))}",
         "umap": f"UMAP, {min(NEIGHBOURS, len(ids) - 1)} neighbours",
     }[subject.by]
-    axes.set_title(f"{subject.name}: {len(ids):,} {kind}", fontsize=11, loc="left")
+    column = subject.config.data.label_column
+    by = f", coloured by {column}" if column not in ("", "label") else ""
+    axes.set_title(f"{subject.name}: {len(ids):,} {kind}{by}", fontsize=11, loc="left")
     axes.set_xlabel(
         f"{method}, of L2-normalised features; axes and distances between far points mean nothing", fontsize=8, color="0.35"
     )
@@ -91,13 +93,36 @@ def _classes(axes: Axes, points: np.ndarray, labels: np.ndarray, names: list[str
     axes.scatter(*points[order].T, s=size_of(len(points)), color=[colours[i] for i in place[order]], alpha=0.75, linewidths=0)
     if len(classes) > NAMED:
         return
-    for i, each in enumerate(classes):
-        x, y = densest(points[place == i])
-        style = {"path_effects": [withStroke(linewidth=3, foreground="white")], "fontsize": 12, "fontweight": "bold"}
-        axes.text(x, y, names[each], color=[0.75 * channel for channel in colours[i][:3]], ha="center", va="center", **style)
+    handles = [axes.scatter([], [], color=colour, s=40, label=names[each]) for colour, each in zip(colours, classes, strict=True)]
+    axes.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        frameon=False,
+        fontsize=9,
+        handletextpad=0.1,
+        ncols=-(-len(classes) // 25),
+    )
+    for i, (x, y) in gathered(points, place).items():
+        outlined = [withStroke(linewidth=3, foreground="white")]
+        dark = [0.75 * channel for channel in colours[i][:3]]
+        axes.text(
+            x, y, names[classes[i]], color=dark, ha="center", va="center", fontsize=12, fontweight="bold", path_effects=outlined
+        )
 
 
-def densest(points: np.ndarray) -> np.ndarray:
-    """(2,) the point of (N, 2) whose nearest quarter is the nearest: a median may lie where none of them is."""
-    distances = np.sort(np.linalg.norm(points[:, None] - points[None], axis=-1), axis=1)  # (N, N)
-    return points[distances[:, len(points) // 4].argmin()]
+def gathered(points: np.ndarray, classes: np.ndarray) -> dict[int, np.ndarray]:
+    """Where each class of points (N, 2) with classes (N,) is densest: (2,) the member whose nearest quarter of the class is the nearest.
+
+    Classes that are not the majority even there have no place: a name would claim what is not so.
+    """
+    found: dict[int, np.ndarray] = {}
+    for each in np.unique(classes):
+        members = points[classes == each]
+        quarter = max(1, len(members) // 4)
+        distances = np.sort(np.linalg.norm(members[:, None] - members[None], axis=-1), axis=1)  # (members, members)
+        place = members[distances[:, min(quarter, len(members) - 1)].argmin()]
+        near = np.linalg.norm(points - place, axis=1).argsort()[: 2 * quarter]
+        if (classes[near] == each).mean() > 0.5:
+            found[int(each)] = place
+    return found
