@@ -206,14 +206,12 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
     @torch.no_grad()
     def reconstruct(self, batch: Batch, clock: Clock) -> Reconstruction:
         images, reps = batch.views["view"], self.represent(batch, clock)
-        order = torch.cat([reps["masked"], reps["visible"]], 1)  # (B, L)
+        rank = torch.cat([reps["masked"], reps["visible"]], 1).argsort(1)  # (B, L), of each patch: the masked ones first
         predicted = self.regress(reps["seen"], reps["masked"], reps["visible"])  # (B, M, D)
         tokens = self.logits(predicted, reps["masked"]).argmax(-1)  # (B, M)
         painted = self.tokenizer.decode(F.pad(tokens, (0, reps["visible"].shape[1])))  # (B, L, P), the masked ones first
-        masked = order.argsort(1) < tokens.shape[1]  # (B, L)
-        return Reconstruction(
-            images, pick(painted, order.argsort(1)), masked, "clusters of patches, as the predicted tokens name them"
-        )
+        masked = rank < tokens.shape[1]  # (B, L)
+        return Reconstruction(images, pick(painted, rank), masked, "clusters of patches, as the predicted tokens name them")
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.taps(inputs)["tokens"].mean(1)  # (B, D)

@@ -65,6 +65,7 @@ RECIPE = {
     "train.batch_size": 128,
     "train.epochs": 240,
 }
+CIFAR_VIEWS = {"view": replace(VIEWS["view"], size=32, crop=(0.2, 1.0))}
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.negatives": 1024,
     "method.temperature": 0.1, "method.dim": 64, "method.head_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.schedule": "cosine",
@@ -88,9 +89,9 @@ PRESETS = {
     "cifar": Preset(
         "Lab on two half-width ResNet-18 with a 3x3 stem",
         {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.negatives": 4096, "method.temperature": 0.1},
-        {"view": replace(VIEWS["view"], size=32, crop=(0.2, 1.0))},
+        CIFAR_VIEWS,
     ),
-    "cifar_short": Preset("Lab on two residual nets of width 16, for a few hundred steps", DIGITS, {"view": replace(VIEWS["view"], size=32, crop=(0.2, 1.0))}),
+    "cifar_short": Preset("Lab on two residual nets of width 16, for a few hundred steps", DIGITS, CIFAR_VIEWS),
     "digits": Preset(
         "the built-in digits and their edges: two residual nets of width 16, batch 128, 600 steps",
         DIGITS | {"method.groups": (3, 3)}, {"view": replace(SHARED, space="rgb"), "edges": EDGES},

@@ -84,6 +84,7 @@ DIGITS = {
     "optim.lr": 6e-3, "optim.weight_decay": 1e-4, "optim.weight_decay_end": -1.0, "optim.warmup_epochs": 0.5, "train.batch_size": 64,
     "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
+SMALL_RESNET = DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}
 DIGITS_VIEWS = views((0.8, 1.0), **PLAIN, flip=0.0, jitter=(0.2, 0.2, 0.2, 0.05), solarize=0.0)
 
 PRESETS = {
@@ -108,11 +109,11 @@ PRESETS = {
     ),
     "cifar_short": Preset(
         "two large crops of 32 px, for runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps",
-        DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.momentum": 0.97},
+        SMALL_RESNET | {"method.momentum": 0.97},
         views((0.5, 1.0), **PLAIN, jitter=(0.4, 0.4, 0.2, 0.05), solarize=0.0),
     ),
     "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 64, 600 steps",
-                     DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}, DIGITS_VIEWS),
+                     SMALL_RESNET, DIGITS_VIEWS),
     "digits_vit": Preset("the digits on a small ViT of patches of 4 px, four small crops besides",
                          DIGITS | {"backbone.name": "vit_mini", "backbone.width": 64, "backbone.patch": 4, "backbone.drop_path": 0.1, "optim.lr": 2e-3},
                          DIGITS_VIEWS | {"small": replace(DIGITS_VIEWS["large_a"], size=20, count=4, crop=(0.3, 0.6))}),

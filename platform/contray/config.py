@@ -144,6 +144,10 @@ class RunConfig:
             raise UserError(f"--config: {path} cannot be read as text ({error})") from None
         return cls.from_yaml(text, overrides, where=str(path), method=method, preset=preset)
 
+    def total_steps(self, samples: int) -> int:
+        """Optimiser steps of a run on so many training images; an epoch has full batches alone."""
+        return self.train.steps or self.train.epochs * (samples // self.train.batch_size)
+
     def digest(self, *without: str) -> str:
         """8 hex digits that name this config; sections or keys in `without` do not count."""
         kept = {

@@ -24,7 +24,7 @@ def describe(config: RunConfig) -> None:
     data.check_views(source.train, config.views)
     batch, samples = config.train.batch_size, len(source.train)
     per_epoch = samples // batch
-    total = config.train.steps or config.train.epochs * per_epoch
+    total = config.total_steps(samples)
     method = model.build(config, samples)
     rows = min(batch, 32 if max(map(backbones.image_side, config.views.values())) <= 64 else 8)
     seconds, activations = trial_step(config, rows, samples)

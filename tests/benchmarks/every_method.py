@@ -40,11 +40,11 @@ def config_of(name: str, source: str, seed: int) -> RunConfig:
     """The digits preset; on other data with the views of the cifar preset, or the method's cifar_short preset where it has one."""
     settings: dict[str, Any] = {"data.source": source, "data.workers": 0, "eval.every_epochs": 0, "seed": seed}
     presets = load_method(name).presets
-    if source == "digits" or "cifar_short" not in presets:
-        config = RunConfig.make(name, settings, preset="digits")
-        views = presets["digits" if source == "digits" else "cifar"].views
-        return dataclasses.replace(config, views=dict(views or config.views))
-    return RunConfig.make(name, settings, preset="cifar_short")
+    own = "cifar_short" if source != "digits" and "cifar_short" in presets else "digits"
+    config = RunConfig.make(name, settings, preset=own)
+    if source == "digits" or own == "cifar_short":
+        return config
+    return dataclasses.replace(config, views=dict(presets["cifar"].views or config.views))
 
 
 def pixels_per_sample(config: RunConfig) -> float:

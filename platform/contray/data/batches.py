@@ -189,9 +189,9 @@ def _loader(batches: GlobalBatches, steps: range, slots: range, workers: int, pi
     options: dict[str, Any] = {"batch_size": None, "sampler": steps, "collate_fn": _as_is, "pin_memory": pin}
     options["generator"] = torch.Generator()  # else torch seeds the processes from the global one, which it advances
     if workers:
-        forked = {"num_workers": workers, "multiprocessing_context": "fork", "worker_init_fn": _one_thread}
+        forked = {"num_workers": workers, "multiprocessing_context": "fork", "worker_init_fn": one_thread}
         options |= forked | {"prefetch_factor": _AHEAD}
-    with _quiet_start():
+    with quiet_start():
         stream = iter(DataLoader(_Steps(batches, slots), **options))
     try:
         for batch in stream:
@@ -222,12 +222,12 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _one_thread(worker: int) -> None:
+def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
 @contextmanager
-def _quiet_start() -> Iterator[None]:
+def quiet_start() -> Iterator[None]:
     """Without warnings of what is meant: forking shares the decoded set, and the number of processes is the user's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork.*", category=DeprecationWarning)

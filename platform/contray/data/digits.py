@@ -126,17 +126,13 @@ class DigitSplit(Split):
         texture = self.textures[int(u[1] * len(TEXTURES))][int(u[2] * _BANK)]
         top, left = int(u[3] * (side + 1)), int(u[4] * (side + 1))
         dark, light = np.array(u[5:8], np.float32), np.array(u[8:11], np.float32)
-        shades = (dark + (light - dark) * _RAMP) * (255 * self.config.contrast)  # (256, 3)
-        picture = shades.astype(np.uint8)[texture[top : top + side, left : left + side]]  # (S, S, 3)
+        picture = shaded(texture[top : top + side, left : left + side], dark, light, self.config.contrast)  # (S, S, 3)
 
         small, large = round(side * 18 / 32), round(side * 24 / 32)
         size = small + int(u[13] * (large - small + 1))
         mask = cv2.resize(self.digits[int(u[0] * len(self.digits))], (size, size), interpolation=cv2.INTER_CUBIC)
-        tint = 255 * _tint(u[14], u[15])
         y, x = int(u[11] * (side - size + 1)), int(u[12] * (side - size + 1))
-        under = picture[y : y + size, x : x + size]
-        alpha = mask[:, :, None] * np.float32(1 / 255)
-        under[:] = (under + (tint - under) * alpha).astype(np.uint8)
+        paint(picture[y : y + size, x : x + size], mask, tint(u[14], u[15]))
         whole = np.zeros((side, side), np.uint8)
         whole[y : y + size, x : x + size] = mask
         return picture, whole
@@ -145,7 +141,18 @@ class DigitSplit(Split):
 _RAMP = np.linspace(0, 1, 256, dtype=np.float32)[:, None]  # (256, 1)
 
 
-def _tint(hue: float, saturation: float) -> np.ndarray:
+def shaded(texture: np.ndarray, dark: np.ndarray, light: np.ndarray, contrast: float) -> np.ndarray:
+    """(H, W, 3) uint8: a grey texture (H, W) uint8 between two colours (3,) in [0, 1]."""
+    shades = (dark + (light - dark) * _RAMP) * (255 * contrast)  # (256, 3)
+    return shades.astype(np.uint8)[texture]
+
+
+def paint(under: np.ndarray, ink: np.ndarray, colour: np.ndarray) -> None:
+    """Draw ink (h, w) uint8 in a colour (3,) in [0, 1] onto the part (h, w, 3) of a picture, in place."""
+    under[:] = (under + (255 * colour - under) * (ink[:, :, None] * np.float32(1 / 255))).astype(np.uint8)
+
+
+def tint(hue: float, saturation: float) -> np.ndarray:
     """(3,) a bright colour: one channel full, none below 0.4."""
     wheel = np.abs((hue * 6 + np.array((0.0, 4.0, 2.0), np.float32)) % 6 - 3) - 1
     return 1 - np.float32(0.6 * saturation) * (1 - np.clip(wheel, 0, 1))

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..sections import DataConfig
-from .digits import _BANK, _RAMP, TEXTURES, WORDS, _tint, open_digits, textures
+from .digits import _BANK, TEXTURES, WORDS, open_digits, paint, shaded, textures, tint
 from .draws import generator
 
 SIDE = 96
@@ -70,8 +70,7 @@ def _draw(
     texture = textures(side)[rng.integers(len(TEXTURES)), rng.integers(_BANK)]
     top, left = rng.integers(0, side + 1, 2)
     dark, light = rng.random((2, 3)).astype(np.float32)
-    shades = (dark + (light - dark) * _RAMP) * (255 * _CONTRAST)  # (256, 3)
-    picture = shades.astype(np.uint8)[texture[top : top + side, left : left + side]]  # (side, side, 3)
+    picture = shaded(texture[top : top + side, left : left + side], dark, light, _CONTRAST)  # (side, side, 3)
     squares: list[tuple[int, int, int]] = []
     labels: list[int] = []
     masks: list[np.ndarray] = []
@@ -79,13 +78,12 @@ def _draw(
         size = int(rng.integers(side // 6, side * 5 // 12 + 1))
         places = [(int(y), int(x), size) for y, x in rng.integers(0, side - size + 1, (20, 2))]
         square = next((each for each in places if all(_shared(each, other) <= _OVERLAP for other in squares)), None)
-        which, tint = int(rng.integers(len(digits))), 255 * _tint(*rng.random(2))
+        which, colour = int(rng.integers(len(digits))), tint(*rng.random(2))
         if square is None:
             continue
         y, x, _ = square
         ink = cv2.resize(digits[which], (size, size), interpolation=cv2.INTER_CUBIC)
-        under = picture[y : y + size, x : x + size]
-        under[:] = (under + (tint - under) * (ink[:, :, None] * np.float32(1 / 255))).astype(np.uint8)
+        paint(picture[y : y + size, x : x + size], ink, colour)
         whole = np.zeros((side, side), np.uint8)
         whole[y : y + size, x : x + size] = ink > _INK
         for earlier in masks:

@@ -314,11 +314,6 @@ def finetuned(
     return best_of(networks, config, source, device, Budget(few.fit, few.val, config.eval.finetune_batch, None, refit=True), show)
 
 
-def pretraining_steps(config: RunConfig, source: data.Source) -> int:
-    """The steps that a run on this data takes."""
-    return config.train.steps or config.train.epochs * (len(source.train) // config.train.batch_size)
-
-
 def supervised(config: RunConfig, source: data.Source, device: torch.device, show: Show) -> Outcome:
     """supervised_top1: the untrained encoder of this run trained with the labels, in as many steps and as large batches as pretraining.
 
@@ -326,7 +321,7 @@ def supervised(config: RunConfig, source: data.Source, device: torch.device, sho
     """
     check_labels(source)
     fit, val = data.holdout(source.train, config.eval.holdout, config.seed)
-    batch, steps = min(config.train.batch_size, len(fit)), pretraining_steps(config, source)
+    batch, steps = min(config.train.batch_size, len(fit)), config.total_steps(len(source.train))
     inputs = first_inputs(config, source.train, fit, device)
     untrained = model.build(config, len(source.train)).to(device)
     network = {"supervised": lambda: Classifier(untrained, inputs, len(source.train.classes), project=False)}

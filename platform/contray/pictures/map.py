@@ -13,6 +13,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserError
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ PERPLEXITY, NEIGHBOURS = 30, 15  # t-SNE's and UMAP's own defaults
 def draw(subject: Subject, out: Path) -> dict[str, float]:
     """A point per image, coloured by class; the class's name where its points gather."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
-
-    from ..errors import UserError
 
     split, ids, kind = subject.asked()
     features, ids = subject.features(split, subject.limited(ids, IMAGES))

@@ -173,7 +173,7 @@ def _train(
         max_broken=config.data.max_broken,
     )
     epoch_steps = batches.steps_per_epoch
-    total = config.train.steps or config.train.epochs * epoch_steps
+    total = config.total_steps(len(source.train))
     own = shares(size, world)[rank]
     normalise = model.normaliser(config, device)
     watch = Watch(config, source, device, state) if config.eval.every_epochs and rank == 0 else None

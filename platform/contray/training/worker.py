@@ -119,8 +119,8 @@ def work(
     rank = dist.get_rank() if world_size() > 1 else 0
     source = data.open_source(config.data)
     storage = Fenced(plan.storage, plan.token)
-    steps = config.train.steps or config.train.epochs * (len(source.train) // config.train.batch_size)
-    recorder = Recorder(plan.run if rank == 0 else None, steps, show if rank == 0 else lambda message: Asked(), offer)
+    total = config.total_steps(len(source.train))
+    recorder = Recorder(plan.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer)
     try:
         outcome = train(config, source, storage, recorder, start)
     except Collapsed:

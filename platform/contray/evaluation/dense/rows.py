@@ -13,7 +13,7 @@ from ... import data, model
 from ...config import RunConfig
 from ...encoder import read_checkpoint
 from ...errors import DataError, UserError
-from ..finetune import pretraining_steps, supervised
+from ..finetune import supervised
 from ..labelled import Show, check_labels
 from .bodies import resnet_of
 from .protocol import Row
@@ -47,7 +47,7 @@ def rows_of(config: RunConfig, method: Method, other: str, device: torch.device)
     except DataError as error:
         raise DataError(f"{error}; --supervised none leaves that row out") from None
     labelled = dataclasses.replace(source, test=None)  # its test images have no part in this
-    steps = len(config.eval.finetune_lrs) * pretraining_steps(config, source)
+    steps = len(config.eval.finetune_lrs) * config.total_steps(len(source.train))
 
     def taught(show: Show) -> nn.Module:
         return resnet_of(config, supervised(config, labelled, device, show).networks["supervised"].method)

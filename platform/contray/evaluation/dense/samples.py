@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...data import permutation
-from ...data.batches import _one_thread, _quiet_start
+from ...data.batches import one_thread, quiet_start
 from ...data.draws import generator
 from ...errors import UserError
 from .coco import IGNORE, CocoSet
@@ -96,8 +96,8 @@ def batches(part: CocoSet, order: list[list[tuple[int, bool]]], wanted: Wanted, 
     """The batches of `order`, read ahead by `workers` forked processes (0: in this one). Raises UserError where an image cannot be read."""
     options: dict[str, Any] = {"generator": torch.Generator()}  # else torch seeds the processes from the global one
     if workers:
-        options |= {"num_workers": workers, "multiprocessing_context": "fork", "worker_init_fn": _one_thread}
-    with _quiet_start():
+        options |= {"num_workers": workers, "multiprocessing_context": "fork", "worker_init_fn": one_thread}
+    with quiet_start():
         stream = iter(DataLoader(_Samples(part, wanted), batch_sampler=order, collate_fn=list, **options))
     for batch in stream:
         problem = next((each for each in batch if isinstance(each, UserError)), None)
