@@ -116,8 +116,8 @@ class DeepCluster(Method):
 
     @torch.no_grad()
     def prototype_scores(self, features: Tensor) -> Tensor:
-        """Of the classifier's clusters, this epoch's."""
-        return self.classifier(features.relu())  # (B, K)
+        """Log-probabilities of this epoch's clusters: logits would rank images by the length of their features."""
+        return self.classifier(features.relu()).log_softmax(1)  # (B, K)
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.features(inputs["image"])  # (B, F)

@@ -300,7 +300,7 @@ def test_patches_are_put_back() -> None:
 
 
 @pytest.mark.parametrize("name", ["swav", "deepcluster", "deepcluster_v2"])
-def test_the_images_of_a_prototype_score_highest(name: str, tmp_path: Path, tiles: dict[tuple[float, float], Tile]) -> None:
+def test_a_prototype_is_shown_by_the_nearest_of_its_own_images(name: str, tmp_path: Path, tiles: dict[tuple[float, float], Tile]) -> None:
     drawn = subject(name, images=150)
     found = draw("prototypes", drawn, tmp_path / "p.png")
     assert shows_something(tmp_path / "p.png")
@@ -320,13 +320,14 @@ def test_the_images_of_a_prototype_score_highest(name: str, tmp_path: Path, tile
     assert sizes[shown].min() > 0
     each = -(-len(shown) // 2)
     for place, k in enumerate(shown):
-        order = sorted(range(150), key=lambda i: -float(scores[i, k]))[:8]
+        order = sorted(np.flatnonzero(own == k).tolist(), key=lambda i: -float(scores[i, k]))[:8]
         most = np.bincount(labels[own == k]).argmax()
         for column, i in enumerate(order):
             left = place // each * (8 + prototypes.WORDS + 0.25) + prototypes.WORDS
             tile = tiles[round(place % each * prototypes.ROW, 2), round(left + column, 2)]
             assert np.array_equal(tile.image, known[int(ids[i])])
             assert tile.frame == (RIGHT if labels[i] == most else WRONG)
+    assert len(tiles) == sum(min(8, sizes[k]) for k in shown)
 
 
 def test_prototypes_are_those_of_the_loss() -> None:
@@ -336,6 +337,13 @@ def test_prototypes_are_those_of_the_loss() -> None:
     features = drawn.features(drawn.source.train, np.arange(64))[0]
     z = F.normalize(method.projector(features), dim=1)
     torch.testing.assert_close(method.prototype_scores(features), z @ method.prototypes.T)
+
+
+def test_scores_of_a_classifier_do_not_grow_with_the_features_length() -> None:
+    """DeepCluster's images are ranked by how sure the classifier is; its logits would rank the longest features first."""
+    method: Any = subject("deepcluster").method
+    features = torch.randn(5, method.out_dim)
+    torch.testing.assert_close(method.prototype_scores(features).exp().sum(1), torch.ones(5))
 
 
 def test_purity_counts_the_most_frequent() -> None:

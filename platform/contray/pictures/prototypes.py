@@ -1,4 +1,4 @@
-"""Prototypes of a method that clusters while it trains: the training images that are nearest to some of them.
+"""Prototypes of a method that clusters while it trains: of the training images that are assigned to some of them, the nearest.
 
 Legend of shapes: N images, D features, K prototypes, C classes.
 """
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import model
 from ..errors import UserError
 from .sheet import RIGHT, WRONG, Sheet
 from .subject import Subject, apart, offering
@@ -21,9 +20,9 @@ WORDS, ROW = 1.35, 1.06  # tiles that the words about a prototype take, and that
 
 
 def draw(subject: Subject, out: Path) -> dict[str, float]:
-    """For some prototypes, from those that most images are assigned to to those that get the fewest, the NEAREST images.
+    """For some prototypes, from those that most images are assigned to to those that get the fewest, the NEAREST of these images.
 
-    prototypes_used: the share that any image is assigned to; with labels prototype_purity: the share of images whose class is the most
+    An image is assigned to the prototype of its highest score. prototypes_used: the share that any image is assigned to; with labels prototype_purity: the share of images whose class is the most
     frequent of their prototype. Raises UserError for a method without prototypes.
     """
     scores_of(subject, torch.zeros(1, subject.method.out_dim))  # before the features of all images are computed
@@ -38,11 +37,11 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
         found["prototype_purity"] = purity(own, labels)
 
     shown = chosen(sizes)
-    nearest = scores[:, shown].topk(min(NEAREST, len(ids)), dim=0).indices.T.numpy()  # (SHOWN, NEAREST)
-    known = subject.pictures(train, np.unique(ids[nearest]))
+    nearest = [nearest_of(scores[:, prototype], own == prototype) for prototype in shown]
+    known = subject.pictures(train, np.unique(ids[np.concatenate(nearest)]))
     per_column = -(-len(shown) // COLUMNS)
-    wide = nearest.shape[1] + WORDS + 0.25
-    title = f"{subject.name}: the training images nearest to {len(shown)} of {count} prototypes"
+    wide = NEAREST + WORDS + 0.25
+    title = f"{subject.name}: {len(shown)} of {count} prototypes, and the nearest of the training images assigned to each"
     note = f"{len(ids):,} images, {(sizes > 0).sum()} prototypes get some"
     note += (
         f"; {found['prototype_purity']:.1%} of the images are of their prototype's most frequent class (green)"
@@ -67,11 +66,10 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def scores_of(subject: Subject, features: Tensor) -> Tensor:
-    """(N, K) on the CPU, of features (N, D). Raises UserError where there are none."""
+    """(N, K) on the CPU, of features (N, D), in the weights' precision: bf16 would make ties. Raises UserError where there are none."""
     like = next(subject.method.parameters())
     try:
-        with model.autocast(subject.config, subject.device):
-            parts = [subject.method.prototype_scores(part.to(like)).float().cpu() for part in features.split(4096)]
+        parts = [subject.method.prototype_scores(part.to(like)).float().cpu() for part in features.split(4096)]
     except NotImplementedError as error:
         name = Path(subject.config.method.name).stem
         raise UserError(f"plot prototypes: {name} {error}; {offering('prototype_scores')}") from None
@@ -82,6 +80,12 @@ def chosen(sizes: np.ndarray) -> np.ndarray:
     """SHOWN prototypes at most of those that images are assigned to, of sizes (K,): evenly spread over the order of their sizes."""
     order = np.argsort(-sizes, kind="stable")[: int((sizes > 0).sum())]
     return apart(order, SHOWN)
+
+
+def nearest_of(scores: Tensor, own: np.ndarray) -> np.ndarray:
+    """The NEAREST images at most, by scores (N,) from the highest, of those where `own` (N,) holds."""
+    members = np.flatnonzero(own)
+    return members[np.argsort(-scores.numpy()[members], kind="stable")[:NEAREST]]
 
 
 def purity(own: np.ndarray, labels: np.ndarray) -> float:
