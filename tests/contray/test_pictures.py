@@ -300,7 +300,9 @@ def test_patches_are_put_back() -> None:
 
 
 @pytest.mark.parametrize("name", ["swav", "deepcluster", "deepcluster_v2"])
-def test_a_prototype_is_shown_by_the_nearest_of_its_own_images(name: str, tmp_path: Path, tiles: dict[tuple[float, float], Tile]) -> None:
+def test_a_prototype_is_shown_by_the_nearest_of_its_own_images(
+    name: str, tmp_path: Path, tiles: dict[tuple[float, float], Tile]
+) -> None:
     drawn = subject(name, images=150)
     found = draw("prototypes", drawn, tmp_path / "p.png")
     assert shows_something(tmp_path / "p.png")

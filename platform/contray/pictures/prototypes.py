@@ -22,8 +22,9 @@ WORDS, ROW = 1.35, 1.06  # tiles that the words about a prototype take, and that
 def draw(subject: Subject, out: Path) -> dict[str, float]:
     """For some prototypes, from those that most images are assigned to to those that get the fewest, the NEAREST of these images.
 
-    An image is assigned to the prototype of its highest score. prototypes_used: the share that any image is assigned to; with labels prototype_purity: the share of images whose class is the most
-    frequent of their prototype. Raises UserError for a method without prototypes.
+    An image is assigned to the prototype of its highest score. prototypes_used: the share that any image is assigned to; with labels
+    prototype_purity: the share of images whose class is the most frequent of their prototype. Raises UserError for a method without
+    prototypes.
     """
     scores_of(subject, torch.zeros(1, subject.method.out_dim))  # before the features of all images are computed
     train = subject.source.train
