@@ -180,37 +180,42 @@ def _read_column(file: Path, name: str) -> pa.ChunkedArray:
         return found.read(columns=[name])[name]
 
 
-def cell_bytes(value: Any, folder: Path) -> bytes | memoryview | None:
-    """The encoded image of a cell: its bytes, else the file below `folder` that its path names; None where it has neither.
+def read_file(place: str) -> bytes:
+    """Raises FileNotFoundError for whatever is no file: a pipe is never opened."""
+    if not stat.S_ISREG(os.stat(place).st_mode):
+        raise FileNotFoundError(place)
+    return Path(place).read_bytes()
+
+
+def cell_bytes(value: Any, folder: Path, read: Callable[[str], bytes] = read_file) -> bytes | memoryview | None:
+    """The encoded image of a cell: its bytes, else what `read` gives of the file below `folder` that its path names; None where it has neither.
 
     value: an Arrow scalar or what it is in Python, binary or a struct. Raises BrokenImage where the path leads out of `folder` or to no file, for
-    a table of a stranger's must not choose what is read here.
+    a stranger's table must not choose what is read here.
     """
     if isinstance(value, pa.DictionaryScalar):
         value = value.value
     if isinstance(value, pa.Scalar) and not value.is_valid:
         return None
     if isinstance(value, Mapping):
-        data, path = cell_bytes(value.get("bytes"), folder), value.get("path")
+        path: Any = value.get("path")
+        data = cell_bytes(value.get("bytes"), folder)
         if data is not None:
             return data
-        path = path.as_py() if isinstance(path, pa.Scalar) else path
-        return _named(path, folder) if path else None
+        named = path.as_py() if isinstance(path, pa.Scalar) else path
+        if not named:
+            return None
+        base = os.path.abspath(folder)
+        place = os.path.normpath(os.path.join(base, named))
+        if not place.startswith(os.path.join(base, "")):
+            raise BrokenImage(shown(named), f"the path leads out of {base}")
+        try:
+            return read(place)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            raise BrokenImage(shown(place), f"the file {named!r} that the row names is not there") from None
     if isinstance(value, pa.Scalar):
         return memoryview(value.as_buffer())  # pyright: ignore[reportAttributeAccessIssue]
     return value
-
-
-def _named(path: str, folder: Path) -> bytes:
-    place = os.path.normpath(os.path.join(folder, path))
-    if not place.startswith(os.path.join(os.path.normpath(folder), "")):
-        raise BrokenImage(shown(path), f"the path leads out of {folder}")
-    try:
-        if not stat.S_ISREG(os.stat(place).st_mode):
-            raise BrokenImage(shown(place), "no file")
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise BrokenImage(shown(place), "the file that the row names is not there") from None
-    return Path(place).read_bytes()
 
 
 def _kind_of(kind: pa.DataType) -> str:
