@@ -79,7 +79,7 @@ def _by_splits(beside: list[str], folders: dict[str, list[str]], base: str, root
         if len(spoken) > 1:
             raise DataError(f"data.source: {root}/{base}{folder} speaks of {' and '.join(sorted(spoken))} at once; {_MEND}")
         kinds[next(iter(spoken), "")].append(folder)
-    taken = ", ".join(f"{kinds[split][0]!r} was taken for {split}" for split in WORDS if kinds[split])
+    taken = ", ".join(f"'{kinds[split][0]}' was taken for {split}" for split in WORDS if kinds[split])
     if kinds[""]:
         raise DataError(f"data.source: in {root}/{base} {taken}, but {listing(kinds[''])} is no split; {_MEND}")
     for split in WORDS:
@@ -132,7 +132,7 @@ def _test(chosen: Chosen, names: list[str], prefix: str, root: str) -> None:
     unknown = sorted(classes.keys() - set(chosen.classes))
     if unknown:
         raise DataError(
-            f"data.source: {root}/{prefix.rstrip('/')} has {unknown[0]!r}, which is no class of train ({listing(chosen.classes, 10)})"
+            f"data.source: {root}/{prefix.rstrip('/')} has '{unknown[0]}', which is no class of train ({listing(chosen.classes, 10)})"
         )
     if beside:
         _leave_out(beside, f"{root}/{prefix} beside the folders of its classes", chosen.notes)
@@ -159,9 +159,7 @@ def _without_splits(names: Sequence[str], beside: list[str], folders: dict[str, 
     """All images train. Folders are classes where at least two hold images themselves, as the field has it."""
     further = sorted(folder for folder in _folders(names) if split_named(folder.rpartition("/")[2]))
     if further:
-        raise DataError(
-            f"data.source: {root} has splits further down ({listing(further)}) and other images beside them; give the folder of one set"
-        )
+        raise DataError(f"data.source: {root} has splits further down ({listing(further)}); give the folder of one set")
     if len(_spoken(names)) > 1:
         raise DataError(f"data.source: the names of the images in {root} speak of splits ({listing(names, 3)}); {_MEND}")
     holding = [folder for folder, inside in folders.items() if any("/" not in name[len(base + folder) + 1 :] for name in inside)]
@@ -205,7 +203,7 @@ def _spoken(names: Sequence[str]) -> set[str]:
 def _leave_out(names: list[str], where: str, notes: list[str]) -> None:
     if len(names) > HANDFUL:
         raise DataError(
-            f"data.source: {len(names):,} images lie in {where}, such as {names[0].rpartition('/')[2]!r}; move them into a folder that says what they are"
+            f"data.source: {len(names):,} images lie in {where}, such as '{names[0].rpartition('/')[2]}'; move them into a folder that says what they are"
         )
     notes.append(f"left out: {listing([name.rpartition('/')[2] for name in names])}, in {where}")
 
