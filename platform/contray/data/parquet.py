@@ -108,7 +108,7 @@ def table(file: Path) -> Iterator[pq.ParquetFile]:
         # Arrow opens no path that is not UTF-8
         with open(file, "rb") as opened, pq.ParquetFile(opened) as found:
             yield found
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: names in the footer
         if isinstance(error, OSError) and error.errno and not isinstance(error, PermissionError | FileNotFoundError):
             raise
         if isinstance(error, MemoryError):

@@ -102,7 +102,7 @@ def _tables(path: Path, found: Found, config: DataConfig) -> tuple[dict[str, Foo
             check_images(path / name, footers[name].schema, column)
     if tables and found.images:
         named = {
-            os.path.normpath(os.path.join(os.path.dirname(name), file))
+            os.path.relpath(os.path.join(os.path.dirname(path / name), file), path)
             for name in tables
             for file in paths_of(path / name, column)
         }
