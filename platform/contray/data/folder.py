@@ -7,6 +7,7 @@ images or dropped.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -216,11 +217,9 @@ def _numbered(classes: dict[str, list[str]], order: list[str]) -> tuple[list[str
 
 
 def _split(root: Path, names: list[str], labels: list[int] | None, classes: list[str], cache_gb: float) -> EncodedSplit:
-    files = [root / name for name in names]
-
     def content() -> str:
-        return digest(names, content_of(files))
+        return digest(names, content_of([os.path.join(root, name) for name in names]))
 
-    encoded = Encoded(len(files), lambda i: files[i].read_bytes(), lambda i: shown(files[i]), content)
+    encoded = Encoded(len(names), lambda i: (root / names[i]).read_bytes(), lambda i: shown(root / names[i]), content)
     known = None if labels is None else np.array(labels, np.int64)
     return EncodedSplit(encoded, cache_gb, known, [] if labels is None else [shown(name) for name in classes])

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from ..errors import ConfigError, DataError, shown
 from ..sections import DataConfig
-from .content import content_of
+from .content import absent, content_of
 from .labels import KEY, Labels, join, read_labels
 from .layout import WORDS, besides_splits, listing, scan, splits_in
 from .splits import BrokenImage, Encoded, EncodedSplit, digest
@@ -153,12 +153,12 @@ def check_images(file: Path, schema: pa.Schema, column: str) -> None:
         )
 
 
-def paths_of(file: Path, column: str) -> list[str]:
-    """The files that the rows of a column of images name, where some of them have no bytes."""
+def named_files(file: Path, column: str) -> set[str]:
+    """The files that the rows of a column of images name, where some of them have no bytes: absolute, and below the table's folder."""
     with table(file) as found:
         kind = found.schema_arrow.field(column).type
         if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
-            return []
+            return set()
         chunks = [
             found.metadata.row_group(group).column(i)
             for group in range(found.metadata.num_row_groups)
@@ -166,12 +166,13 @@ def paths_of(file: Path, column: str) -> list[str]:
             if found.metadata.schema.column(i).path == f"{column}.bytes"
         ]
         if chunks and all(chunk.statistics is not None and chunk.statistics.null_count == 0 for chunk in chunks):
-            return []
+            return set()
         try:
             paths = found.read(columns=[f"{column}.path"])[column].to_pylist()
         except UnicodeDecodeError:  # then reading a row says so
-            return []
-    return [row["path"] for row in paths if row is not None and row["path"]]
+            return set()
+    places = {below(file.parent, row["path"]) for row in paths if row is not None and row["path"]}
+    return {place for place in places if place is not None}
 
 
 def _read_column(file: Path, name: str) -> pa.ChunkedArray:
@@ -187,11 +188,17 @@ def read_file(place: str) -> bytes:
     return Path(place).read_bytes()
 
 
+def below(folder: Path, path: str) -> str | None:
+    """Where the file lies that a row names; None where the path leads out of the table's folder: a stranger's table must not choose what is read."""
+    base = os.path.abspath(folder)
+    place = os.path.normpath(os.path.join(base, path))
+    return place if place.startswith(os.path.join(base, "")) else None
+
+
 def cell_bytes(value: Any, folder: Path, read: Callable[[str], bytes] = read_file) -> bytes | memoryview | None:
     """The encoded image of a cell: its bytes, else what `read` gives of the file below `folder` that its path names; None where it has neither.
 
-    value: an Arrow scalar or what it is in Python, binary or a struct. Raises BrokenImage where the path leads out of `folder` or to no file, for
-    a stranger's table must not choose what is read here.
+    value: an Arrow scalar or what it is in Python, binary or a struct. Raises BrokenImage where the path leads out of `folder` or to no file.
     """
     if isinstance(value, pa.DictionaryScalar):
         value = value.value
@@ -205,13 +212,14 @@ def cell_bytes(value: Any, folder: Path, read: Callable[[str], bytes] = read_fil
         named = path.as_py() if isinstance(path, pa.Scalar) else path
         if not named:
             return None
-        base = os.path.abspath(folder)
-        place = os.path.normpath(os.path.join(base, named))
-        if not place.startswith(os.path.join(base, "")):
-            raise BrokenImage(shown(named), f"the path leads out of {base}")
+        place = below(folder, named)
+        if place is None:
+            raise BrokenImage(shown(named), f"the path leads out of {shown(folder)}")
         try:
             return read(place)
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except (OSError, ValueError) as error:
+            if not absent(error):
+                raise
             raise BrokenImage(shown(place), f"the file {named!r} that the row names is not there") from None
     if isinstance(value, pa.Scalar):
         return memoryview(value.as_buffer())  # pyright: ignore[reportAttributeAccessIssue]
@@ -305,11 +313,5 @@ class _Part:
         return f"{shown(self.files[file])} row {row}"
 
     def _content(self) -> str:
-        return digest(self.rows, content_of(self.files), content_of(sorted(self._named_files())))
-
-    def _named_files(self) -> set[Path]:
-        """The files that rows name, in tables where some row has no bytes of its own."""
-        found: set[Path] = set()
-        for file in self.files:
-            found.update(file.parent / path for path in paths_of(file, self.config.image_column))
-        return found
+        named = set[str]().union(*(named_files(file, self.config.image_column) for file in self.files))
+        return digest(self.rows, content_of(self.files), content_of(sorted(named)))

@@ -90,7 +90,7 @@ def _at(path: Path, config: DataConfig) -> Source:
 
 def _tables(path: Path, found: Found, config: DataConfig) -> tuple[dict[str, Footer], list[str]]:
     """The Parquet files below `path` that are the data set, none where its image files are; notes on those left out."""
-    from .parquet import check_images, footer_of, is_image, paths_of
+    from .parquet import check_images, footer_of, is_image, named_files
 
     column = config.image_column
     footers = {name: footer_of(path / name) for name in found.tables}
@@ -101,12 +101,8 @@ def _tables(path: Path, found: Found, config: DataConfig) -> tuple[dict[str, Foo
         if meant:
             check_images(path / name, footers[name].schema, column)
     if tables and found.images:
-        named = {
-            os.path.relpath(os.path.join(os.path.dirname(path / name), file), path)
-            for name in tables
-            for file in paths_of(path / name, column)
-        }
-        if not named.issuperset(found.images):
+        named = set[str]().union(*(named_files(path / name, column) for name in tables))
+        if not named.issuperset(os.path.abspath(path / name) for name in found.images):
             raise DataError(
                 f"data.source: {path} holds both images ({listing(found.images, 1)}) and Parquet with images ({listing(list(tables), 1)}); "
                 "give the folder or the file of one"

@@ -249,7 +249,8 @@ class _Embedder:
 
 
 def _stored(storage: Storage, place: str) -> bytes:
-    with storage.system.open_input_file(place.lstrip("/")) as file:
+    """place: absolute, also where the store's own names have no slash before them."""
+    with storage.system.open_input_file(place if storage.root.startswith("/") else place[1:]) as file:
         return file.read()
 
 
