@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -251,6 +252,17 @@ def test_what_cannot_be_placed_is_refused(tmp_path, case):
     assert message.startswith("data.source: ")
     for part in said:
         assert part in message
+
+
+def test_a_test_set_without_images_is_not_taken_for_none(tmp_path):
+    grow(tmp_path, *classes("train"), "test/0.npy")
+    assert "test holds no image" in refusal(tmp_path)
+    grow(tmp_path, *classes("val"))
+    assert "test holds no image" in refusal(tmp_path)  # val does not step in unasked
+    grow(tmp_path, "test/cat/0.png")
+    shutil.rmtree(tmp_path / "val")
+    (tmp_path / "dev").mkdir()  # with a test set it would not be used anyway
+    assert len(opened(tmp_path).test) == 1
 
 
 def test_a_stray_picture_costs_no_labels(tmp_path):

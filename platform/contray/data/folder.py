@@ -30,7 +30,7 @@ def open_folder(root: Path, found: Found, cache_gb: float) -> tuple[EncodedSplit
     if not found.images:
         there = f"; {note}" if (note := found.note()) else ""
         raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders{there})")
-    chosen = choose(found.images, str(root))
+    chosen = choose(found.images, str(root), found.folders)
     train = _split(root, chosen.train, chosen.train_labels, chosen.classes, cache_gb)
     test = _split(root, chosen.test, chosen.test_labels, chosen.classes, cache_gb) if chosen.test else None
     return train, test, chosen.notes
@@ -48,13 +48,21 @@ class Chosen:
     notes: list[str] = field(default_factory=list)
 
 
-def choose(names: Sequence[str], root: str) -> Chosen:
-    """What the images of a folder are, by their sorted names relative to it. Raises DataError; `root` is for its message."""
+def choose(names: Sequence[str], root: str, there: Sequence[str] = ()) -> Chosen:
+    """What the images of a folder are, by their sorted names relative to it. Raises DataError; `root` is for its message.
+
+    there: all folders, also those without an image: a test set of which nothing could be read is not taken for none.
+    """
     base = ""
     while True:
         beside, folders = _level(names, base)
         if any(splits_in(folder) for folder in folders):
-            return _by_splits(beside, folders, base, root)
+            empty = [
+                name
+                for name in there
+                if name.startswith(base) and split_named(name[len(base) :]) and name[len(base) :] not in folders
+            ]
+            return _by_splits(beside, folders, base, root, empty)
         if beside or len(folders) > 1:
             return _without_splits(names, beside, folders, base, root)
         base += f"{next(iter(folders))}/"
@@ -73,7 +81,7 @@ def _level(names: Sequence[str], base: str) -> tuple[list[str], dict[str, list[s
 # ---------------------------------------------------------------- with splits
 
 
-def _by_splits(beside: list[str], folders: dict[str, list[str]], base: str, root: str) -> Chosen:
+def _by_splits(beside: list[str], folders: dict[str, list[str]], base: str, root: str, empty: list[str]) -> Chosen:
     kinds: dict[str, list[str]] = {"train": [], "test": [], "val": [], "": []}
     for folder in sorted(folders):
         spoken = splits_in(folder)
@@ -88,6 +96,10 @@ def _by_splits(beside: list[str], folders: dict[str, list[str]], base: str, root
             raise DataError(f"data.source: in {root}/{base} both {listing(kinds[split])} could be {split}; {_MEND}")
     if not kinds["train"]:
         raise DataError(f"data.source: in {root}/{base} {taken}, and nothing is the training set; {_MEND}")
+    for folder in empty:
+        split = split_named(folder[len(base) :])
+        if not kinds[split] and not (split == "val" and kinds["test"]):
+            raise DataError(f"data.source: {root}/{folder} holds no image; fill it, or take it away")
     train_folder = kinds["train"][0]
     test_folder = next(iter(kinds["test"] + kinds["val"]), None)
     chosen = Chosen([])

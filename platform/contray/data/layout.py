@@ -42,10 +42,11 @@ _KINDS = 5  # suffixes that a note names
 
 @dataclass
 class Found:
-    """Names of the images and Parquet files, relative to the place and sorted; skipped: what else is there, by its kind."""
+    """Names of the images, Parquet files and folders, relative to the place and sorted; skipped: what else is there, by its kind."""
 
     images: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
     def note(self) -> str:
@@ -101,6 +102,7 @@ def scan(root: str | os.PathLike[str], key: str = "data.source") -> Found:
                 found.skipped["link(s) to folders that are read already or lie above"] += 1
                 continue
             seen.add(identity)
+            found.folders.append(prefix.rstrip("/"))
             with os.scandir(here) as entries:
                 listed = list(entries)
         except OSError as error:
@@ -143,6 +145,7 @@ def _add(found: Found, name: str) -> None:
 def _sorted(found: Found) -> Found:
     found.images.sort()
     found.tables.sort()
+    found.folders.sort()
     return found
 
 
