@@ -104,17 +104,19 @@ def divide(names: Sequence[str], root: str) -> tuple[dict[str, str], list[str]]:
 @contextmanager
 def table(file: Path) -> Iterator[pq.ParquetFile]:
     """An open Parquet file. Raises DataError where it is none, is damaged or cannot be read."""
+    problem = "is no readable Parquet file"
     try:
         # Arrow opens no path that is not UTF-8
         with open(file, "rb") as opened, pq.ParquetFile(opened) as found:
+            problem = "is damaged"
             yield found
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: names in the footer
-        if isinstance(error, OSError) and error.errno and not isinstance(error, PermissionError | FileNotFoundError):
-            raise
         if isinstance(error, MemoryError):
             raise
+        if isinstance(error, OSError) and error.errno and not isinstance(error, PermissionError | FileNotFoundError):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"data.source: {file} is no readable Parquet file ({reason}); fetch it again, or leave it out") from error
+        raise DataError(f"data.source: {file} {problem} ({reason}); fetch it again, or leave it out") from error
 
 
 @dataclass(frozen=True)
