@@ -260,7 +260,7 @@ def _open(overrides: Mapping[str, Any], run: str, checkpoint: str, verb: str, no
 
     encoder = _encoder(overrides, run, checkpoint, verb, noun)
     config = encoder.config.replace(overrides)
-    source = data.open_source(config.data)
+    source = data.announced(config.data)
     return _Opened(encoder, config, source, track.attach(track.resolve_uri(_uri(overrides)), run) if run else None)
 
 

@@ -297,7 +297,7 @@ def preview(words: list[str]) -> int:
     from . import data
     from .data.preview import draw
 
-    source = data.open_source(config.data)
+    source = data.announced(config.data)
     draw(source.train, config.views, strength=config.augment.strength, seed=config.seed, samples=options.samples, out=options.out)
     print(f"wrote {options.out}")
     return 0

@@ -19,7 +19,7 @@ def describe(config: RunConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    source = data.open_source(config.data)
+    source = data.announced(config.data)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     batch, samples = config.train.batch_size, len(source.train)

@@ -1,5 +1,6 @@
 """The commands of a trained encoder: eval, plot, distill, export, import, embed."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -289,7 +290,7 @@ def embed(words: list[str]) -> int:
         run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
         out: Annotated[str, arg("the folder of the results: one row per image (name, embedding, error)")] = "embeddings.parquet"
-        column: Annotated[str, arg("Parquet: column of the images (encoded bytes, or a struct with `bytes`)")] = "image"
+        column: Annotated[str, arg("Parquet: column of the images (encoded bytes, or a struct of `bytes` and `path`)")] = "image"
         part: Annotated[int, arg("folders: images per file of the results, which is what a cut off run repeats at most")] = 2048
         address: Annotated[
             str, arg("Ray cluster to join; empty: RAY_ADDRESS, else a cluster of this machine for this command")
@@ -305,5 +306,7 @@ def embed(words: list[str]) -> int:
         options.source, options.out, run=options.run, checkpoint=options.checkpoint, uri=options.uri, column=options.column,
         part=options.part, address=options.address,
     )  # fmt: skip
+    if done.skipped:
+        print(f"contray: {options.source}: {done.skipped}", file=sys.stderr)
     print(done)
     return 0

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def shown(text: object) -> str:
+    r"""Text on one line that every terminal, file and store takes: control characters and bytes that are no UTF-8 as \n, \x1b, \xe9."""
+
+    def escape(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        # Python hands out the bytes of a path that are no UTF-8 as U+DC80 to U+DCFF
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else found[0].encode("unicode_escape").decode()
+
+    return _UNPRINTABLE.sub(escape, str(text))
 
 
 class UserError(Exception):
     """Something that the user asked for cannot be done; the message is one line that says what, and how to mend it."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shown(message))
 
 
 class ConfigError(UserError):

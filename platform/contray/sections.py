@@ -62,7 +62,7 @@ class DataConfig:
     source: str = setting("digits", "digits | cifar10 | cifar100 | stl10 | folder | file.parquet or folder of Parquet files")
     root: str = setting("data", "where torchvision's named sets lie or are downloaded to", unit="path")
     download: bool = setting(False, "download a torchvision set that is not under data.root yet")
-    image_column: str = setting("image", "Parquet: column of the images (encoded bytes, or a struct with `bytes`)")
+    image_column: str = setting("image", "Parquet: column of the images (encoded bytes, or a struct of `bytes` and `path`)")
     label_column: str = setting("label", "Parquet: column of the labels; digits: digit, background or position; empty: no labels")
     size: int = setting(32, "digits: side of the drawn images", unit="px", ge=16, le=256)
     renderings: int = setting(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -116,6 +118,87 @@ def test_nothing_is_done_where_all_is_there_and_what_is_there_must_be_the_same(
     other = Encoder(trained.config, model.build(trained.config.replace({"seed": 1}), 100).eval())
     with pytest.raises(UserError, match="another encoder"):
         embedding.embed(str(images), out, other, part=4)
+
+
+def embedded(
+    monkeypatch: pytest.MonkeyPatch, source: str, out: Path, encoder: Path, **options: int
+) -> tuple[list[dict], embedding.Embedded]:
+    """The rows of `source`, embedded in this process, without Ray."""
+
+    def here(todo: list, job: embedding._Job, address: str) -> None:
+        worker = embedding._Embedder(job)
+        for each in todo:
+            worker({"part": [each["part"]], "names": [each["names"]], "group": [each["group"]]})
+
+    monkeypatch.setattr(embedding, "_run", here)
+    done = embedding.embed(source, str(out), read_folder(encoder), **options)
+    return [row for file in sorted(out.glob("*.parquet")) for row in pq.read_table(file).to_pylist()], done
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_an_image_is_what_training_takes_for_one(
+    encoder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """On a disk and, by the way of addresses, on an object store."""
+    data = (images / "0.png").read_bytes()
+    names = ["_DSC0001.PNG", "b.gif", "deep/c.Png", ".hidden/d.png", "._e.png", "@eaDir/f.png", "metadata.txt"]
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(data)
+    pq.write_table(pa.table({"text": ["x"]}), tmp_path / "in" / "metadata.parquet")
+    rows, done = embedded(monkeypatch, f"{scheme}{tmp_path / 'in'}", tmp_path / "out", encoder)
+    assert [row["name"] for row in rows] == names[:3]
+    assert all(row["error"] is None for row in rows)
+    for part in ("2 hidden folder(s)", "1 hidden file(s)", "1 .txt", "1 .parquet without images in a column 'image'"):
+        assert part in done.skipped
+    pq.write_table(pa.table({"image": [data]}), tmp_path / "in" / "more.parquet")
+    with pytest.raises(
+        UserError, match=r"holds both images \(_DSC0001.PNG and 2 more\) and Parquet with images \(more.parquet\)"
+    ):
+        embedded(monkeypatch, f"{scheme}{tmp_path / 'in'}", tmp_path / "other", encoder)
+
+
+def test_names_of_any_bytes_are_escaped(encoder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = os.path.join(os.fsencode(tmp_path), b"in")
+    os.mkdir(folder)
+    for name in (b"caf\xe9.png", b"new\nline.png"):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write((images / "0.png").read_bytes())
+    rows, _ = embedded(monkeypatch, str(tmp_path / "in"), tmp_path / "out", encoder)
+    assert [(row["name"], row["error"]) for row in rows] == [(r"caf\xe9.png", None), ("new\nline.png", None)]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_rows_that_name_files(encoder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    (tmp_path / "in" / "pictures").mkdir(parents=True)
+    (tmp_path / "in" / "pictures" / "0.png").write_bytes((images / "0.png").read_bytes())
+    cells = [{"bytes": None, "path": path} for path in ("pictures/0.png", "gone.png", "../../secret.png")]
+    cells.append({"bytes": (images / "0.png").read_bytes(), "path": None})
+    pq.write_table(pa.table({"image": cells}), tmp_path / "in" / "x.parquet")
+    rows, done = embedded(monkeypatch, f"{scheme}{tmp_path / 'in' / 'x.parquet'}", tmp_path / "out", encoder)
+    assert [row["name"] for row in rows] == [f"x.parquet#{i}" for i in range(4)]
+    assert [row["error"] is None for row in rows] == [True, False, False, True]
+    assert "'gone.png' that the row names is not there" in rows[1]["error"]
+    assert "leads out of" in rows[2]["error"]
+    assert rows[0]["embedding"] == rows[3]["embedding"]
+    assert (done.rows, done.broken) == (4, 2)
+
+
+def test_finished_parts_are_counted_from_their_footers_and_only_for_the_same_contents(
+    encoder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "in"
+    shutil.copytree(images, source)
+    _, first = embedded(monkeypatch, str(source), tmp_path / "out", encoder, part=4)
+    read, whole = embedding.Storage.read, []
+    monkeypatch.setattr(embedding.Storage, "read", lambda self, name: (whole.append(name), read(self, name))[1])
+    _, again = embedded(monkeypatch, str(source), tmp_path / "out", encoder, part=4)
+    assert (first.rows, first.broken, first.there) == (again.rows, again.broken, again.there - 2) == (7, 1, 0)
+    assert whole == [embedding.PLAN]
+    data = (source / "0.png").read_bytes()
+    (source / "0.png").write_bytes(data[:-1] + b"x")  # as large as before
+    with pytest.raises(UserError, match="of other images"):
+        embedded(monkeypatch, str(source), tmp_path / "out", encoder, part=4)
 
 
 REFUSED = {

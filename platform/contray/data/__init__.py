@@ -2,7 +2,7 @@
 
 from .batches import EvalImages, GlobalBatches, check_views, loader
 from .order import holdout, permutation
-from .sources import Source, fingerprint, open_source
+from .sources import Source, announced, fingerprint, open_source
 from .splits import BrokenImage, Split
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "GlobalBatches",
     "Source",
     "Split",
+    "announced",
     "check_views",
     "fingerprint",
     "holdout",

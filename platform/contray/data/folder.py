@@ -1,71 +1,237 @@
-"""A folder of images: `train/CLASS/*.jpg` with `test/` or `val/` beside it, or images in any nesting without labels."""
+"""A folder of images: which of them train, which test, and what classes they have, by the names of the folders alone.
+
+`train/CLASS/*.jpg` with `test/` or `val/` beside it, in any spelling that layout.py knows, perhaps one folder further down; `CLASS/*.jpg` without
+splits, which all train; or images in any nesting, without labels. What part of the data cannot be placed is refused, never added to the training
+images or dropped.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, shown
+from .content import content_of
+from .layout import SUFFIXES, WORDS, Found, listing, split_named, splits_in
 from .splits import Encoded, EncodedSplit, digest
 
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
-TEST_NAMES = ("test", "val", "validation")
-_SIZES = 10_000  # files whose size goes into the fingerprint at most: asking a network disk for a million sizes takes minutes
+HANDFUL = 5  # pictures beside class folders that are left out with a word; more of them are no oversight
+_MEND = "name the folders train/ and test/, move what belongs to neither away, or give the folder that you mean"
+_SPOKEN = re.compile(rf"(?<![a-z])({'|'.join(word for words in WORDS.values() for word in words)})(?![a-z])", re.IGNORECASE)
 
 
-def open_folder(root: Path, cache_gb: float) -> tuple[EncodedSplit, EncodedSplit | None]:
-    """(train, test or None). Classes are the subfolders of `train`; a folder without `train` is all training data, unlabelled."""
-    if not (root / "train").is_dir():
-        return _split(root, _images(root), None, cache_gb), None
-    train = _images(root / "train")
-    classes = _classes(train)
-    test_root = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None)
-    fit = _split(root / "train", train, classes, cache_gb)
-    return fit, None if test_root is None else _split(test_root, _images(test_root), classes, cache_gb)
+def open_folder(root: Path, found: Found, cache_gb: float) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
+    """(train, test or None, notes on what was taken for what). found: what `scan` found below `root`."""
+    if not found.images:
+        there = f"; {note}" if (note := found.note()) else ""
+        raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders{there})")
+    chosen = choose(found.images, str(root), found.folders)
+    train = _split(root, chosen.train, chosen.train_labels, chosen.classes, cache_gb)
+    test = _split(root, chosen.test, chosen.test_labels, chosen.classes, cache_gb) if chosen.test else None
+    return train, test, chosen.notes
 
 
-def _images(root: Path) -> list[str]:
-    """Paths of the image files below `root`, relative to it and sorted; hidden files (macOS's ._x.jpg) are none."""
-    found = [
-        os.path.relpath(os.path.join(folder, name), root)
-        for folder, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
-    ]
-    if not found:
-        raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders)")
-    return sorted(found)
+@dataclass
+class Chosen:
+    """Names of the images that train and test, with the numbers of their classes where these are known."""
+
+    train: list[str]
+    train_labels: list[int] | None = None
+    test: list[str] = field(default_factory=list)
+    test_labels: list[int] | None = None
+    classes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def _classes(names: list[str]) -> list[str] | None:
-    """Names of the first-level subfolders, where every image lies in one and there are at least two."""
-    heads = {Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names}
-    return None if "" in heads or len(heads) < 2 else sorted(heads)
+def choose(names: Sequence[str], root: str, there: Sequence[str] = ()) -> Chosen:
+    """What the images of a folder are, by their sorted names relative to it. Raises DataError; `root` is for its message.
+
+    there: all folders, also those without an image: a test set of which nothing could be read is not taken for none.
+    """
+    base = ""
+    while True:
+        beside, folders = _level(names, base)
+        if any(splits_in(folder) for folder in folders):
+            empty = [
+                name
+                for name in there
+                if name.startswith(base) and split_named(name[len(base) :]) and name[len(base) :] not in folders
+            ]
+            return _by_splits(beside, folders, base, root, empty)
+        if beside or len(folders) > 1:
+            return _without_splits(names, beside, folders, base, root)
+        base += f"{next(iter(folders))}/"
 
 
-def _split(root: Path, names: list[str], classes: list[str] | None, cache_gb: float) -> EncodedSplit:
-    labels = None
-    if classes is not None:
-        numbers = {name: number for number, name in enumerate(classes)}
-        unknown = {Path(name).parts[0] for name in names} - numbers.keys()
-        if unknown:
-            raise DataError(
-                f"data.source: {root} has {sorted(unknown)[0]!r}, which is no class of train ({', '.join(classes[:10])})"
-            )
-        labels = np.array([numbers[Path(name).parts[0]] for name in names], np.int64)
+def _level(names: Sequence[str], base: str) -> tuple[list[str], dict[str, list[str]]]:
+    """The images that lie in the folder `base` itself, and those in each of its subfolders."""
+    beside: list[str] = []
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        head, slash, _ = name[len(base) :].partition("/")
+        (folders.setdefault(head, []) if slash else beside).append(name)
+    return beside, folders
 
+
+# ---------------------------------------------------------------- with splits
+
+
+def _by_splits(beside: list[str], folders: dict[str, list[str]], base: str, root: str, empty: list[str]) -> Chosen:
+    kinds: dict[str, list[str]] = {"train": [], "test": [], "val": [], "": []}
+    for folder in sorted(folders):
+        spoken = splits_in(folder)
+        if len(spoken) > 1:
+            raise DataError(f"data.source: {root}/{base}{folder} speaks of {' and '.join(sorted(spoken))} at once; {_MEND}")
+        kinds[next(iter(spoken), "")].append(folder)
+    taken = ", ".join(f"'{kinds[split][0]}' was taken for {split}" for split in WORDS if kinds[split])
+    if kinds[""]:
+        raise DataError(f"data.source: in {root}/{base} {taken}, but {listing(kinds[''])} is no split; {_MEND}")
+    for split in WORDS:
+        if len(kinds[split]) > 1:
+            raise DataError(f"data.source: in {root}/{base} both {listing(kinds[split])} could be {split}; {_MEND}")
+    if not kinds["train"]:
+        raise DataError(f"data.source: in {root}/{base} {taken}, and nothing is the training set; {_MEND}")
+    for folder in empty:
+        split = split_named(folder[len(base) :])
+        if not kinds[split] and not (split == "val" and kinds["test"]):
+            raise DataError(f"data.source: {root}/{folder} holds no image; fill it, or take it away")
+    train_folder = kinds["train"][0]
+    test_folder = next(iter(kinds["test"] + kinds["val"]), None)
+    chosen = Chosen([])
+    if beside:
+        _leave_out(beside, f"{root}/{base} beside {train_folder}/", chosen.notes)
+    if kinds["test"] and kinds["val"]:
+        unused = kinds["val"][0]
+        chosen.notes.append(
+            f"{unused}/ ({len(folders[unused]):,} images) is not used: {test_folder}/ tests, and training holds out its own"
+        )
+    elif split_named(train_folder) != train_folder or (test_folder and split_named(test_folder) != test_folder):
+        chosen.notes.append(f"{train_folder}/ was taken for training" + (f", {test_folder}/ for testing" if test_folder else ""))
+
+    place = f"{root}/{base}{train_folder}"
+    beside, classes = _classes(folders[train_folder], f"{base}{train_folder}/")
+    named = {split_named(name) for name in classes} - {""}
+    if len(named) > 1:
+        raise DataError(f"data.source: {place} holds {listing(sorted(classes))}, which are splits again; {_MEND}")
+    if len(classes) < 2:
+        chosen.train = folders[train_folder]
+        if classes and not beside:
+            chosen.notes.append(f"no labels: all images of {train_folder}/ lie in the one folder {next(iter(classes))}/")
+    else:
+        if beside:
+            _leave_out(beside, f"{place} beside the folders of its classes ({listing(sorted(classes))})", chosen.notes)
+        chosen.classes = sorted(classes)
+        chosen.train, chosen.train_labels = _numbered(classes, chosen.classes)
+    if test_folder is not None:
+        _test(chosen, folders[test_folder], f"{base}{test_folder}/", root)
+    return chosen
+
+
+def _test(chosen: Chosen, names: list[str], prefix: str, root: str) -> None:
+    """Test images join the classes of training by name. Images in no folder at all have hidden labels."""
+    beside, classes = _classes(names, prefix)
+    if chosen.train_labels is None or not classes:
+        chosen.test = names
+        if chosen.train_labels is not None:
+            chosen.notes.append(f"the {len(names):,} images of {prefix} lie in no folders of classes: nothing is tested on them")
+        elif len(classes) > 1:
+            chosen.notes.append(f"the folders of {prefix} are no labels, for the training images have none")
+        return
+    unknown = sorted(classes.keys() - set(chosen.classes))
+    if unknown:
+        raise DataError(
+            f"data.source: {root}/{prefix.rstrip('/')} has '{unknown[0]}', which is no class of train ({listing(chosen.classes, 10)})"
+        )
+    if beside:
+        _leave_out(beside, f"{root}/{prefix} beside the folders of its classes", chosen.notes)
+    chosen.test, chosen.test_labels = _numbered(classes, chosen.classes)
+
+
+def _classes(names: list[str], prefix: str) -> tuple[list[str], dict[str, list[str]]]:
+    """`_level` of a split; a folder that repeats the split's name, as archives unpack (train/train/CLASS), is no class."""
+    own = prefix.rstrip("/").rpartition("/")[2]
+    beside, folders = _level(names, prefix)
+    while not beside and len(folders) == 1:
+        (head,) = folders
+        if head != own and split_named(head) not in splits_in(own):
+            break
+        prefix += f"{head}/"
+        beside, folders = _level(names, prefix)
+    return beside, folders
+
+
+# ---------------------------------------------------------------- without splits
+
+
+def _without_splits(names: Sequence[str], beside: list[str], folders: dict[str, list[str]], base: str, root: str) -> Chosen:
+    """All images train. Folders are classes where at least two hold images themselves, as the field has it."""
+    further = sorted(folder for folder in _folders(names) if split_named(folder.rpartition("/")[2]))
+    if further:
+        raise DataError(f"data.source: {root} has splits further down ({listing(further)}); give the folder of one set")
+    if len(_spoken(names)) > 1:
+        raise DataError(f"data.source: the names of the images in {root} speak of splits ({listing(names, 3)}); {_MEND}")
+    holding = [folder for folder, inside in folders.items() if any("/" not in name[len(base + folder) + 1 :] for name in inside)]
+    chosen = Chosen(list(names))
+    if len(holding) < 2:
+        return chosen
+    if len(beside) > HANDFUL:
+        chosen.notes.append(f"no labels: {len(beside):,} images lie beside the folders ({listing(sorted(folders))})")
+        return chosen
+    if beside:
+        _leave_out(beside, f"{root}/{base} beside the folders of its classes", chosen.notes)
+    chosen.classes = sorted(folders)
+    chosen.train, chosen.train_labels = _numbered(folders, chosen.classes)
+    chosen.notes.append(
+        f"labels are the names of the {len(folders)} folders ({listing(chosen.classes, 3)}); all images train, none test"
+    )
+    return chosen
+
+
+def _folders(names: Sequence[str]) -> set[str]:
+    """All folders above the images."""
+    found: set[str] = set()
+    for folder in {name.rpartition("/")[0] for name in names}:
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
+
+
+def _spoken(names: Sequence[str]) -> set[str]:
+    """The splits of which the file names speak, where every one of them does."""
+    spoken = set()
+    for name in names:
+        word = _SPOKEN.search(name.rpartition("/")[2])
+        if word is None:
+            return set()
+        spoken.add(split_named(word[0]))
+    return spoken
+
+
+def _leave_out(names: list[str], where: str, notes: list[str]) -> None:
+    if len(names) > HANDFUL:
+        raise DataError(
+            f"data.source: {len(names):,} images lie in {where}, such as '{names[0].rpartition('/')[2]}'; move them into a folder that says what they are"
+        )
+    notes.append(f"left out: {listing([name.rpartition('/')[2] for name in names])}, in {where}")
+
+
+def _numbered(classes: dict[str, list[str]], order: list[str]) -> tuple[list[str], list[int]]:
+    """Names in sorted order, each with the number of its class."""
+    numbers = {name: number for number, name in enumerate(order)}
+    pairs = sorted((name, numbers[head]) for head, names in classes.items() for name in names)
+    return [name for name, _ in pairs], [number for _, number in pairs]
+
+
+def _split(root: Path, names: list[str], labels: list[int] | None, classes: list[str], cache_gb: float) -> EncodedSplit:
     def content() -> str:
-        some = names[:: max(1, -(-len(names) // _SIZES))]
-        return digest(names, [_size(root / name) for name in some])
+        return digest(names, content_of([os.path.join(root, name) for name in names]))
 
-    encoded = Encoded(len(names), lambda i: (root / names[i]).read_bytes(), lambda i: str(root / names[i]), content)
-    return EncodedSplit(encoded, cache_gb, labels, classes or ())
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:  # gone since it was listed: the loader will count it as broken
-        return -1
+    encoded = Encoded(len(names), lambda i: (root / names[i]).read_bytes(), lambda i: shown(root / names[i]), content)
+    known = None if labels is None else np.array(labels, np.int64)
+    return EncodedSplit(encoded, cache_gb, known, [] if labels is None else [shown(name) for name in classes])

@@ -1,90 +1,246 @@
-"""Parquet in the Hugging Face layout: a column of encoded images (bytes, or a struct with `bytes`) and perhaps one of labels.
+"""Parquet in the Hugging Face layout: a column of encoded images and perhaps one of labels.
 
-Opening reads metadata and labels only. The encoded images are read at the first use and held in memory until they are decoded.
+An image is bytes, or a struct of `bytes` and `path`; where there are no bytes, the path names a file below the Parquet file's folder. Every file
+is read by its own schema. Opening reads metadata and labels only; the encoded images are read at the first use and held in memory until they
+are decoded.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, shown
 from ..sections import DataConfig
-from .folder import TEST_NAMES
-from .splits import Encoded, EncodedSplit, digest
+from .content import absent, content_of
+from .labels import KEY, Labels, join, read_labels
+from .layout import WORDS, besides_splits, listing, scan, splits_in
+from .splits import BrokenImage, Encoded, EncodedSplit, digest
+
+_MEND = "name the files train*.parquet and test*.parquet, or give the file or folder that you mean"
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """The Parquet files of a file or folder (its own and those one level down, as in `data/train-00000.parquet`)."""
-    if path.is_file():
-        return [path]
-    return sorted([*path.glob("*.parquet"), *path.glob("*/*.parquet")])
+    """The Parquet files of a file or folder, in any nesting."""
+    return [path] if path.is_file() else [path / name for name in scan(path).tables]
 
 
-def open_parquet(path: Path, files: Sequence[Path], config: DataConfig) -> tuple[EncodedSplit, EncodedSplit | None]:
-    """(train, test or None), by the names of files and their folders: train*, and test* or else val*.
+def open_parquet(
+    root: Path, footers: Mapping[str, Footer], config: DataConfig
+) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
+    """(train, test or None, notes on what was taken for what).
 
-    Without any train*, files whose names say nothing are the training set.
+    footers: of all files, by their names relative to the folder `root`; the name of a single file that was asked for is "".
     """
-    parts = {file: _part(file, path) for file in files}
-    train = [file for file in files if parts[file] == "train"] or [file for file in files if parts[file] == ""]
-    if not train:
-        raise DataError(f"data.source: {path} has no train*.parquet (it has {', '.join(file.name for file in files[:5])})")
-    names = [name for name in TEST_NAMES if name in parts.values()][:1]
-    test = [file for file in files if parts[file] in names]
+    split_of, notes = ({"": "train"}, []) if "" in footers else divide(list(footers), str(root))
+    train, test = (
+        {root / name if name else root: footer for name, footer in footers.items() if split_of[name] == split}
+        for split in ("train", "test")
+    )
     fit = _Part(train, config)
-    values = None if fit.labels is None else fit.values()
-    if not test:
-        return fit.split(values), None
-    return fit.split(values), _Part(test, config, needs_labels=values is not None).split(values)
+    tested = _Part(test, config) if test else None
+    if fit.labels is None and config.label_column:
+        column, names = config.label_column, ", ".join(fit.schemas[0].names)
+        if column != DataConfig.label_column:
+            raise ConfigError(KEY, f"{fit.files[0]} has no column {column!r}; it has {names}")
+        notes.append(f"no labels: no column {column!r} in {fit.files[0].name}, which has {names} (choose with --{KEY})")
+    joined = join(fit.labels, None if tested is None else tested.labels, tested is not None)
+    train_split = fit.split(joined.train, joined.classes)
+    test_split = None if tested is None else tested.split(joined.test, joined.classes)
+    return train_split, test_split, notes + joined.notes
 
 
-def _part(file: Path, root: Path) -> str:
-    """train, test, val, validation, or "" where the name says nothing. A single file is always training data."""
-    if file == root:
-        return "train"
-    for piece in (file.name, file.parent.name if file.parent != root else ""):
-        for name in ("train", "test", "validation", "val"):
-            if piece.startswith(name):
-                return name
-    return ""
+def divide(names: Sequence[str], root: str) -> tuple[dict[str, str], list[str]]:
+    """The split of each file (train, test, or "unused"), by its name or its folder's, and notes. Raises DataError.
+
+    Where no name speaks of a split, all files train.
+    """
+    spoken: dict[str, str] = {}
+    sets: dict[str, str] = {}
+    for name in names:
+        *folders, file = name.split("/")
+        found = [splits_in(part) for part in (file.rpartition(".")[0], *reversed(folders))]
+        if len(found[0]) > 1 or len(set().union(*(each for each in found if len(each) == 1))) > 1:
+            raise DataError(f"data.source: {root}/{name} speaks of {' and '.join(sorted(set().union(*found)))} at once; {_MEND}")
+        spoken[name] = next((next(iter(each)) for each in found if len(each) == 1), "")
+        sets.setdefault("/".join(filter(None, map(besides_splits, folders))), name)
+    if len(sets) > 1:
+        raise DataError(
+            f"data.source: {root} has several sets side by side ({listing(list(sets.values()))}); give the folder of one"
+        )
+    kinds = {split: [name for name in names if spoken[name] == split] for split in (*WORDS, "")}
+    if kinds[""] and len(kinds[""]) < len(names):
+        taken = ", ".join(f"{kinds[split][0]} was taken for {split}" for split in WORDS if kinds[split])
+        raise DataError(f"data.source: in {root} {taken}, but {listing(kinds[''])} is no split; {_MEND}")
+    if not kinds["train"] and not kinds[""]:
+        raise DataError(f"data.source: {root} has no train*.parquet (it has {listing(names)}); {_MEND}")
+    stems = {
+        split: {besides_splits(name.rpartition("/")[2].rpartition(".")[0]) for name in of} for split, of in kinds.items() if of
+    }
+    first = next(iter(stems.values()))
+    if len(stems) > 1 and len(first) > 1 and all(each == first for each in stems.values()):
+        raise DataError(
+            f"data.source: {root} has several sets side by side ({listing(names)}); give the files of one a folder of their own"
+        )
+    notes = []
+    if kinds[""] and len(names) > 1:
+        notes.append(f"no name of the {len(names):,} Parquet files speaks of a split: all of them train")
+    if kinds["test"] and kinds["val"]:
+        notes.append(f"not used: {listing(kinds['val'], 3)}; {kinds['test'][0]} tests, and training holds out its own")
+    tests = "test" if kinds["test"] else "val"
+    return {name: {"": "train", "train": "train", tests: "test"}.get(split, "unused") for name, split in spoken.items()}, notes
 
 
-def _metadata(file: Path) -> pq.FileMetaData:
+@contextmanager
+def table(file: Path) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file. Raises DataError where it is none, is damaged or cannot be read."""
+    problem = "is no readable Parquet file"
     try:
-        return pq.read_metadata(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"data.source: {file} is no readable Parquet file: {str(error).splitlines()[0]}") from error
-
-
-def _read_column(files: Sequence[Path], name: str) -> pa.ChunkedArray:
-    """A whole column. Raises DataError naming the damaged file, or OSError where the system could not read, perhaps for now."""
-    try:
-        return pq.read_table(list(files), columns=[name])[name]
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
+        # Arrow opens no path that is not UTF-8
+        with open(file, "rb") as opened, pq.ParquetFile(opened) as found:
+            problem = "is damaged"
+            yield found
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: names in the footer
+        if isinstance(error, MemoryError):
             raise
-        if len(files) > 1:
-            for file in files:
-                _read_column([file], name)
-        reason = str(error).splitlines()[0]
-        raise DataError(f"data.source: {files[0]} is damaged ({reason}); fetch it again, or leave it out") from None
+        if isinstance(error, OSError) and error.errno and not isinstance(error, PermissionError | FileNotFoundError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"data.source: {file} {problem} ({reason}); fetch it again, or leave it out") from error
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a Parquet file says of itself."""
+
+    schema: pa.Schema
+    rows: int
+
+
+def footer_of(file: Path) -> Footer:
+    """Raises DataError."""
+    with table(file) as found:
+        return Footer(found.schema_arrow, found.metadata.num_rows)
+
+
+def is_image(schema: pa.Schema, column: str) -> bool:
+    """Whether the column can hold encoded images: bytes, or a struct of bytes and path, or of one of them."""
+    if schema.names.count(column) != 1:
+        return False
+    kind = schema.field(column).type
+    return pa.types.is_null(kind) or _kind_of(kind) == "image"  # null: writers that guess types make it of a file without rows
+
+
+def check_images(file: Path, schema: pa.Schema, column: str) -> None:
+    """Raises DataError or ConfigError where the columns are not told apart by name, or the named one holds no images."""
+    twice = [name for name in schema.names if schema.names.count(name) > 1]
+    if twice:
+        raise DataError(f"data.source: {file} has several columns {twice[0]!r}; rename one")
+    if column not in schema.names:
+        raise ConfigError("data.image_column", f"{file} has no column {column!r}; it has {', '.join(schema.names)}")
+    if not is_image(schema, column):
+        kind = schema.field(column).type
+        raise ConfigError(
+            "data.image_column", f"{column!r} of {file} is {kind}, not encoded images (binary, or a struct with bytes or a path)"
+        )
+
+
+def named_files(file: Path, column: str) -> set[str]:
+    """The files that the rows of a column of images name, where some of them have no bytes: absolute, and below the table's folder."""
+    with table(file) as found:
+        kind = found.schema_arrow.field(column).type
+        if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+            return set()
+        chunks = [
+            found.metadata.row_group(group).column(i)
+            for group in range(found.metadata.num_row_groups)
+            for i in range(found.metadata.num_columns)
+            if found.metadata.schema.column(i).path == f"{column}.bytes"
+        ]
+        if chunks and all(chunk.statistics is not None and chunk.statistics.null_count == 0 for chunk in chunks):
+            return set()
+        try:
+            paths = found.read(columns=[f"{column}.path"])[column].to_pylist()
+        except UnicodeDecodeError:  # then reading a row says so
+            return set()
+    places = {below(file.parent, row["path"]) for row in paths if row is not None and row["path"]}
+    return {place for place in places if place is not None}
+
+
+def _read_column(file: Path, name: str) -> pa.ChunkedArray:
+    """A whole column. Raises DataError naming the damaged file, or OSError where the system could not read, perhaps for now."""
+    with table(file) as found:
+        return found.read(columns=[name])[name]
+
+
+def read_file(place: str) -> bytes:
+    """Raises FileNotFoundError for whatever is no file: a pipe is never opened."""
+    if not stat.S_ISREG(os.stat(place).st_mode):
+        raise FileNotFoundError(place)
+    return Path(place).read_bytes()
+
+
+def below(folder: Path, path: str) -> str | None:
+    """Where the file lies that a row names; None where the path leads out of the table's folder: a stranger's table must not choose what is read."""
+    base = os.path.abspath(folder)
+    place = os.path.normpath(os.path.join(base, path))
+    return place if place.startswith(os.path.join(base, "")) else None
+
+
+def cell_bytes(value: Any, folder: Path, read: Callable[[str], bytes] = read_file) -> bytes | memoryview | None:
+    """The encoded image of a cell: its bytes, else what `read` gives of the file below `folder` that its path names; None where it has neither.
+
+    value: an Arrow scalar or what it is in Python, binary or a struct. Raises BrokenImage where the path leads out of `folder` or to no file.
+    """
+    if isinstance(value, pa.DictionaryScalar):
+        value = value.value
+    if isinstance(value, pa.Scalar) and not value.is_valid:
+        return None
+    if isinstance(value, Mapping):
+        path: Any = value.get("path")
+        data = cell_bytes(value.get("bytes"), folder)
+        if data is not None:
+            return data
+        named = path.as_py() if isinstance(path, pa.Scalar) else path
+        if not named:
+            return None
+        place = below(folder, named)
+        if place is None:
+            raise BrokenImage(shown(named), f"the path leads out of {shown(folder)}")
+        try:
+            return read(place)
+        except (OSError, ValueError) as error:
+            if not absent(error):
+                raise
+            raise BrokenImage(shown(place), f"the file {named!r} that the row names is not there") from None
+    if isinstance(value, pa.Scalar):
+        return memoryview(value.as_buffer())  # pyright: ignore[reportAttributeAccessIssue]
+    return value
 
 
 def _kind_of(kind: pa.DataType) -> str:
     """image, array, text, or "" for what no view is drawn from."""
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        return _kind_of(kind.field("bytes").type)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_struct(kind):
+        fields = {name: kind.field(name).type for name in ("bytes", "path") if kind.get_field_index(name) >= 0}
+        wanted = {"bytes": "image", "path": "text"}
+        return (
+            "image" if fields and all(pa.types.is_null(of) or _kind_of(of) == wanted[name] for name, of in fields.items()) else ""
+        )
+    if pa.types.is_dictionary(kind):
+        return _kind_of(kind.value_type)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return "image"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "text"
     for _ in range(2):
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
@@ -95,130 +251,69 @@ def _kind_of(kind: pa.DataType) -> str:
 
 
 class _Column:
-    """Reads a column by row number; the whole of it is loaded at the first read."""
+    """Reads a column by row number; the whole of a file's is loaded at its first read."""
 
-    def __init__(self, files: Sequence[Path], name: str, kind: str) -> None:
-        self.files, self.name, self.kind = list(files), name, kind
-        self._loaded: pa.ChunkedArray | None = None
+    def __init__(self, files: Sequence[Path], rows: np.ndarray, name: str, kind: str) -> None:
+        self.files, self.rows, self.name, self.kind = list(files), rows, name, kind
+        self._loaded: dict[int, pa.ChunkedArray] = {}
 
     def __call__(self, i: int) -> Any:
-        if self._loaded is None:
-            column = _read_column(self.files, self.name)
-            if pa.types.is_struct(column.type):
-                column = pc.call_function("struct_field", [column], pc.StructFieldOptions("bytes"))
-            self._loaded = column
-        value = self._loaded[i].as_py()  # pyright: ignore[reportOptionalSubscript]
-        return np.asarray(value, np.float32) if self.kind == "array" and value is not None else value
+        file, row = _place(self.rows, i)
+        if file not in self._loaded:
+            self._loaded[file] = _read_column(self.files[file], self.name)
+        value = self._loaded[file][row]
+        try:
+            found = cell_bytes(value, self.files[file].parent) if self.kind == "image" else value.as_py()
+        except UnicodeDecodeError:
+            raise BrokenImage(f"{shown(self.files[file])} row {row}", f"column {self.name!r} is no text") from None
+        return np.asarray(found, np.float32) if self.kind == "array" and found is not None else found
+
+    def close(self) -> None:
+        self._loaded = {}
+
+
+def _place(rows: np.ndarray, i: int) -> tuple[int, int]:
+    """(file, row in it) of a sample; rows: where each file's samples begin, and their number."""
+    file = int(np.searchsorted(rows, i, side="right")) - 1
+    return file, i - int(rows[file])
 
 
 class _Part:
     """The files of one split: checked on construction, read at the first use."""
 
-    def __init__(self, files: Sequence[Path], config: DataConfig, needs_labels: bool = False) -> None:
-        self.files, self.config = files, config
-        self.metas = [_metadata(file) for file in files]
-        self.schema = self.metas[0].schema.to_arrow_schema()
-        self.rows = np.cumsum([0, *(meta.num_rows for meta in self.metas)])
+    def __init__(self, footers: Mapping[Path, Footer], config: DataConfig) -> None:
+        self.files, self.schemas, self.config = list(footers), [footer.schema for footer in footers.values()], config
+        for file, schema in zip(self.files, self.schemas, strict=True):
+            check_images(file, schema, config.image_column)
+        self.rows = np.cumsum([0, *(footer.rows for footer in footers.values())])
         if not self.rows[-1]:
-            raise DataError(f"data.source: {files[0]} has no rows")
-        self._check_images()
-        self._column: pa.ChunkedArray | None = None
-        self.labels = self._read_labels(needs_labels)
-
-    def split(self, values: list[Any] | None) -> EncodedSplit:
-        """The split with its labels as numbers: places in `values`, the training set's label values."""
-        labels, classes = None, []
-        if values is not None and self.labels is not None:
-            places = {value: place for place, value in enumerate(values)}
-            unknown = [value for value in self.labels if value not in places]
-            if unknown:
-                where = f"{self.config.label_column!r} of {self.files[0]}"
-                raise ConfigError("data.label_column", f"{where} holds {unknown[0]!r}, which is no class of the training set")
-            labels = np.array([places[value] for value in self.labels], np.int64)
-            classes = self._class_names() or [str(value) for value in values]
-        encoded = Encoded(int(self.rows[-1]), self._read, self._describe, self._content, self._close)
-        return EncodedSplit(encoded, self.config.cache_gb, labels, classes, self._others())
-
-    def values(self) -> list[Any]:
-        """The label values in class order: 0, 1, ... where the file names its classes, else those that occur."""
-        names = self._class_names()
-        return list(range(len(names))) if names else sorted(set(self.labels or ()))
-
-    def _check_images(self) -> None:
-        column = self.config.image_column
-        names = self.schema.names
-        if column not in names:
-            raise ConfigError("data.image_column", f"{self.files[0]} has no column {column!r}; it has {', '.join(names)}")
-        kind = self.schema.field(column).type
-        binary = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-        if not (pa.types.is_binary(binary) or pa.types.is_large_binary(binary)):
-            raise ConfigError(
-                "data.image_column",
-                f"{column!r} of {self.files[0]} is {kind}, not encoded images (binary, or a struct with bytes)",
+            raise DataError(f"data.source: {self.files[0]} has no rows")
+        self.images = _Column(self.files, self.rows, config.image_column, "image")
+        self.labels: Labels | None = None
+        if config.label_column:
+            self.labels = read_labels(
+                self.files, self.schemas, config.label_column, partial(_read_column, name=config.label_column)
             )
 
-    def _read_labels(self, needed: bool) -> list[Any] | None:
-        column = self.config.label_column
-        if column not in self.schema.names:
-            if column and (needed or column != DataConfig.label_column):
-                names = ", ".join(self.schema.names)
-                raise ConfigError("data.label_column", f"{self.files[0]} has no column {column!r}; it has {names}")
-            return None
-        kind = self.schema.field(column).type
-        if not (
-            pa.types.is_integer(kind)
-            or pa.types.is_string(kind)
-            or pa.types.is_large_string(kind)
-            or pa.types.is_dictionary(kind)
-        ):
-            raise ConfigError("data.label_column", f"{column!r} of {self.files[0]} is {kind}; labels are integers or strings")
-        labels = _read_column(self.files, column)
-        if labels.null_count:
-            raise ConfigError("data.label_column", f"{column!r} of {self.files[0]} has {labels.null_count} rows without a label")
-        return labels.to_pylist()
-
-    def _class_names(self) -> list[str]:
-        """From the schema's metadata: `classes` (comma-separated) or Hugging Face's features. [] without, and for strings."""
-        metadata = self.schema.metadata or {}
-        if self.labels and isinstance(self.labels[0], str):
-            return []
-        if b"classes" in metadata:
-            return metadata[b"classes"].decode().split(",")
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        return list(features.get(self.config.label_column, {}).get("names") or [])
-
-    def _read(self, i: int) -> memoryview | None:
-        if self._column is None:
-            column = _read_column(self.files, self.config.image_column)
-            if pa.types.is_struct(column.type):
-                column = pc.call_function("struct_field", [column], pc.StructFieldOptions("bytes"))
-            self._column = column
-        buffer = self._column[i].as_buffer()  # pyright: ignore[reportOptionalSubscript]
-        return None if buffer is None else memoryview(buffer)
+    def split(self, labels: np.ndarray | None, classes: list[str]) -> EncodedSplit:
+        """The split with its labels as numbers of `classes`."""
+        encoded = Encoded(int(self.rows[-1]), self.images, self._describe, self._content, self.images.close)
+        return EncodedSplit(encoded, self.config.cache_gb, labels, classes if labels is not None else [], self._others())
 
     def _others(self) -> dict[str, tuple[str, Callable[[int], Any]]]:
-        """Every further column that a view could be drawn from: images, lists of numbers (of lists: channels first), texts."""
+        """Every further column of all files that a view could be drawn from: images, lists of numbers (of lists: channels first), texts."""
         found = {}
-        for field in self.schema:
-            kind = _kind_of(field.type)
-            if kind and field.name != self.config.image_column:
-                found[field.name] = (kind, _Column(self.files, field.name, kind))
+        for name in self.schemas[0].names:
+            kinds = {_kind_of(schema.field(name).type) if name in schema.names else "" for schema in self.schemas}
+            kind = kinds.pop()
+            if kind and not kinds and name != self.config.image_column:
+                found[name] = (kind, _Column(self.files, self.rows, name, kind))
         return found
 
-    def _close(self) -> None:
-        self._column = None
-
     def _describe(self, i: int) -> str:
-        file = int(np.searchsorted(self.rows, i, side="right")) - 1
-        return f"{self.files[file]} row {i - int(self.rows[file])}"
+        file, row = _place(self.rows, i)
+        return f"{shown(self.files[file])} row {row}"
 
     def _content(self) -> str:
-        """Row counts, compressed sizes and value ranges of all column chunks: what Parquet's footer knows of the data."""
-        facts = []
-        for meta in self.metas:
-            for group in (meta.row_group(g) for g in range(meta.num_row_groups)):
-                chunks = [group.column(c) for c in range(group.num_columns)]
-                facts.append(
-                    (group.num_rows, [(c.path_in_schema, c.total_compressed_size, c.total_uncompressed_size) for c in chunks])
-                )
-        return digest(facts)
+        named = set[str]().union(*(named_files(file, self.config.image_column) for file in self.files))
+        return digest(self.rows, content_of(self.files), content_of(sorted(named)))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import sys
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from ..errors import ConfigError, DataError, nearest
+from ..errors import ConfigError, DataError, nearest, shown
 from ..sections import DataConfig
+from .layout import SUFFIXES, Found, listing, scan, splits_in, suffix
 from .splits import ArraySplit, Split, digest
+
+if TYPE_CHECKING:
+    from .parquet import Footer
 
 NAMES = ("digits", "cifar10", "cifar100", "stl10")
 PIPELINE = "2"  # raised whenever the same key gives other pixels
@@ -20,11 +27,12 @@ _LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: what trains, and what tests where there is any."""
+    """A data set: what trains, and what tests where there is any. notes: what was taken for what, and what was left out and why."""
 
     name: str
     train: Split
     test: Split | None
+    notes: list[str] = field(default_factory=list)
 
 
 def open_source(config: DataConfig) -> Source:
@@ -39,19 +47,67 @@ def open_source(config: DataConfig) -> Source:
         return Source(name, *open_digits(config))
     if name in NAMES:
         return Source(name, *_torchvision(name, config))
-    path = Path(name).expanduser()
+    try:
+        return _at(Path(name).expanduser(), config)
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~nobody
+        raise DataError(f"data.source: {name} cannot be read ({error})") from error
+
+
+def announced(config: DataConfig, quiet: bool = False) -> Source:
+    """`open_source`, and its notes on stderr: for whoever starts something, while workers open the same source in silence."""
+    source = open_source(config)
+    for note in () if quiet else source.notes:
+        print(f"contray: data.source: {note}", file=sys.stderr, flush=True)
+    return source
+
+
+def _at(path: Path, config: DataConfig) -> Source:
+    name = config.source
+    if shown(name) != name:
+        raise ConfigError(
+            "data.source", f"{name} is not written in UTF-8, which a config must be; go into it and give . or a link to it"
+        )
     if not path.exists():
         looks_like_path = len(path.parts) > 1 or path.suffix
         what = f"{name} does not exist" if looks_like_path else f"{name!r} is neither a built-in set nor a file or folder"
         raise ConfigError("data.source", f"{what}; {nearest(name, NAMES)}")
-    from .parquet import open_parquet, parquet_files
-
-    files = parquet_files(path)
-    if files:
-        return Source(path.stem or name, *open_parquet(path, files, config))
     from .folder import open_folder
+    from .parquet import footer_of, open_parquet
 
-    return Source(path.resolve().name, *open_folder(path, config.cache_gb))
+    if not path.is_dir():
+        if suffix(path.name) in SUFFIXES:
+            raise DataError(f"data.source: {name} is a single image; give the folder that it lies in")
+        if not path.is_file():
+            raise DataError(f"data.source: {name} is neither a file nor a folder")
+        train, test, notes = open_parquet(path, {"": footer_of(path)}, config)
+        return Source(shown(path.stem or name), train, test, notes)
+    found = scan(path)
+    footers, notes = _tables(path, found, config)
+    train, test, taken = open_parquet(path, footers, config) if footers else open_folder(path, found, config.cache_gb)
+    notes += [*taken, *filter(None, [found.note()])]
+    return Source(shown(path.resolve().name), train, test, [shown(note) for note in notes])
+
+
+def _tables(path: Path, found: Found, config: DataConfig) -> tuple[dict[str, Footer], list[str]]:
+    """The Parquet files below `path` that are the data set, none where its image files are; notes on those left out."""
+    from .parquet import check_images, footer_of, is_image, named_files
+
+    column = config.image_column
+    footers = {name: footer_of(path / name) for name in found.tables}
+    tables = {name: footer for name, footer in footers.items() if is_image(footer.schema, column)}
+    others = [name for name in footers if name not in tables]
+    for name in others:
+        meant = bool(splits_in(name)) if tables else not found.images or column != DataConfig.image_column
+        if meant:
+            check_images(path / name, footers[name].schema, column)
+    if tables and found.images:
+        named = set[str]().union(*(named_files(path / name, column) for name in tables))
+        if not named.issuperset(os.path.abspath(path / name) for name in found.images):
+            raise DataError(
+                f"data.source: {path} holds both images ({listing(found.images, 1)}) and Parquet with images ({listing(list(tables), 1)}); "
+                "give the folder or the file of one"
+            )
+    return tables, [f"not used: {listing(others)}, without images in a column {column!r}"] if others else []
 
 
 def fingerprint(source: Source, config: DataConfig) -> dict[str, str]:

@@ -1,14 +1,19 @@
 """Features of many images: batch inference by Ray Data, part by part, each part a Parquet file that is whole or absent.
 
-A row is (name, embedding, error): a broken image keeps its row, with no embedding and the reason.
+A row is (name, embedding, error): a broken image keeps its row, with no embedding and the reason. What an image is says data/layout.py. Bytes of a name that
+are no UTF-8 stand as \\xe9 in it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +23,9 @@ from torch import Tensor
 
 from .. import model
 from ..config import RunConfig
-from ..data.folder import SUFFIXES
+from ..data.content import content_of
+from ..data.layout import SUFFIXES, TABLE, Found, listing, scan, sort_out
+from ..data.parquet import cell_bytes, is_image, read_file
 from ..data.splits import BrokenImage, decode, digest
 from ..encoder import Encoder
 from ..errors import DataError, UserError
@@ -36,6 +43,7 @@ class Embedded:
     parts: int
     there: int
     out: str
+    skipped: str = ""  # a line on what of the source was left out
 
     def __str__(self) -> str:
         kept = f", {self.there} of {self.parts} parts were there" if self.there else ""
@@ -49,19 +57,26 @@ def embed(source: str, out: str, trained: Encoder, *, column: str = "image", par
     a part is a row group). Raises UserError where there is no image, or where `out` holds features of another encoder or of other images.
     """
     width = trained([np.zeros((32, 32, 3), np.uint8)]).shape[1]  # refuses methods that encode more than an image
-    storage, parts = Storage(out), list(_parts(Storage(source), source, column, part))
+    storage, images = Storage(out), Storage(source)
+    found, content = _found(images, source)
+    parts = list(_parts(images, found, source, column, part))
     state = {name: tensor.cpu() for name, tensor in trained.method.state_dict().items()}
     weights = digest(*(tensor.float().numpy() for tensor in state.values()))
-    plan = {"encoder": weights, "column": column, "images": digest(parts)}
+    plan = {"encoder": weights, "column": column, "images": digest(parts, content)}
     storage.create()
     _agree(storage, plan)
     there = set(storage.names())
     todo = [each for each in parts if _file(each["part"]) not in there]
     if todo:
         _run(todo, _Job(source, out, column, width, trained.config.to_yaml(), state), address)
-    metadata = [pq.read_metadata(pa.BufferReader(storage.read(_file(each["part"])))) for each in parts]
+    metadata = [_footer(storage, _file(each["part"])) for each in parts]
     broken = sum(int((each.metadata or {}).get(b"broken", b"0")) for each in metadata)
-    return Embedded(sum(each.num_rows for each in metadata), broken, len(parts), len(parts) - len(todo), out)
+    return Embedded(sum(each.num_rows for each in metadata), broken, len(parts), len(parts) - len(todo), out, found.note())
+
+
+def _footer(storage: Storage, name: str) -> pq.FileMetaData:
+    with storage.system.open_input_file(f"{storage.root}/{name}") as file:  # reads the end of the file alone
+        return pq.read_metadata(file)
 
 
 def _file(part: int) -> str:
@@ -78,37 +93,69 @@ def _agree(storage: Storage, plan: dict[str, str]) -> None:
     storage.write(PLAN, json.dumps(plan).encode())
 
 
-def _parts(storage: Storage, source: str, column: str, size: int) -> Iterator[dict[str, Any]]:
-    """{part, names (relative to the source), group (the row group of Parquet, else -1)}, in the order of names."""
+def _found(storage: Storage, source: str) -> tuple[Found, str]:
+    """What lies there (of a single Parquet file it is the name ""), and a digest of its contents; on an object store, of its sizes."""
     from pyarrow import fs
 
-    if storage.system.get_file_info(storage.root).type == fs.FileType.File:
-        found = [""]
-    else:
-        infos = storage.system.get_file_info(fs.FileSelector(storage.root, recursive=True, allow_not_found=True))
-        files = [info.path for info in infos if info.type == fs.FileType.File and not info.base_name.startswith((".", "_"))]
-        found = sorted(path[len(storage.root.rstrip("/")) + 1 :] for path in files)
-    tables = [name for name in found if (name or source).lower().endswith(".parquet")]
-    if tables:
-        groups = [(name, group) for name in tables for group in range(_table(storage, name, column).metadata.num_row_groups)]
-        yield from ({"part": number, "names": [name], "group": group} for number, (name, group) in enumerate(groups))
-        return
-    images = [name for name in found if f".{name.rpartition('.')[2].lower()}" in SUFFIXES]
-    if not images:
-        raise DataError(f"{source}: no image and no Parquet file there (images: {', '.join(sorted(SUFFIXES))})")
-    for number, first in enumerate(range(0, len(images), size)):
-        yield {"part": number, "names": images[first : first + size], "group": -1}
+    kind = fs.FileType
+    info = storage.system.get_file_info(storage.root)
+    if info.type == kind.File:
+        if not source.lower().endswith(TABLE):
+            raise DataError(f"{source}: no image folder and no Parquet file; give the folder that an image lies in")
+        return Found(tables=[""]), content_of([Path(storage.root)]) if storage.local else str(info.size)
+    if storage.local:
+        found = scan(storage.root, "SOURCE") if info.type == kind.Directory else Found()
+        return found, content_of([Path(storage.root, name) for name in (*found.images, *found.tables)])
+    above = len(storage.root.rstrip("/")) + 1
+    infos = storage.system.get_file_info(fs.FileSelector(storage.root, recursive=True, allow_not_found=True))
+    sizes = {info.path[above:]: info.size for info in infos if info.type == kind.File}
+    found = sort_out(sizes)
+    return found, digest([sizes[name] for name in (*found.images, *found.tables)])
 
 
-def _table(storage: Storage, name: str, column: str) -> pq.ParquetFile:
-    place = f"{storage.root}/{name}" if name else storage.root
-    try:
-        table = pq.ParquetFile(place, filesystem=storage.system)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{place} is no readable Parquet file: {str(error).splitlines()[0]}") from None
-    if column not in table.schema_arrow.names:
-        raise UserError(f"--column: {place} has no column {column!r} (it has {', '.join(table.schema_arrow.names)})")
-    return table
+def _parts(storage: Storage, found: Found, source: str, column: str, size: int) -> Iterator[dict[str, Any]]:
+    """{part, names (bytes, relative to the source), group (the row group of Parquet, else -1)}, in the order of names."""
+    tables = []
+    for name in found.tables:
+        with _table(storage, name) as table:
+            if is_image(table.schema_arrow, column):
+                tables.append((name, table.metadata.num_row_groups))
+            elif not found.images:
+                place, names = _place(storage, name), ", ".join(table.schema_arrow.names)
+                raise UserError(f"--column: {place} has no images in a column {column!r} (it has {names})")
+            else:
+                found.skipped[f"{TABLE} without images in a column {column!r}"] += 1
+    if tables and found.images:
+        both = f"images ({listing(found.images, 1)}) and Parquet with images ({listing([name for name, _ in tables], 1)})"
+        raise DataError(f"{source} holds both {both}; give the folder or the file of one")
+    if not (tables or found.images):
+        there = f"; {note}" if (note := found.note()) else ""
+        raise DataError(f"{source}: no image and no Parquet file there (images: {', '.join(sorted(SUFFIXES))}{there})")
+    groups = [(name, group) for name, count in tables for group in range(count)]
+    parts = [([name], group) for name, group in groups] if tables else [
+        (found.images[first : first + size], -1) for first in range(0, len(found.images), size)
+    ]  # fmt: skip
+    for number, (names, group) in enumerate(parts):
+        yield {
+            "part": number,
+            "names": [os.fsencode(name) for name in names],
+            "group": group,
+        }  # bytes: Arrow has no other strings than UTF-8
+
+
+def _place(storage: Storage, name: str) -> str:
+    return f"{storage.root}/{name}" if name else storage.root
+
+
+@contextmanager
+def _table(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file. Raises DataError where it is none."""
+    place = _place(storage, name)
+    with open(place, "rb") if storage.local else storage.system.open_input_file(place) as file:
+        try:
+            yield pq.ParquetFile(file)
+        except pa.ArrowException as error:
+            raise DataError(f"{place} is no readable Parquet file: {str(error).splitlines()[0]}") from None
 
 
 @dataclass(frozen=True)
@@ -164,12 +211,12 @@ class _Embedder:
         self.encoder = Encoder(config, method.eval().to(model.device_of(config)))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        part, names, group = int(batch["part"][0]), [str(name) for name in batch["names"][0]], int(batch["group"][0])
+        part, names, group = int(batch["part"][0]), [os.fsdecode(name) for name in batch["names"][0]], int(batch["group"][0])
         found: list[tuple[str, np.ndarray | None, str | None]] = []
         waiting: list[tuple[str, np.ndarray]] = []
-        for name, data in self._encoded(names, group):
+        for name, read in self._encoded(names, group):
             try:
-                waiting.append((name, decode(data, name)))
+                waiting.append((name, decode(read(), name)))
             except BrokenImage as broken:
                 self._flush(waiting, found)
                 found.append((name, None, broken.reason))
@@ -185,17 +232,26 @@ class _Embedder:
             found.extend((name, row, None) for (name, _), row in zip(waiting, features, strict=True))
             waiting.clear()
 
-    def _encoded(self, names: list[str], group: int) -> Iterator[tuple[str, bytes | None]]:
-        """(name, encoded bytes) of each image of a part; None where the file is gone or the cell empty."""
+    def _encoded(self, names: list[str], group: int) -> Iterator[tuple[str, Callable[[], bytes | memoryview | None]]]:
+        """(name, read) of each image of a part; read() gives its encoded bytes, None where the file is gone or the cell empty, or raises BrokenImage."""
         storage, column = Storage(self.job.source), self.job.column
         if group < 0:
-            yield from ((name, _read(storage, name)) for name in names)
+            yield from ((name, partial(_read, storage, name)) for name in names)
             return
-        table = _table(storage, names[0], column)
-        first = sum(table.metadata.row_group(i).num_rows for i in range(group))
-        for number, value in enumerate(table.read_row_group(group, columns=[column])[column].to_pylist()):
-            label = names[0] or self.job.source.rpartition("/")[2]
-            yield f"{label}#{first + number}", value["bytes"] if isinstance(value, dict) else value
+        label = names[0] or self.job.source.rpartition("/")[2]
+        folder = Path("/", _place(storage, names[0])).parent
+        read = read_file if storage.local else partial(_stored, storage)
+        with _table(storage, names[0]) as table:
+            first = sum(table.metadata.row_group(i).num_rows for i in range(group))
+            cells = table.read_row_group(group, columns=[column])[column]
+        for number, cell in enumerate(cells):
+            yield f"{label}#{first + number}", partial(cell_bytes, cell, folder, read)
+
+
+def _stored(storage: Storage, place: str) -> bytes:
+    """place: absolute, also where the store's own names have no slash before them."""
+    with storage.system.open_input_file(place if storage.root.startswith("/") else place[1:]) as file:
+        return file.read()
 
 
 def _read(storage: Storage, name: str) -> bytes | None:
@@ -212,6 +268,10 @@ def _read(storage: Storage, name: str) -> bytes | None:
     raise AssertionError("unreachable")
 
 
+def _utf8(name: str) -> str:
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def _rows(found: list[tuple[str, np.ndarray | None, str | None]], width: int) -> memoryview:
     """One Parquet file: name, embedding (D float32, null where the image is broken), error."""
     broken = sum(row is None for _, row, _ in found)
@@ -223,7 +283,7 @@ def _rows(found: list[tuple[str, np.ndarray | None, str | None]], width: int) ->
     )  # pyarrow cannot read back fixed-size lists of which one is null
     table = pa.table(
         {
-            "name": pa.array([name for name, _, _ in found], pa.string()),
+            "name": pa.array([_utf8(name) for name, _, _ in found], pa.string()),
             "embedding": embeddings,
             "error": pa.array([error for _, _, error in found], pa.string()),
         }

@@ -40,7 +40,7 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
 
     parent: MLflow run that this one is a child of. quiet: no progress bar.
     """
-    source = data.open_source(config.data)
+    source = data.announced(config.data, quiet or parent is not None)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     check_machines(config)
@@ -99,7 +99,7 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
 
 def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[Result]:
     """The same config under `seeds` consecutive seeds, as children of one MLflow run that carries the means."""
-    source = data.open_source(config.data)
+    source = data.announced(config.data, quiet)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     check_machines(config)

@@ -53,7 +53,7 @@ def sweep(
         raise UserError(f"--scheduler: got {scheduler}, must be asha, pbt or none")
     if samples < 0 or concurrent < 0 or minutes < 0 or not 0 < grace <= 1:
         raise UserError("--samples, --concurrent and --minutes must not be negative, --grace must be above 0 and at most 1")
-    source = data.open_source(config.data)
+    source = data.announced(config.data)
     if source.train.labels is None and metric != UNLABELLED:
         raise UserError(
             f"data.source: {source.name} has no labels, and {metric} ranks on held-out labels; --metric {UNLABELLED} needs none"
