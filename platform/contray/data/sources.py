@@ -11,10 +11,10 @@ import numpy as np
 
 from ..errors import ConfigError, DataError, nearest
 from ..sections import DataConfig
-from .splits import ArraySplit, Split, digest
+from .splits import ArraySplit, EncodedSplit, Split, digest
 
 NAMES = ("digits", "cifar10", "cifar100", "stl10")
-PIPELINE = "2"  # raised whenever the same key gives other pixels
+PIPELINE = "3"  # raised whenever the same key gives other pixels
 _LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes by many package names
 
 
@@ -25,6 +25,10 @@ class Source:
     name: str
     train: Split
     test: Split | None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.train, EncodedSplit) and isinstance(self.test, EncodedSplit):
+            self.test.scale_as(self.train)
 
 
 def open_source(config: DataConfig) -> Source:

@@ -7,28 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
-import cv2
 import numpy as np
+
+from .pixels import BrokenImage, Depth, Pixels, decode, survey
 
 _PAUSES = (0.1, 0.5, 2.0)  # seconds between the tries of a read that failed
 _SLOW = 2000  # images from which decoding shows a progress bar
-
-
-class BrokenImage(Exception):
-    """An image that no retry will mend: undecodable, empty or gone."""
-
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"{where}: {reason}")
-        self.where, self.reason = where, reason
-
-    def __reduce__(self) -> tuple[type[BrokenImage], tuple[str, str]]:
-        return (BrokenImage, (self.where, self.reason))
+_UNREAD: Any = object()
+_SURVEYED = 64  # images that tell what range a set's values have
 
 
 class Split:
@@ -71,6 +65,10 @@ class Split:
     def prepare(self) -> None:
         """Decode once, where that pays; the pixels are the same without it."""
 
+    def notes(self) -> Sequence[str]:
+        """What one should know of how the files become pixels, a line each: the range of their values, what of them is not used."""
+        return ()
+
 
 class ArraySplit(Split):
     """Decoded images in memory: (N, H, W, 3) uint8."""
@@ -96,7 +94,8 @@ class ArraySplit(Split):
 class Encoded:
     """Where encoded images lie: read(i) gives the file's bytes, describe(i) its name, content() a cheap digest.
 
-    close() drops what read holds in memory, when all is decoded.
+    close() drops what read holds in memory, when all is decoded. sample(n): ids and bytes of about n images from all over the set, and
+    stream(): the bytes of all of them in order, each read once, where that is cheaper than read.
     """
 
     count: int
@@ -104,6 +103,8 @@ class Encoded:
     describe: Callable[[int], str]
     content: Callable[[], str]
     close: Callable[[], None] = lambda: None
+    sample: Callable[[int], Iterator[tuple[int, bytes | memoryview | None]]] | None = None
+    stream: Callable[[], Iterator[bytes | memoryview | None]] | None = None
 
 
 class EncodedSplit(Split):
@@ -124,6 +125,8 @@ class EncodedSplit(Split):
         self.columns = {"image": "image"} | {name: kind for name, (kind, _) in self.others.items()}
         self._prepared = False
         self._cache: np.ndarray | list[np.ndarray | None] | None = None
+        self._surveyed: dict[str, Pixels] = {}
+        self._like: EncodedSplit | None = None
 
     def __len__(self) -> int:
         return self.encoded.count
@@ -132,14 +135,33 @@ class EncodedSplit(Split):
         return self.encoded.describe(i)
 
     def content(self) -> str:
-        return digest(len(self), self.encoded.content(), self.labels)
+        depth = self.depth("image")
+        return digest(len(self), self.encoded.content(), self.labels, *([] if depth is None else [depth]))
+
+    def scale_as(self, other: EncodedSplit) -> None:
+        """Take the range of values of more than 8 bits from another split, the training set's."""
+        self._like = other
+
+    def depth(self, column: str) -> Depth | None:
+        """The range of a column's images of more than 8 bits; None where a sample has none."""
+        if self._like is not None and self._like.columns.get(column) == "image":
+            return self._like.depth(column)
+        return self._pixels_of(column).depth
+
+    def notes(self) -> Sequence[str]:
+        return self._pixels_of("image").notes
+
+    def _pixels_of(self, column: str) -> Pixels:
+        if column not in self._surveyed:
+            self._surveyed[column] = survey((self.describe(i), data) for i, data in self._samples(_SURVEYED, column))
+        return self._surveyed[column]
 
     def image(self, i: int, rng: np.random.Generator | None) -> np.ndarray:
         if i in self.broken:
             raise BrokenImage(self.describe(i), self.broken[i])
         if self._cache is not None:
             return self._cache[i]  # type: ignore[return-value]
-        return self._decode(i)
+        return self._decode(i, self._read(i))
 
     def value(self, i: int, column: str, rng: np.random.Generator | None) -> Any:
         """Columns besides the image are read, and images among them decoded, at each access."""
@@ -149,13 +171,13 @@ class EncodedSplit(Split):
         found = read(i)
         if found is None:
             raise BrokenImage(self.describe(i), f"column {column!r} is empty")
-        return self._pixels(i, found) if kind == "image" else found
+        return self._decode(i, found, column) if kind == "image" else found
 
     def prepare(self) -> None:
         if self._prepared:
             return
         self._prepared = True
-        if self._estimate() > self.cache_gb * 1e9:
+        if self.decoded_bytes() > self.cache_gb * 1e9:
             return
         cache: np.ndarray | list[np.ndarray | None] | None = None
         for i, image in enumerate(self._decode_all()):
@@ -172,31 +194,53 @@ class EncodedSplit(Split):
         self._cache = cache
         self.encoded.close()
 
-    def _estimate(self) -> float:
-        """Bytes of the decoded set, from the sizes of some images."""
-        probes = np.unique(np.linspace(0, len(self) - 1, 16).astype(int))
-        sizes = [image.nbytes for i in probes if (image := self._decode_or_note(int(i))) is not None]
+    def decoded_bytes(self) -> float:
+        """Size of the decoded set, from the sizes of some images."""
+        found = [self._decode_or_note(i, data) for i, data in self._samples(16)]
+        sizes = [image.nbytes for image in found if image is not None]
         return float(np.mean(sizes)) * len(self) if sizes else 0.0
 
-    def _decode_all(self) -> Iterator[np.ndarray | None]:
-        chunks = [range(start, min(start + 256, len(self))) for start in range(0, len(self), 256)]
-        with ThreadPoolExecutor() as pool, _progress(len(self)) as advance:
-            for images in pool.map(lambda chunk: [self._decode_or_note(i) for i in chunk], chunks):
-                yield from images
-                advance(len(images))
+    def _samples(self, count: int, column: str = "image") -> Iterator[tuple[int, bytes | memoryview]]:
+        """(id, encoded bytes) of about `count` images from all over the set; what cannot be read is left out."""
+        if column == "image" and self.encoded.sample is not None:
+            yield from ((i, data) for i, data in self.encoded.sample(count) if data)
+            return
+        for i in np.unique(np.linspace(0, len(self) - 1, count).astype(int)).tolist():
+            try:
+                data = self._read(i) if column == "image" else self.others[column][1](i)
+            except BrokenImage:
+                continue
+            if data:
+                yield i, data
 
-    def _decode_or_note(self, i: int) -> np.ndarray | None:
+    def _decode_all(self) -> Iterator[np.ndarray | None]:
+        """All images in order, None for broken ones. Few chunks are under way at once, so that what waits is bounded."""
+        waiting: deque[Future[list[np.ndarray | None]]] = deque()
+        with ThreadPoolExecutor() as pool, _progress(len(self)) as advance:
+            most = 2 * pool._max_workers
+            for chunk in chain(self._chunks(), [None] * most):
+                if chunk is not None:
+                    waiting.append(pool.submit(lambda chunk=chunk: [self._decode_or_note(*each) for each in chunk]))
+                if waiting and (chunk is None or len(waiting) > most):
+                    images = waiting.popleft().result()
+                    yield from images
+                    advance(len(images))
+
+    def _chunks(self) -> Iterator[list[tuple[int, Any]]]:
+        """(id, encoded bytes) in order, 64 at once; the id alone where the thread that decodes is to read."""
+        each = enumerate(self.encoded.stream()) if self.encoded.stream else ((i, _UNREAD) for i in range(len(self)))
+        while chunk := list(islice(each, 64)):
+            yield chunk
+
+    def _decode_or_note(self, i: int, data: Any = _UNREAD) -> np.ndarray | None:
         try:
-            return self._decode(i)
+            return self._decode(i, self._read(i) if data is _UNREAD else data)
         except BrokenImage as broken:
             self.broken[i] = broken.reason
             return None
 
-    def _decode(self, i: int) -> np.ndarray:
-        return self._pixels(i, self._read(i))
-
-    def _pixels(self, i: int, data: bytes | memoryview | None) -> np.ndarray:
-        return decode(data, self.describe(i))
+    def _decode(self, i: int, data: bytes | memoryview | None, column: str = "image") -> np.ndarray:
+        return decode(data, self.describe(i), lambda: self.depth(column))
 
     def _read(self, i: int) -> bytes | memoryview | None:
         """The encoded bytes; a read that fails is tried again, a file that is gone counts as broken."""
@@ -210,19 +254,6 @@ class EncodedSplit(Split):
                     raise
                 time.sleep(pause)
         raise AssertionError("unreachable")
-
-
-def decode(data: bytes | memoryview | None, where: str) -> np.ndarray:
-    """An encoded image as (H, W, 3) uint8 RGB. Raises BrokenImage."""
-    if not data:
-        raise BrokenImage(where, "no bytes")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:  # e.g. a header that claims more pixels than OpenCV takes
-        raise BrokenImage(where, f"not decodable ({error.err})") from error
-    if image is None:
-        raise BrokenImage(where, "not decodable")
-    return image
 
 
 @contextmanager

@@ -77,6 +77,8 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
             f"{'going on with' if resumed else 'run'} {name}: {len(source.train):,} samples of {source.name}; {run.url}",
             flush=True,
         )
+        for word in source.train.notes():
+            print(f"contray: data.source: {word}", flush=True)
     status, ended = "FAILED", {}
     try:
         with TrainingBar(name, quiet) as bar:
