@@ -1,6 +1,6 @@
 """Parquet in the Hugging Face layout: a column of encoded images (bytes, or a struct with `bytes`) and perhaps one of labels.
 
-Opening reads metadata and labels only. The encoded images are read at the first use and held in memory until they are decoded.
+Opening reads metadata and labels only. What the encoded images take is said in `rows`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import ConfigError, DataError
 from ..sections import DataConfig
+from .digests import digest
 from .folder import TEST_NAMES
-from .splits import Encoded, EncodedSplit, digest
+from .rows import Rows, too_little_memory
+from .splits import Encoded, EncodedSplit
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -65,9 +66,11 @@ def _metadata(file: Path) -> pq.FileMetaData:
 
 
 def _read_column(files: Sequence[Path], name: str) -> pa.ChunkedArray:
-    """A whole column. Raises DataError naming the damaged file, or OSError where the system could not read, perhaps for now."""
+    """A whole small column. Raises DataError naming the damaged file, or OSError where the system could not read, perhaps for now."""
     try:
         return pq.read_table(list(files), columns=[name])[name]
+    except (MemoryError, pa.ArrowMemoryError) as error:
+        raise too_little_memory(files[0], error) from None
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
@@ -95,20 +98,25 @@ def _kind_of(kind: pa.DataType) -> str:
 
 
 class _Column:
-    """Reads a column by row number; the whole of it is loaded at the first read."""
+    """Reads a further column by row number."""
 
-    def __init__(self, files: Sequence[Path], name: str, kind: str) -> None:
-        self.files, self.name, self.kind = list(files), name, kind
-        self._loaded: pa.ChunkedArray | None = None
+    def __init__(self, rows: Rows, kind: str) -> None:
+        self.rows, self.kind = rows, kind
 
     def __call__(self, i: int) -> Any:
-        if self._loaded is None:
-            column = _read_column(self.files, self.name)
-            if pa.types.is_struct(column.type):
-                column = pc.call_function("struct_field", [column], pc.StructFieldOptions("bytes"))
-            self._loaded = column
-        value = self._loaded[i].as_py()  # pyright: ignore[reportOptionalSubscript]
+        cell = self.rows[i]
+        if self.kind == "image":
+            return cell_bytes(cell)
+        value = cell.as_py()
         return np.asarray(value, np.float32) if self.kind == "array" and value is not None else value
+
+
+def cell_bytes(cell: pa.Scalar) -> memoryview | None:
+    """The encoded image in a cell: binary, or a struct with `bytes`."""
+    if pa.types.is_struct(cell.type):
+        cell = cell["bytes"] if cell.is_valid else pa.scalar(None, pa.binary())
+    buffer = cell.as_buffer()
+    return None if buffer is None else memoryview(buffer)
 
 
 class _Part:
@@ -122,7 +130,7 @@ class _Part:
         if not self.rows[-1]:
             raise DataError(f"data.source: {files[0]} has no rows")
         self._check_images()
-        self._column: pa.ChunkedArray | None = None
+        self._images = Rows(files, config.image_column, config.scratch)
         self.labels = self._read_labels(needs_labels)
 
     def split(self, values: list[Any] | None) -> EncodedSplit:
@@ -136,7 +144,11 @@ class _Part:
                 raise ConfigError("data.label_column", f"{where} holds {unknown[0]!r}, which is no class of the training set")
             labels = np.array([places[value] for value in self.labels], np.int64)
             classes = self._class_names() or [str(value) for value in values]
-        encoded = Encoded(int(self.rows[-1]), self._read, self._describe, self._content, self._close)
+        encoded = Encoded(
+            int(self.rows[-1]), lambda i: cell_bytes(self._images[i]), self._describe, self._content, self._images.close,
+            sample=lambda count: ((i, cell_bytes(cell)) for i, cell in self._images.some(count)),
+            stream=lambda: map(cell_bytes, self._images), memory=self._images.memory,
+        )  # fmt: skip
         return EncodedSplit(encoded, self.config.cache_gb, labels, classes, self._others())
 
     def values(self) -> list[Any]:
@@ -187,26 +199,14 @@ class _Part:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         return list(features.get(self.config.label_column, {}).get("names") or [])
 
-    def _read(self, i: int) -> memoryview | None:
-        if self._column is None:
-            column = _read_column(self.files, self.config.image_column)
-            if pa.types.is_struct(column.type):
-                column = pc.call_function("struct_field", [column], pc.StructFieldOptions("bytes"))
-            self._column = column
-        buffer = self._column[i].as_buffer()  # pyright: ignore[reportOptionalSubscript]
-        return None if buffer is None else memoryview(buffer)
-
     def _others(self) -> dict[str, tuple[str, Callable[[int], Any]]]:
         """Every further column that a view could be drawn from: images, lists of numbers (of lists: channels first), texts."""
         found = {}
         for field in self.schema:
             kind = _kind_of(field.type)
             if kind and field.name != self.config.image_column:
-                found[field.name] = (kind, _Column(self.files, field.name, kind))
+                found[field.name] = (kind, _Column(Rows(self.files, field.name, self.config.scratch), kind))
         return found
-
-    def _close(self) -> None:
-        self._column = None
 
     def _describe(self, i: int) -> str:
         file = int(np.searchsorted(self.rows, i, side="right")) - 1

@@ -5,7 +5,6 @@ Forked loader processes share a split's memory, so `prepare` (decode once) is ca
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from .digests import digest
 from .pixels import BrokenImage, Depth, Pixels, decode, survey
 
 _PAUSES = (0.1, 0.5, 2.0)  # seconds between the tries of a read that failed
@@ -95,7 +95,8 @@ class Encoded:
     """Where encoded images lie: read(i) gives the file's bytes, describe(i) its name, content() a cheap digest.
 
     close() drops what read holds in memory, when all is decoded. sample(n): ids and bytes of about n images from all over the set, and
-    stream(): the bytes of all of them in order, each read once, where that is cheaper than read.
+    stream(): the bytes of all of them in order, each read once, where that is cheaper than read. memory(): what
+    read holds in memory, in words.
     """
 
     count: int
@@ -105,6 +106,7 @@ class Encoded:
     close: Callable[[], None] = lambda: None
     sample: Callable[[int], Iterator[tuple[int, bytes | memoryview | None]]] | None = None
     stream: Callable[[], Iterator[bytes | memoryview | None]] | None = None
+    memory: Callable[[], str] = lambda: "each is read when it is asked for"
 
 
 class EncodedSplit(Split):
@@ -269,12 +271,3 @@ def _progress(count: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("decoding images", total=count)
         yield lambda n: bar.advance(task, n)
-
-
-def digest(*parts: object) -> str:
-    """A short hash of arrays (by their bytes) and of anything whose repr says it all."""
-    found = hashlib.blake2b(digest_size=12)
-    for part in parts:
-        found.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-        found.update(b"\0")
-    return found.hexdigest()

@@ -132,6 +132,10 @@ def check_shapes(views: Mapping[str, View]) -> None:
     groups: dict[str, tuple[str, View]] = {}
     for name, view in views.items():
         rows, side, stride = view.grid
+        if view.kind in ("image", "patches") and view.size < 2:
+            raise ConfigError(
+                f"views.{name}.size", f"got {view.size}, must be at least 2 px: an image of one pixel shows nothing"
+            )
         if view.kind == "patches":
             if not (rows and side and stride):
                 raise ConfigError(f"views.{name}.grid", f"patches need rows, side and stride above 0, got {view.grid}")
