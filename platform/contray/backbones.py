@@ -161,7 +161,7 @@ def _scale_width(net: nn.Module, factor: float) -> None:
         elif isinstance(child, nn.BatchNorm2d):
             norm = nn.BatchNorm2d(round(child.num_features * factor))
             with torch.no_grad():
-                norm.weight.fill_(child.weight[0].item())
+                norm.weight.copy_(child.weight[0].expand_as(norm.weight))
             setattr(net, name, norm)
         else:
             _scale_width(child, factor)

@@ -70,6 +70,7 @@ class RunConfig:
     def replace(self, overrides: Mapping[str, Any]) -> RunConfig:
         """A copy with some dotted keys set to other values, checked like any other config."""
         known = dict(declared_keys(self))
+        overrides = {"train.settled": [key for key in self.train.settled if key not in overrides], **overrides}
         changed: dict[str, dict[str, Any]] = {}
         for key, given in overrides.items():
             if key not in known:
@@ -129,6 +130,8 @@ class RunConfig:
             values |= {"method.name": method}
         if preset or method:
             values |= {"method.preset": preset}
+        if overrides and "train.settled" in values:
+            values["train.settled"] = [key for key in values["train.settled"] if key not in overrides]
         return cls.make("simclr", {**values, **(overrides or {})})
 
     @classmethod
@@ -150,10 +153,9 @@ class RunConfig:
 
     def digest(self, *without: str) -> str:
         """8 hex digits that name this config; sections or keys in `without` do not count."""
+        asked = {**self.flat(), **dict.fromkeys(self.train.settled, "auto"), "train.settled": ()}  # the same name on any hardware
         kept = {
-            key: value
-            for key, value in self.flat().items()
-            if not any(key == skip or key.startswith(f"{skip}.") for skip in without)
+            key: value for key, value in asked.items() if not any(key == skip or key.startswith(f"{skip}.") for skip in without)
         }
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]
 
@@ -178,8 +180,8 @@ class Key:
     def parse(self, key: str, given: Any) -> Any:
         """Text (from the command line: a string or a list of them) or YAML values -> the declared type."""
         if isinstance(given, (list, tuple)) and get_origin(self.type) is not tuple:
-            if not given and self.type is bool:
-                return True  # a bare --train.compile
+            if not given and (self.type is bool or "true" in get_args(self.type)):
+                given = [True]  # a bare --train.compile
             if len(given) != 1:
                 raise ConfigError(key, f"got {' '.join(map(str, given)) or 'no value'}, takes one value: {self.allowed}")
             given = given[0]
@@ -197,6 +199,8 @@ class Key:
     def _scalar(self, key: str, kind: Any, given: Any) -> Any:
         text = str(given).strip()
         if get_origin(kind) is Literal:
+            if isinstance(given, bool):
+                text = text.lower()  # YAML's true and false
             if text not in get_args(kind):
                 raise ConfigError(key, f"got {given!r}, must be {self.allowed}")
             return text

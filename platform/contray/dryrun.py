@@ -6,12 +6,12 @@ import time
 
 import torch
 
-from methods._base import Batch, Clock, View
+from methods._base import Batch, Clock
 
-from . import backbones, data, model, optim
+from . import backbones, data, hardware, model, optim, shapes
 from .chunks import divide
 from .config import RunConfig
-from .data.views import VOCABULARY
+from .data.splits import ArraySplit, EncodedSplit
 
 
 def describe(config: RunConfig) -> None:
@@ -20,6 +20,8 @@ def describe(config: RunConfig) -> None:
     from rich.table import Table
 
     source = data.announced(config.data)
+    asked, kind = model.open_keys(config), model.device_of(config).type
+    config = model.settled(config, kind)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     batch, samples = config.train.batch_size, len(source.train)
@@ -58,9 +60,11 @@ def describe(config: RunConfig) -> None:
         if most == 0
         else f"{least} to {most}, {batch // max(most, 1)} samples each at {most}",
         **({"chunks": chunked} if chunked else {}),
+        "precision": _precision(config, asked, kind),
         "parameters": f"{counts[0]:.1f} M trained, {counts[1]:.1f} M in all",
         "memory": f"about {_bytes(fixed + activations * (min(share, limit) if limit else share))} per worker ({_bytes(fixed)} weights and optimiser, "
         f"{_bytes(activations)} per sample)",
+        "data's memory": _data_memory(config, source),
         "time": f"about {_duration(seconds * batch * total)} on this machine's {model.device_of(config).type} alone "
         f"(a step of {rows} samples was measured; augmentation not included)",
         "checkpoints": f"{config.scale.storage}/{config.run_name}, every {config.train.checkpoint_seconds:g} s",
@@ -81,8 +85,8 @@ def trial_step(config: RunConfig, rows: int, samples: int) -> tuple[float, int]:
     method = model.build(config, samples).to(device).train()
     names = [(key, view) for name, view in config.views.items() for key in view.names(name)]
     dtype = model.DTYPES[config.train.precision]
-    views = {key: _noise(view, rows, device, dtype) for key, view in names}
-    if config.train.channels_last:
+    views = {key: shapes.noise(view, rows, device, dtype) for key, view in names}
+    if model.channels_last(config):
         views = {key: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for key, x in views.items()}
     slot = torch.arange(rows, device=device)
     batch = Batch(views, slot, slot, rows, track=False)
@@ -109,15 +113,26 @@ def trial_step(config: RunConfig, rows: int, samples: int) -> tuple[float, int]:
     return best / rows, sum(size for place, size in kept.items() if place not in own) // rows
 
 
-def _noise(view: View, rows: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Random inputs of the shape that a view has."""
-    if view.kind == "tokens":
-        return torch.randint(1, VOCABULARY, (rows, view.size), device=device)
-    count, side, _ = view.grid
-    shape = {"array": (view.channels, view.size), "patches": (count * count, 3, side, side)}.get(
-        view.kind, (3, view.size, view.size)
-    )
-    return torch.rand(rows, *shape, device=device, dtype=dtype)
+def _precision(config: RunConfig, asked: list[str], kind: str) -> str:
+    """What the numbers are, and why."""
+    layout = "channels last" if model.channels_last(config) else "channels first"
+    if "train.precision" not in asked:
+        return f"{config.train.precision}, {layout}"
+    where = "; a cluster's workers may have others" if config.scale.address else ""
+    return f"{config.train.precision}, {layout} (auto: {hardware.quick_bf16(kind)[1]}{where})"
+
+
+def _data_memory(config: RunConfig, source: data.Source) -> str:
+    """What images take once decoded, or encoded where they do not fit."""
+    split = source.train
+    if isinstance(split, ArraySplit):
+        return f"{_bytes(split.images.nbytes)} decoded, in each worker"
+    if not isinstance(split, EncodedSplit):
+        return "drawn when they are asked for"
+    decoded = split.decoded_bytes()
+    if decoded <= config.data.cache_gb * 1e9:
+        return f"{_bytes(decoded)} decoded once and kept (data.cache_gb {config.data.cache_gb:g}), in each worker"
+    return f"decoded at each access: {_bytes(decoded)} would not fit data.cache_gb {config.data.cache_gb:g}; {split.encoded.memory()}"
 
 
 def _bytes(count: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods._base import Method
 
@@ -13,11 +13,14 @@ from . import backbones
 from .chunks import normed, plan
 from .config import RunConfig
 from .errors import ConfigError
+from .hardware import quick_bf16
 from .registry import load_method
 from .seeds import seeded
 from .vit import SHAPES
 
-DTYPES = {"bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of weights and inputs
+DTYPES = {"auto": torch.float32, "bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of weights and inputs
+_MANY = 2**20  # samples, where their number does not matter
+HARDWARE = ("train.precision", "train.channels_last")  # keys that may be left to it
 
 
 def build(config: RunConfig, samples: int) -> Method:
@@ -29,6 +32,30 @@ def build(config: RunConfig, samples: int) -> Method:
     for buffer, values in ((method.pixel_mean, config.augment.mean), (method.pixel_std, config.augment.std)):
         buffer.copy_(buffer.new_tensor(values).view_as(buffer))
     return method
+
+
+_SKETCHES: dict[str, Method] = {}
+
+
+def shape_key(config: RunConfig) -> str:
+    """Of the method, the backbone and the views: of what layers and shapes depend on."""
+    return config.digest("data", "augment", "optim", "train", "scale", "eval", "track", "seed")
+
+
+def sketch(config: RunConfig) -> Method:
+    """The method without its numbers, on torch's meta device: for its layers and shapes, in milliseconds.
+
+    A user's method that asks for numbers while it is built is built with them.
+    """
+    key = shape_key(config)
+    if key not in _SKETCHES:
+        _SKETCHES.clear()  # one is enough: a run asks for its own, a sweep for one after the other
+        try:
+            with torch.device("meta"):
+                _SKETCHES[key] = load_method(config.method.name).method(config.method, backbones.factory(config), _MANY)
+        except (RuntimeError, NotImplementedError):
+            _SKETCHES[key] = build(config, config.train.batch_size)
+    return _SKETCHES[key]
 
 
 def check(config: RunConfig, samples: int) -> None:
@@ -50,6 +77,9 @@ def check(config: RunConfig, samples: int) -> None:
     except ValueError as error:
         key, _, problem = str(error).partition(": ")
         raise ConfigError(f"method.{key}", problem) from None
+    from .shapes import check as check_shapes  # which builds the method by this module
+
+    check_shapes(config)
     least, most = config.scale.workers
     try:
         for world in range(max(least, 1), max(most, 1) + 1):
@@ -57,6 +87,63 @@ def check(config: RunConfig, samples: int) -> None:
     except ConfigError:
         if normed(build(config, samples)):  # built only where it matters
             raise
+
+
+# ---------------------------------------------------------------- what the hardware decides
+
+
+def open_keys(config: RunConfig) -> list[str]:
+    """The keys that are left to the hardware still."""
+    return [key for key in HARDWARE if config.flat()[key] == "auto"]
+
+
+def settled(config: RunConfig, kind: str, bf16: bool | None = None) -> RunConfig:
+    """The config without "auto", for a device of this kind ("cpu", "cuda"); `bf16`: whether it is quick there, asked of this machine by default.
+
+    Raises ConfigError for a layout in which torch would abort the process.
+    """
+    keys = open_keys(config)
+    crash = _crashes(config) if kind == "cpu" and config.train.channels_last != "false" else ""
+    if config.train.channels_last == "true" and crash:
+        raise ConfigError(
+            "train.channels_last",
+            f"got true, in which layout torch's CPU code aborts the process at {crash}; leave it at auto, or give false",
+        )
+    if not keys:
+        return config
+    bf16 = quick_bf16(kind)[0] if bf16 is None else bf16
+    values = {
+        "train.precision": "bf16" if bf16 else "fp32",
+        "train.channels_last": "true" if _convolves(config) and not crash else "false",
+    }
+    known = [*config.train.settled, *keys]
+    return config.replace({**{key: values[key] for key in keys}, "train.settled": known})
+
+
+def channels_last(config: RunConfig) -> bool:
+    """Whether images and convolutions have their channels last in memory."""
+    return config.train.channels_last == "true"
+
+
+def _crashes(config: RunConfig) -> str:
+    """The layer at which torch's CPU code corrupts the heap with channels last, in words; empty: none.
+
+    The backward pass of 1x1 convolutions with a stride over fewer than 16 channels does (torch 2.14, in fp32 and bf16; found by trying kernels
+    of 1 to 11, strides of 1 to 4 and 3 to 130 channels, each in a process of its own).
+    """
+    for name, layer in sketch(config).named_modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 16:
+            return f"{name} (a 1x1 convolution of stride {max(layer.stride)} over {layer.in_channels} channels)"
+    return ""
+
+
+def _convolves(config: RunConfig) -> bool:
+    """Whether the network has convolutions that overlap: a transformer's patches do not, and gain nothing by another layout."""
+    layers = [layer for layer in sketch(config).modules() if isinstance(layer, nn.Conv2d)]
+    return any(layer.kernel_size[0] > layer.stride[0] for layer in layers)
+
+
+# ---------------------------------------------------------------- devices and inputs
 
 
 def device_of(config: RunConfig) -> torch.device:
@@ -74,7 +161,7 @@ def normaliser(config: RunConfig, device: torch.device) -> Callable[[Tensor], Te
     dtype = DTYPES[config.train.precision]
     mean = torch.tensor(config.augment.mean, dtype=dtype, device=device).mul(255).reshape(1, -1, 1, 1)
     scale = torch.tensor(config.augment.std, dtype=dtype, device=device).mul(255).reciprocal().reshape(1, -1, 1, 1)
-    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    layout = torch.channels_last if channels_last(config) else torch.contiguous_format
 
     def normalise(pixels: Tensor) -> Tensor:
         moved = pixels.to(device, non_blocking=True)
@@ -89,4 +176,6 @@ def normaliser(config: RunConfig, device: torch.device) -> Callable[[Tensor], Te
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
     """bf16 autocast where the config asks for it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
+    precision = config.train.precision
+    enabled = precision == "bf16" or (precision == "auto" and quick_bf16(device.type)[0])
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

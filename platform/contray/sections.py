@@ -74,6 +74,12 @@ class DataConfig:
     )
     workers: int = setting(1, "processes per training worker that prepare batches; 0: in the training process", ge=0)
     cache_gb: float = setting(4.0, "sets whose decoded images fit are decoded once and kept as uint8", unit="GB", ge=0)
+    scratch: str = setting(
+        "",
+        "folder on this machine's disk to which large Parquet columns are copied once, uncompressed, for all workers to map; "
+        "empty: contray-USER in the system's temporary folder",
+        unit="path",
+    )
     max_broken: float = setting(0.05, "share of broken images above which the run is refused", unit="fraction", ge=0, le=1)
 
 
@@ -130,10 +136,18 @@ class TrainConfig:
     steps: int = setting(0, "optimiser steps; wins over epochs when above 0", unit="steps", ge=0)
     batch_size: int = setting(256, "GLOBAL batch over all workers; every batch is full", unit="samples", ge=2)
     norm_groups: int = setting(1, "groups of the global batch that batch norm runs over; 1 = synchronised over all of it", ge=1)
-    precision: Literal["bf16", "fp32", "fp64"] = setting(
-        "bf16", "bf16: autocast over fp32 weights; fp64: for proofs of exactness"
+    precision: Literal["auto", "bf16", "fp32", "fp64"] = setting(
+        "auto",
+        "bf16: autocast over fp32 weights; fp64: for proofs of exactness; auto: bf16 where the hardware has units for it (AMX, AVX512-BF16, "
+        "a GPU's), else fp32, decided once for a run and kept",
     )
-    channels_last: bool = setting(True, "memory layout of images and convolutions")
+    channels_last: Literal["auto", "true", "false"] = setting(
+        "auto",
+        "memory layout of images and convolutions; auto: true for convolutional networks, except on a CPU where torch would crash",
+    )
+    settled: tuple[str, ...] = setting(
+        (), "written by the run: which of precision and channels_last were auto; they count as auto in its name"
+    )
     compile: bool = setting(False, "torch.compile the backbones")
     device: Literal["cpu", "cuda", "best"] = setting("best", "where to train; best: a GPU where there is one")
     log_every: int = setting(10, "how often metrics are read and logged", unit="steps", ge=1)

@@ -45,7 +45,7 @@ def bare_rate(config: RunConfig, source: data.Source, batches: Iterable[dict[str
     """images/s of the plain loop over `batches` (as the loader gives them, or normalised already)."""
     device, size, steps = model.device_of(config), config.train.batch_size, config.train.steps
     method = model.build(config, len(source.train)).to(device).train()
-    if config.train.channels_last:
+    if model.channels_last(config):
         method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer, normalise = optim.build(config, method), model.normaliser(config, device)
     pairs: list[list[list[torch.Tensor]]] = [[list(module.parameters()) for module in pair] for pair in method.ema_pairs()]

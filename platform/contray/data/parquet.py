@@ -1,8 +1,7 @@
 """Parquet in the Hugging Face layout: a column of encoded images and perhaps one of labels.
 
 An image is bytes, or a struct of `bytes` and `path`; where there are no bytes, the path names a file below the Parquet file's folder. Every file
-is read by its own schema. Opening reads metadata and labels only; the encoded images are read at the first use and held in memory until they
-are decoded.
+is read by its own schema. Opening reads metadata and labels only; rows.py says what the encoded images take.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +17,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..errors import ConfigError, DataError, shown
 from ..sections import DataConfig
 from .content import absent, content_of
+from .digests import digest
 from .labels import KEY, Labels, join, read_labels
 from .layout import WORDS, besides_splits, listing, scan, splits_in
-from .splits import BrokenImage, Encoded, EncodedSplit, digest
+from .pixels import BrokenImage
+from .rows import Rows, table
+from .splits import Encoded, EncodedSplit
 
 _MEND = "name the files train*.parquet and test*.parquet, or give the file or folder that you mean"
 
@@ -99,24 +100,6 @@ def divide(names: Sequence[str], root: str) -> tuple[dict[str, str], list[str]]:
         notes.append(f"not used: {listing(kinds['val'], 3)}; {kinds['test'][0]} tests, and training holds out its own")
     tests = "test" if kinds["test"] else "val"
     return {name: {"": "train", "train": "train", tests: "test"}.get(split, "unused") for name, split in spoken.items()}, notes
-
-
-@contextmanager
-def table(file: Path) -> Iterator[pq.ParquetFile]:
-    """An open Parquet file. Raises DataError where it is none, is damaged or cannot be read."""
-    problem = "is no readable Parquet file"
-    try:
-        # Arrow opens no path that is not UTF-8
-        with open(file, "rb") as opened, pq.ParquetFile(opened) as found:
-            problem = "is damaged"
-            yield found
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: names in the footer
-        if isinstance(error, MemoryError):
-            raise
-        if isinstance(error, OSError) and error.errno and not isinstance(error, PermissionError | FileNotFoundError):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"data.source: {file} {problem} ({reason}); fetch it again, or leave it out") from error
 
 
 @dataclass(frozen=True)
@@ -251,31 +234,32 @@ def _kind_of(kind: pa.DataType) -> str:
 
 
 class _Column:
-    """Reads a column by row number; the whole of a file's is loaded at its first read."""
+    """Reads a column by row number."""
 
-    def __init__(self, files: Sequence[Path], rows: np.ndarray, name: str, kind: str) -> None:
-        self.files, self.rows, self.name, self.kind = list(files), rows, name, kind
-        self._loaded: dict[int, pa.ChunkedArray] = {}
+    def __init__(self, rows: Rows, kind: str) -> None:
+        self.rows, self.kind = rows, kind
 
     def __call__(self, i: int) -> Any:
-        file, row = _place(self.rows, i)
-        if file not in self._loaded:
-            self._loaded[file] = _read_column(self.files[file], self.name)
-        value = self._loaded[file][row]
+        return self.value(i, self.rows[i])
+
+    def value(self, i: int, cell: pa.Scalar) -> Any:
+        """What a view is drawn from of row i. Raises BrokenImage."""
+        file, row = self.rows.place(i)
         try:
-            found = cell_bytes(value, self.files[file].parent) if self.kind == "image" else value.as_py()
+            found = cell_bytes(cell, self.rows.files[file].parent) if self.kind == "image" else cell.as_py()
         except UnicodeDecodeError:
-            raise BrokenImage(f"{shown(self.files[file])} row {row}", f"column {self.name!r} is no text") from None
+            raise BrokenImage(f"{shown(self.rows.files[file])} row {row}", f"column {self.rows.column!r} is no text") from None
         return np.asarray(found, np.float32) if self.kind == "array" and found is not None else found
 
-    def close(self) -> None:
-        self._loaded = {}
+    def sample(self, count: int) -> Iterator[tuple[int, Any]]:
+        """(row, value) of about `count` rows from all over the files; those that cannot be read are left out."""
+        for i, cell in self.rows.some(count):
+            with suppress(BrokenImage):
+                yield i, self.value(i, cell)
 
-
-def _place(rows: np.ndarray, i: int) -> tuple[int, int]:
-    """(file, row in it) of a sample; rows: where each file's samples begin, and their number."""
-    file = int(np.searchsorted(rows, i, side="right")) - 1
-    return file, i - int(rows[file])
+    def stream(self) -> Iterator[Callable[[], Any]]:
+        """How to read each row, in order."""
+        return (partial(self.value, i, cell) for i, cell in enumerate(self.rows))
 
 
 class _Part:
@@ -288,7 +272,7 @@ class _Part:
         self.rows = np.cumsum([0, *(footer.rows for footer in footers.values())])
         if not self.rows[-1]:
             raise DataError(f"data.source: {self.files[0]} has no rows")
-        self.images = _Column(self.files, self.rows, config.image_column, "image")
+        self.images = self._column(config.image_column, "image")
         self.labels: Labels | None = None
         if config.label_column:
             self.labels = read_labels(
@@ -297,8 +281,14 @@ class _Part:
 
     def split(self, labels: np.ndarray | None, classes: list[str]) -> EncodedSplit:
         """The split with its labels as numbers of `classes`."""
-        encoded = Encoded(int(self.rows[-1]), self.images, self._describe, self._content, self.images.close)
+        encoded = Encoded(
+            int(self.rows[-1]), self.images, self._describe, self._content, self.images.rows.close,
+            sample=self.images.sample, stream=self.images.stream, memory=self.images.rows.memory,
+        )  # fmt: skip
         return EncodedSplit(encoded, self.config.cache_gb, labels, classes if labels is not None else [], self._others())
+
+    def _column(self, name: str, kind: str) -> _Column:
+        return _Column(Rows(self.files, self.rows, name, self.config.scratch), kind)
 
     def _others(self) -> dict[str, tuple[str, Callable[[int], Any]]]:
         """Every further column of all files that a view could be drawn from: images, lists of numbers (of lists: channels first), texts."""
@@ -307,11 +297,11 @@ class _Part:
             kinds = {_kind_of(schema.field(name).type) if name in schema.names else "" for schema in self.schemas}
             kind = kinds.pop()
             if kind and not kinds and name != self.config.image_column:
-                found[name] = (kind, _Column(self.files, self.rows, name, kind))
+                found[name] = (kind, self._column(name, kind))
         return found
 
     def _describe(self, i: int) -> str:
-        file, row = _place(self.rows, i)
+        file, row = self.images.rows.place(i)
         return f"{shown(self.files[file])} row {row}"
 
     def _content(self) -> str:

@@ -15,13 +15,13 @@ import numpy as np
 from ..errors import ConfigError, DataError, nearest, shown
 from ..sections import DataConfig
 from .layout import SUFFIXES, Found, listing, scan, splits_in, suffix
-from .splits import ArraySplit, Split, digest
+from .splits import ArraySplit, EncodedSplit, Split, digest
 
 if TYPE_CHECKING:
     from .parquet import Footer
 
 NAMES = ("digits", "cifar10", "cifar100", "stl10")
-PIPELINE = "2"  # raised whenever the same key gives other pixels
+PIPELINE = "3"  # raised whenever the same key gives other pixels
 _LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes by many package names
 
 
@@ -33,6 +33,10 @@ class Source:
     train: Split
     test: Split | None
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.train, EncodedSplit) and isinstance(self.test, EncodedSplit):
+            self.test.scale_as(self.train)
 
 
 def open_source(config: DataConfig) -> Source:
@@ -56,7 +60,7 @@ def open_source(config: DataConfig) -> Source:
 def announced(config: DataConfig, quiet: bool = False) -> Source:
     """`open_source`, and its notes on stderr: for whoever starts something, while workers open the same source in silence."""
     source = open_source(config)
-    for note in () if quiet else source.notes:
+    for note in () if quiet else (*source.notes, *source.train.notes()):
         print(f"contray: data.source: {note}", file=sys.stderr, flush=True)
     return source
 

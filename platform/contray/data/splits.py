@@ -5,30 +5,24 @@ Forked loader processes share a split's memory, so `prepare` (decode once) is ca
 
 from __future__ import annotations
 
-import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
-import cv2
 import numpy as np
+
+from .digests import digest
+from .pixels import BrokenImage, Depth, Pixels, decode, survey
 
 _PAUSES = (0.1, 0.5, 2.0)  # seconds between the tries of a read that failed
 _SLOW = 2000  # images from which decoding shows a progress bar
-
-
-class BrokenImage(Exception):
-    """An image that no retry will mend: undecodable, empty or gone."""
-
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"{where}: {reason}")
-        self.where, self.reason = where, reason
-
-    def __reduce__(self) -> tuple[type[BrokenImage], tuple[str, str]]:
-        return (BrokenImage, (self.where, self.reason))
+_SURVEYED = 64  # images that tell what range a set's values have
+Read = Callable[[], bytes | memoryview | None]
 
 
 class Split:
@@ -71,6 +65,10 @@ class Split:
     def prepare(self) -> None:
         """Decode once, where that pays; the pixels are the same without it."""
 
+    def notes(self) -> Sequence[str]:
+        """What one should know of how the files become pixels, a line each: the range of their values, what of them is not used."""
+        return ()
+
 
 class ArraySplit(Split):
     """Decoded images in memory: (N, H, W, 3) uint8."""
@@ -97,7 +95,9 @@ class ArraySplit(Split):
 class Encoded:
     """Where encoded images lie: read(i) gives the file's bytes, describe(i) its name, content() a cheap digest.
 
-    close() drops what read holds in memory, when all is decoded.
+    close() drops what read holds in memory, when all is decoded. sample(n): ids and bytes of about n images from all over the set, and
+    stream(): for each of them in order a function that gives its bytes as read does, where that is cheaper. memory(): what read holds in
+    memory, in words.
     """
 
     count: int
@@ -105,6 +105,9 @@ class Encoded:
     describe: Callable[[int], str]
     content: Callable[[], str]
     close: Callable[[], None] = lambda: None
+    sample: Callable[[int], Iterator[tuple[int, bytes | memoryview | None]]] | None = None
+    stream: Callable[[], Iterator[Callable[[], bytes | memoryview | None]]] | None = None
+    memory: Callable[[], str] = lambda: "each is read when it is asked for"
 
 
 class EncodedSplit(Split):
@@ -125,6 +128,8 @@ class EncodedSplit(Split):
         self.columns = {"image": "image"} | {name: kind for name, (kind, _) in self.others.items()}
         self._prepared = False
         self._cache: np.ndarray | list[np.ndarray | None] | None = None
+        self._surveyed: dict[str, Pixels] = {}
+        self._like: EncodedSplit | None = None
 
     def __len__(self) -> int:
         return self.encoded.count
@@ -133,14 +138,33 @@ class EncodedSplit(Split):
         return self.encoded.describe(i)
 
     def content(self) -> str:
-        return digest(len(self), self.encoded.content(), self.labels, self.classes)
+        depth = self.depth("image")
+        return digest(len(self), self.encoded.content(), self.labels, self.classes, *([] if depth is None else [depth]))
+
+    def scale_as(self, other: EncodedSplit) -> None:
+        """Take the range of values of more than 8 bits from another split, the training set's."""
+        self._like = other
+
+    def depth(self, column: str) -> Depth | None:
+        """The range of a column's images of more than 8 bits; None where a sample has none."""
+        if self._like is not None and self._like.columns.get(column) == "image":
+            return self._like.depth(column)
+        return self._pixels_of(column).depth
+
+    def notes(self) -> Sequence[str]:
+        return self._pixels_of("image").notes
+
+    def _pixels_of(self, column: str) -> Pixels:
+        if column not in self._surveyed:
+            self._surveyed[column] = survey((self.describe(i), data) for i, data in self._samples(_SURVEYED, column))
+        return self._surveyed[column]
 
     def image(self, i: int, rng: np.random.Generator | None) -> np.ndarray:
         if i in self.broken:
             raise BrokenImage(self.describe(i), self.broken[i])
         if self._cache is not None:
             return self._cache[i]  # type: ignore[return-value]
-        return self._decode(i)
+        return self._decode(i, self._read(i))
 
     def value(self, i: int, column: str, rng: np.random.Generator | None) -> Any:
         """Columns besides the image are read, and images among them decoded, at each access."""
@@ -150,13 +174,13 @@ class EncodedSplit(Split):
         found = read(i)
         if found is None:
             raise BrokenImage(self.describe(i), f"column {column!r} is empty")
-        return self._pixels(i, found) if kind == "image" else found
+        return self._decode(i, found, column) if kind == "image" else found
 
     def prepare(self) -> None:
         if self._prepared:
             return
         self._prepared = True
-        if self._estimate() > self.cache_gb * 1e9:
+        if self.decoded_bytes() > self.cache_gb * 1e9:
             return
         cache: np.ndarray | list[np.ndarray | None] | None = None
         for i, image in enumerate(self._decode_all()):
@@ -173,37 +197,59 @@ class EncodedSplit(Split):
         self._cache = cache
         self.encoded.close()
 
-    def _estimate(self) -> float:
-        """Bytes of the decoded set, from the sizes of some images."""
-        probes = np.unique(np.linspace(0, len(self) - 1, 16).astype(int))
-        sizes = [image.nbytes for i in probes if (image := self._decode_or_note(int(i))) is not None]
+    def decoded_bytes(self) -> float:
+        """Size of the decoded set, from the sizes of some images."""
+        found = [self._decode_or_note(i, lambda data=data: data) for i, data in self._samples(16)]
+        sizes = [image.nbytes for image in found if image is not None]
         return float(np.mean(sizes)) * len(self) if sizes else 0.0
 
-    def _decode_all(self) -> Iterator[np.ndarray | None]:
-        chunks = [range(start, min(start + 256, len(self))) for start in range(0, len(self), 256)]
-        with ThreadPoolExecutor() as pool, _progress(len(self)) as advance:
-            for images in pool.map(lambda chunk: [self._decode_or_note(i) for i in chunk], chunks):
-                yield from images
-                advance(len(images))
+    def _samples(self, count: int, column: str = "image") -> Iterator[tuple[int, bytes | memoryview]]:
+        """(id, encoded bytes) of about `count` images from all over the set; what cannot be read is left out."""
+        if column == "image" and self.encoded.sample is not None:
+            yield from ((i, data) for i, data in self.encoded.sample(count) if data)
+            return
+        for i in np.unique(np.linspace(0, len(self) - 1, count).astype(int)).tolist():
+            try:
+                data = self._read(i) if column == "image" else self.others[column][1](i)
+            except BrokenImage:
+                continue
+            if data:
+                yield i, data
 
-    def _decode_or_note(self, i: int) -> np.ndarray | None:
+    def _decode_all(self) -> Iterator[np.ndarray | None]:
+        """All images in order, None for broken ones. Few chunks are under way at once, so that what waits is bounded."""
+        waiting: deque[Future[list[np.ndarray | None]]] = deque()
+        with ThreadPoolExecutor() as pool, _progress(len(self)) as advance:
+            most = 2 * pool._max_workers
+            for chunk in chain(self._chunks(), [None] * most):
+                if chunk is not None:
+                    waiting.append(pool.submit(lambda chunk=chunk: [self._decode_or_note(*each) for each in chunk]))
+                if waiting and (chunk is None or len(waiting) > most):
+                    images = waiting.popleft().result()
+                    yield from images
+                    advance(len(images))
+
+    def _chunks(self) -> Iterator[list[tuple[int, Read | None]]]:
+        """(id, how to read it) in order, 64 at once: the thread that decodes reads too."""
+        each = enumerate(self.encoded.stream()) if self.encoded.stream else ((i, None) for i in range(len(self)))
+        while chunk := list(islice(each, 64)):
+            yield chunk
+
+    def _decode_or_note(self, i: int, read: Read | None = None) -> np.ndarray | None:
         try:
-            return self._decode(i)
+            return self._decode(i, self._read(i, read))
         except BrokenImage as broken:
             self.broken[i] = broken.reason
             return None
 
-    def _decode(self, i: int) -> np.ndarray:
-        return self._pixels(i, self._read(i))
+    def _decode(self, i: int, data: bytes | memoryview | None, column: str = "image") -> np.ndarray:
+        return decode(data, self.describe(i), lambda: self.depth(column))
 
-    def _pixels(self, i: int, data: bytes | memoryview | None) -> np.ndarray:
-        return decode(data, self.describe(i))
-
-    def _read(self, i: int) -> bytes | memoryview | None:
-        """The encoded bytes; a read that fails is tried again, a file that is gone counts as broken."""
+    def _read(self, i: int, read: Read | None = None) -> bytes | memoryview | None:
+        """The encoded bytes, by `read` if given; a read that fails is tried again, a file that is gone counts as broken."""
         for pause in (*_PAUSES, None):
             try:
-                return self.encoded.read(i)
+                return self.encoded.read(i) if read is None else read()
             except FileNotFoundError as error:
                 raise BrokenImage(self.describe(i), "the file is gone") from error
             except OSError:
@@ -211,19 +257,6 @@ class EncodedSplit(Split):
                     raise
                 time.sleep(pause)
         raise AssertionError("unreachable")
-
-
-def decode(data: bytes | memoryview | None, where: str) -> np.ndarray:
-    """An encoded image as (H, W, 3) uint8 RGB. Raises BrokenImage."""
-    if not data:
-        raise BrokenImage(where, "no bytes")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:  # e.g. a header that claims more pixels than OpenCV takes
-        raise BrokenImage(where, f"not decodable ({error.err})") from error
-    if image is None:
-        raise BrokenImage(where, "not decodable")
-    return image
 
 
 @contextmanager
@@ -239,12 +272,3 @@ def _progress(count: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("decoding images", total=count)
         yield lambda n: bar.advance(task, n)
-
-
-def digest(*parts: object) -> str:
-    """A short hash of arrays (by their bytes) and of anything whose repr says it all."""
-    found = hashlib.blake2b(digest_size=12)
-    for part in parts:
-        found.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-        found.update(b"\0")
-    return found.hexdigest()

@@ -24,6 +24,7 @@ Fetch = Callable[
 ]  # (column, rng) -> uint8 image, float32 array or text; rng feeds sources that draw their pictures
 Box = tuple[float, float, float, float]  # top, left, height, width as fractions of the image
 
+_THIN = 4  # longer side over the shorter one, above which a picture is cut before it is resized
 _INTERPOLATION = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
 
 
@@ -131,6 +132,10 @@ def check_shapes(views: Mapping[str, View]) -> None:
     groups: dict[str, tuple[str, View]] = {}
     for name, view in views.items():
         rows, side, stride = view.grid
+        if view.kind in ("image", "patches") and view.size < 2:
+            raise ConfigError(
+                f"views.{name}.size", f"got {view.size}, must be at least 2 px: an image of one pixel shows nothing"
+            )
         if view.kind == "patches":
             if not (rows and side and stride):
                 raise ConfigError(f"views.{name}.grid", f"patches need rows, side and stride above 0, got {view.grid}")
@@ -186,6 +191,7 @@ def _centre(image: Image, view: View) -> Image:
 
     Shrinking averages areas (as torchvision's antialiasing does); the training crop keeps the view's own interpolation.
     """
+    image = _middle(image)
     height, width = image.shape[:2]
     short = view.size if view.size <= 64 else round(view.size * 256 / 224)
     scale = short / min(height, width)
@@ -194,6 +200,14 @@ def _centre(image: Image, view: View) -> Image:
         image = cv2.resize(image, (max(short, round(width * scale)), max(short, round(height * scale))), interpolation=how)
     top, left = (image.shape[0] - view.size) // 2, (image.shape[1] - view.size) // 2
     return image[top : top + view.size, left : left + view.size]
+
+
+def _middle(image: Image) -> Image:
+    """The middle of a thin picture, four times as long as it is wide: resizing all of it would take any amount of memory, for a square."""
+    height, width = image.shape[:2]
+    most = _THIN * min(height, width)
+    top, left = max(0, height - most) // 2, max(0, width - most) // 2
+    return image[top : top + most, left : left + most]
 
 
 def _finish(image: Image, view: View, shifts: list[int] | None = None) -> np.ndarray:

@@ -24,9 +24,10 @@ from torch import Tensor
 from .. import model
 from ..config import RunConfig
 from ..data.content import content_of
+from ..data.digests import digest
 from ..data.layout import SUFFIXES, TABLE, Found, listing, scan, sort_out
 from ..data.parquet import cell_bytes, is_image, read_file
-from ..data.splits import BrokenImage, decode, digest
+from ..data.pixels import BrokenImage, decode
 from ..encoder import Encoder
 from ..errors import DataError, UserError
 from ..training.checkpoint import Storage

@@ -44,6 +44,7 @@ def import_file(file: Path, layout: str, out: Path, overrides: Mapping[str, Any]
     config = RunConfig.make("imported", {**_settings(found, layout), **overrides}).replace(
         {"method.layout": layout, "method.file": file.name, "method.sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     )
+    config = model.settled(config, model.device_of(config).type)
     method = model.build(config, 0).eval()
     wanted = method.backbone.state_dict()
     counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}  # old files lack them

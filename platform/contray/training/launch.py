@@ -15,8 +15,9 @@ from ..progress import TrainingBar
 from .audit import check_audit
 from .checkpoint import PATTERN, Storage
 from .lease import Fenced, Guarded, Lease, Watcher, held
-from .ray_train import check_machines, fit, ray_session
+from .ray_train import check_machines, cluster_of, fit, ray_session, uses_gpu
 from .records import end, name_of, note, record_config, tags_of
+from .settle import settle
 from .stop import interrupts
 from .worker import Asked, Plan, work
 
@@ -57,8 +58,11 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
         now, known = name_of(config, storage)
         if now != name:
             raise UserError(f"track.name: another process has just finished {name}; the same command again starts {now}")
+        if not cluster_of(config):  # else the workers' hardware says, which is not in reach yet
+            config = settle(config, lease.fenced())
+        params = {key: value for key, value in config.flat().items() if key not in model.open_keys(config)}
         run = track.begin(
-            uri, config.track.experiment, name, params=config.flat(), run_id=known.get("run_id"), parent_id=parent, tags={**tags_of(config, source), **(tags or {})}
+            uri, config.track.experiment, name, params=params, run_id=known.get("run_id"), parent_id=parent, tags={**tags_of(config, source), **(tags or {})}
         )  # fmt: skip
         return _run(config, source, lease, run, name, quiet)
 
@@ -151,4 +155,10 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
 
 def _on_ray(config: RunConfig, name: str, folder: Fenced, run: track.TrackedRun, bar: Watcher) -> dict[str, Any]:
     with ray_session(config):
+        if model.open_keys(config):
+            config = settle(config, folder, uses_gpu(config))
+            folder.write("config.yaml", config.to_yaml().encode())
+            with contextlib.suppress(track.TrackingError):
+                run.log_params({key: config.flat()[key] for key in model.HARDWARE})
+                record_config(run, config)
         return fit(config, name, folder, run, bar)

@@ -100,6 +100,7 @@ def train(
     Raises NonFiniteLoss naming the step, or with train.on_nan "skip" goes back to the newest checkpoint and leaves that step out.
     Raises UserError when a checkpoint does not fit, and, on rank 0 where train.on_collapse is "stop", Collapsed, after a checkpoint.
     """
+    config = model.settled(config, model.device_of(config).type)  # what is trained, and saved, names its precision
     skipped: frozenset[int] = frozenset()
     while True:
         try:
@@ -134,7 +135,7 @@ def _train(
 
     model.check(config, len(source.train))
     method = model.build(config, len(source.train)).to(device)
-    if config.train.channels_last:
+    if model.channels_last(config):
         method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     method.train()
     params = [p for p in method.parameters() if p.requires_grad]
@@ -346,9 +347,11 @@ def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping
 FREE = {
     "data.workers",
     "data.cache_gb",
+    "data.scratch",
     "data.root",
     "data.download",
     "train.keep",
+    "train.settled",
     "train.checkpoint_seconds",
     "train.checkpoint_steps",
     "train.allow_changes",

@@ -31,7 +31,8 @@ def check_machines(config: RunConfig) -> None:
     """Refuse a cluster that does not answer (Ray itself would go on asking for minutes) and a GPU that is not there."""
     address = cluster_of(config)
     if not address:
-        model.device_of(config)  # on a cluster the workers have the GPUs, and this machine may have none
+        # a GPU that is not there, a layout that crashes here; on a cluster the workers have the GPUs, and this machine may have none
+        model.settled(config, model.device_of(config).type)
     if address in ("", "auto"):
         return
     host, _, port = address.rpartition(":")
@@ -135,10 +136,7 @@ def fit(
         for key, value in elastic.ENVIRONMENT.items():
             os.environ.setdefault(key, value)
     total = ray.cluster_resources()
-    wants_gpu = (
-        config.train.device == "cuda" or config.scale.gpus_per_worker > 0
-    )  # also where the autoscaler has started none yet
-    gpu = config.train.device != "cpu" and (wants_gpu or total.get("GPU", 0) > 0)
+    gpu = uses_gpu(config)
     cpus = config.scale.cpus_per_worker or max(1, int(total.get("CPU", 1)) // most)
     resources = {"CPU": cpus, **({"GPU": config.scale.gpus_per_worker or 1} if gpu else {})}
     board = _board().remote()
@@ -187,6 +185,14 @@ def fit(
     if "refused" in ended["result"]:
         raise UserError(ended["result"]["refused"])
     return ended["result"]
+
+
+def uses_gpu(config: RunConfig) -> bool:
+    """Whether workers on the cluster that is joined get a GPU each."""
+    import ray
+
+    wants = config.train.device == "cuda" or config.scale.gpus_per_worker > 0  # also where the autoscaler has started none yet
+    return config.train.device != "cpu" and (wants or ray.cluster_resources().get("GPU", 0) > 0)
 
 
 def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:

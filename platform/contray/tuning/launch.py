@@ -15,8 +15,9 @@ from ..config import RunConfig
 from ..errors import ConfigError, UserError
 from ..registry import load_space
 from ..training.checkpoint import Storage
-from ..training.ray_train import check_machines, ray_session
+from ..training.ray_train import check_machines, ray_session, uses_gpu
 from ..training.records import tags_of
+from ..training.settle import settle
 from .outcome import SweepResult, crown, end_trials, ranked, trials_of
 from .picture import draw
 from .ranking import METRICS, UNLABELLED
@@ -92,6 +93,7 @@ def sweep(
     status = "FAILED"
     try:
         with ray_session(config, dashboard=config.scale.workers[1] > 1):
+            config = settle(config, Storage(str(folder)), uses_gpu(config))  # once for all trials
             trials = ranked(trials_of(run(search, config, space, folder, parent, resume, quiet), folder, parent), metric)
         best = next((trial for trial in trials if trial.status == "finished" and metric in trial.metrics), None)
         best_config = None
@@ -138,7 +140,7 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
             try:
                 model.check(config.replace({key: value}), samples)
             except ConfigError as error:
-                refused[value] = error.problem
+                refused[value] = error.problem if error.key == key else str(error)
         if refused and (values is None or len(refused) == len(ends)):
             raise ConfigError(key, f"this space cannot be searched here: {next(iter(refused.values()))}")
         if refused and values is not None:

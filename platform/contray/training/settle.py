@@ -1,0 +1,50 @@
+"""Precision and layout of a run that leaves them to the hardware: decided once, before it starts, and kept for whenever it goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from .. import model
+from ..config import RunConfig
+from ..hardware import quick_bf16
+from .checkpoint import Storage
+
+SETTLED = "hardware.json"
+
+
+def settle(config: RunConfig, folder: Storage, gpu: bool | None = None) -> RunConfig:
+    """The config with what its run took for "auto" when it began, in `folder`; else by the nodes of the Ray cluster that is joined, or by
+    this machine where none is. gpu: whether the workers have one (None: as this machine has).
+
+    Raises ConfigError where a layout was asked for that cannot work.
+    """
+    kind = model.device_of(config).type if gpu is None else "cuda" if gpu else "cpu"
+    asked = [key for key in model.HARDWARE if config.flat()[key] == "auto" or key in config.train.settled]
+    if not asked:
+        return model.settled(config, kind)
+    bf16 = _on_nodes(kind)
+    found = model.settled(config, kind, bf16)
+    if SETTLED in folder.names():
+        kept = json.loads(folder.read(SETTLED))
+        kept = {key: kept[key] for key in asked if key in kept}
+        now = {key: value for key, value in found.flat().items() if key in kept and value != kept[key]}
+        for key, value in now.items():
+            print(f"contray: {key} stays {kept[key]}, as the run began; this hardware would take {value}", flush=True)
+        return model.settled(config.replace({**kept, "train.settled": asked}), kind)
+    folder.write(SETTLED, json.dumps({key: found.flat()[key] for key in asked}).encode())
+    return found
+
+
+def _on_nodes(kind: str) -> bool:
+    """Whether bf16 is quick on every node of the joined cluster that could have a worker; on this machine where none is joined."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return quick_bf16(kind)[0]
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    resource = "GPU" if kind == "cuda" else "CPU"
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get(resource, 0)]
+    ask = ray.remote(num_cpus=0, max_retries=0)(quick_bf16)
+    asked = [ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)).remote(kind) for node in nodes]
+    return all(quick for quick, _ in ray.get(asked)) if asked else quick_bf16(kind)[0]
