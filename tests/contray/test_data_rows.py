@@ -32,6 +32,10 @@ def written(path: Path, cells: list[Any], group: int = 3, kind: pa.DataType | No
     return path
 
 
+def rows_of(files: list[Path], scratch: str) -> Rows:
+    return Rows(files, np.cumsum([0, *(pq.read_metadata(file).num_rows for file in files)]), "image", scratch)
+
+
 @pytest.fixture
 def mapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Every column is large; the folder of the copies."""
@@ -57,7 +61,7 @@ def test_a_copy_holds_what_the_files_hold(tmp_path: Path, files: list[list[bytes
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(rows, "HELD", 2**20 if held else 0)
         patched.setattr(rows, "BATCH_BYTES", 10)
-        found = Rows(paths, "image", str(tmp_path / "scratch"))
+        found = rows_of(paths, str(tmp_path / "scratch"))
         assert [found[i].as_py() for i in range(len(cells))] == cells
         assert [cell.as_py() for cell in found] == cells
         assert all(cell.as_py() == cells[i] for i, cell in found.some(5))
@@ -93,7 +97,7 @@ def test_repeated_cells_are_larger_than_the_footer_says(tmp_path: Path, monkeypa
     monkeypatch.setattr(rows, "HELD", 50_000)
     cell = png(1) + b"\0" * 2000
     path = written(tmp_path / "train.parquet", [cell] * 100, group=100)
-    found = Rows([path], "image", str(tmp_path / "scratch"))
+    found = rows_of([path], str(tmp_path / "scratch"))
     assert found.size() < 50_000 < 100 * len(cell)
     assert found[99].as_py() == cell
     assert copies(tmp_path / "scratch")
@@ -102,7 +106,7 @@ def test_repeated_cells_are_larger_than_the_footer_says(tmp_path: Path, monkeypa
 def test_copies_that_nobody_uses_are_removed(mapped: Path, tmp_path: Path) -> None:
     paths = [written(tmp_path / f"{n}.parquet", [png(n)]) for n in range(3)]
     for path in paths[:2]:
-        assert Rows([path], "image", str(mapped))[0].is_valid
+        assert rows_of([path], str(mapped))[0].is_valid
     old, _ = copies(mapped)
     os.utime(old, (time.time() - rows.FORGET - 60,) * 2)
     assert Rows([paths[2]], "image", str(mapped))[0].is_valid
@@ -118,7 +122,7 @@ def test_too_little_disk_is_said_before_anything_is_written(
     with pytest.raises(
         UserError, match=r"^data\.scratch: .* has 1e-06 GB free, and column 'image' takes .* GB there; .*data\.cache_gb"
     ):
-        Rows([path], "image", str(mapped))[0]
+        rows_of([path], str(mapped))[0]
     assert not copies(mapped)
 
 
@@ -132,7 +136,7 @@ def test_a_disk_that_fills_is_told_as_such(mapped: Path, tmp_path: Path, monkeyp
     with pytest.raises(
         UserError, match=r"^data\.scratch: .* cannot be written \(.*No space left on device\); name another folder"
     ):
-        Rows([path], "image", str(mapped))[0]
+        rows_of([path], str(mapped))[0]
     assert not [name for name in os.listdir(mapped) if not name.endswith(".lock")]
 
 
@@ -143,7 +147,7 @@ def test_too_little_memory_is_no_damage(error: Exception, tmp_path: Path, monkey
     def fails(*args: object, **kwargs: object) -> None:
         raise error
 
-    found = Rows([path], "image", str(tmp_path))
+    found = rows_of([path], str(tmp_path))
     monkeypatch.setattr(rows.pq.ParquetFile, "iter_batches", fails)
     with pytest.raises(UserError, match=rf"^data\.source: out of memory while reading {path} .* whole") as caught:
         found[0]
@@ -156,11 +160,11 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     data[4:400] = bytes(396)
     paths[1].write_bytes(data)
     with pytest.raises(DataError, match=rf"^data\.source: {paths[1]} is damaged"):
-        Rows(paths, "image", str(tmp_path))[0]
+        rows_of(paths, str(tmp_path))[0]
 
 
 def test_files_of_two_layouts_are_told_apart(tmp_path: Path) -> None:
     plain = written(tmp_path / "0.parquet", [png(1)])
     struct = written(tmp_path / "1.parquet", [{"bytes": png(1), "path": None}])
     with pytest.raises(DataError, match=rf"column 'image' is binary in {plain} and struct.* in {struct}; write the files alike"):
-        Rows([plain, struct], "image", str(tmp_path))[1]
+        rows_of([plain, struct], str(tmp_path))[1]

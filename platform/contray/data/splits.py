@@ -231,7 +231,8 @@ class EncodedSplit(Split):
 
     def _chunks(self) -> Iterator[list[tuple[int, Read | None]]]:
         """(id, how to read it) in order, 64 at once: the thread that decodes reads too."""
-        each = enumerate(self.encoded.stream()) if self.encoded.stream else ((i, None) for i in range(len(self)))
+        own = self.encoded.stream
+        each: Iterator[tuple[int, Read | None]] = enumerate(own()) if own else ((i, None) for i in range(len(self)))
         while chunk := list(islice(each, 64)):
             yield chunk
 
