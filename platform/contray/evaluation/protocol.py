@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +26,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ENCODERS = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}  # by the prefix of their metrics
+COUNT = re.compile("_images(_broken)?$")  # metrics that count what others are of
 PIXELS_SIDE = 32  # larger images are averaged down to it before their pixels count as features
 
 logger = logging.getLogger(__name__)
+
+
+class Measured(dict[str, float]):
+    """Metrics by name. counts: how many images they are of: fit_images, val_images and test_images, and test_images_broken if any were."""
+
+    def __init__(self, metrics: Mapping[str, float]) -> None:
+        """metrics: with the counts among them."""
+        super().__init__({name: value for name, value in metrics.items() if not COUNT.search(name)})
+        self.counts = {name: int(value) for name, value in metrics.items() if COUNT.search(name)}
 
 
 @dataclass(frozen=True)
@@ -102,9 +113,12 @@ def measure(
     {prefix}knn_top1 (its bank is fit and val) and {prefix}linear_top1 (of the probe that `val` picked), all in [0, 1].
     Only these last two depend on `test`.
 
-    Raises DataError where labels are missing, out of [0, classes) or all the same.
+    Raises DataError where labels are missing, out of [0, classes) or all the same, or where there is no image to fit, pick or test by.
     """
     fit_y, val_y = _labels(fit, classes), _labels(val, classes)
+    for part, role in ((fit, "fit"), (val, "pick"), (test, "test")):
+        if part is not None and not len(part.x):
+            raise DataError(f"there is no image to {role} by: k-NN and the linear probe need some")
     if len(fit_y.unique()) < 2:
         raise DataError("all images have the same label: k-NN and the linear probe need at least two classes")
     knn = partial(knn_top1, k=cfg.knn_k, temperature=cfg.knn_temperature, classes=classes, device=device)
@@ -132,30 +146,52 @@ def measure(
     return results
 
 
-def report(results: Mapping[str, float], images: int) -> Table:
-    """The result table: top-1 on `images` test images in per cent, with its binomial standard error, and what training gained.
+def report(results: Mapping[str, float], images: int | None = None, knn_k: int = 0) -> Table:
+    """The result table: top-1 in per cent with its binomial standard error, and what training gained.
 
-    results: the merged dicts of `measure`; an encoder that was not measured has no row.
+    results: the merged dicts of `measure`, and the counts of `verdict`; an encoder that was not measured has no row. The numbers are those of
+    the test images, or, where there are none, of held-out training images, and the title says which and how many. images: how many test
+    images, where `results` does not say; knn_k: the neighbours that were to vote, which the table tells where there were fewer.
     """
     from rich.table import Table
 
-    table = Table("encoder", title=f"top-1 on {images:,} test images")
-    scores = ("knn_top1", "linear_top1")
+    tested = any(prefix + score in results for prefix in ENCODERS for score in ("knn_top1", "linear_top1"))
+    scores = ("knn_top1", "linear_top1") if tested else ("knn_val_top1", "linear_val_top1")
+    count = int(results.get("test_images", images or 0) if tested else results.get("val_images", 0))
+    table = Table("encoder", title=f"top-1 on {_which(results, count, tested)}")
     for column in ("k-NN %", "linear %"):
         table.add_column(column, justify="right")
     measured = [prefix for prefix in ENCODERS if any(prefix + score in results for score in scores)]
     for prefix in measured:
-        table.add_row(ENCODERS[prefix], *(_percent(results.get(prefix + score), images) for score in scores))
+        table.add_row(ENCODERS[prefix], *(_percent(results.get(prefix + score), count) for score in scores))
     table.add_section()
     for prefix in measured:
         if prefix and "" in measured:
             gains = (_points(results.get(score), results.get(prefix + score)) for score in scores)
             table.add_row(f"gain over {ENCODERS[prefix]}", *gains)
+    bank = int(results.get("fit_images", 0) + (results.get("val_images", 0) if tested else 0))
+    notes = [] if tested else ["no labelled test images; these picked the linear probes, whose numbers flatter"]
+    notes += [f"k-NN: all {bank:,} labelled images vote, not eval.knn_k {knn_k}"] if 0 < bank < knn_k else []
+    table.caption = "\n".join(notes) or None
     return table
 
 
+def _which(results: Mapping[str, float], count: int, tested: bool) -> str:
+    """The images that the numbers are of, in words."""
+    number = f"{count:,} " if count else ""
+    kind = f"{'test' if tested else 'held-out training'} image{'' if count == 1 else 's'}"
+    broken = int(results.get("test_images_broken", 0)) if tested else 0
+    return f"{number}{kind}" + (f" ({broken:,} more could not be read)" if broken else "")
+
+
 def _percent(top1: float | None, images: int) -> str:
-    return "-" if top1 is None else f"{100 * top1:.1f} ± {100 * math.sqrt(top1 * (1 - top1) / images):.1f}"
+    """Where none or all are right the binomial error would be 0, however few they are: there it is half of Wilson's interval."""
+    if top1 is None:
+        return "-"
+    if not images:
+        return f"{100 * top1:.1f}"
+    error = math.sqrt(top1 * (1 - top1) / images) or 1 / (2 * (images + 1))
+    return f"{100 * top1:.1f} ± {100 * error:.1f}"
 
 
 def _points(top1: float | None, other: float | None) -> str:
