@@ -157,31 +157,34 @@ def geometry_of(
 
 
 def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) -> None:
-    """Similarities of the untrained encoder's features, of the trained one's, and of what its loss compares."""
+    """Similarities of the untrained encoder's features, of the trained one's, and of what its loss compares; beside them the numbers of `measure`."""
     from ..curves import draw_similarities
 
     panels: dict[str, tuple[Similarities, dict[str, str]]] = {}
+    images = 0
     for name, method in (
         ("untrained encoder", untrained),
         ("trained encoder", trained),
         ("trained, what the loss compares", trained),
     ):
-        pairs = diagnosis.features(method)[1]
+        plain, pairs = diagnosis.features(method)
         if pairs is None:
             raise UserError(
                 f"{diagnosis.config.method.name} has no training view of what it evaluates: there are no positives to draw"
             )
         if name.startswith("trained,"):
-            embedded = [diagnosis.embed(method, each) for each in pairs]
-            if embedded[0].shape == pairs[0].shape and torch.equal(embedded[0], pairs[0]):
+            embedded = diagnosis.embed(method, plain)
+            if embedded.shape == plain.shape and torch.equal(embedded, plain):
                 continue
-            pairs = (embedded[0], embedded[1])
-        numbers = {"alignment": f"{geometry.alignment(*pairs):.2f}", "uniformity": f"{geometry.uniformity(pairs[0]):.2f}",
-                   "rank": f"{geometry.rankme(pairs[0]):.0f} of {min(pairs[0].shape)}"}  # fmt: skip
+            plain, pairs = embedded, (diagnosis.embed(method, pairs[0]), diagnosis.embed(method, pairs[1]))
+        images = len(plain)
+        numbers = {"alignment": f"{geometry.alignment(*pairs):.3f}", "uniformity": f"{geometry.uniformity(plain):.3f}",
+                   "rank": f"{geometry.rankme(plain):.1f} of {min(plain.shape)}"}  # fmt: skip
         panels[name] = similarities(*pairs), numbers
     config = diagnosis.config
-    title = f"{Path(config.method.name).stem} preset {config.method.preset} on {Path(config.data.source).name}: {len(pairs[0])} samples, two views of each"
-    draw_similarities(panels, title, out)
+    of = f"{Path(config.method.name).stem} preset {config.method.preset} on {Path(config.data.source).name}"
+    count = len(panels["trained encoder"][0].positive)
+    draw_similarities(panels, f"{of}: {count:,} samples, two views of each; uniformity and rank of {images:,} images", out)
 
 
 # ---------------------------------------------------------------- while a method trains

@@ -152,7 +152,7 @@ def linear_probe(
         )
     top1 = probes.top1(val_x, val_y).where(finite, 0.0).tolist()
     grid = [(lr, decay, score) for (lr, decay), score in zip(pairs, top1, strict=True)]
-    best = max(range(len(grid)), key=lambda probe: (bool(finite[probe]), top1[probe]))  # the first of the best
+    best = max(range(len(grid)), key=lambda probe: top1[probe])  # the first of the best
     return ProbeResult(
         probes.weights[..., best].cpu(),
         probes.bias[:, best].cpu(),
