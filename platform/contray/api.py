@@ -103,7 +103,7 @@ def evaluate(
     student_run: str = "",
     student_checkpoint: str = "",
 ) -> Measured:
-    """What a run's encoder or a checkpoint is worth, by protocols of `contray.evaluation.suite.PROTOCOLS`; `.counts` of the images behind it.
+    """What a run's encoder or a checkpoint is worth, by protocols of `contray.evaluation.suite.PROTOCOLS`; `.about` is what they stand on.
 
     overrides: dotted keys of data.* and eval.*, e.g. another data.source, and for "distill" the student's backbone.*; others would change
     the encoder and are refused. With `run`, the metrics are logged to it, all at the end: under their own names, or after `DATASET.` where the data is not the run's own.

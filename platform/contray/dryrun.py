@@ -12,6 +12,7 @@ from . import backbones, data, model, optim
 from .chunks import divide
 from .config import RunConfig
 from .data.views import VOCABULARY
+from .evaluation.samples import check_measurable
 
 
 def describe(config: RunConfig) -> None:
@@ -22,6 +23,7 @@ def describe(config: RunConfig) -> None:
     source = data.open_source(config.data)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
+    check_measurable(config, source)
     batch, samples = config.train.batch_size, len(source.train)
     per_epoch = samples // batch
     total = config.total_steps(samples)

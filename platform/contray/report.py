@@ -51,7 +51,7 @@ def show_result(config: RunConfig, result: Result) -> None:
         if result.metrics:
             show_geometry(result.metrics)
     elif "knn_val_top1" in result.metrics:
-        _print(report({**result.metrics, **details["counts"]}, knn_k=config.eval.knn_k))
+        _print(report({**result.metrics, **details["about"]}, knn_k=config.eval.knn_k))
     elif result.metrics:
         show_geometry(result.metrics)
     for what, broken in (
@@ -126,12 +126,12 @@ def show_metrics(metrics: Measured) -> None:
     rows = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}
     names = [name for name in metrics if not name.startswith(("random_", "pixels_"))]
     of = {"on {:,} test images": "test_images", "_val_ on {:,} held-out training images": "val_images"}
-    where = [words.format(metrics.counts[name]) for words, name in of.items() if name in metrics.counts]
+    where = [words.format(int(metrics.about[name])) for words, name in of.items() if name in metrics.about]
     table = _table(", ".join(["top-1 accuracy in per cent", *where]), "features", *names)
     for prefix, title in rows.items():
         if any(prefix + name in metrics for name in names):
             table.add_row(title, *(_share(metrics.get(prefix + name)) for name in names))
-    broken = metrics.counts.get("test_images_broken", 0)
+    broken = int(metrics.about.get("test_images_broken", 0))
     table.caption = f"{broken:,} more test images could not be read" if broken else None
     _print(table)
 
@@ -278,8 +278,10 @@ def show_sweep(result: Any, parent_url: str) -> None:
             for name in ("knn_top1", "linear_top1", "random_linear_top1")
             if name in result.best.metrics
         )
+        count = int(result.best.metrics.get("test_images", 0))
+        where = f"{count:,} test images" if count else "the test set"
         _print(
-            f"best trial  {result.best.name}: {tested} on the test set" if tested else f"best trial  {result.best.name}",
+            f"best trial  {result.best.name}: {tested} on {where}" if tested else f"best trial  {result.best.name}",
             f"its config  contray train --config {result.best_config}",
         )
     else:

@@ -74,7 +74,9 @@ class DataConfig:
     )
     workers: int = setting(1, "processes per training worker that prepare batches; 0: in the training process", ge=0)
     cache_gb: float = setting(4.0, "sets whose decoded images fit are decoded once and kept as uint8", unit="GB", ge=0)
-    max_broken: float = setting(0.05, "share of broken images above which the run is refused", unit="fraction", ge=0, le=1)
+    max_broken: float = setting(
+        0.05, "share of broken images, of training or test, above which it is refused", unit="fraction", ge=0, le=1
+    )
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,10 @@ class EvalConfig:
         le=0.5,
     )
     online_limit: int = setting(
-        10_000, "images that the online k-NN uses at most; the geometry, 2048 of them at most", unit="images", ge=100
+        10_000,
+        "images that the online k-NN uses at most, of every class its share; the geometry, 2048 at most, without labels",
+        unit="images",
+        ge=100,
     )
     knn_k: int = setting(200, "neighbours that vote", ge=1)
     knn_temperature: float = setting(0.07, "temperature of the votes", gt=0)

@@ -21,8 +21,10 @@ from contray.evaluation import report
 from contray.evaluation.diagnosis import Diagnosis
 from contray.evaluation.knn import knn_top1
 from contray.evaluation.online import OnlineKNN, online_parts, verdict
+from contray.evaluation.protocol import gain_error
 from contray.evaluation.samples import check_measurable, held_out
 from contray.tuning.outcome import Trial, ranked
+from contray.tuning.trial import TuneReport
 
 CPU = torch.device("cpu")
 TINY = {
@@ -119,6 +121,18 @@ def test_what_is_no_number_is_never_the_best() -> None:
         assert [each.name for each in found] == ["0.6", "0.2", "nan"]
 
 
+def test_a_scheduler_is_told_the_worst_of_what_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ASHA compares with NaN in vain and lets the trial go on."""
+    from ray import tune
+
+    told: list[float] = []
+    monkeypatch.setattr(tune, "report", lambda values, checkpoint: told.append(values["knn_val_top1"]))
+    report = TuneReport("a")
+    for step, value in enumerate((0.5, math.nan, 0.25), 1):
+        report.show({"knn_val_top1": value, "evaluated": step, "total": 9})
+    assert told == [0.5, -1.0, 0.25]
+
+
 def test_top1_of_no_image_is_refused() -> None:
     with pytest.raises(ValueError, match="top-1 of no image is no number"):
         knn_top1(torch.ones(3, 2), torch.tensor([0, 1, 1]), torch.ones(0, 2), torch.ones(0).long(), classes=2)
@@ -182,6 +196,25 @@ def test_held_out_numbers_are_shown_where_there_are_no_test_labels() -> None:
     assert hidden.test is not None
     hidden.test.labels = None
     assert verdict(config, hidden, model.build(config, 60), CPU) == found
+
+
+def test_the_error_of_a_gain_is_paired() -> None:
+    """9 of 10 told right against 7: the difference is of the two or four images that one of them alone tells right."""
+    ours = torch.tensor([True] * 9 + [False])
+    near = torch.tensor([True] * 7 + [False] * 3)
+    far = torch.tensor([False] + [True] * 6 + [False] * 2 + [True])
+    for other, differences in ((near, [0] * 7 + [1, 1, 0]), (far, [1] + [0] * 6 + [1, 1, -1])):
+        assert gain_error(ours, other) == pytest.approx(np.std(differences) / math.sqrt(10))
+    assert gain_error(ours, near) < gain_error(ours, far)
+    said = shown(
+        report({"knn_top1": 0.9, "random_knn_top1": 0.7, "random_knn_gain_error": gain_error(ours, near), "test_images": 10})
+    )
+    assert "+20.0 ± 12.6" in said
+    config = config_of()
+    found = verdict(config, source_of([0, 1] * 30, [0, 1] * 5), model.build(config, 60), CPU)
+    errors = {name for name in found if name.endswith("_gain_error")}
+    assert errors == {f"{prefix}_{name}_gain_error" for prefix in ("random", "pixels") for name in ("knn", "linear")}
+    assert all(0 <= found[name] <= 0.5 / math.sqrt(9) for name in errors)
 
 
 def test_error_bars_of_few_images() -> None:

@@ -15,7 +15,7 @@ from .. import backbones, data, model
 from ..config import RunConfig
 from ..errors import DataError, UserError
 from .knn import knn_top1
-from .protocol import Features, encode, measure, pixels
+from .protocol import Features, encode, gain_error, pixels, scored
 from .samples import check_labels, counts_of_test, held_out
 
 
@@ -96,8 +96,7 @@ def verdict(
 ) -> dict[str, float]:
     """k-NN and linear probe of the trained encoder, of the untrained one and of raw pixels. The test set is opened here, once.
 
-    With the metrics of `measure`, fit_images, val_images and, with labelled test images, test_images: how many could be read and are counted;
-    test_images_broken: how many could not, if any.
+    With the metrics of `measure`, what they stand on: see `Measured`.
     test=False: of the trained encoder alone, on held-out training data; the test set stays shut.
     """
     if source.train.labels is None:
@@ -109,7 +108,8 @@ def verdict(
     tested = tested if test else None
     methods = {"": method, **({"random_": model.build(config, len(source.train)).to(device)} if test else {})}
     results: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    about: dict[str, float] = {}
+    hits: dict[str, dict[str, Tensor]] = {}
     for prefix in [*methods, *(["pixels_"] if test else [])]:
 
         def features(split: data.Split, ids: np.ndarray, prefix: str = prefix) -> Features:
@@ -122,8 +122,9 @@ def verdict(
 
         parts = {"fit": features(source.train, fit), "val": features(source.train, val)}
         parts |= {"test": features(tested, np.arange(len(tested)))} if tested else {}
-        counts = {f"{name}_images": len(each.ids) for name, each in parts.items()} | counts_of_test(source if tested else None)
-        results |= measure(
+        about |= {f"{name}_images": len(each.ids) for name, each in parts.items()}
+        about |= counts_of_test(source) if tested else {}
+        values, hits[prefix] = scored(
             prefix,
             parts["fit"],
             parts["val"],
@@ -133,7 +134,11 @@ def verdict(
             seed=config.seed,
             device=device,
         )
-    return {key: value for key, value in results.items() if any(protocol in key for protocol in only)} | counts
+        results |= values
+        for name, hit in hits[prefix].items() if prefix else ():
+            about[f"{prefix}{name}_gain_error"] = gain_error(hits[""][name], hit)
+    asked = {key: value for key, value in (results | about).items() if any(protocol in key for protocol in only)}
+    return asked | {key: value for key, value in about.items() if "_images" in key}
 
 
 def online_parts(fit: np.ndarray, val: np.ndarray, labels: np.ndarray, limit: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

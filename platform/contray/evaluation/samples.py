@@ -88,9 +88,9 @@ def unreadable(split: data.Split, ids: np.ndarray) -> dict[int, str]:
     return found
 
 
-def counts_of_test(source: data.Source | None) -> dict[str, int]:
+def counts_of_test(source: data.Source) -> dict[str, int]:
     """test_images: how many of the labelled test images can be read, as evaluations have met them; test_images_broken: the others, if any."""
-    if source is None or source.test is None or source.test.labels is None:
+    if source.test is None or source.test.labels is None:
         return {}
     broken = len(source.test.met)
     return {"test_images": len(source.test) - broken} | ({"test_images_broken": broken} if broken else {})

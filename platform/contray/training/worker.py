@@ -141,7 +141,7 @@ def work(
             except TrackingError as error:
                 print(f"contray: the tag contray.unmeasured was not recorded ({error})", flush=True)
         if recorder.metrics:
-            recorder.metrics.log(outcome.step, {**metrics, **metrics.counts})
+            recorder.metrics.log(outcome.step, {**metrics, **metrics.about})
             recorder.metrics.durable(outcome.step)
     unsent = close(recorder.metrics, storage, CLOSE_SECONDS) if recorder.metrics else 0
     kept = plan.run is None or plan.final != "test" or _keep_artifacts(plan.run, config, source, outcome, metrics)
@@ -149,7 +149,7 @@ def work(
         "step": outcome.step,
         "finished": outcome.finished,
         "metrics": dict(metrics),
-        "counts": metrics.counts,
+        "about": metrics.about,
         "worlds": outcome.worlds,
         "seconds": outcome.seconds,
         "images_per_second": outcome.images_per_second,
