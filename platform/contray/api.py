@@ -113,6 +113,7 @@ def evaluate(
     """
     from . import model
     from .evaluation.diagnosis import geometry_of
+    from .evaluation.finetune import labelled_subset
     from .evaluation.protocol import Measured
     from .evaluation.samples import counts_of_test
     from .evaluation.student import check_by, student_config
@@ -143,6 +144,8 @@ def evaluate(
                 protocols, config, source, method, device, bar.show, labels, student, by,
                 None if own is None else own.method.to(device),
             ) | counts_of_test(source)  # fmt: skip
+        if {"finetune", "distill"} & set(protocols):
+            metrics["labelled_images"] = len(labelled_subset(source.train, labels).ids)
     measured.keep(metrics, out if geometry else None)
     return Measured(metrics)
 

@@ -125,7 +125,11 @@ def show_metrics(metrics: Measured) -> None:
     """Metrics of an evaluation: trained encoder and, where they were measured, untrained encoder and raw pixels; and of how many images."""
     rows = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}
     names = [name for name in metrics if not name.startswith(("random_", "pixels_"))]
-    of = {"on {:,} test images": "test_images", "_val_ on {:,} held-out training images": "val_images"}
+    of = {
+        "on {:,} test images": "test_images",
+        "_val_ on {:,} held-out training images": "val_images",
+        "by the labels of {:,} images": "labelled_images",
+    }
     where = [words.format(int(metrics.about[name])) for words, name in of.items() if name in metrics.about]
     table = _table(", ".join(["top-1 accuracy in per cent", *where]), "features", *names)
     for prefix, title in rows.items():

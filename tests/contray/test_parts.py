@@ -86,6 +86,14 @@ def test_of_more_classes_than_images_both_parts_see_the_same_ones() -> None:
     assert set(labels[queries]) <= set(labels[bank])
 
 
+def test_the_luck_of_a_class_is_its_own() -> None:
+    """Of more classes than images: which ones are taken does not depend on rare classes that one part alone has."""
+    labels = np.repeat(np.arange(200), 10)
+    some = np.arange(1500)
+    assert set(labels[part(some, labels, 10, 0)]) <= set(labels[part(np.arange(2000), labels, 190, 0)])
+    assert len(part(np.arange(10), np.full(10, -1), 3, 0)) == 3
+
+
 @pytest.mark.parametrize(
     ("sizes", "count", "expected"),
     [

@@ -45,7 +45,9 @@ def part(ids: np.ndarray, labels: np.ndarray | None, count: int, seed: int, name
     rng = generator(seed, name)
     kinds = np.zeros(len(ids), np.int64) if labels is None else labels[ids]
     classes, sizes = np.unique(kinds, return_counts=True)
-    luck = rng.permutation(int(classes[-1]) + 1)[classes]  # by the label's number: two parts of one split favour the same classes
+    lowest = min(0, int(classes[0]))
+    # a label's luck is that of its number, whatever other labels there are: two parts of one split favour the same classes
+    luck = generator(seed, "luck").random(int(classes[-1]) - lowest + 1)[classes - lowest]
     chosen = [
         ids[kinds == label][_stretches(size, quota, rng)]
         for label, size, quota in zip(classes, sizes.tolist(), quotas(sizes, count, luck).tolist(), strict=True)

@@ -33,8 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 class Measured(dict[str, float]):
-    """Metrics by name. about: what they stand on: fit_images, val_images and test_images, how many could be read and are counted;
-    test_images_broken, if any could not; {prefix}{knn or linear}_gain_error, the standard error of the gain over another encoder.
+    """Metrics by name. about: what they stand on.
+
+    fit_images, val_images, test_images: how many could be read and are counted; test_images_broken: how many could not, if any;
+    labelled_images: how many labels fine-tuning was given; {prefix}{knn or linear}_gain_error: the standard error of the gain over that encoder.
     """
 
     def __init__(self, metrics: Mapping[str, float]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from .. import data
 from ..config import RunConfig
 from ..data.batches import check_broken
-from ..data.splits import BrokenImage
+from ..data.splits import BrokenImage, EncodedSplit
 from ..errors import ConfigError, DataError
 
 PROBED = 32  # test images that are decoded before a run; all of them where too many of these are broken
@@ -72,6 +72,8 @@ def check_readable(split: data.Split, max_broken: float) -> None:
     broken = unreadable(split, some)
     if len(broken) > max_broken * len(some):
         broken = unreadable(split, np.arange(len(split)))
+    if isinstance(split, EncodedSplit):
+        split.encoded.close()  # it is long until they are needed
     check_broken(split, broken, max_broken, "test images")
 
 

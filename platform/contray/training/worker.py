@@ -183,7 +183,7 @@ def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: 
         if not test:
             raise
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Measured(metrics), reason
+        return Measured(metrics), reason.encode(errors="backslashreplace").decode()[:1000]  # as a tag can hold it
     storage.write(VERDICT, json.dumps(metrics, indent=1).encode())
     return Measured(metrics), ""
 
