@@ -13,6 +13,7 @@ from .errors import UserError
 if TYPE_CHECKING:
     from . import data, track
     from .encoder import Encoder
+    from .evaluation.protocol import Measured
     from .exchange.embedding import Embedded
     from .syncing import Synced
     from .training.launch import Result
@@ -101,8 +102,8 @@ def evaluate(
     by: str = "soft_labels",
     student_run: str = "",
     student_checkpoint: str = "",
-) -> dict[str, float]:
-    """What a run's encoder or a checkpoint is worth, by protocols of `contray.evaluation.suite.PROTOCOLS`.
+) -> Measured:
+    """What a run's encoder or a checkpoint is worth, by protocols of `contray.evaluation.suite.PROTOCOLS`; `.about` is what they stand on.
 
     overrides: dotted keys of data.* and eval.*, e.g. another data.source, and for "distill" the student's backbone.*; others would change
     the encoder and are refused. With `run`, the metrics are logged to it, all at the end: under their own names, or after `DATASET.` where the data is not the run's own.
@@ -112,6 +113,9 @@ def evaluate(
     """
     from . import model
     from .evaluation.diagnosis import geometry_of
+    from .evaluation.finetune import labelled_subset
+    from .evaluation.protocol import Measured
+    from .evaluation.samples import counts_of_test
     from .evaluation.student import check_by, student_config
     from .evaluation.suite import run_protocols
     from .progress import TrainingBar
@@ -139,9 +143,11 @@ def evaluate(
             metrics = run_protocols(
                 protocols, config, source, method, device, bar.show, labels, student, by,
                 None if own is None else own.method.to(device),
-            )  # fmt: skip
+            ) | counts_of_test(source)  # fmt: skip
+        if {"finetune", "distill"} & set(protocols):
+            metrics["labelled_images"] = len(labelled_subset(source.train, labels).ids)
     measured.keep(metrics, out if geometry else None)
-    return metrics
+    return Measured(metrics)
 
 
 def plot(

@@ -1,5 +1,6 @@
 """The command line. Dotted options (`--train.epochs 10`) set config keys; every error that a user can mend is one line and exit code 2."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -46,6 +47,9 @@ Any option:   contray COMMAND --help                 every key with its unit, ra
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 failed, 2 refused, 130 interrupted, 141 nobody reads on)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text, and a terminal may lack a character
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
@@ -118,19 +122,19 @@ def train(words: list[str]) -> int:
 
         describe(config)
         return 0
-    from .report import show_result, show_seeds, show_unsent
+    from .report import show_result, show_seeds, show_unmeasured, show_unsent
     from .training.launch import launch, launch_seeds
 
     if options.seeds > 1:
         results = launch_seeds(config, options.seeds, quiet=options.quiet)
         show_seeds(config, results)
         show_unsent(config, results)
-        return 0 if all(result.finished for result in results) else 1
+        return 0 if all(result.finished for result in results) and not show_unmeasured(results) else 1
     result = launch(config, quiet=options.quiet)
     if not options.quiet:
         show_result(config, result)
     show_unsent(config, [result])
-    return 0 if result.finished else 130
+    return (1 if show_unmeasured([result]) else 0) if result.finished else 130
 
 
 def tune(words: list[str]) -> int:

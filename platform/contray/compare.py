@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from . import track
+from .drawable import drawable
 from .errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def _show(rows: Sequence[Row], left_out: int, out: Path, link: str) -> None:
     for row, *cells in zip(rows, *columns.values(), strict=True):
         name = f"{row.method} {row.preset}, {row.dataset}\n{row.settings}".rstrip()
         table.add_row(name, str(row.seeds), str(row.steps), *cells)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     if left_out:
         console.print(f"{left_out} runs that have not been evaluated are left out")
@@ -263,7 +264,7 @@ def _draw(rows: Sequence[Row], out: Path) -> None:
             axes.errorbar(
                 [s.mean for s in spreads], places, xerr=[s.std for s in spreads], fmt=marker, color=colour, capsize=3, label=name
             )
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_yticks(range(len(rows)), [drawable(row.name, 80) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("top-1 accuracy")
     axes.grid(axis="x", alpha=0.3)

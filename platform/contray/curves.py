@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .drawable import drawable
+
 CURVES = {
     "loss": "loss",
     "contrast_top1": "positive is the nearest",
@@ -33,7 +35,7 @@ def draw(histories: Mapping[str, list[tuple[int, float]]], title: str, out: Path
         axis.set_title(CURVES[name], fontsize=10)
         axis.set_xlabel("optimiser steps")
         axis.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(drawable(title), fontsize=11)
     figure.savefig(out, dpi=120)
     plt.close(figure)
     return out
@@ -51,7 +53,7 @@ def draw_runs(runs: Sequence[tuple[str, list[list[tuple[int, float]]]]], metric:
         mean = [sum(seed[step] for seed in seeds) / len(seeds) for step in common]
         for seed in seeds if len(seeds) > 1 else []:
             axes.plot(*zip(*sorted(seed.items()), strict=True), color=colour, lw=0.7, alpha=0.45)
-        label = name if len(seeds) == 1 else f"{name} (mean of {len(seeds)} seeds)"
+        label = drawable(name, 100) if len(seeds) == 1 else f"{drawable(name, 100)} (mean of {len(seeds)} seeds)"
         axes.plot(common, mean, color=colour, lw=1.6, marker="o" if len(common) < 15 else "", ms=4, label=label)
     axes.set(xlabel="optimiser steps", ylabel=CURVES.get(metric, metric))
     axes.grid(alpha=0.3)
@@ -98,7 +100,7 @@ def draw_similarities(panels: Mapping[str, tuple[Any, Mapping[str, str]]], title
     axes[-1].set_xlabel("cosine similarity (dashed: mean)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(drawable(title, 120), fontsize=11)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     return out

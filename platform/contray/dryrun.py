@@ -12,6 +12,7 @@ from . import backbones, data, hardware, model, optim, shapes
 from .chunks import divide
 from .config import RunConfig
 from .data.splits import ArraySplit, EncodedSplit
+from .evaluation.samples import check_measurable
 
 
 def describe(config: RunConfig) -> None:
@@ -24,6 +25,7 @@ def describe(config: RunConfig) -> None:
     config = model.settled(config, kind)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
+    check_measurable(config, source)
     batch, samples = config.train.batch_size, len(source.train)
     per_epoch = samples // batch
     total = config.total_steps(samples)

@@ -12,6 +12,7 @@ from .config import RunConfig
 from .registry import load_method, load_space, method_names, space_names
 
 if TYPE_CHECKING:
+    from .evaluation.protocol import Measured
     from .training.launch import Result
 
 METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", "EMA", "predictor", "crops", "presets")
@@ -29,9 +30,10 @@ def _table(title: str, *columns: str) -> Any:
 def _print(*things: Any) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # names of classes and files are what they are
+    console = Console(**plain)
     if not console.is_terminal:
-        console = Console(highlight=False, width=140)
+        console = Console(**plain, width=140)
     for thing in things:
         console.print(thing, soft_wrap=isinstance(thing, str))
 
@@ -48,12 +50,18 @@ def show_result(config: RunConfig, result: Result) -> None:
         _print(f"{config.data.source} has no labels: the encoder is trained, and k-NN and linear probe have nothing to measure")
         if result.metrics:
             show_geometry(result.metrics)
+    elif "knn_val_top1" in result.metrics:
+        _print(report({**result.metrics, **details["about"]}, knn_k=config.eval.knn_k))
     elif result.metrics:
-        _print(report(result.metrics, details["test_images"]))
-    for name, reason in list(details["broken"].items())[:5]:
-        _print(f"replaced a broken image: {name} ({reason})")
-    if len(details["broken"]) > 5:
-        _print(f"... and {len(details['broken']) - 5} more")
+        show_geometry(result.metrics)
+    for what, broken in (
+        ("replaced a broken image", details["broken"]),
+        ("left out a broken test image", details["broken_test"]),
+    ):
+        for name, reason in list(broken.items())[:5]:
+            _print(f"{what}: {name} ({reason})")
+        if len(broken) > 5:
+            _print(f"... and {len(broken) - 5} more")
     rate = details["images_per_second"]
     pace = f", {rate:,.0f} images/s" if rate else ""  # none in a run that had only its verdict left
     _print(
@@ -77,20 +85,35 @@ def show_unsent(config: RunConfig, results: Sequence[Result]) -> None:
             print(f"contray: {what} did not reach MLflow; `{command(result.name, config)}` sends them", file=sys.stderr)
 
 
+def show_unmeasured(results: Sequence[Result]) -> bool:
+    """Say which of these runs were trained but could not be measured, why, and how to do it later; whether there are any."""
+    unmeasured = [result for result in results if result.details.get("unmeasured")]
+    for result in unmeasured:
+        print(
+            f"contray: {result.name} is trained, but not measured: {result.details['unmeasured']}; "
+            f"`contray eval linear --run {result.run_id}` measures it",
+            file=sys.stderr,
+        )
+    return bool(unmeasured)
+
+
 def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:
     """One row per seed, then mean and standard deviation."""
-    names = [
-        name for name in ("knn_top1", "linear_top1", "random_linear_top1", "pixels_linear_top1") if name in results[0].metrics
-    ]
+    names = ["knn_top1", "linear_top1", "random_linear_top1", "pixels_linear_top1"]
+    if not any(name in result.metrics for name in names for result in results):  # no labelled test images
+        names = [name.replace("_top1", "_val_top1") for name in names]
+    names = [name for name in names if any(name in result.metrics for result in results)]
     table = _table(f"{config.run_name}: {len(results)} seeds", "seed", *names)
     for offset, result in enumerate(results):
-        table.add_row(str(config.seed + offset), *(f"{100 * result.metrics[name]:.1f}" for name in names))
+        table.add_row(str(config.seed + offset), *(_share(result.metrics.get(name)) for name in names))
     table.add_section()
-    table.add_row(
-        "mean ± std",
-        *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in (_spread([r.metrics[n] for r in results]) for n in names)),
-    )
+    known = [[result.metrics[name] for result in results if name in result.metrics] for name in names]
+    table.add_row("mean ± std", *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in map(_spread, known)))
     _print(table, f"see them    {results[0].url}")
+
+
+def _share(top1: float | None) -> str:
+    return "-" if top1 is None else f"{100 * top1:.1f}"
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
@@ -98,14 +121,22 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1))
 
 
-def show_metrics(metrics: Mapping[str, float]) -> None:
-    """Metrics of an evaluation: trained encoder and, where they were measured, untrained encoder and raw pixels."""
+def show_metrics(metrics: Measured) -> None:
+    """Metrics of an evaluation: trained encoder and, where they were measured, untrained encoder and raw pixels; and of how many images."""
     rows = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}
     names = [name for name in metrics if not name.startswith(("random_", "pixels_"))]
-    table = _table("top-1 accuracy in per cent", "features", *names)
+    of = {
+        "on {:,} test images": "test_images",
+        "_val_ on {:,} held-out training images": "val_images",
+        "by the labels of {:,} images": "labelled_images",
+    }
+    where = [words.format(int(metrics.about[name])) for words, name in of.items() if name in metrics.about]
+    table = _table(", ".join(["top-1 accuracy in per cent", *where]), "features", *names)
     for prefix, title in rows.items():
         if any(prefix + name in metrics for name in names):
-            table.add_row(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
+            table.add_row(title, *(_share(metrics.get(prefix + name)) for name in names))
+    broken = int(metrics.about.get("test_images_broken", 0))
+    table.caption = f"{broken:,} more test images could not be read" if broken else None
     _print(table)
 
 
@@ -251,8 +282,10 @@ def show_sweep(result: Any, parent_url: str) -> None:
             for name in ("knn_top1", "linear_top1", "random_linear_top1")
             if name in result.best.metrics
         )
+        count = int(result.best.metrics.get("test_images", 0))
+        where = f"{count:,} test images" if count else "the test set"
         _print(
-            f"best trial  {result.best.name}: {tested} on the test set" if tested else f"best trial  {result.best.name}",
+            f"best trial  {result.best.name}: {tested} on {where}" if tested else f"best trial  {result.best.name}",
             f"its config  contray train --config {result.best_config}",
         )
     else:

@@ -80,7 +80,9 @@ class DataConfig:
         "empty: contray-USER in the system's temporary folder",
         unit="path",
     )
-    max_broken: float = setting(0.05, "share of broken images above which the run is refused", unit="fraction", ge=0, le=1)
+    max_broken: float = setting(
+        0.05, "share of broken images, of training or test, above which it is refused", unit="fraction", ge=0, le=1
+    )
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,10 @@ class EvalConfig:
         le=0.5,
     )
     online_limit: int = setting(
-        10_000, "images that the online k-NN uses at most; the geometry, 2048 of them at most", unit="images", ge=100
+        10_000,
+        "images that the online k-NN uses at most, of every class its share; the geometry, 2048 at most, without labels",
+        unit="images",
+        ge=100,
     )
     knn_k: int = setting(200, "neighbours that vote", ge=1)
     knn_temperature: float = setting(0.07, "temperature of the votes", gt=0)

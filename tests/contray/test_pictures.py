@@ -96,7 +96,8 @@ def test_neighbours_are_the_nearest_training_images(tmp_path: Path, tiles: dict[
     assert test is not None
     assert train.labels is not None
     assert test.labels is not None
-    ids = apart(np.arange(len(train)), 200)
+    ids = drawn.limited(train, np.arange(len(train)), 200)
+    assert set(np.bincount(train.labels[ids], minlength=10).tolist()) <= set(range(18, 23)), "each class has its share"
     bank, known = F.normalize(drawn.features(train, ids)[0], dim=1), drawn.pictures(train, ids)
     assert {row for row, _ in tiles} == set(range(10)), "one per class"
     queries = np.array([members[len(members) // 2] for members in (np.flatnonzero(test.labels == row) for row in range(10))])
@@ -229,7 +230,7 @@ def test_the_overlap_is_the_mean_over_images_of_their_best_head(tmp_path: Path, 
     test = drawn.source.test
     assert test is not None
     overlaps = []
-    ids = apart(np.arange(len(test)), 20)
+    ids = drawn.limited(test, np.arange(len(test)), 20)
     (looked,) = attention.look(drawn, drawn.method, test, ids)
     for i, heads in zip(ids, looked.attention, strict=True):
         mask = test.value(int(i), "mask", None) > 127
@@ -250,7 +251,7 @@ def test_what_was_seen_is_kept_to_the_bit(name: str, target: str, tmp_path: Path
     assert draw("reconstruction", drawn, tmp_path / "r.png") == {}
     assert shows_something(tmp_path / "r.png")
     split, ids, _ = drawn.asked()
-    found = reconstruction.reconstruct(drawn, split, apart(ids, 8))
+    found = reconstruction.reconstruct(drawn, split, drawn.limited(split, ids, 8))
     _, whole = reconstruction.pasted(found)
     true, painted = patchify(found.images, 4), patchify(whole, 4)
     assert found.masked.float().mean() == 0.5
@@ -308,7 +309,7 @@ def test_a_prototype_is_shown_by_the_nearest_of_its_own_images(
     assert shows_something(tmp_path / "p.png")
     train = drawn.source.train
     assert train.labels is not None
-    features, ids = drawn.features(train, apart(np.arange(len(train)), 150))
+    features, ids = drawn.features(train, drawn.limited(train, np.arange(len(train)), 150))
     scores = drawn.method.prototype_scores(features)
     assert scores.shape == (150, 20)
     own, labels = scores.argmax(1).numpy(), train.labels[ids]

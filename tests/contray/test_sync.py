@@ -99,7 +99,9 @@ def test_what_an_outage_kept_away_is_said_and_sent_once(
     assert sent == len(left)
     assert out.startswith(f"r: sent {sent} points, views.png, curves.png, encoder, status FINISHED")
     online = {"knn_val_top1": 2, **{name: 3 for name in GEOMETRY}}  # the geometry after the first step as well
-    assert {name: len(steps) for name, steps in after.items()} == {**CURVES, **{name: 1 for name in MEASURED}, **online}
+    about = {"fit_images": 2, "val_images": 2, "test_images": 1}  # what they stand on, online as well
+    about |= {f"{other}_{name}_gain_error": 1 for other in ("random", "pixels") for name in ("knn", "linear")}
+    assert {name: len(steps) for name, steps in after.items()} == {**CURVES, **{name: 1 for name in MEASURED}, **online, **about}
     assert all(len(steps) == len(set(steps)) for steps in after.values())
     assert run.info.status == "FINISHED"
     assert run.info.end_time == record["ended"]

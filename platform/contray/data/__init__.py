@@ -1,7 +1,7 @@
 """From a data source to batches of views. Everything here imports without Ray and MLflow."""
 
 from .batches import EvalImages, GlobalBatches, check_views, loader
-from .order import holdout, permutation
+from .order import holdout, part, permutation
 from .sources import Source, announced, fingerprint, open_source
 from .splits import BrokenImage, Split
 
@@ -17,5 +17,6 @@ __all__ = [
     "holdout",
     "loader",
     "open_source",
+    "part",
     "permutation",
 ]

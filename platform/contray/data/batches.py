@@ -103,10 +103,7 @@ class GlobalBatches:
 
     def check(self, broken: Mapping[int, str]) -> None:
         """Raises DataError when `broken` are more than `max_broken` of the split."""
-        if len(broken) > self.max_broken * len(self.split):
-            some = "; ".join(f"{self.split.describe(i)}: {reason}" for i, reason in list(broken.items())[:3])
-            count = f"{len(broken)} of {len(self.split)} images are broken"
-            raise DataError(f"data.source: {count}, more than data.max_broken {self.max_broken:g} allows ({some})")
+        check_broken(self.split, broken, self.max_broken)
 
     def _row(self, epoch: int, place: int) -> tuple[int, dict[str, np.ndarray]]:
         for i in self._candidates(epoch, place):
@@ -128,11 +125,20 @@ class GlobalBatches:
         yield from map(int, order)
 
 
+def check_broken(split: Split, broken: Mapping[int, str], max_broken: float, kind: str = "images") -> None:
+    """Raises DataError when `broken` (id: reason) are more than `max_broken` of the split."""
+    if len(broken) > max_broken * len(split):
+        some = "; ".join(f"{split.describe(i)}: {reason}" for i, reason in list(broken.items())[:3])
+        count = f"{len(broken)} of {len(split)} {kind} are broken"
+        raise DataError(f"data.source: {count}, more than data.max_broken {max_broken:g} allows ({some})")
+
+
 class EvalImages:
     """The evaluation inputs of some samples, in the order of `ids`: {"views": {name: (b, H, W, 3) uint8}, "index": (b,) int64}.
 
-    May be iterated again. Broken images are left out; once they were met, `ids` no longer holds them.
+    May be iterated again. Broken images are left out; once they were met, `ids` no longer holds them and `broken` has their reasons.
     augmented: (seed, number, strength) of a draw such as training makes (of generated sources a fresh picture); None: the fixed pixels.
+    Raises DataError at the end where more than `max_broken` of the split were broken, or all that were asked for.
     """
 
     def __init__(
@@ -142,8 +148,10 @@ class EvalImages:
         ids: np.ndarray | Sequence[int],
         batch_size: int,
         augmented: tuple[int, int, float] | None = None,
+        max_broken: float = 1.0,
     ) -> None:
         check_views(split, eval_views)
+        self.max_broken, self.broken = max_broken, dict[int, str]()
         self.split, self.batch_size, self.ids = split, batch_size, np.asarray(ids, np.int64)
         seed, number, strength = augmented or (0, 0, 0.0)
         self.draw = (seed, number)
@@ -157,6 +165,12 @@ class EvalImages:
             batch = self._load(ids[start : start + self.batch_size])
             if batch:
                 yield batch
+        check_broken(self.split, self.broken, self.max_broken)
+        if self.broken and not len(self.ids):
+            i, reason = next(iter(self.broken.items()))
+            raise DataError(
+                f"data.source: none of the {len(self.broken)} images that were asked for can be read ({self.split.describe(i)}: {reason})"
+            )
 
     def _load(self, ids: np.ndarray) -> dict[str, Any] | None:
         rows: list[dict[str, np.ndarray]] = []
@@ -164,8 +178,9 @@ class EvalImages:
         for i in map(int, ids):
             try:
                 rows.append(self.pipeline(_fetch(self.split, i, fixed=self.fixed), (*self.draw, i)))
-            except BrokenImage:
+            except BrokenImage as error:
                 gone.append(i)
+                self.broken[i] = self.split.met[i] = error.reason
         if gone:
             self.ids = self.ids[~np.isin(self.ids, gone)]
         if not rows:

@@ -30,3 +30,52 @@ def holdout(split: Split, fraction: float, seed: int, ids: np.ndarray | None = N
         held.append(members[:count])
     inside = np.isin(groups, np.concatenate(held))
     return ids[~inside], ids[inside]
+
+
+def part(ids: np.ndarray, labels: np.ndarray | None, count: int, seed: int, name: str = "part") -> np.ndarray:
+    """`count` of the ids, sorted; all of them where there are no more. A pure function of the set of ids, labels, count, seed and name.
+
+    labels: (N,) of the whole split, or None: all count as one class. Each class has its share of the ids, rounded, but at least one image
+    where `count` allows; within a class the ids are spread over its order, one drawn at random from each of as many equal stretches: files
+    that lie side by side may show one thing, and every other one of them too.
+    """
+    ids = np.sort(ids)
+    if len(ids) <= count:
+        return ids
+    rng = generator(seed, name)
+    kinds = np.zeros(len(ids), np.int64) if labels is None else labels[ids]
+    classes, sizes = np.unique(kinds, return_counts=True)
+    lowest = min(0, int(classes[0]))
+    # a label's luck is that of its number, whatever other labels there are: two parts of one split favour the same classes
+    luck = generator(seed, "luck").random(int(classes[-1]) - lowest + 1)[classes - lowest]
+    chosen = [
+        ids[kinds == label][_stretches(size, quota, rng)]
+        for label, size, quota in zip(classes, sizes.tolist(), quotas(sizes, count, luck).tolist(), strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def quotas(sizes: np.ndarray, count: int, luck: np.ndarray) -> np.ndarray:
+    """(C,) how many of each class of sizes (C,) make up `count` in all, below their sum: each its share rounded down or up.
+
+    A class whose share is below one gets one, where `count` allows, and the others share the rest. Of equal remainders the one with more luck,
+    (C,) all different, is rounded up.
+    """
+    found, shared = np.zeros(len(sizes), np.int64), np.ones(len(sizes), bool)
+    while len(sizes) <= count:
+        rare = shared & (sizes * (count - found.sum()) < sizes[shared].sum())
+        if not rare.any():
+            break
+        found[rare], shared = 1, shared & ~rare
+    left, whole = count - int(found.sum()), int(sizes[shared].sum())
+    shares, remainders = np.divmod(sizes * left, max(whole, 1))
+    found = np.where(shared, shares, found)
+    up = np.lexsort((luck, np.where(shared, remainders, -1)))[::-1][: count - int(found.sum())]
+    found[up] += 1
+    return found
+
+
+def _stretches(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count,) places below `size`, ascending: one in each of `count` equal stretches."""
+    ends = np.arange(count + 1) * size // max(count, 1)
+    return rng.integers(ends[:-1], ends[1:]) if count else np.zeros(0, np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 
 from methods._base import View
 
+from ..drawable import SHORT, drawable
 from .batches import GlobalBatches
 from .splits import Split
 
@@ -46,7 +47,8 @@ def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int,
             for column, (name, view) in enumerate(columns.items(), start=1):
                 values = batch["views"][name][row].numpy()
                 if view.kind == "tokens":
-                    axes[row, column].text(0.5, 0.5, textwrap.fill(_text(values), 20), ha="center", va="center", fontsize=7)
+                    lines = [drawable(line) for line in textwrap.wrap(_text(values), 20)]
+                    axes[row, column].text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=7)
                     axes[row, column].set_axis_off()
                 else:
                     _show(axes[row, column], as_seen(values, view))
@@ -114,7 +116,7 @@ def _show(axis: Axes, image: np.ndarray, text: str = "", below: bool = False) ->
 
 
 def _label(split: Split, i: int) -> str:
-    return f"id {i}" if split.labels is None else f"id {i}: {split.classes[split.labels[i]]}"
+    return f"id {i}" if split.labels is None else f"id {i}: {drawable(split.classes[split.labels[i]], SHORT)}"
 
 
 def _caption(views: Mapping[str, View], strength: float, generated: bool) -> str:

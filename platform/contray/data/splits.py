@@ -40,6 +40,7 @@ class Split:
     def __init__(self, classes: Sequence[str] = ()) -> None:
         self.classes = list(classes)
         self.broken: dict[int, str] = {}  # ids and reasons that `prepare` found
+        self.met: dict[int, str] = {}  # ids and reasons that evaluations met
 
     def __len__(self) -> int:
         raise NotImplementedError

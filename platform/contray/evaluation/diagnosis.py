@@ -26,6 +26,7 @@ from ..seeds import fold
 from . import geometry
 
 IMAGES, PAIRS = 2048, 512  # at most: images whose features are looked at, pairs of augmented views
+SEED = 20_221_005  # of what part of a larger set they are, the same for every run; the date of RankMe's first version
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,16 @@ class Diagnosis:
 
     def __init__(self, config: RunConfig, source: data.Source, device: torch.device) -> None:
         self.config, self.device = config, device
-        count = min(len(source.train), config.eval.online_limit, IMAGES)
-        ids = np.linspace(0, len(source.train) - 1, count).round().astype(np.int64)  # apart: neighbours may show one thing
-        pairs = ids[np.linspace(0, count - 1, min(count, PAIRS)).round().astype(np.int64)]
+        count = min(config.eval.online_limit, IMAGES)
+        ids = data.part(np.arange(len(source.train)), None, count, SEED)
+        pairs, count = data.part(ids, None, PAIRS, SEED), len(ids)
         inputs = model.load_method(config.method.name).method.eval_views(config.views)
         drawn, seed, size = drawn_views(inputs, config.views), fold(config.seed, "diagnosis"), config.eval.batch_size
-        images = [data.EvalImages(source.train, inputs, ids, size)]
-        images += [data.EvalImages(source.train, drawn, pairs, size, (seed, i, config.augment.strength)) for i in (0, 1) if drawn]
+        most = config.data.max_broken
+        images = [data.EvalImages(source.train, inputs, ids, size, max_broken=most)]
+        images += [
+            data.EvalImages(source.train, drawn, pairs, size, (seed, i, config.augment.strength), most) for i in (0, 1) if drawn
+        ]
         side = max(map(backbones.image_side, config.views.values()))
         fits = (count + 2 * len(pairs)) * side * side * 3 < config.data.cache_gb * 2**30
         self.images = [list(each) if fits else each for each in images]
@@ -153,31 +157,34 @@ def geometry_of(
 
 
 def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) -> None:
-    """Similarities of the untrained encoder's features, of the trained one's, and of what its loss compares."""
+    """Similarities of the untrained encoder's features, of the trained one's, and of what its loss compares; beside them the numbers of `measure`."""
     from ..curves import draw_similarities
 
     panels: dict[str, tuple[Similarities, dict[str, str]]] = {}
+    images = 0
     for name, method in (
         ("untrained encoder", untrained),
         ("trained encoder", trained),
         ("trained, what the loss compares", trained),
     ):
-        pairs = diagnosis.features(method)[1]
+        plain, pairs = diagnosis.features(method)
         if pairs is None:
             raise UserError(
                 f"{diagnosis.config.method.name} has no training view of what it evaluates: there are no positives to draw"
             )
         if name.startswith("trained,"):
-            embedded = [diagnosis.embed(method, each) for each in pairs]
-            if embedded[0].shape == pairs[0].shape and torch.equal(embedded[0], pairs[0]):
+            embedded = diagnosis.embed(method, plain)
+            if embedded.shape == plain.shape and torch.equal(embedded, plain):
                 continue
-            pairs = (embedded[0], embedded[1])
-        numbers = {"alignment": f"{geometry.alignment(*pairs):.2f}", "uniformity": f"{geometry.uniformity(pairs[0]):.2f}",
-                   "rank": f"{geometry.rankme(pairs[0]):.0f} of {min(pairs[0].shape)}"}  # fmt: skip
+            plain, pairs = embedded, (diagnosis.embed(method, pairs[0]), diagnosis.embed(method, pairs[1]))
+        images = len(plain)
+        numbers = {"alignment": f"{geometry.alignment(*pairs):.3f}", "uniformity": f"{geometry.uniformity(plain):.3f}",
+                   "rank": f"{geometry.rankme(plain):.1f} of {min(plain.shape)}"}  # fmt: skip
         panels[name] = similarities(*pairs), numbers
     config = diagnosis.config
-    title = f"{Path(config.method.name).stem} preset {config.method.preset} on {Path(config.data.source).name}: {len(pairs[0])} samples, two views of each"
-    draw_similarities(panels, title, out)
+    of = f"{Path(config.method.name).stem} preset {config.method.preset} on {Path(config.data.source).name}"
+    count = len(panels["trained encoder"][0].positive)
+    draw_similarities(panels, f"{of}: {count:,} samples, two views of each; uniformity and rank of {images:,} images", out)
 
 
 # ---------------------------------------------------------------- while a method trains
@@ -221,7 +228,7 @@ class Watch:
 
     def __call__(self, method: Method) -> dict[str, float]:
         """An evaluation's metrics."""
-        values = {"knn_val_top1": self.knn.top1(method)} if self.knn else {}
+        values = {"knn_val_top1": self.knn.top1(method), **self.knn.counts} if self.knn else {}
         values |= self.diagnosis.measure(method)
         self.news = self.alarm.hear(values)
         return values

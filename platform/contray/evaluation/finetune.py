@@ -30,6 +30,7 @@ from ..sections import EvalConfig
 from ..vit import VisionTransformer
 from .labelled import CroppedImages, Inputs, Show, check_labels, first_inputs, score
 from .linear import MOMENTUM
+from .samples import held_out
 
 WARMUP = 0.1  # of the steps
 SUBSET = 20_200_617  # seed of the labelled subsets; the date of SimCLR v2's first version
@@ -320,7 +321,7 @@ def supervised(config: RunConfig, source: data.Source, device: torch.device, sho
     On the images that linear probes fit; the same held-out part as theirs picks the rate.
     """
     check_labels(source)
-    fit, val = data.holdout(source.train, config.eval.holdout, config.seed)
+    fit, val = held_out(config, source)
     batch, steps = min(config.train.batch_size, len(fit)), config.total_steps(len(source.train))
     inputs = first_inputs(config, source.train, fit, device)
     untrained = model.build(config, len(source.train)).to(device)

@@ -91,7 +91,9 @@ def knn_top1(
     classes: int,
     device: torch.device | str | None = None,
 ) -> float:
-    """Share of the queries (M, D) whose k-NN class is their label (M,), in [0, 1]; see `knn_predict`."""
+    """Share of the queries (M, D) whose k-NN class is their label (M,), in [0, 1]; see `knn_predict`. Raises ValueError where M is 0."""
+    if not len(queries):
+        raise ValueError("no queries: top-1 of no image is no number")
     predicted = knn_predict(bank, bank_labels, queries, k=k, temperature=temperature, classes=classes, device=device)
     return (predicted == labels.to(predicted.device)).double().mean().item()
 

@@ -18,25 +18,10 @@ from .. import data, model
 from ..config import RunConfig
 from ..errors import DataError
 from .online import images_of
+from .samples import check_labels as check_labels
 
 Inputs = Mapping[str, Tensor]
 Show = Callable[[dict[str, Any]], None]  # takes what `TrainingBar.show` takes
-
-
-def check_labels(source: data.Source) -> data.Split | None:
-    """The labelled test split, None where there is none. Raises DataError where labels are missing, foreign or all the same."""
-    labels, count = source.train.labels, len(source.train.classes)
-    if labels is None:
-        raise DataError(f"data.source: {source.name} has no labels, and an evaluation needs them")
-    if len(np.unique(labels)) < 2:
-        raise DataError(f"data.source: all training images of {source.name} have the same label: an evaluation needs two classes")
-    if source.test is None or source.test.labels is None:
-        return None
-    foreign = np.setdiff1d(source.test.labels, labels)
-    if len(foreign) or list(source.test.classes) != list(source.train.classes):
-        named = ", ".join(sorted(set(source.test.classes) ^ set(source.train.classes))) or ", ".join(map(str, foreign))
-        raise DataError(f"data.source: training and test images of {source.name} have other classes ({count} train): {named}")
-    return source.test
 
 
 def cropped_views(config: RunConfig) -> dict[str, View]:

@@ -41,8 +41,11 @@ class ProbeResult:
 
     def top1(self, x: Tensor, y: Tensor) -> float:
         """Share of the rows x (M, D) whose highest score is their label y (M,), in [0, 1]."""
-        probe = LinearProbes(self.mean, self.std, self.weights[..., None], self.bias[:, None])
-        return probe.top1(x, y).item()
+        return self.hits(x, y).double().mean().item()
+
+    def hits(self, x: Tensor, y: Tensor) -> Tensor:
+        """(M,) bool: the rows x (M, D) whose highest score is their label y (M,)."""
+        return LinearProbes(self.mean, self.std, self.weights[..., None], self.bias[:, None]).hits(x, y)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,15 @@ class LinearProbes:
         """(B, D) standardised features -> class scores (B, C, P)."""
         return torch.addmm(self.bias.flatten(), z, self.weights.flatten(1)).view(len(z), *self.bias.shape)
 
-    @torch.no_grad()
-    def top1(self, x: Tensor, y: Tensor, rows: int = 1024) -> Tensor:
+    def top1(self, x: Tensor, y: Tensor) -> Tensor:
         """Share of the rows x (M, D) whose highest score is their label y (M,), for each probe: (P,) float64, on the CPU."""
-        hits = torch.zeros(self.bias.shape[1], dtype=torch.float64)
-        for features, labels in zip(x.split(rows), y.split(rows), strict=True):
-            predicted = self.logits(self.standardise(features)).argmax(1).cpu()  # (rows, P)
-            hits += (predicted == labels.cpu()[:, None]).sum(0)
-        return hits / len(x)
+        return self.hits(x, y).double().mean(0)
+
+    @torch.no_grad()
+    def hits(self, x: Tensor, y: Tensor, rows: int = 1024) -> Tensor:
+        """(M, P) bool, on the CPU: the rows x (M, D) whose highest score is their label y (M,), for each probe."""
+        predicted = [self.logits(self.standardise(features)).argmax(1).cpu() for features in x.split(rows)]  # (rows, P) each
+        return torch.cat(predicted) == y.cpu()[:, None]
 
     @classmethod
     @torch.no_grad()

@@ -27,6 +27,7 @@ from .labelled import CroppedImages, Inputs, Show, check_labels, first_inputs, s
 from .linear import MOMENTUM, linear_probe
 from .online import images_of
 from .protocol import Features, encode
+from .samples import held_out
 from .tokens import last_blocks, tokens
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def trained_probe(
     """
     options, name = config.eval, "attentive" if attentive else "linear_paper"
     test = check_labels(source)
-    fit, val = data.holdout(source.train, options.holdout, config.seed)
+    fit, val = held_out(config, source)
     method.eval()
 
     @torch.no_grad()
@@ -151,7 +152,7 @@ def last_n_probe(config: RunConfig, source: data.Source, method: Method, device:
     With eval.last_average the names have `_avg` after the number. Raises as `last_blocks` does, before anything is encoded.
     """
     options, test = config.eval, check_labels(source)
-    fit, val = data.holdout(source.train, options.holdout, config.seed)
+    fit, val = held_out(config, source)
     method.eval()
 
     def encoder(inputs: Inputs) -> Tensor:

@@ -51,25 +51,27 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     attention_jaccard, and random_attention_jaccard of the same network untrained.
     """
     split, ids, kind = subject.asked()
-    looked = next(look(subject, subject.method, split, apart(ids, SHOWN)))
+    shown = apart(subject.limited(split, ids, MEASURED), SHOWN)
+    looked = next(look(subject, subject.method, split, shown, len(shown)))
     found: dict[str, float] = {}
+    measured = 0
     if looked.objects is not None:
         untrained = model.build(subject.config, len(subject.source.train)).to(subject.device).eval()
-        ids = subject.limited(ids, MEASURED)
+        ids = subject.limited(split, ids, MEASURED)
         for prefix, method in (("", subject.method), ("random_", untrained)):
-            best = [best_head(each) for each in look(subject, method, split, ids)]
-            found[f"{prefix}attention_jaccard"] = float(torch.cat(best).mean())
-    _sheet(subject, kind, looked, found).save(out)
+            best = torch.cat([best_head(each) for each in look(subject, method, split, ids)])
+            found[f"{prefix}attention_jaccard"], measured = float(best.mean()), len(best)
+    _sheet(subject, f"{measured:,} {kind}", looked, found).save(out)
     return found
 
 
-def look(subject: Subject, method: Method, split: data.Split, ids: np.ndarray) -> Iterator[Looked]:
-    """Batch by batch. Raises UserError where the encoder has no class token of the whole image."""
+def look(subject: Subject, method: Method, split: data.Split, ids: np.ndarray, size: int = 0) -> Iterator[Looked]:
+    """Batch by batch, of eval.batch_size or `size` images. Raises UserError where the encoder has no class token of the whole image."""
     name, view = next(iter(subject.views.items()))
     views = dict(subject.views)
     if split.columns.get(COLUMN) == "image" and view.kind == "image":
         views[COLUMN] = evaluation_view(View(size=view.size, source=COLUMN))  # cut as the image is
-    for batch in subject.drawn(split, ids, views):
+    for batch in subject.drawn(split, ids, views, size):
         drawn: dict[str, Tensor] = batch["views"]
         objects = drawn.pop(COLUMN)[..., 0] > 127 if COLUMN in views else None  # (B, S, S)
         with torch.no_grad(), model.autocast(subject.config, subject.device):

@@ -13,6 +13,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..drawable import SHORT, drawable
 from ..errors import UserError
 from .subject import Subject
 
@@ -28,7 +29,8 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     split, ids, kind = subject.asked()
-    features, ids = subject.features(split, subject.limited(ids, IMAGES))
+    asked = len(ids)
+    features, ids = subject.features(split, subject.limited(split, ids, IMAGES))
     if len(features) < LEAST:
         raise UserError(f"plot map: {len(features)} {kind} are too few for a map, which needs {LEAST}")
     points = project(features, subject.by, subject.config.seed)
@@ -45,9 +47,10 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
         "tsne": f"t-SNE, perplexity {perplexity_of(len(ids))}",
         "umap": f"UMAP, {min(NEIGHBOURS, len(ids) - 1)} neighbours",
     }[subject.by]
-    column = subject.config.data.label_column
+    column = drawable(subject.config.data.label_column)
+    number = f"{len(ids):,}" if len(ids) == asked else f"{len(ids):,} of {asked:,}"
     by = f", coloured by {column}" if column not in ("", "label") else ""
-    axes.set_title(f"{subject.name}: {len(ids):,} {kind}{by}", fontsize=11, loc="left")
+    axes.set_title(f"{subject.name}: {number} {kind}{by}", fontsize=11, loc="left")
     axes.set_xlabel(
         f"{method}, of L2-normalised features; axes and distances between far points mean nothing", fontsize=8, color="0.35"
     )
@@ -92,7 +95,10 @@ def _classes(axes: Axes, points: np.ndarray, labels: np.ndarray, names: list[str
     axes.scatter(*points[order].T, s=size_of(len(points)), color=[colours[i] for i in place[order]], alpha=0.75, linewidths=0)
     if len(classes) > NAMED:
         return
-    handles = [axes.scatter([], [], color=colour, s=40, label=names[each]) for colour, each in zip(colours, classes, strict=True)]
+    handles = [
+        axes.scatter([], [], color=colour, s=40, label=drawable(names[each]))
+        for colour, each in zip(colours, classes, strict=True)
+    ]
     axes.legend(
         handles=handles,
         loc="center left",
@@ -106,7 +112,15 @@ def _classes(axes: Axes, points: np.ndarray, labels: np.ndarray, names: list[str
         outlined = [withStroke(linewidth=3, foreground="white")]
         dark = [0.75 * channel for channel in colours[i][:3]]
         axes.text(
-            x, y, names[classes[i]], color=dark, ha="center", va="center", fontsize=12, fontweight="bold", path_effects=outlined
+            x,
+            y,
+            drawable(names[classes[i]], 2 * SHORT),
+            color=dark,
+            ha="center",
+            va="center",
+            fontsize=12,
+            fontweight="bold",
+            path_effects=outlined,
         )
 
 

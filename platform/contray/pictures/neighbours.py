@@ -11,6 +11,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..drawable import SHORT, drawable
 from .sheet import RIGHT, WRONG, Sheet
 from .subject import Subject, apart
 
@@ -23,7 +24,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     split, ids, kind = subject.asked()
     train = subject.source.train
     queries, asked = subject.features(split, one_per_class(ids, split.labels))
-    bank, searched = subject.features(train, subject.limited(subject.searched(), len(train)))
+    bank, searched = subject.features(train, subject.limited(train, subject.searched(), len(train)))
     similarity, places = nearest(queries, bank, min(NEIGHBOURS, len(bank)))
     found = searched[places.numpy()]  # (Q, K) ids
     shown, known = subject.pictures(split, asked), subject.pictures(train, np.unique(found))
@@ -37,12 +38,12 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     sheet.word(-0.12, GAP + 0.1, "nearest first", size=9, ha="left")
     for row, query in enumerate(asked):
         own = split.classes[split.labels[query]] if split.labels is not None else ""
-        sheet.tile(row, 0, shown[query], below=own or f"image {query}")
+        sheet.tile(row, 0, shown[query], below=drawable(own, SHORT) or f"image {query}")
         for column, (other, value) in enumerate(zip(found[row], similarity[row].tolist(), strict=True)):
             frame, word = "", f"{value:.3f}"
             if split.labels is not None and train.labels is not None:
                 theirs = train.classes[train.labels[other]]
-                frame, word = RIGHT if theirs == own else WRONG, f"{theirs}: {word}"
+                frame, word = RIGHT if theirs == own else WRONG, f"{drawable(theirs, SHORT)}: {word}"
             sheet.tile(row, column + GAP, known[other], frame=frame, below=word)
     sheet.save(out)
     return {}

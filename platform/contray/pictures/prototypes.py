@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..drawable import SHORT, drawable
 from ..errors import UserError
 from .sheet import RIGHT, WRONG, Sheet
 from .subject import Subject, apart, offering
@@ -28,7 +29,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     """
     scores_of(subject, torch.zeros(1, subject.method.out_dim))  # before the features of all images are computed
     train = subject.source.train
-    features, ids = subject.features(train, subject.limited(np.arange(len(train)), LIMIT))
+    features, ids = subject.features(train, subject.limited(train, np.arange(len(train)), LIMIT))
     scores = scores_of(subject, features)  # (N, K)
     own, count = scores.argmax(1).numpy(), scores.shape[1]
     sizes = np.bincount(own, minlength=count)  # (K,)
@@ -43,7 +44,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     per_column = -(-len(shown) // COLUMNS)
     wide = NEAREST + WORDS + 0.25
     title = f"{subject.name}: {len(shown)} of {count} prototypes, and the nearest of the training images assigned to each"
-    note = f"{len(ids):,} images, {(sizes > 0).sum()} prototypes get some"
+    note = f"{len(ids):,} of {len(train):,} images, {(sizes > 0).sum()} prototypes get some"
     note += (
         f"; {found['prototype_purity']:.1%} of the images are of their prototype's most frequent class (green)"
         if labels is not None
@@ -56,7 +57,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
         if labels is not None:
             inside = labels[own == prototype]
             most = np.bincount(inside).argmax()
-            words += f"\n{(inside == most).mean():.0%} {train.classes[most]}"
+            words += f"\n{(inside == most).mean():.0%} {drawable(train.classes[most], SHORT)}"
         sheet.word(row + 0.5, left + WORDS - 0.08, f"prototype {prototype}\n{words}", ha="right", size=8)
         for column, i in enumerate(nearest[place]):
             frame = "" if labels is None else RIGHT if labels[i] == most else WRONG

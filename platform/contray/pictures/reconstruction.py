@@ -17,7 +17,7 @@ from methods._parts import patchify, unpatchify
 from .. import data, model
 from ..errors import UserError
 from .sheet import Sheet
-from .subject import Subject, apart, offering
+from .subject import Subject, offering
 
 IMAGES, GREY = 8, 0.5
 END = Clock(samples=1, total=1, dataset=1, batch=1)  # of a run: schedules have nothing more to do
@@ -26,7 +26,7 @@ END = Clock(samples=1, total=1, dataset=1, batch=1)  # of a run: schedules have 
 def draw(subject: Subject, out: Path) -> dict[str, float]:
     """Image, what is seen of it, and the seen patches among the painted ones. Raises UserError for a method that paints nothing."""
     split, ids, kind = subject.asked()
-    found = reconstruct(subject, split, apart(ids, min(subject.images or IMAGES, subject.config.eval.batch_size)))
+    found = reconstruct(subject, split, subject.limited(split, ids, IMAGES))
     seen, whole = pasted(found)
     rows = [subject.method.pixels(each).float().cpu() for each in (found.images, seen, whole)]
     rows[1] = torch.where(unpatched(found, found.masked[..., None].expand_as(found.patches)).cpu(), torch.tensor(GREY), rows[1])
@@ -45,7 +45,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
 def reconstruct(subject: Subject, split: data.Split, ids: np.ndarray) -> Reconstruction:
     """Of images as evaluation shows them. Raises UserError where the method has none."""
     views = {name: evaluation_view(view) for name, view in subject.config.views.items()}
-    drawn = next(iter(subject.drawn(split, ids, views)))
+    drawn = next(iter(subject.drawn(split, ids, views, len(ids))))
     rows, slots = len(drawn["index"]), torch.arange(len(drawn["index"]), device=subject.device)
     batch = Batch(subject.inputs(drawn["views"]), drawn["index"], slots, rows, seed=subject.config.seed)
     try:

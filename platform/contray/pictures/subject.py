@@ -18,6 +18,7 @@ from methods._base import Method, View
 from .. import data, model
 from ..config import RunConfig
 from ..data.preview import as_seen
+from ..drawable import drawable
 from ..evaluation.online import features_of
 from ..registry import load_method, method_names
 
@@ -39,7 +40,7 @@ class Subject:
     def name(self) -> str:
         """Method, preset and data set, for titles."""
         method = self.config.method
-        return f"{Path(method.name).stem} {method.preset} on {Path(self.source.name).name}"
+        return drawable(f"{Path(method.name).stem} {method.preset} on {Path(self.source.name).name}")
 
     @property
     def views(self) -> dict[str, View]:
@@ -59,18 +60,20 @@ class Subject:
             return np.arange(len(self.source.train))
         return data.holdout(self.source.train, self.config.eval.holdout, self.config.seed)[0]
 
-    def limited(self, ids: np.ndarray, limit: int) -> np.ndarray:
-        """As many of the ids as are asked for, or `limit`."""
-        return apart(ids, self.images or limit)
+    def limited(self, split: data.Split, ids: np.ndarray, limit: int) -> np.ndarray:
+        """As many of the ids as are asked for, or `limit`: of each class its share, as far as there are labels."""
+        return data.part(ids, split.labels, self.images or limit, self.config.seed, "pictures")
 
     def features(self, split: data.Split, ids: Sequence[int] | np.ndarray) -> tuple[Tensor, np.ndarray]:
         """(N, D) on the CPU, and the (N,) ids that they are of: images that cannot be read are left out."""
         features, kept = features_of(self.config, self.method, split, ids, self.device)
         return features, kept.numpy()
 
-    def drawn(self, split: data.Split, ids: Sequence[int] | np.ndarray, views: Mapping[str, View]) -> data.EvalImages:
-        """Batches of these views of the images."""
-        return data.EvalImages(split, views, np.asarray(ids, np.int64), self.config.eval.batch_size)
+    def drawn(
+        self, split: data.Split, ids: Sequence[int] | np.ndarray, views: Mapping[str, View], size: int = 0
+    ) -> data.EvalImages:
+        """Batches of these views of the images, of eval.batch_size or `size` of them. Raises DataError where none can be read."""
+        return data.EvalImages(split, views, np.asarray(ids, np.int64), size or self.config.eval.batch_size)
 
     def inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A batch's views, normalised on the device."""

@@ -11,6 +11,7 @@ from typing import Any
 from .. import data, model, track
 from ..config import RunConfig
 from ..errors import UserError
+from ..evaluation.samples import check_measurable
 from ..progress import TrainingBar
 from .audit import check_audit
 from .checkpoint import PATTERN, Storage
@@ -44,6 +45,7 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
     source = data.announced(config.data, quiet or parent is not None)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
+    check_measurable(config, source)
     check_machines(config)
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
@@ -106,6 +108,7 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[
     source = data.announced(config.data, quiet)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
+    check_measurable(config, source)
     check_machines(config)
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
@@ -123,7 +126,8 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[
                 )
                 for offset in range(seeds)
             ]
-        means = {key: sum(result.metrics[key] for result in results) / seeds for key in results[0].metrics}
+        common = [key for key in results[0].metrics if all(key in result.metrics for result in results)]
+        means = {key: sum(result.metrics[key] for result in results) / seeds for key in common}
         status = "FINISHED"
     finally:
         try:

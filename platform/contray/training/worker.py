@@ -15,7 +15,9 @@ from methods._ranks import world_size
 
 from .. import data, model
 from ..config import RunConfig
+from ..errors import UserError
 from ..evaluation.diagnosis import Collapsed
+from ..evaluation.protocol import Measured
 from ..track import MetricLog, TrackedRun, TrackingError
 from . import artifacts
 from .artifacts import Ended
@@ -129,43 +131,61 @@ def work(
         raise
     if rank != 0:
         return {}
-    metrics: dict[str, float] = {}
+    metrics, unmeasured = Measured({}), ""
     if outcome.finished and config.eval.final:
         show({"phase": "measuring"})
-        metrics = _measure(config, source, storage, outcome, plan.final)
+        metrics, unmeasured = _measure(config, source, storage, outcome, plan.final)
+        if unmeasured and plan.run is not None:
+            try:
+                plan.run.set_tags({"contray.unmeasured": unmeasured})
+            except TrackingError as error:
+                print(f"contray: the tag contray.unmeasured was not recorded ({error})", flush=True)
         if recorder.metrics:
-            recorder.metrics.log(outcome.step, metrics)
+            recorder.metrics.log(outcome.step, {**metrics, **metrics.about})
             recorder.metrics.durable(outcome.step)
     unsent = close(recorder.metrics, storage, CLOSE_SECONDS) if recorder.metrics else 0
     kept = plan.run is None or plan.final != "test" or _keep_artifacts(plan.run, config, source, outcome, metrics)
     return {
         "step": outcome.step,
         "finished": outcome.finished,
-        "metrics": metrics,
+        "metrics": dict(metrics),
+        "about": metrics.about,
         "worlds": outcome.worlds,
         "seconds": outcome.seconds,
         "images_per_second": outcome.images_per_second,
         "broken": {source.train.describe(i): reason for i, reason in outcome.broken.items()},
         "unsent": unsent,
         "artifacts": kept,
-        "test_images": len(source.test) if source.test is not None else 0,
+        "unmeasured": unmeasured,
+        "broken_test": {} if source.test is None else {source.test.describe(i): reason for i, reason in source.test.met.items()},
         "labelled": source.train.labels is not None,
     }
 
 
-def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: Outcome, final: str) -> dict[str, float]:
-    """The verdict, kept beside the checkpoints: a run that dies while recording it does not open the test set again."""
+def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: Outcome, final: str) -> tuple[Measured, str]:
+    """The verdict, kept beside the checkpoints: a run that dies while recording it does not open the test set again.
+
+    Training is done and its checkpoint safe: what keeps a run from being measured is said in the second value, and loses nothing. A trial that
+    cannot be measured cannot be ranked: that is raised.
+    """
     from ..evaluation.diagnosis import geometry_of
     from ..evaluation.online import verdict
 
     if VERDICT in storage.names():
-        return json.loads(storage.read(VERDICT))
+        return Measured(json.loads(storage.read(VERDICT))), ""
     device, test = model.device_of(config), final == "test"
-    metrics = geometry_of(config, source, outcome.method, device, untrained=test)
-    if source.train.labels is not None:
-        metrics = verdict(config, source, outcome.method, device, test=test) | metrics
+    metrics: dict[str, float] = {}
+    try:
+        metrics = geometry_of(config, source, outcome.method, device, untrained=test)
+        if source.train.labels is not None:
+            metrics = verdict(config, source, outcome.method, device, test=test) | metrics
+    except Exception as error:
+        if not test:
+            raise
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Measured(metrics), reason.encode(errors="backslashreplace").decode()[:1000]  # as a tag can hold it
     storage.write(VERDICT, json.dumps(metrics, indent=1).encode())
-    return metrics
+    return Measured(metrics), ""
 
 
 def _keep_artifacts(

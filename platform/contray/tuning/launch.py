@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from .. import data, model, track
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
+from ..evaluation.samples import check_measurable
 from ..registry import load_space
 from ..training.checkpoint import Storage
 from ..training.ray_train import check_machines, ray_session, uses_gpu
@@ -61,6 +63,7 @@ def sweep(
         )
     if not config.eval.final:
         raise ConfigError("eval.final", "got false, and trials are ranked on what it measures")
+    check_measurable(config, source)
     if scheduler == "pbt" and config.scale.workers[1] > 1:
         raise UserError("--scheduler pbt: works for trials of one worker only; use asha, or scale.workers 1 1")
     if scheduler == "pbt" and not LIVE_KEYS & set(file.SPACE):
@@ -95,7 +98,9 @@ def sweep(
         with ray_session(config, dashboard=config.scale.workers[1] > 1):
             config = settle(config, Storage(str(folder)), uses_gpu(config))  # once for all trials
             trials = ranked(trials_of(run(search, config, space, folder, parent, resume, quiet), folder, parent), metric)
-        best = next((trial for trial in trials if trial.status == "finished" and metric in trial.metrics), None)
+        best = next(
+            (each for each in trials if each.status == "finished" and math.isfinite(each.metrics.get(metric, math.nan))), None
+        )
         best_config = None
         if best:
             best, best_config = crown(config, best, parent, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from .. import data, model, track
 from ..config import RunConfig
+from ..errors import UserError
 from .ranking import METRICS, online_of
 from .trial import ENDED, RECORD
 
@@ -76,10 +78,14 @@ def end_trials(parent: track.TrackedRun) -> None:
 
 
 def ranked(trials: list[Trial], metric: str) -> list[Trial]:
-    """Finished trials first: what a stopped one had reached is no verdict."""
+    """Finished trials first: what a stopped one had reached is no verdict. What is no number is worse than any."""
+
+    def known(trial: Trial, name: str) -> float:
+        value = trial.metrics.get(name, -1.0)
+        return value if math.isfinite(value) else -1.0
 
     def rank(trial: Trial) -> tuple[bool, float, float]:
-        return trial.status == "finished", trial.metrics.get(metric, -1.0), trial.metrics.get(online_of(metric), -1.0)
+        return trial.status == "finished", known(trial, metric), known(trial, online_of(metric))
 
     return sorted(trials, key=rank, reverse=True)
 
@@ -92,7 +98,12 @@ def crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path
     encoder = read_checkpoint(best.folder)
     winner = config.replace(dict(best.params))
     source, device = data.open_source(winner.data), model.device_of(winner)
-    measured = verdict(winner, source, encoder.method.to(device), device) if source.train.labels is not None else {}
+    measured: dict[str, float] = {}
+    try:
+        if source.train.labels is not None:
+            measured = verdict(winner, source, encoder.method.to(device), device)
+    except UserError as error:  # the ranking stands without the test set
+        print(f"contray: the winner could not be measured on the test set: {error}", flush=True)
     metrics = {**best.metrics, **measured}
     path = folder / "best.yaml"
     path.write_text(winner.to_yaml())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..training.ray_train import fit
 from ..training.worker import Asked, Plan, work
 
 ONLINE = "knn_val_top1"
+WORST = -1.0  # below any accuracy and any rank
 RECORD, ENDED, STATE = "run.json", "ended.json", "state.pt"
 
 
@@ -103,11 +105,10 @@ class TuneReport:
 
         if self.online in message and self.reported < message.get("evaluated", -1) < message["total"]:
             self.reported = int(message["evaluated"])
-            progress = 100 * self.reported // message["total"]
+            progress, value = 100 * self.reported // message["total"], message[self.online]
+            told = value if math.isfinite(value) else WORST  # a scheduler cannot compare NaN, and would let the trial go on
             with self._checkpoint(message) as checkpoint:
-                tune.report(
-                    {self.online: message[self.online], "step": self.reported, "progress": progress}, checkpoint=checkpoint
-                )
+                tune.report({self.online: told, "step": self.reported, "progress": progress}, checkpoint=checkpoint)
 
     @contextlib.contextmanager
     def _checkpoint(self, message: Mapping[str, Any]) -> Iterator[Any]:
