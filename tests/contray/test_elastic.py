@@ -71,7 +71,7 @@ def test_a_node_that_gave_notice_is_nobodys_failure(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lease.LeaseLost", "lease.NotSeen", "loop.Unsaved"])
 def test_what_no_new_worker_mends_ends_a_run_at_once_in_its_own_words(name: str, tmp_path: Path) -> None:
-    with pytest.raises(NoProgress, match="^the words$"):
+    with pytest.raises(NoProgress, match=r"^the words$"):
         Patience(str(tmp_path), -1).after_exception(None, {0: RuntimeError(f"Traceback:\ncontray.training.{name}: the words")})
 
 

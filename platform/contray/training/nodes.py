@@ -37,7 +37,12 @@ def nodes() -> list[Node]:
     with contextlib.suppress(Exception):  # private to Ray: without it, what is free is not told
         free = ray._private.state.available_resources_per_node()  # pyright: ignore[reportAttributeAccessIssue]
     return [
-        Node(each["NodeID"], each["NodeManagerHostname"], each["Resources"], free.get(each["NodeID"], {}))
+        Node(
+            each["NodeID"],
+            f"{each['NodeManagerHostname']} ({each['NodeManagerAddress']})",
+            each["Resources"],
+            free.get(each["NodeID"], {}),
+        )
         for each in ray.nodes()
         if each["Alive"]
     ]

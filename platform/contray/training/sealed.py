@@ -25,7 +25,7 @@ class Damaged(UserError):
 
 def write(storage: Storage, name: str, facts: Mapping[str, Any]) -> None:
     """Write `facts`, which JSON can hold, with their digest."""
-    storage.write(name, json.dumps({**facts, SEAL: _digest(facts)}).encode())
+    storage.write(name, _dumped(facts))
 
 
 def read(storage: Storage, name: str, kinds: Kinds, needed: Collection[str] = ()) -> dict[str, Any] | None:
@@ -50,6 +50,8 @@ def unseal(content: bytes, where: str, kinds: Kinds, needed: Collection[str] = (
         raise Damaged(f"{where} is damaged ({type(facts).__name__} in place of an object)")
     sealed = SEAL in facts
     seal = facts.pop(SEAL, None)
+    if not facts and not sealed:
+        raise Damaged(f"{where} is damaged (it says nothing)")
     if sealed and seal != _digest(facts):
         raise Damaged(f"{where} is damaged (its digest does not fit)")
     for key, value in facts.items():
@@ -59,6 +61,10 @@ def unseal(content: bytes, where: str, kinds: Kinds, needed: Collection[str] = (
     if missing := [key for key in needed if not facts.get(key)]:
         raise Damaged(f"{where} is damaged (no {', '.join(missing)})")
     return facts
+
+
+def _dumped(facts: Mapping[str, Any]) -> bytes:
+    return json.dumps({**facts, SEAL: _digest(facts)}).encode()
 
 
 def _digest(facts: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ def put(storage: Storage, points: Iterable[Point]) -> None:
 
 def get(storage: Storage) -> list[Point]:
     """The points kept there. Raises Damaged where they are not what was kept."""
-    found = sealed.read(storage, SPOOL, {"points": list}) or {"points": []}
+    found = sealed.read(storage, SPOOL, {"points": list}, needed=("points",)) or {"points": []}
     try:
         return [
             (str(name), math.nan if value is None else float(value), int(timestamp), int(step))
