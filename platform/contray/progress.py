@@ -55,7 +55,7 @@ class TrainingBar:
         for key in message:
             if key.startswith(TROUBLES) and message[key] != self.seen.get(key, ""):
                 self._trouble(key, message[key])
-        if message.get("durable", -1) != self.seen.get("durable", -1):
+        if "durable" in message and message["durable"] != self.seen.get("durable"):
             self._safe_at = time.monotonic()
         if "step" in message and (self._began is None or message["step"] < self._began[1] or again):
             self._began = (time.monotonic(), message["step"])

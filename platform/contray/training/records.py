@@ -30,6 +30,7 @@ KINDS: sealed.Kinds = {
     **{"run_id": str, "uri": str, "finished": bool, "synced": bool, "trial": bool},
     **{"status": str, "ended": (int, type(None)), "unsent": int},
 }
+SECRET = re.compile(r"password|passwd|token|secret|access_key|api_?key", re.IGNORECASE)
 FAILURE = "contray.failure"  # the tag that says why a run failed
 FOLDER = "contray.folder"  # the tag by which MLflow knows where a run lies
 
@@ -142,10 +143,17 @@ def tags_of(config: RunConfig, source: data.Source) -> dict[str, str]:
 
 
 def shown(words: Sequence[str]) -> str:
-    """A command line as it may be shown: no login of an address, nothing that is named a password, a token, a secret or a key."""
-    line = shlex.join([Path(words[0]).name, *words[1:]] if words else [])
-    line = re.sub(r"://[^\s'\"]*@", "://", line)
-    return re.sub(r"(?i)([\w-]*(?:password|passwd|token|secret|access_key|api_key)[\w-]*[= ]+)[^\s&]+", r"\1***", line)[:5000]
+    """A command line as it may be shown: no login of an address, and no value of what is named a password, a token, a secret or a key."""
+    safe, hides = [], False
+    for word in [Path(word).name for word in words[:1]] + [*words[1:]]:
+        name, equals, _ = word.partition("=")
+        secret = SECRET.search(name) is not None
+        hidden = "***" if hides else f"{name}=***" if secret and equals else re.sub(r"://\S*@", "://", word)
+        safe.append(
+            re.sub(r"([?&][^=&]*)=[^&]*", lambda found: f"{found[1]}=***" if SECRET.search(found[1]) else found[0], hidden)
+        )
+        hides = secret and not equals and name.startswith("-")
+    return shlex.join(safe)[:5000]
 
 
 def _user() -> str:

@@ -10,10 +10,20 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TELL_SECONDS = 20.0  # that a run's end waits for what a signal began to tell
-Telling = tuple[Callable[[], object], list[threading.Thread]]
+
+
+@dataclass(eq=False)
+class Telling:
+    """Whom a signal concerns, and the thread that tells them."""
+
+    tell: Callable[[], object]
+    thread: threading.Thread | None = None
+
+
 _telling: list[Telling] = []
 
 
@@ -21,7 +31,7 @@ _telling: list[Telling] = []
 def stoppable(tell: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Within, a signal calls `tell` (and that of every `stoppable` around) in a thread, and raises KeyboardInterrupt in place of ending the
     process, unless `interrupts`, `settled` or a handler that calls `heard` takes it."""
-    entry: Telling = (tell, [])
+    entry = Telling(tell)
     _telling.append(entry)
 
     def handle(number: int, frame: object) -> None:
@@ -48,9 +58,9 @@ def settled() -> Iterator[None]:
         heard(_telling[:-1])
 
     with _handled(handle):
-        for _, threads in _telling[-1:]:
-            for thread in threads:
-                thread.join(TELL_SECONDS)
+        for entry in _telling[-1:]:
+            if entry.thread:
+                entry.thread.join(TELL_SECONDS)
         yield
     if asked[0]:
         raise KeyboardInterrupt
@@ -74,10 +84,10 @@ def interrupts(asked: list[bool]) -> Iterator[None]:
 
 def heard(whom: Sequence[Telling] = _telling) -> None:
     """A signal asks for the end: tell whom it concerns, once, without waiting for them."""
-    for tell, threads in whom:
-        if not threads:
-            threads.append(threading.Thread(target=_quietly, args=(tell,), name="stop", daemon=True))
-            threads[0].start()
+    for entry in whom:
+        if entry.thread is None:
+            entry.thread = threading.Thread(target=_quietly, args=(entry.tell,), name="stop", daemon=True)
+            entry.thread.start()
 
 
 def _quietly(tell: Callable[[], object]) -> None:
