@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
+from ..errors import UserError
 from .run import TrackedRun
 from .store import client
 
@@ -31,7 +32,8 @@ class MetricLog:
     `pending`: what `pending()` gave for the checkpoint that training goes on from. At most `max_points` are held: during a longer
     outage further points are refused, counted in `dropped`, and one warning says so.
     `trouble`: told ("mlflow", what hinders) when MLflow takes nothing, ("mlflow", "") when it does again, ("points", what is lost); a log
-    record without it. Called from any thread.
+    record without it. Called from any thread. `fence`: asked before each send; a UserError of it says that another process writes to the
+    run now, and ends the sending.
 
     The thread starts with the first `durable` or `close`, not before: data workers are forked by then, and none inherits a
     half-done import of MLflow.
@@ -44,9 +46,10 @@ class MetricLog:
         max_points: int = 100_000,
         pending: Iterable[Point] = (),
         trouble: Callable[[str, str], None] | None = None,
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
         self.dropped = self.sent = 0  # points refused for want of room; points that MLflow took from here
-        self._run, self._trouble = run, trouble or _warn
+        self._run, self._trouble, self._fence = run, trouble or _warn, fence
         self._tags: dict[str, str] = {}
         self._max_points = max_points
         self._points = {(name, step): (value, timestamp) for name, value, timestamp, step in pending}
@@ -54,7 +57,7 @@ class MetricLog:
         self._stored: dict[str, set[int]] = {}  # metric -> steps that MLflow held when last read back
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closing = self._stopped = False
+        self._closing = self._stopped = self._away = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Take values in; infinite ones are kept as NaN, since MLflow would turn them into 1.8e308."""
@@ -105,33 +108,47 @@ class MetricLog:
         self._wake.notify_all()
 
     def _send_all(self) -> None:
-        pause, away = FIRST_PAUSE, False
+        pause = FIRST_PAUSE
         while work := self._next():
-            batch, tags = work
-            try:
-                self._send(batch, tags)
-            except Exception as error:  # whatever it is, training goes on, the points stay, and it is said
-                if not away:
-                    self._trouble(
-                        "mlflow",
-                        f"MLflow does not answer since {time.strftime('%H:%M:%S')} ({_first_line(error)}); "
-                        "training goes on, points are kept and sent later",
-                    )
-                away = True
-                self._stored.clear()  # the failed batch may have arrived
-                with self._wake:
-                    self._wake.wait(FIRST_PAUSE if self._closing else pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+            if self._once(*work):
+                pause = FIRST_PAUSE
                 continue
-            if away:
-                self._trouble("mlflow", "")
-            pause, away = FIRST_PAUSE, False
             with self._wake:
-                for key in batch:
-                    del self._points[key]
-                for key, value in tags.items():
-                    if self._tags[key] == value:
-                        del self._tags[key]
+                self._wake.wait(FIRST_PAUSE if self._closing else pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _once(self, batch: Mapping[tuple[str, int], tuple[float, int]], tags: Mapping[str, str]) -> bool:
+        """Try to send; whether MLflow has it now."""
+        try:
+            self._fence()
+        except UserError:  # the run is another's, who has these points from the checkpoint; the training thread says so
+            with self._wake:
+                self._stopped = True
+            return False
+        except OSError:  # whose it is cannot be told for the moment
+            return False
+        try:
+            self._send(batch, tags)
+        except Exception as error:  # whatever it is, training goes on, the points stay, and it is said
+            if not self._away:
+                self._trouble(
+                    "mlflow",
+                    f"MLflow does not answer since {time.strftime('%H:%M:%S')} ({_first_line(error)}); "
+                    "training goes on, points are kept and sent later",
+                )
+            self._away = True
+            self._stored.clear()  # the failed batch may have arrived
+            return False
+        if self._away:
+            self._trouble("mlflow", "")
+        self._away = False
+        with self._wake:
+            for key in batch:
+                del self._points[key]
+            for key, value in tags.items():
+                if self._tags[key] == value:
+                    del self._tags[key]
+        return True
 
     def _next(self) -> tuple[dict[tuple[str, int], tuple[float, int]], dict[str, str]] | None:
         """Wait for points and tags that may be sent; None when the log is closed and all of them are sent, or its time is up."""

@@ -103,6 +103,7 @@ class Lease:
         self.folder, self.token = folder, secrets.token_hex(8)
         self._count, self._since = 0, time.strftime("%Y-%m-%d %H:%M:%S")  # for people alone
         self._lost: UserError | None = None
+        self._outage = False
         self.trouble: Callable[[str, str], None] = _warn
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -142,26 +143,27 @@ class Lease:
                 self.folder.remove(LEASE)
 
     def _keep(self) -> None:
-        said = False
-        while not self._ended.wait(RENEW):
-            try:
-                with _exclusive(self.folder):
-                    found = _read(self.folder)
-                    if found.get("token") != self.token and found != GARBLED:
-                        self._lost = _lost(self.folder, found)
-                        return
+        while self._lost is None and not self._ended.wait(RENEW):
+            self._renew()
+
+    def _renew(self) -> None:
+        try:
+            with _exclusive(self.folder):
+                found = _read(self.folder)
+                if found.get("token") == self.token or found == GARBLED:
                     self._write()  # also over a damaged one: whoever takes a lease over writes a whole one
-            except NotSeen as error:
-                self._lost = error
-                return
-            except Exception as error:  # an outage of the storage: the run goes on until somebody else holds the lease
-                if not said:
-                    self.trouble("lease", f"the lease in {self.folder.address} could not be renewed ({error}); trying on")
-                said = True
-            else:
-                if said:
-                    self.trouble("lease", "")
-                said = False
+                else:
+                    self._lost = _lost(self.folder, found)
+        except NotSeen as error:
+            self._lost = error
+        except Exception as error:  # an outage of the storage: the run goes on until somebody else holds the lease
+            if not self._outage:
+                self.trouble("lease", f"the lease in {self.folder.address} could not be renewed ({error}); trying on")
+            self._outage = True
+        else:
+            if self._outage:
+                self.trouble("lease", "")
+            self._outage = False
 
     def _write(self) -> None:
         self._count += 1

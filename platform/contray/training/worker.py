@@ -54,8 +54,15 @@ class Asked(NamedTuple):
 class Recorder(Listener):
     """Sends metrics to MLflow exactly once, and progress and trouble to whoever watches."""
 
-    def __init__(self, run: TrackedRun | None, total: int, show: Callable[[dict[str, Any]], Asked], offer: bool = False) -> None:
-        self.run, self.total, self.offer = run, total, offer
+    def __init__(
+        self,
+        run: TrackedRun | None,
+        total: int,
+        show: Callable[[dict[str, Any]], Asked],
+        offer: bool = False,
+        fence: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.run, self.total, self.offer, self.fence = run, total, offer, fence
         self._show = show
         self._log: MetricLog | None = None
         self._asked, self._heard = Asked(), time.monotonic()
@@ -70,14 +77,16 @@ class Recorder(Listener):
     @property
     def metrics(self) -> MetricLog | None:
         if self._log is None and self.run is not None:
-            self._log = MetricLog(self.run, trouble=self.trouble)
+            self._log = MetricLog(self.run, trouble=self.trouble, fence=self.fence)
         return self._log
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if self.run is not None:
             if self._log is not None:  # the run went back within this process: two logs must not send the same points
                 self._log.close(timeout_s=20)
-            self._log = MetricLog(self.run, pending=[tuple(point) for point in state["points"]], trouble=self.trouble)
+            self._log = MetricLog(
+                self.run, pending=[tuple(point) for point in state["points"]], trouble=self.trouble, fence=self.fence
+            )
             self._tag()
         self._safe = (state["step"] or -1, time.monotonic())
         self.show({"step": state["step"], "total": self.total, "resumed": state["step"], "workers": world_size()})
@@ -154,7 +163,9 @@ def work(
     source = data.open_source(config.data)
     storage = Fenced(plan.storage, plan.token)
     total = config.total_steps(len(source.train))
-    recorder = Recorder(plan.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer)
+    recorder = Recorder(
+        plan.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer, storage.check
+    )
     try:
         outcome = train(config, source, storage, recorder, start)
     except Collapsed:
