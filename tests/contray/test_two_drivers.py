@@ -109,6 +109,12 @@ class Drivers(RuleBasedStateMachine):
         if self.drivers[i] is None and (holder is None or holder.asleep):
             self._begin(i)
 
+    @rule(i=which, steps=st.integers(1, 3))
+    def work(self, i: int, steps: int) -> None:
+        self.train(i, steps)
+        self.save(i)
+        self.send(i)
+
     @rule(i=which)
     def overtake(self, i: int) -> None:
         """A moment after the other one's checkpoint, it is silent for long enough."""
@@ -174,7 +180,7 @@ class Drivers(RuleBasedStateMachine):
             driver.lease.release()
             self.drivers[i] = None
 
-    @rule(fails=st.sampled_from(["", "", "before", "after"]))
+    @rule(fails=st.sampled_from(["", "", "", "before", "after"]))
     def weather(self, fails: str) -> None:
         self.mlflow.fails = fails
 

@@ -96,17 +96,6 @@ def test_a_run_that_waits_says_for_what_and_is_killed_when_it_is_stopped(one_nod
         ray.shutdown()
 
 
-def test_a_demand_that_no_node_can_meet_is_refused_before_it_starts(one_node: Nodes, tmp_path: Path) -> None:
-    run = driver(tmp_path, "moco", one_node, **{"scale.cpus_per_worker": 3})
-    with run.running():
-        assert run.end(60) == 2, run.told()
-    assert (
-        "contray: scale.cpus_per_worker: a worker asks for {CPU: 3}, and no node can ever give that: its nodes have "
-        in run.told()
-    )
-    assert status(run) == ["FAILED"]
-
-
 def test_checkpoints_that_a_worker_cannot_write_are_said_by_the_driver(one_node: Nodes, tmp_path: Path) -> None:
     method = tmp_path / "full.py"
     method.write_text(FULL)
