@@ -109,11 +109,17 @@ class Drivers(RuleBasedStateMachine):
         if self.drivers[i] is None and (holder is None or holder.asleep):
             self._begin(i)
 
-    @rule(i=which, steps=st.integers(1, 3))
-    def work(self, i: int, steps: int) -> None:
+    @rule(i=which, steps=st.integers(1, 3), saves=st.booleans(), sends=st.booleans())
+    def work(self, i: int, steps: int, saves: bool, sends: bool) -> None:
         self.train(i, steps)
-        self.save(i)
-        self.send(i)
+        if saves:
+            self.save(i)
+        if sends:
+            self.send(i)
+
+    @rule(i=which, what=st.sampled_from(["renew", "sleep_or_wake", "sleep_or_wake", "die", "end"]))
+    def fate(self, i: int, what: str) -> None:
+        getattr(self, what)(i)
 
     @rule(i=which)
     def overtake(self, i: int) -> None:
@@ -127,14 +133,12 @@ class Drivers(RuleBasedStateMachine):
             self.send(i)
             other.asleep = False
 
-    @rule(i=which, steps=st.integers(1, 3))
     def train(self, i: int, steps: int) -> None:
         if driver := self._awake(i):
             for _ in range(steps):
                 driver.step += 1
                 driver.log.log(driver.step, {"loss": float(driver.step), "lr": 0.5 * driver.step})
 
-    @rule(i=which)
     def save(self, i: int) -> None:
         if driver := self._awake(i):
             try:
@@ -150,23 +154,19 @@ class Drivers(RuleBasedStateMachine):
         if driver := self._awake(i):
             self._send(driver)
 
-    @rule(i=which)
     def renew(self, i: int) -> None:
         if driver := self._awake(i):
             driver.lease._renew()
             if driver.lease._lost:
                 self.drivers[i] = None
 
-    @rule(i=which)
     def sleep_or_wake(self, i: int) -> None:
         if driver := self.drivers[i]:
             driver.asleep = not driver.asleep
 
-    @rule(i=which)
     def die(self, i: int) -> None:
         self.drivers[i] = None
 
-    @rule(i=which)
     def end(self, i: int) -> None:
         """It stops in order: a checkpoint, the spool, the record."""
         self.save(i)
@@ -200,7 +200,7 @@ class Drivers(RuleBasedStateMachine):
 
 
 TestDrivers = Drivers.TestCase
-TestDrivers.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
+TestDrivers.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
 
 
 def test_a_driver_that_lost_its_lease_sends_no_point_that_its_successor_has_sent(
