@@ -7,14 +7,33 @@ import time
 from types import TracebackType
 from typing import Any
 
+LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
+TROUBLES = "trouble."  # how the keys of messages begin whose words must be known; "" when it is over
+
+
+def lasting(seconds: float) -> str:
+    """A duration as people say it: 40 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, left = divmod(whole, 60)
+    return f"{minutes} min {left:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
 
 class TrainingBar:
-    """Shows messages such as {"step": 3, "total": 250, "loss": 4.2, "images_per_second": 300, "knn_val_top1": .5}; keys may come one by one."""
+    """Shows messages such as {"step": 3, "total": 250, "loss": 4.2, "images_per_second": 300, "knn_val_top1": .5}; keys may come one by one.
+
+    Said also where the rest is quiet: {"collapse": words}; {"trouble.checkpoint": words}, and "" when that is over; {"said": [words, ...]}, what
+    workers said; {"waiting": words}. {"durable": step} tells that a checkpoint is safe.
+    """
 
     def __init__(self, title: str, quiet: bool = False) -> None:
         self.title, self.quiet, self.seen = title, quiet, {}
         self._bar: Any = None
         self._last_line, self._line = 0.0, ""
+        self._since: dict[str, float] = {}  # when each trouble began
+        self._safe_at = time.monotonic()
+        self._began: tuple[float, int] | None = None  # when this stretch began, and at which step
 
     def __enter__(self) -> TrainingBar:
         return self
@@ -25,9 +44,21 @@ class TrainingBar:
 
     def show(self, message: dict[str, Any]) -> None:
         """Take a message in and redraw; `resumed`, a step, and `workers` say that the run went on from there with so many."""
+        message = dict(message)
+        for words in message.pop("said", ()):
+            self._tell(words)
         again = "resumed" in message and "step" in self.seen and message["resumed"] != self.seen.get("resumed")
-        if "collapse" in message and message["collapse"] != self.seen.get("collapse"):  # also where the rest is quiet
+        if "collapse" in message and message["collapse"] != self.seen.get("collapse"):
             self._say(message["collapse"])
+        if message.get("waiting") and message["waiting"] != self.seen.get("waiting"):
+            self._tell(message["waiting"])
+        for key in message:
+            if key.startswith(TROUBLES) and message[key] != self.seen.get(key, ""):
+                self._trouble(key, message[key])
+        if "durable" in message and message["durable"] != self.seen.get("durable"):
+            self._safe_at = time.monotonic()
+        if "step" in message and (self._began is None or message["step"] < self._began[1] or again):
+            self._began = (time.monotonic(), message["step"])
         self.seen |= message
         if again and not self.quiet:
             workers = self.seen.get("workers", 1)
@@ -37,17 +68,45 @@ class TrainingBar:
         if sys.stderr.isatty():
             self._draw()
         elif (
-            time.monotonic() - self._last_line > 10
+            time.monotonic() - self._last_line > LINE_SECONDS
             and (line := f"step {self.seen['step']}/{self.seen['total']}, {self._words()}") != self._line
         ):
             self._last_line, self._line = time.monotonic(), line
-            self._say(line)
+            self._say(", ".join([line, *self._outlook()]))
+
+    def safe_seconds(self) -> float:
+        """How long ago the last durable checkpoint was heard of; without one, how long this has been shown."""
+        return time.monotonic() - self._safe_at
+
+    def _trouble(self, key: str, words: str) -> None:
+        if words:
+            self._since.setdefault(key, time.monotonic())
+            self._tell(words)
+        else:
+            self._tell(f"over after {lasting(time.monotonic() - self._since.pop(key, time.monotonic()))}: {self.seen[key]}")
+
+    def _tell(self, words: str) -> None:
+        """Say what must not be missed, in the driver's output."""
+        if self._bar is not None:
+            self._bar.console.print(f"contray: {words}", markup=False, highlight=False)
+        else:
+            print(f"contray: {words}", flush=True)
 
     def _say(self, line: str) -> None:
         if self._bar is not None:
             self._bar.console.print(f"{self.title}: {line}", markup=False, highlight=False)
         else:
             print(f"{self.title}: {line}", file=sys.stderr, flush=True)
+
+    def _outlook(self) -> list[str]:
+        """How long it will take, and how old the last durable checkpoint is."""
+        words = []
+        if self._began and (done := self.seen["step"] - self._began[1]) > 0:
+            left = (time.monotonic() - self._began[0]) / done * (self.seen["total"] - self.seen["step"])
+            words.append(f"{lasting(left)} to go")
+        if "durable" in self.seen:
+            words.append(f"checkpoint of step {self.seen['durable']}, {lasting(self.safe_seconds())} ago")
+        return words
 
     def _words(self) -> str:
         words = []

@@ -177,7 +177,9 @@ class ScaleConfig:
     workers: tuple[int, int] = setting(
         (1, 1), "least and most Ray Train workers (MIN MAX); 0 0: in this process, without Ray", ge=0
     )
-    cpus_per_worker: int = setting(0, "CPUs (and torch threads) of a worker; 0: the machine's, divided by the most workers", ge=0)
+    cpus_per_worker: int = setting(
+        0, "CPUs (and torch threads) of a worker; 0: as many as let all workers be placed on the nodes that there are", ge=0
+    )
     gpus_per_worker: int = setting(0, "GPUs of a worker; 0 on a machine with GPUs: one, unless train.device is cpu", ge=0, le=1)
     max_batch_per_worker: int = setting(
         0,

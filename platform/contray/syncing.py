@@ -6,7 +6,6 @@ the data and the checkpoint. The run's lease is held meanwhile, so that a run th
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from .config import RunConfig
 from .encoder import read_checkpoint
 from .errors import UserError, nearest
 from .sections import ScaleConfig
-from .training import artifacts, records, spool
+from .training import artifacts, records, sealed, spool
 from .training.checkpoint import Checkpoints, Storage
 from .training.lease import held
 from .training.worker import VERDICT
@@ -93,7 +92,7 @@ def _name(folder: Storage) -> str:
 
 
 def _sync(folder: Storage, uri: str, timeout_s: float, thorough: bool) -> Synced | None:
-    if records.read(folder).get("synced") and not thorough:
+    if _record(folder, uri, quiet=True).get("synced") and not thorough:
         return None
     with held(folder, quiet=not thorough) as lease:
         return _send(lease.fenced(), uri, timeout_s)
@@ -101,7 +100,7 @@ def _sync(folder: Storage, uri: str, timeout_s: float, thorough: bool) -> Synced
 
 def _send(folder: Storage, uri: str, timeout_s: float) -> Synced:
     """What `sync` does for one run, under its lease."""
-    record, names = records.read(folder), folder.names()
+    record, names = _record(folder, uri), folder.names()
     trial = bool(record.get("trial", "finished" not in record))
     if trial and ENDED not in names:
         return Synced(_name(folder), record["run_id"], problem="the trial has not ended; `contray tune --resume` goes on with it")
@@ -110,17 +109,25 @@ def _send(folder: Storage, uri: str, timeout_s: float) -> Synced:
     if not text:
         return Synced(_name(folder), record["run_id"], problem="it has neither a config nor a checkpoint yet")
     config = RunConfig.from_yaml(text)
-    metrics = json.loads(folder.read(VERDICT)) if VERDICT in names else {}
+    metrics, kept, damaged = {}, [], []
+    try:
+        metrics = sealed.read(folder, VERDICT, sealed.NUMBER) or {}
+    except sealed.Damaged as error:
+        damaged.append(f"{error}; what MLflow lacks of the verdict cannot be sent")
+    try:
+        kept = spool.get(folder)
+    except sealed.Damaged as error:
+        damaged.append(f"{error}; checkpoint and verdict have the points that can still be told")
     finished = bool(record.get("finished")) or ENDED in names
     where = _uri(config, record, uri)
     track.check(where, exists=True)
     run = track.attach(where, record["run_id"])
 
-    log = track.MetricLog(run, pending=_points(folder, state, metrics if finished else {}))
+    log = track.MetricLog(run, pending=_points(state, metrics if finished else {}, kept))
     unsent = log.close(timeout_s)
     spool.put(folder, log.pending())
     status = _mend_status(run, record.get("status") or ("FINISHED" if finished else "KILLED"), record.get("ended"))
-    added, problem = [], ""
+    added, problem = [], "; ".join(damaged)
     if state and not trial:
         ended = artifacts.Ended(config, state["step"], state["worlds"], finished, metrics)
         try:
@@ -128,19 +135,27 @@ def _send(folder: Storage, uri: str, timeout_s: float) -> Synced:
                 run, ended, lambda: data.open_source(config.data).train, lambda: read_checkpoint(folder.address).method, log.sent > 0
             )  # fmt: skip
         except (UserError, OSError) as error:
-            problem = f"artifacts could not be made ({error})"
+            problem += "; " * bool(problem) + f"artifacts could not be made ({error})"
     records.note(folder, run, **{**record, "trial": trial, "unsent": unsent, "synced": not unsent and not problem})
     return Synced(_name(folder), run.run_id, log.sent, unsent, tuple(added), status, problem)
 
 
-def _points(folder: Storage, state: dict[str, Any] | None, metrics: dict[str, float]) -> list[track.Point]:
+def _record(folder: Storage, uri: str, quiet: bool = False) -> dict[str, Any]:
+    def search() -> dict[str, Any] | None:
+        if "config.yaml" not in folder.names():
+            return None
+        config = RunConfig.from_yaml(folder.read("config.yaml").decode()).track
+        return records.search_for(folder, track.resolve_uri(uri or config.uri), config.experiment)
+
+    return records.read(folder, quiet, search)
+
+
+def _points(state: dict[str, Any] | None, metrics: dict[str, float], kept: Sequence[track.Point]) -> list[track.Point]:
     """All that may be missing, one value per metric and step; what was logged with its time wins over the verdict's file, which has none."""
     now = int(time.time() * 1000)
     verdict = [(name, value, now, state["step"]) for name, value in metrics.items()] if state else []
     logged = [tuple(point) for point in state["points"]] if state else []
-    points = {
-        (name, step): (name, value, time_ms, step) for name, value, time_ms, step in [*verdict, *logged, *spool.get(folder)]
-    }
+    points = {(name, step): (name, value, time_ms, step) for name, value, time_ms, step in [*verdict, *logged, *kept]}
     return list(points.values())
 
 

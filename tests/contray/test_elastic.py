@@ -69,9 +69,22 @@ def test_a_node_that_gave_notice_is_nobodys_failure(tmp_path: Path) -> None:
     assert not (tmp_path / FAILURES).exists()
 
 
-def test_a_lost_lease_ends_a_run_at_once(tmp_path: Path) -> None:
-    with pytest.raises(NoProgress, match="another driver"):
-        Patience(str(tmp_path), -1).after_exception(None, {0: RuntimeError("contray.training.lease.LeaseLost: taken over")})
+@pytest.mark.parametrize("name", ["lease.LeaseLost", "lease.NotSeen", "loop.Unsaved"])
+def test_what_no_new_worker_mends_ends_a_run_at_once_in_its_own_words(name: str, tmp_path: Path) -> None:
+    with pytest.raises(NoProgress, match=r"^the words$"):
+        Patience(str(tmp_path), -1).after_exception(None, {0: RuntimeError(f"Traceback:\ncontray.training.{name}: the words")})
+
+
+def test_a_worker_that_its_node_ended_for_want_of_memory_says_so() -> None:
+    text = "Task was killed due to the node running low on memory.\nRefer to the documentation"
+    assert one_line(RuntimeError(text)) == "its process was ended because its node ran out of memory"
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"step": 1}', b'{"step": "1", "count": 2}', b"\xff"])
+def test_a_damaged_count_of_failures_begins_anew(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / FAILURES).write_bytes(content)
+    Patience(str(tmp_path), 2).after_exception(None, {0: RuntimeError("again")})
+    assert json.loads((tmp_path / FAILURES).read_text())["count"] == 1
 
 
 def test_failures_and_non_finite_losses_travel_between_processes() -> None:

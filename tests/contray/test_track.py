@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pickle
@@ -75,13 +76,18 @@ def test_a_server_that_does_not_answer_is_refused_at_once() -> None:
 
 @pytest.fixture
 def http_status() -> Iterator[list[int]]:
-    """[port, status]: a server that answers everything with that status."""
+    """[port, status]: a server that answers everything with that status, /health to everybody, and all to whom knows the login."""
     answer = [0, 200]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(answer[1])
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            right = self.headers.get("Authorization") == "Basic " + base64.b64encode(b"me:open sesame").decode()
+            self.send_response(200 if right or (answer[1] in (401, 403) and self.path == "/health") else answer[1])
+            self.send_header("Content-Length", "0")
             self.end_headers()
+
+        do_POST = do_GET
 
         def log_message(self, *args: object) -> None: ...
 
@@ -94,15 +100,34 @@ def http_status() -> Iterator[list[int]]:
         thread.join()
 
 
-def test_another_server_and_an_ill_one_are_told_from_one_that_wants_a_login(http_status: list[int]) -> None:
+def test_another_server_and_an_ill_one_are_told(http_status: list[int]) -> None:
     uri = f"http://127.0.0.1:{http_status[0]}"
-    for status in (200, 401, 403):
-        http_status[1] = status
-        track.check(uri)
+    track.check(uri)
     for status, message in ((404, "is no MLflow server"), (503, "HTTP 503")):
         http_status[1] = status
         with pytest.raises(ConfigError, match=message):
             track.check(uri)
+
+
+def test_a_server_that_wants_a_login_says_how_to_give_it(http_status: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"http://127.0.0.1:{http_status[0]}"
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    http_status[1] = 401
+    with pytest.raises(ConfigError, match=rf"^track\.uri: the MLflow server at {uri} wants a login: {mend}$"):
+        track.check(uri)
+    http_status[1] = 403
+    with pytest.raises(ConfigError, match=rf"^track\.uri: .* refuses \(.*\): {mend} .*--allowed-hosts"):
+        track.check(uri)
+    http_status[1] = 401
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    with pytest.raises(ConfigError, match="does not take the login that it was given") as caught:
+        track.check(uri)
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "open sesame")
+    track.check(uri)
 
 
 def test_files_that_cannot_be_written_are_refused_and_nothing_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,7 +233,8 @@ class EncodedSplit(Split):
     def _chunks(self) -> Iterator[list[tuple[int, Read | None]]]:
         """(id, how to read it) in order, 64 at once: the thread that decodes reads too."""
         own = self.encoded.stream
-        each: Iterator[tuple[int, Read | None]] = enumerate(own()) if own else ((i, None) for i in range(len(self)))
+        each: Iterator[tuple[int, Read | None]]
+        each = enumerate(own()) if own else ((i, None) for i in range(len(self)))
         while chunk := list(islice(each, 64)):
             yield chunk
 

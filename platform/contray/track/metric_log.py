@@ -12,9 +12,10 @@ import math
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
+from ..errors import UserError
 from .run import TrackedRun
 from .store import client
 
@@ -30,21 +31,33 @@ class MetricLog:
 
     `pending`: what `pending()` gave for the checkpoint that training goes on from. At most `max_points` are held: during a longer
     outage further points are refused, counted in `dropped`, and one warning says so.
+    `trouble`: told ("mlflow", what hinders) when MLflow takes nothing, ("mlflow", "") when it does again, ("points", what is lost); a log
+    record without it. Called from any thread. `fence`: asked before each send; a UserError of it says that another process writes to the
+    run now, and ends the sending.
 
     The thread starts with the first `durable` or `close`, not before: data workers are forked by then, and none inherits a
     half-done import of MLflow.
     """
 
-    def __init__(self, run: TrackedRun, *, max_points: int = 100_000, pending: Iterable[Point] = ()) -> None:
+    def __init__(
+        self,
+        run: TrackedRun,
+        *,
+        max_points: int = 100_000,
+        pending: Iterable[Point] = (),
+        trouble: Callable[[str, str], None] | None = None,
+        fence: Callable[[], None] = lambda: None,
+    ) -> None:
         self.dropped = self.sent = 0  # points refused for want of room; points that MLflow took from here
-        self._run = run
+        self._run, self._trouble, self._fence = run, trouble or _warn, fence
+        self._tags: dict[str, str] = {}
         self._max_points = max_points
         self._points = {(name, step): (value, timestamp) for name, value, timestamp, step in pending}
         self._durable = max((step for _, step in self._points), default=-1)  # they come from a checkpoint
         self._stored: dict[str, set[int]] = {}  # metric -> steps that MLflow held when last read back
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closing = self._stopped = False
+        self._closing = self._stopped = self._away = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Take values in; infinite ones are kept as NaN, since MLflow would turn them into 1.8e308."""
@@ -56,6 +69,12 @@ class MetricLog:
                     self._drop(step)
                 else:
                     self._points[key] = (float(value) if math.isfinite(value) else math.nan, now)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run as soon as MLflow takes them, without waiting; the last value of each counts."""
+        with self._wake:
+            self._tags |= tags
+            self._start()
 
     def durable(self, step: int) -> None:
         """A checkpoint that covers everything up to and including `step` is on disk: these points may go."""
@@ -90,40 +109,66 @@ class MetricLog:
 
     def _send_all(self) -> None:
         pause = FIRST_PAUSE
-        while batch := self._next_batch():
-            try:
-                self._send(batch)
-            except Exception as error:  # whatever it is, training goes on, the points stay, and it is said
-                if pause == FIRST_PAUSE:
-                    log.warning(
-                        "MLflow takes no metrics (%s); training goes on, they are kept and sent later", _first_line(error)
-                    )
-                self._stored.clear()  # the failed batch may have arrived
-                with self._wake:
-                    self._wake.wait(FIRST_PAUSE if self._closing else pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+        while work := self._next():
+            if self._once(*work):
+                pause = FIRST_PAUSE
                 continue
-            pause = FIRST_PAUSE
             with self._wake:
-                for key in batch:
-                    del self._points[key]
+                self._wake.wait(FIRST_PAUSE if self._closing else pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _next_batch(self) -> dict[tuple[str, int], tuple[float, int]]:
-        """Wait for points that may be sent; none when the log is closed and all of them are sent, or its time is up."""
+    def _once(self, batch: Mapping[tuple[str, int], tuple[float, int]], tags: Mapping[str, str]) -> bool:
+        """Try to send; whether MLflow has it now."""
+        try:
+            self._fence()
+        except UserError:  # the run is another's, who has these points from the checkpoint; the training thread says so
+            with self._wake:
+                self._stopped = True
+            return False
+        except OSError:  # whose it is cannot be told for the moment
+            return False
+        try:
+            self._send(batch, tags)
+        except Exception as error:  # whatever it is, training goes on, the points stay, and it is said
+            if not self._away:
+                self._trouble(
+                    "mlflow",
+                    f"MLflow does not answer since {time.strftime('%H:%M:%S')} ({_first_line(error)}); "
+                    "training goes on, points are kept and sent later",
+                )
+            self._away = True
+            self._stored.clear()  # the failed batch may have arrived
+            return False
+        if self._away:
+            self._trouble("mlflow", "")
+        self._away = False
+        with self._wake:
+            for key in batch:
+                del self._points[key]
+            for key, value in tags.items():
+                if self._tags[key] == value:
+                    del self._tags[key]
+        return True
+
+    def _next(self) -> tuple[dict[tuple[str, int], tuple[float, int]], dict[str, str]] | None:
+        """Wait for points and tags that may be sent; None when the log is closed and all of them are sent, or its time is up."""
         with self._wake:
             while not self._stopped:
                 due = (key for key in self._points if key[1] <= self._durable)
-                if batch := {key: self._points[key] for key in islice(due, POINTS_PER_BATCH)}:
-                    return batch
+                batch = {key: self._points[key] for key in islice(due, POINTS_PER_BATCH)}
+                if batch or self._tags:
+                    return batch, dict(self._tags)
                 if self._closing:
                     break
                 self._wake.wait()
-        return {}
+        return None
 
-    def _send(self, batch: Mapping[tuple[str, int], tuple[float, int]]) -> None:
+    def _send(self, batch: Mapping[tuple[str, int], tuple[float, int]], tags: Mapping[str, str]) -> None:
         talk = client(self._run.uri)
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric, RunTag
 
+        if tags:
+            talk.log_batch(self._run.run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
         for name in {name for name, _ in batch} - self._stored.keys():
             self._stored[name] = {point.step for point in talk.get_metric_history(self._run.run_id, name)}
         missing = [(key, point) for key, point in batch.items() if key[1] not in self._stored[key[0]]]
@@ -134,10 +179,16 @@ class MetricLog:
 
     def _drop(self, step: int) -> None:
         if not self.dropped:
-            log.warning(
-                "LOST METRICS: MLflow has not taken the last %d points; none are kept from step %d on", self._max_points, step
+            self._trouble(
+                "points",
+                f"LOST METRICS: MLflow has not taken the last {self._max_points} points; none are kept from step {step} on",
             )
         self.dropped += 1
+
+
+def _warn(what: str, words: str) -> None:
+    if words:
+        log.warning(words)
 
 
 def _allowed(name: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -125,8 +126,6 @@ def begin(
     and ConfigError when the experiment was deleted.
     """
     with asking(uri, f"{'resuming' if run_id else 'creating'} run {run_id or run_name!r}") as talk:
-        from mlflow.entities import Param, RunTag
-
         if path := sqlite_path(uri):
             use_wal(path)
         all_tags = {**tags, **({"mlflow.parentRunId": parent_id} if parent_id else {})}
@@ -136,11 +135,31 @@ def begin(
             run = talk.get_run(run_id)
             talk.update_run(run_id, status="RUNNING")  # MLflow keeps the old end time until `finish` sets the new one
         tracked = TrackedRun(uri, run.info.experiment_id, run.info.run_id)
-        missing = [Param(key, str(value)[:PARAM_CHARS]) for key, value in params.items() if key not in run.data.params]
-        for first in range(0, len(missing), PARAMS_PER_BATCH):
-            talk.log_batch(tracked.run_id, params=missing[first : first + PARAMS_PER_BATCH], synchronous=True)
-        talk.log_batch(tracked.run_id, tags=[RunTag(key, str(value)) for key, value in all_tags.items()], synchronous=True)
+        with _whole(talk, tracked.run_id):
+            _fill(talk, tracked.run_id, run.data.params, params, all_tags)
     return tracked
+
+
+@contextmanager
+def _whole(talk: MlflowClient, run_id: str) -> Iterator[None]:
+    """A run whose beginning is interrupted does not stay RUNNING: nobody would know of it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            talk.set_terminated(run_id, "KILLED")
+        raise
+
+
+def _fill(
+    talk: MlflowClient, run_id: str, known: Mapping[str, str], params: Mapping[str, object], tags: Mapping[str, str]
+) -> None:  # fmt: skip
+    from mlflow.entities import Param, RunTag
+
+    missing = [Param(key, str(value)[:PARAM_CHARS]) for key, value in params.items() if key not in known]
+    for first in range(0, len(missing), PARAMS_PER_BATCH):
+        talk.log_batch(run_id, params=missing[first : first + PARAMS_PER_BATCH], synchronous=True)
+    talk.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()], synchronous=True)
 
 
 def attach(uri: str, run_id: str) -> TrackedRun:

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 3.0
 _MEND = "start it, or log to a file with --track.uri sqlite:///mlflow.db"
+_LOGIN = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"}
 SQLITE = "sqlite:///"
 PATIENCE = {  # MLflow's own values wait for minutes; training must notice an outage in seconds. What the user set wins.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # contray prints the run's link once, by itself
 }
 
 
@@ -79,12 +81,38 @@ def _check_server(uri: str) -> None:
     except HTTPError as error:
         if error.code == 404:
             raise ConfigError("track.uri", f"what answers at {base_url(uri)} is no MLflow server (no /health there)") from None
-        # 401, 403: a server that wants a login, which MLflow's client has and this request has not
+        # 401, 403: a proxy that wants a login, which MLflow's client may have and this request has not
         if error.code >= 500:
             raise ConfigError("track.uri", f"the MLflow server at {base_url(uri)} is ill (HTTP {error.code}); {_MEND}") from None
     except (OSError, HTTPException, ValueError) as error:  # nobody, somebody who speaks no HTTP, no address at all
         reason = getattr(error, "reason", error)
         raise ConfigError("track.uri", f"no MLflow server answers at {base_url(uri)} ({reason}); {_MEND}") from None
+    _check_login(uri)
+
+
+def _check_login(uri: str) -> None:
+    """Whether the server lets MLflow's client in: /health answers everybody."""
+    talk = client(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        talk.search_experiments(max_results=1)
+    except MlflowException as error:
+        code = error.get_http_status_code()
+        if code == 401:
+            given = "does not take the login that it was given" if _LOGIN & os.environ.keys() or "@" in uri else "wants a login"
+            raise ConfigError(
+                "track.uri",
+                f"the MLflow server at {base_url(uri)} {given}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            ) from None
+        if code == 403:
+            reason = " ".join(str(error).rpartition("Response body: ")[2].split())[:120]
+            raise ConfigError(
+                "track.uri",
+                f"the MLflow server at {base_url(uri)} refuses ({reason}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where it "
+                "wants a login, or have its --allowed-hosts name this address",
+            ) from None
+        raise ConfigError("track.uri", f"the MLflow server at {base_url(uri)} does not answer ({error}); {_MEND}") from None
 
 
 def _check_file(path: Path) -> None:

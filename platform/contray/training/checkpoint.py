@@ -156,8 +156,7 @@ class Checkpoints:
             self.join()
             if isinstance(self._error, OSError):
                 raise UserError(
-                    f"scale.storage: the checkpoint of step {step} could not be written to {self.storage.address} ({self._error}). "
-                    "Mend that, and the same command goes on from the checkpoint before it"
+                    f"scale.storage: the checkpoint of step {step} could not be written to {self.storage.address} ({self._error}); mend that"
                 ) from self._error
             if self._error:
                 raise self._error

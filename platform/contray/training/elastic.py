@@ -8,13 +8,14 @@ checkpoints hurry, and Ray is asked to look at once.
 from __future__ import annotations
 
 import contextlib
-import json
+import re
 import time
 from typing import Any
 
 from ray.train import UserCallback
 
 from ..errors import UserError
+from . import sealed
 from .checkpoint import PATTERN, Storage
 
 # How soon the control store takes a silent node for dead (4 to 6 s; stock: 15 to 30 s). `ray_cluster.yaml` starts its head with the same.
@@ -33,6 +34,12 @@ LOOK_SECONDS = 1.0
 HURRY_SECONDS = 15.0  # how long checkpoints hurry after the nodes changed: until the group has its new size
 NOTICE_SECONDS = 2.0  # between a node's coming and Ray's being told of it: time for a checkpoint
 FAILURES = "failures.json"
+KINDS: sealed.Kinds = {"step": int, "count": int, "errors": dict}
+ENDS = (
+    "LeaseLost",
+    "NotSeen",
+    "Unsaved",
+)  # what no new worker would do better, by the exception's name: Ray hands on its traceback
 
 
 class NodeWatch:
@@ -96,14 +103,18 @@ class Patience(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         if any(getattr(error, "preempted", False) for error in worker_exceptions.values()):
             return  # a node that was taken away is nobody's failure
-        if any("LeaseLost" in f"{error!r} {error}" for error in worker_exceptions.values()):
-            raise NoProgress("another driver has taken this run over; this one stops")
+        for error in worker_exceptions.values():
+            if any(name in f"{error!r} {error}" for name in ENDS):
+                raise NoProgress(one_line(error))
         storage = Storage(self.folder)
         step = max((int(found[1]) for name in storage.names() if (found := PATTERN.fullmatch(name))), default=0)
-        known = json.loads(storage.read(FAILURES)) if FAILURES in storage.names() else {"step": -1, "count": 0}
-        count = known["count"] + 1 if step == known["step"] else 1
+        try:
+            known = sealed.read(storage, FAILURES, KINDS, needed=("count",)) or {}
+        except sealed.Damaged:
+            known = {}  # counted anew: no failure but the disk's
+        count = known["count"] + 1 if step == known.get("step") else 1
         told = {str(rank): one_line(error) for rank, error in sorted(worker_exceptions.items())}
-        storage.write(FAILURES, json.dumps({"step": step, "count": count, "errors": told}, indent=1).encode())
+        sealed.write(storage, FAILURES, {"step": step, "count": count, "errors": told})
         if 0 <= self.limit < count:
             first = next(iter(told.items()))
             raise NoProgress(
@@ -122,9 +133,12 @@ def one_line(error: BaseException) -> str:
     """What a worker's failure comes down to; Ray's own message carries pages of tracebacks, which its log keeps."""
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    if "running low on memory" in str(cause):
+        return "its process was ended because its node ran out of memory"
     if "ActorDiedError" in type(cause).__name__ or "The actor died" in str(cause) or "actor is dead" in str(cause):
         return "its process died" + (f" ({reason})" if (reason := _reason(lines)) else "")
-    return (lines[-1].strip() if lines else repr(cause))[:500]
+    last = lines[-1].strip() if lines else repr(cause)
+    return re.sub(r"^contray\.[\w.]+: ", "", last)[:500]  # of an error of ours the words suffice
 
 
 def _reason(lines: list[str]) -> str:

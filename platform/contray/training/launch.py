@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from .. import data, model, track
 from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation.samples import check_measurable
-from ..progress import TrainingBar
+from ..progress import TROUBLES, TrainingBar, lasting
 from .audit import check_audit
 from .checkpoint import PATTERN, Storage
-from .lease import Fenced, Guarded, Lease, Watcher, held
-from .ray_train import check_machines, cluster_of, fit, ray_session, uses_gpu
-from .records import end, name_of, note, record_config, tags_of
+from .lease import Fenced, Guarded, Lease, LeaseLost, NotSeen, Watcher, held
+from .nodes import nodes, uses_gpu
+from .ray_train import check_machines, cluster_of, fit, ray_session
+from .records import FAILURE, FOLDER, end, name_of, note, record_config, tags_of
 from .settle import settle
-from .stop import interrupts
+from .stop import interrupts, settled, stoppable
 from .worker import Asked, Plan, work
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
 
     parent: MLflow run that this one is a child of. quiet: no progress bar.
     """
+    with stoppable():
+        return _launch(config, quiet, parent, tags or {})
+
+
+def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[str, str]) -> Result:
     source = data.announced(config.data, quiet or parent is not None)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
@@ -53,7 +61,7 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
     storage.create()
     if config.train.audit:
         check_audit(storage)
-    name, _ = name_of(config, storage)
+    name, _ = name_of(config, storage, quiet=True)
     folder = storage / name
     folder.create()
     with held(folder, quiet) as lease:
@@ -63,29 +71,27 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
         if not cluster_of(config):  # else the workers' hardware says, which is not in reach yet
             config = settle(config, lease.fenced())
         params = {key: value for key, value in config.flat().items() if key not in model.open_keys(config)}
+        own = {FOLDER: folder.address, **({FAILURE: ""} if known else {})}
         run = track.begin(
-            uri, config.track.experiment, name, params=params, run_id=known.get("run_id"), parent_id=parent, tags={**tags_of(config, source), **(tags or {})}
+            uri, config.track.experiment, name, params=params, run_id=known.get("run_id"), parent_id=parent,
+            tags={**tags_of(config, source), **own, **tags},
         )  # fmt: skip
-        return _run(config, source, lease, run, name, quiet)
+        with stoppable(lambda: run.finish("KILLED")):
+            return _run(config, source, lease, run, name, quiet)
 
 
 def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.TrackedRun, name: str, quiet: bool) -> Result:
-    """The run under its lease, from its record's beginning to its end."""
-    folder = lease.fenced()
-    note(folder, run)
-    folder.write("config.yaml", config.to_yaml().encode())
-    with contextlib.suppress(track.TrackingError):  # an outage by now: what is missing at the end is recorded or said there
-        record_config(run, config)
-    resumed = any(PATTERN.fullmatch(found) for found in folder.names())
-
-    if not quiet:
-        print(
-            f"{'going on with' if resumed else 'run'} {name}: {len(source.train):,} samples of {source.name}; {run.url}",
-            flush=True,
-        )
-    status, ended = "FAILED", {}
+    """The run under its lease, from its record's beginning to its end. MLflow is told how it ended, whatever ends it."""
+    folder, status, ended, reason = lease.folder, "FAILED", {}, ""
+    bar = TrainingBar(name, quiet)
+    lease.trouble = lambda what, words: bar.show({f"{TROUBLES}{what}": words})
     try:
-        with TrainingBar(name, quiet) as bar:
+        folder = lease.fenced()
+        _begin(folder, run, config)
+        if not quiet:
+            begins = "going on with" if newest_step(folder) else "run"
+            print(f"{begins} {name}: {len(source.train):,} samples of {source.name}; {run.url}", flush=True)
+        with bar:
             watcher = Guarded(bar, lease.check)
             ended = (
                 _in_process(config, folder, run, watcher)
@@ -96,15 +102,74 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
     except KeyboardInterrupt:
         status = "KILLED"
         raise
+    except (LeaseLost, NotSeen) as error:
+        reason = str(error)
+        raise
+    except UserError as error:
+        reason = f"{str(error).rstrip('.')}{_what_exists(folder, bar)}"
+        error.args = (reason,)
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
     finally:
-        with contextlib.suppress(OSError):  # unreadable by now: `end` says so
-            folder.check()  # LeaseLost: record and status are another driver's to write
-        end(folder, run, status, ended)
+        with settled():
+            _end(lease, folder, run, status, ended, reason)
     return Result(name, ended["metrics"], run.run_id, run.url, folder.address, ended["step"], ended["finished"], ended)
+
+
+def _begin(folder: Storage, run: track.TrackedRun, config: RunConfig) -> None:
+    try:
+        note(folder, run)
+        folder.write("config.yaml", config.to_yaml().encode())
+    except OSError as error:
+        raise UserError(f"scale.storage: cannot write to {folder.address} ({error})") from error
+    with contextlib.suppress(track.TrackingError):  # an outage by now: what is missing at the end is recorded or said there
+        record_config(run, config)
+
+
+def _end(lease: Lease, folder: Storage, run: track.TrackedRun, status: Status, ended: Mapping[str, Any], reason: str) -> None:
+    """Tell how the run ended, unless that is another driver's to tell. Raises LeaseLost then."""
+    try:
+        lease.fenced()
+    except LeaseLost as lost:
+        if not lost.holder:  # a driver that took over and has ended has told; else nobody will
+            with contextlib.suppress(track.TrackingError):
+                if run.status() == "RUNNING":
+                    run.finish("FAILED")
+        raise
+    except (OSError, NotSeen):
+        pass  # `end` says so
+    end(folder, run, status, ended, reason)
+
+
+def newest_step(folder: Storage) -> int:
+    """The step of the newest checkpoint; 0 without one."""
+    return max((int(found[1]) for name in folder.names() if (found := PATTERN.fullmatch(name))), default=0)
+
+
+def _what_exists(folder: Storage, bar: TrainingBar) -> str:
+    """What is left of a run that failed while it trained: how far it went, and what the same command can go on from."""
+    if "step" not in bar.seen:
+        return ""
+    went = f". It went on to step {bar.seen['step']}"
+    try:
+        step = newest_step(folder)
+    except OSError as error:
+        return f"{went}; whether there is a checkpoint cannot be told ({error})"
+    if not step:
+        return f"{went}; no checkpoint exists"
+    age = f" ({lasting(bar.safe_seconds())} before the end)" if bar.seen.get("durable") == step else ""
+    return f"{went}; the last durable checkpoint is of step {step}{age}, and the same command goes on from it"
 
 
 def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[Result]:
     """The same config under `seeds` consecutive seeds, as children of one MLflow run that carries the means."""
+    with stoppable():
+        return _launch_seeds(config, seeds, quiet)
+
+
+def _launch_seeds(config: RunConfig, seeds: int, quiet: bool) -> list[Result]:
     source = data.announced(config.data, quiet)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
@@ -117,26 +182,36 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[
     parent = track.begin(
         uri, config.track.experiment, name, params=params, tags={**tags_of(config, source), "contray.kind": "seeds"}
     )
-    status, means = "FAILED", {}
-    try:
-        with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
-            results = [
-                launch(
-                    replace(config, seed=config.seed + offset), quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}
-                )
-                for offset in range(seeds)
-            ]
-        common = [key for key in results[0].metrics if all(key in result.metrics for result in results)]
-        means = {key: sum(result.metrics[key] for result in results) / seeds for key in common}
-        status = "FINISHED"
-    finally:
+    status, means, results = "FAILED", {}, []
+    with stoppable(lambda: parent.finish("KILLED")):
         try:
-            if means:
-                parent.log_metrics(means, step=results[0].step)
-            parent.finish(status)
-        except track.TrackingError as error:
-            print(f"contray: {name} could not be ended in MLflow ({error}); each seed is recorded by itself", flush=True)
+            with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
+                for offset in range(seeds):
+                    seed = replace(config, seed=config.seed + offset)
+                    results.append(launch(seed, quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}))
+                    if not results[-1].finished:
+                        raise KeyboardInterrupt  # the one signal was for all of them
+            common = [key for key in results[0].metrics if all(key in result.metrics for result in results)]
+            means = {key: sum(result.metrics[key] for result in results) / seeds for key in common}
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            with settled():
+                _end_seeds(parent, name, status, means, results)
     return results
+
+
+def _end_seeds(
+    parent: track.TrackedRun, name: str, status: Status, means: Mapping[str, float], results: Sequence[Result]
+) -> None:  # fmt: skip
+    try:
+        if means:
+            parent.log_metrics(means, step=results[0].step)
+        parent.finish(status)
+    except track.TrackingError as error:
+        print(f"contray: {name} could not be ended in MLflow ({error}); each seed is recorded by itself", flush=True)
 
 
 # ---------------------------------------------------------------- where it runs
@@ -154,13 +229,13 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
         try:
             return work(Plan(config.to_yaml(), folder.address, run, threads, token=folder.token), show)
         except OSError as error:  # a disk that stays unreadable; on Ray another worker tries
-            raise UserError(f"{error}; the newest checkpoint stays, and the same command goes on from it") from error
+            raise UserError(str(error)) from error
 
 
 def _on_ray(config: RunConfig, name: str, folder: Fenced, run: track.TrackedRun, bar: Watcher) -> dict[str, Any]:
     with ray_session(config):
         if model.open_keys(config):
-            config = settle(config, folder, uses_gpu(config))
+            config = settle(config, folder, uses_gpu(config, nodes()))
             folder.write("config.yaml", config.to_yaml().encode())
             with contextlib.suppress(track.TrackingError):
                 run.log_params({key: config.flat()[key] for key in model.HARDWARE})

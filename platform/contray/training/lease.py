@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import secrets
@@ -26,9 +25,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import UserError
+from . import sealed
 from .checkpoint import Storage
 
 LEASE = "lease.json"
+KINDS: sealed.Kinds = {
+    **{"token": str, "count": int, "host": str, "pid": int, "since": str},
+    **{"machine": str, "started": str},
+}
+GARBLED = {"token": "?"}  # what a damaged lease is read as: nobody's that is known here
 SILENCE, RENEW, POLL = (
     15.0,
     3.0,
@@ -39,7 +44,13 @@ log = logging.getLogger(__name__)
 
 
 class LeaseLost(UserError):
-    """Another driver has taken the run over; this one must not write on."""
+    """The lease is not this driver's any more, which must not write on. `holder`: somebody else holds it."""
+
+    holder = False
+
+
+class NotSeen(UserError):
+    """The run's folder is not there, as this machine sees it."""
 
 
 class Watcher(Protocol):
@@ -61,7 +72,7 @@ class Guarded:
 
 
 class Fenced(Storage):
-    """The folder of a run as the holder of `token` may write it. Raises LeaseLost when somebody else holds the lease."""
+    """The folder of a run as the holder of `token` may write it. Raises LeaseLost when it does not hold the lease, NotSeen without the folder."""
 
     def __init__(self, address: str, token: str) -> None:
         super().__init__(address)
@@ -69,7 +80,15 @@ class Fenced(Storage):
         self.check()
 
     def check(self) -> None:
-        if self.token and (found := _read(self)).get("token") != self.token:
+        if not self.token:
+            return
+        found = _read(self)
+        for _ in range(20):
+            if found != GARBLED:
+                break
+            time.sleep(RENEW / 10)  # its holder writes it anew after RENEW seconds
+            found = _read(self)
+        if found.get("token") != self.token:
             raise _lost(self, found)
 
     def write(self, name: str, content: bytes | memoryview) -> None:
@@ -83,12 +102,14 @@ class Lease:
     def __init__(self, folder: Storage) -> None:
         self.folder, self.token = folder, secrets.token_hex(8)
         self._count, self._since = 0, time.strftime("%Y-%m-%d %H:%M:%S")  # for people alone
-        self._lost: LeaseLost | None = None
+        self._lost: UserError | None = None
+        self._outage = False
+        self.trouble: Callable[[str, str], None] = _warn
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def check(self) -> None:
-        """Raise LeaseLost when the last renewal found another owner."""
+        """Raise LeaseLost when the last renewal found another owner or none, NotSeen when the folder was gone."""
         if self._lost:
             raise self._lost
 
@@ -122,18 +143,27 @@ class Lease:
                 self.folder.remove(LEASE)
 
     def _keep(self) -> None:
-        said = False
-        while not self._ended.wait(RENEW):
-            try:
-                with _exclusive(self.folder):
-                    if (found := _read(self.folder)).get("token") != self.token:
-                        self._lost = _lost(self.folder, found)
-                        return
-                    self._write()
-            except Exception as error:  # an outage of the storage: the run goes on until somebody else holds the lease
-                if not said:
-                    log.warning("the lease in %s could not be renewed (%s); trying on", self.folder.address, error)
-                said = True
+        while self._lost is None and not self._ended.wait(RENEW):
+            self._renew()
+
+    def _renew(self) -> None:
+        try:
+            with _exclusive(self.folder):
+                found = _read(self.folder)
+                if found.get("token") == self.token or found == GARBLED:
+                    self._write()  # also over a damaged one: whoever takes a lease over writes a whole one
+                else:
+                    self._lost = _lost(self.folder, found)
+        except NotSeen as error:
+            self._lost = error
+        except Exception as error:  # an outage of the storage: the run goes on until somebody else holds the lease
+            if not self._outage:
+                self.trouble("lease", f"the lease in {self.folder.address} could not be renewed ({error}); trying on")
+            self._outage = True
+        else:
+            if self._outage:
+                self.trouble("lease", "")
+            self._outage = False
 
     def _write(self) -> None:
         self._count += 1
@@ -144,7 +174,12 @@ class Lease:
             "pid": os.getpid(),
             "since": self._since,
         }
-        self.folder.write(LEASE, json.dumps({**owner, **_process(os.getpid())}).encode())
+        sealed.write(self.folder, LEASE, {**owner, **_process(os.getpid())})
+
+
+def _warn(what: str, words: str) -> None:
+    if words:
+        log.warning(words)
 
 
 @contextlib.contextmanager
@@ -186,16 +221,20 @@ def _watch(folder: Storage, seen: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _read(folder: Storage) -> dict[str, Any]:
-    """The lease; empty where there is none. What cannot be understood is nobody's that is known here: a token of its own."""
+    """The lease; empty where the folder has none, GARBLED where it is damaged. Raises NotSeen where there is no folder."""
     for _ in range(3):
         try:
-            found = json.loads(folder.read(LEASE))
-            return found if isinstance(found, dict) else {"token": "?"}
-        except FileNotFoundError:
-            return {}
-        except ValueError:
+            found = sealed.read(folder, LEASE, KINDS, needed=("token",))
+        except sealed.Damaged:
             time.sleep(0.05)  # just being written, where that is not done in one piece (file://)
-    return {"token": "?"}
+            continue
+        if found is None and folder.local and not Path(folder.root).is_dir():
+            raise NotSeen(
+                f"scale.storage: {folder.address} is not there, as {socket.gethostname()} sees it: removed, or not on storage that "
+                "all machines share; give a shared path, or an address such as s3://bucket/runs"
+            )
+        return found or {}
+    return dict(GARBLED)
 
 
 def _held(folder: Storage, owner: Mapping[str, Any]) -> UserError:
@@ -209,10 +248,20 @@ def _held(folder: Storage, owner: Mapping[str, Any]) -> UserError:
 
 
 def _lost(folder: Storage, owner: Mapping[str, Any]) -> LeaseLost:
-    who = f"process {owner.get('pid')} on {owner.get('host')}" if owner.get("pid") else "somebody"
-    return LeaseLost(
-        f"{folder.address} was taken over by {who} while this run gave no sign of life for {SILENCE:g} s; this one stops and writes nothing more"
+    stops = "this one stops and writes nothing more"
+    if not owner:
+        return LeaseLost(
+            f"{folder.address} has no lease of this run any more, as {socket.gethostname()} sees it: it was removed, or a driver that took "
+            f"the run over during {SILENCE:g} s of silence has ended since; {stops}"
+        )
+    if owner == GARBLED:
+        return LeaseLost(f"{folder.address}/{LEASE} stays damaged, and nobody mends it; {stops}")
+    lost = LeaseLost(
+        f"{folder.address} was taken over by process {owner.get('pid')} on {owner.get('host')} while this run gave no sign of life "
+        f"for {SILENCE:g} s; {stops}"
     )
+    lost.holder = True
+    return lost
 
 
 # ---------------------------------------------------------------- processes of this machine

@@ -14,7 +14,9 @@ from .. import model, track
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
 from .checkpoint import Storage
+from .heard import heard
 from .lease import Watcher
+from .nodes import Waiting, check_seen, demand, nodes
 from .stop import interrupts
 from .worker import Asked, Plan, work
 
@@ -135,12 +137,11 @@ def fit(
     if least < most:
         for key, value in elastic.ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-    total = ray.cluster_resources()
-    gpu = uses_gpu(config)
-    cpus = config.scale.cpus_per_worker or max(1, int(total.get("CPU", 1)) // most)
-    resources = {"CPU": cpus, **({"GPU": config.scale.gpus_per_worker or 1} if gpu else {})}
+    resources = demand(config, nodes())
+    check_seen(folder)
+    gpu = "GPU" in resources
     board = _board().remote()
-    plan = Plan(config.to_yaml(), folder.address, run, cpus, final, folder.token)
+    plan = Plan(config.to_yaml(), folder.address, run, int(resources["CPU"]), final, folder.token)
     elastic.forget_failures(folder)
     trainer = TorchTrainer(
         _train_function,
@@ -170,13 +171,15 @@ def fit(
 
     thread = threading.Thread(target=run_trainer, name="ray-train", daemon=True)
     thread.start()
-    asked, nodes = [False], elastic.NodeWatch()
+    asked, watch, waiting = [False], elastic.NodeWatch(), Waiting(least, resources)
     with interrupts(asked):
         while thread.is_alive():
             thread.join(0.5)
-            now = Asked(stop=asked[0], save=asked[0] or nodes.look())
+            now = Asked(stop=asked[0], save=asked[0] or watch.look())
             with contextlib.suppress(RayActorError):
-                watcher.show(ray.get(board.read.remote(now)))
+                watcher.show({**ray.get(board.read.remote(now)), "waiting": waiting.look()})
+            if asked[0] and not waiting.working():
+                raise KeyboardInterrupt  # nothing trains that could leave a checkpoint
     with contextlib.suppress(RayActorError):
         watcher.show(ray.get(board.read.remote(Asked())))
     ray.kill(board)
@@ -187,18 +190,11 @@ def fit(
     return ended["result"]
 
 
-def uses_gpu(config: RunConfig) -> bool:
-    """Whether workers on the cluster that is joined get a GPU each."""
-    import ray
-
-    wants = config.train.device == "cuda" or config.scale.gpus_per_worker > 0  # also where the autoscaler has started none yet
-    return config.train.device != "cpu" and (wants or ray.cluster_resources().get("GPU", 0) > 0)
-
-
 def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Runs in each Ray Train worker."""
     import ray
     from ray.exceptions import RayActorError
+    from ray.train import get_context
 
     if os.path.isdir(settings["folder"]):
         os.chdir(settings["folder"])  # Ray has moved the worker to a folder that knows no relative data.source or my_method.py
@@ -213,8 +209,15 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
         last["ref"] = board.put.remote(message)
         return last["asked"]
 
+    def say(words: str) -> None:
+        if rank or world > 1:
+            words = f"worker {rank}: {words}"
+        board.put.remote({"said": [words]})
+
+    rank, world = get_context().get_world_rank(), get_context().get_world_size()
     try:
-        return work(settings["plan"], show)
+        with heard(say):
+            return work(settings["plan"], show)
     except UserError as error:  # a new worker would meet it again
         from methods._ranks import world_size
 
@@ -234,15 +237,21 @@ def _board() -> Any:
 
         def __init__(self) -> None:
             self.messages: dict[str, Any] = {}
+            self.said: list[str] = []
+            self.lock = threading.Lock()
             self.asked = Asked()
 
         def put(self, message: dict[str, Any]) -> Asked:
-            self.messages |= message
+            with self.lock:
+                self.said += message.get("said", [])
+                self.messages |= {key: value for key, value in message.items() if key != "said"}
             return self.asked
 
         def read(self, asked: Asked) -> dict[str, Any]:
             self.asked = asked
-            return self.messages
+            with self.lock:
+                said, self.said = self.said, []
+                return {**self.messages, "said": said}
 
     board: Any = Board
     return board.options(max_restarts=-1)
@@ -257,4 +266,6 @@ def _plain(error: BaseException) -> BaseException:
         return UserError(str(reason))
     for failure in (getattr(error, "worker_failures", None) or {}).values():
         return UserError(f"a training worker failed: {one_line(failure)}")
+    if reason is not None:
+        return UserError(f"Ray Train could not go on: {one_line(reason)}")
     return error

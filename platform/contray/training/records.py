@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import getpass
 import json
+import os
+import re
+import shlex
+import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from .. import data, track
 from ..config import RunConfig
+from ..errors import UserError
+from . import sealed
 from .checkpoint import Storage
+from .lease import NotSeen
 
-RECORD = "run.json"
+RECORD, COPY = "run.json", "run.copy.json"
+KINDS: sealed.Kinds = {
+    **{"run_id": str, "uri": str, "finished": bool, "synced": bool, "trial": bool},
+    **{"status": str, "ended": (int, type(None)), "unsent": int},
+}
+SECRET = re.compile(r"password|passwd|token|secret|access_key|api_?key", re.IGNORECASE)
+FAILURE = "contray.failure"  # the tag that says why a run failed
+FOLDER = "contray.folder"  # the tag by which MLflow knows where a run lies
 
 
 def note(folder: Storage, run: track.TrackedRun, **facts: Any) -> None:
-    """Keep what is known of the run. `finished`: it reached its end; `synced`: MLflow has all that there is of it."""
+    """Keep what is known of the run, twice. `finished`: it reached its end; `synced`: MLflow has all that there is of it."""
     known = {"run_id": run.run_id, "uri": track.without_login(run.uri), "finished": False, "synced": False}
-    folder.write(RECORD, json.dumps({**known, **facts}).encode())
+    for name in (RECORD, COPY):
+        sealed.write(folder, name, {**known, **facts})
 
 
 def end(
-    folder: Storage, run: track.TrackedRun, status: Literal["FINISHED", "FAILED", "KILLED"], ended: Mapping[str, Any]
+    folder: Storage,
+    run: track.TrackedRun,
+    status: Literal["FINISHED", "FAILED", "KILLED"],
+    ended: Mapping[str, Any],
+    reason: str = "",
 ) -> None:
-    """Tell MLflow and the folder how the run ended; `ended`: what its rank 0 returned. What MLflow could not be told, `contray sync` tells."""
+    """Tell MLflow and the folder how the run ended; `ended`: what its rank 0 returned; `reason`: why it failed. What MLflow could not be told,
+    `contray sync` tells."""
     told = True
     try:
         run.finish(status)
+        if reason:
+            run.set_tags({FAILURE: reason[:5000]})
     except track.TrackingError:
         told = False
     complete = told and not ended.get("unsent") and bool(ended.get("artifacts"))
@@ -38,24 +64,61 @@ def end(
             folder, run, finished=bool(ended.get("finished")), synced=complete, status=status, ended=int(time.time() * 1000),
             unsent=ended.get("unsent", 0),
         )  # fmt: skip
-    except OSError as error:
+    except (OSError, NotSeen) as error:
         print(
             f"contray: the end of the run could not be noted in {folder.address} ({error}); the same command does it again",
             flush=True,
         )
 
 
-def read(folder: Storage) -> dict[str, Any]:
-    """What `note` kept; empty where there is nothing."""
-    return json.loads(folder.read(RECORD)) if RECORD in folder.names() else {}
+def read(folder: Storage, quiet: bool = False, search: Callable[[], dict[str, Any] | None] = lambda: None) -> dict[str, Any]:
+    """What `note` kept; empty where there is nothing. A damaged record is mended from its copy, else from what `search` finds, and that is said.
+
+    Raises UserError where neither tells: a new record would be a second run of the same training.
+    """
+    try:
+        return sealed.read(folder, RECORD, KINDS, needed=("run_id",)) or {}
+    except sealed.Damaged as error:
+        why = error
+    found, source = None, COPY
+    with contextlib.suppress(sealed.Damaged):
+        found = sealed.read(folder, COPY, KINDS, needed=("run_id",))
+    if found is None:
+        found, source = search(), "MLflow"
+    if found is None:
+        raise UserError(
+            f"track.name: {why}, and neither {COPY} nor a tag {FOLDER} in MLflow tells which run this is; remove both files, and the same "
+            "command goes on from the checkpoints there under a new run in MLflow"
+        )
+    if not quiet:
+        print(f"contray: {why}; it was mended from {source}: run {found['run_id']}", flush=True)
+    return found
 
 
-def name_of(config: RunConfig, storage: Storage) -> tuple[str, Mapping[str, Any]]:
+def search_for(folder: Storage, uri: str, experiment: str) -> dict[str, Any] | None:
+    """The record of the MLflow run whose tag says that it lies in `folder`; the newest of several, None without one."""
+    quote = '"' if "'" in folder.address else "'"
+    with track.asking(uri, f"looking for the run of {folder.address}") as talk:
+        place = talk.get_experiment_by_name(experiment)
+        runs = place and talk.search_runs(
+            [place.experiment_id],
+            f"tags.`{FOLDER}` = {quote}{folder.address}{quote}",
+            max_results=1,
+            order_by=["start_time DESC"],
+        )
+    if not runs:
+        return None
+    return {"run_id": runs[0].info.run_id, "uri": track.without_login(uri), "finished": runs[0].info.status == "FINISHED"}
+
+
+def name_of(config: RunConfig, storage: Storage, quiet: bool = False) -> tuple[str, Mapping[str, Any]]:
     """The name of the run and what is on record of it: an unfinished run of the name goes on, after a finished one comes name-2."""
+    uri = track.resolve_uri(config.track.uri)
     base = config.track.name or config.run_name
     name, number = base, 1
     while True:
-        record = read(storage / name)
+        folder = storage / name
+        record = read(folder, quiet, functools.partial(search_for, folder, uri, config.track.experiment))
         if not record.get("finished"):
             return name, record
         number += 1
@@ -63,15 +126,53 @@ def name_of(config: RunConfig, storage: Storage) -> tuple[str, Mapping[str, Any]
 
 
 def tags_of(config: RunConfig, source: data.Source) -> dict[str, str]:
+    """What a run is, and who started it where and how."""
     tags = {
         "contray.kind": "run",
         "contray.method": Path(config.method.name).stem,
         "contray.preset": config.method.preset,
         "contray.dataset": source.name,
         "contray.group": config.digest("scale", "track", "seed"),
+        "mlflow.user": _user(),
+        "contray.host": socket.gethostname(),
+        "contray.job": _job(),
+        "contray.command": shown(sys.argv),
+        "mlflow.source.git.commit": os.environ.get("CONTRAY_COMMIT", "") or _commit(),
     }
-    commit = _commit()
-    return {**tags, "mlflow.source.git.commit": commit} if commit else tags
+    return {key: value for key, value in tags.items() if value}
+
+
+def shown(words: Sequence[str]) -> str:
+    """A command line as it may be shown: no login of an address, and no value of what is named a password, a token, a secret or a key."""
+    safe, hides = [], False
+    for word in [Path(word).name for word in words[:1]] + [*words[1:]]:
+        name, equals, _ = word.partition("=")
+        secret = SECRET.search(name) is not None
+        hidden = "***" if hides else f"{name}=***" if secret and equals else re.sub(r"://\S*@", "://", word)
+        safe.append(
+            re.sub(r"([?&][^=&]*)=[^&]*", lambda found: f"{found[1]}=***" if SECRET.search(found[1]) else found[0], hidden)
+        )
+        hides = secret and not equals and name.startswith("-")
+    return shlex.join(safe)[:5000]
+
+
+def _user() -> str:
+    """Who asked for the run: on a cluster every process may be of one account."""
+    if known := os.environ.get("CONTRAY_USER") or os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        return known
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return str(os.getuid())
+
+
+def _job() -> str:
+    """The id that `ray job submit` gave, empty outside a job."""
+    try:
+        known = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+        return str(known["metadata"]["job_submission_id"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _commit() -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from .. import model
 from ..config import RunConfig
 from ..hardware import quick_bf16
+from . import sealed
 from .checkpoint import Storage
 
 SETTLED = "hardware.json"
@@ -25,14 +25,13 @@ def settle(config: RunConfig, folder: Storage, gpu: bool | None = None) -> RunCo
         return model.settled(config, kind)
     bf16 = _on_nodes(kind)
     found = model.settled(config, kind, bf16)
-    if SETTLED in folder.names():
-        kept = json.loads(folder.read(SETTLED))
-        kept = {key: kept[key] for key in asked if key in kept}
+    if known := sealed.read(folder, SETTLED, str):
+        kept = {key: known[key] for key in asked if key in known}
         now = {key: value for key, value in found.flat().items() if key in kept and value != kept[key]}
         for key, value in now.items():
             print(f"contray: {key} stays {kept[key]}, as the run began; this hardware would take {value}", flush=True)
         return model.settled(config.replace({**kept, "train.settled": asked}), kind)
-    folder.write(SETTLED, json.dumps({key: found.flat()[key] for key in asked}).encode())
+    sealed.write(folder, SETTLED, {key: str(found.flat()[key]) for key in asked})
     return found
 
 

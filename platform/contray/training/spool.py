@@ -5,12 +5,12 @@ While a run trains its checkpoints carry them; the last points, those of the ver
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterable
 
 from ..track import MetricLog, Point
+from . import sealed
 from .checkpoint import Storage
 
 SPOOL = "unsent.json"
@@ -34,16 +34,18 @@ def put(storage: Storage, points: Iterable[Point]) -> None:
     # JSON knows no NaN
     rows = [[name, None if math.isnan(value) else value, timestamp, step] for name, value, timestamp, step in points]
     if rows:
-        storage.write(SPOOL, json.dumps(rows).encode())
+        sealed.write(storage, SPOOL, {"points": rows})
     elif SPOOL in storage.names():
         storage.remove(SPOOL)
 
 
 def get(storage: Storage) -> list[Point]:
-    """The points kept there."""
-    if SPOOL not in storage.names():
-        return []
-    rows = json.loads(storage.read(SPOOL))
-    return [
-        (name, math.nan if value is None else float(value), int(timestamp), int(step)) for name, value, timestamp, step in rows
-    ]
+    """The points kept there. Raises Damaged where they are not what was kept."""
+    found = sealed.read(storage, SPOOL, {"points": list}, needed=("points",)) or {"points": []}
+    try:
+        return [
+            (str(name), math.nan if value is None else float(value), int(timestamp), int(step))
+            for name, value, timestamp, step in found["points"]
+        ]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise sealed.Damaged(f"{storage.address}/{SPOOL} is damaged (no points)") from None

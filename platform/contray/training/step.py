@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,7 @@ from .. import model
 from ..chunks import Chunk, divide
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
+from . import sealed
 from .checkpoint import Storage
 
 LIMIT = "max_batch.json"
@@ -131,10 +131,9 @@ class Stepper:
     def __init__(self, config: RunConfig, method: Method, rank: int, world: int, storage: Storage | None) -> None:
         self.config, self.method, self.rank, self.world, self.storage = config, method, rank, world, storage
         self.limit, self.halved = config.scale.max_batch_per_worker, False
-        if storage and LIMIT in storage.names():
-            kept = json.loads(storage.read(LIMIT))
-            if kept["given"] == self.limit:  # else the user has chosen anew
-                self.limit, self.halved = kept["limit"], True
+        kept = _kept(storage) if storage else {}
+        if kept.get("given") == self.limit:  # else the user has chosen anew
+            self.limit, self.halved = kept["limit"], True
         self.chunks = self._divide()
         layers = [layer for layer in method.modules() if isinstance(layer, BatchNorm)]
         self.statistics = [buffer for layer in layers for buffer in layer.buffers()]
@@ -178,12 +177,19 @@ class Stepper:
                 f"{error.problem.partition(', but ')[2]}"
             ) from None
         if self.storage is not None and self.world > 1:
-            self.storage.write(LIMIT, json.dumps({"given": given, "limit": self.limit}).encode())
+            sealed.write(self.storage, LIMIT, {"given": given, "limit": self.limit})
         goes_on = "the step is done again" if self.world == 1 else "new workers go on"
         told = f"out of memory with {used} rows in the backbones at once; {goes_on} with scale.max_batch_per_worker {self.limit}"
         print(f"contray: {told}", flush=True)
         if self.world > 1:
             raise torch.OutOfMemoryError(told)
+
+
+def _kept(storage: Storage) -> dict[str, int]:
+    try:
+        return sealed.read(storage, LIMIT, {"given": int, "limit": int}, needed=("limit",)) or {}
+    except sealed.Damaged:
+        return {}  # memory runs out once more, and the half is kept anew
 
 
 @torch.no_grad()

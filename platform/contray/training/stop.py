@@ -1,27 +1,108 @@
-"""Ctrl-C and SIGTERM, once and twice."""
+"""Ctrl-C, SIGTERM and a closed terminal: once and twice, while a run trains and while it does anything else.
+
+A batch system, a spot machine or `ray job stop` (after 3 s) follows its SIGTERM with a SIGKILL. So MLflow is told at once that the run is
+stopped, from a thread, whatever the run itself is waiting for; how it really ended is told when it has.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TELL_SECONDS = 20.0  # that a run's end waits for what a signal began to tell
+
+
+@dataclass(eq=False)
+class Telling:
+    """Whom a signal concerns, and the thread that tells them."""
+
+    tell: Callable[[], object]
+    thread: threading.Thread | None = None
+
+
+_telling: list[Telling] = []
 
 
 @contextlib.contextmanager
-def interrupts(asked: list[bool]) -> Iterator[None]:
-    """Ctrl-C or SIGTERM (a batch system's, a spot machine's) once asks for a stop at the next log step, with a checkpoint; twice stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def stoppable(tell: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Within, a signal calls `tell` (and that of every `stoppable` around) in a thread, and raises KeyboardInterrupt in place of ending the
+    process, unless `interrupts`, `settled` or a handler that calls `heard` takes it."""
+    entry = Telling(tell)
+    _telling.append(entry)
+
+    def handle(number: int, frame: object) -> None:
+        heard()
+        raise KeyboardInterrupt
+
+    try:
+        with _handled(handle):
+            yield
+    finally:
+        _telling.remove(entry)
+
+
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """Within, the end of the innermost `stoppable` is told for good: what a signal began to tell has been told before, or is overdue by
+    TELL_SECONDS, and a signal is heard afterwards, by KeyboardInterrupt; a second one at once."""
+    asked = [False]
 
     def handle(number: int, frame: object) -> None:
         if asked[0]:
             raise KeyboardInterrupt
         asked[0] = True
-        print("\nstopping after a checkpoint; Ctrl-C again stops at once", flush=True)
+        heard(_telling[:-1])
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    with _handled(handle):
+        for entry in _telling[-1:]:
+            if entry.thread:
+                entry.thread.join(TELL_SECONDS)
+        yield
+    if asked[0]:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interrupts(asked: list[bool]) -> Iterator[None]:
+    """A signal once asks for a stop at the next log step, with a checkpoint; twice stops at once."""
+
+    def handle(number: int, frame: object) -> None:
+        if asked[0]:
+            raise KeyboardInterrupt
+        asked[0] = True
+        heard()
+        with contextlib.suppress(OSError):  # the terminal is closed
+            print("\nstopping after a checkpoint; Ctrl-C again stops at once", flush=True)
+
+    with _handled(handle):
+        yield
+
+
+def heard(whom: Sequence[Telling] = _telling) -> None:
+    """A signal asks for the end: tell whom it concerns, once, without waiting for them."""
+    for entry in whom:
+        if entry.thread is None:
+            entry.thread = threading.Thread(target=_quietly, args=(entry.tell,), name="stop", daemon=True)
+            entry.thread.start()
+
+
+def _quietly(tell: Callable[[], object]) -> None:
+    with contextlib.suppress(Exception):  # the run's end tells it again, and says what hinders
+        tell()
+
+
+@contextlib.contextmanager
+def _handled(handle: Callable[[int, object], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # a SIGHUP that whoever started this process has it ignore (nohup) stays ignored
+    taken = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in taken}
     try:
         yield
     finally:

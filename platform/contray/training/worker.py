@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation.diagnosis import Collapsed
 from ..evaluation.protocol import Measured
+from ..progress import TROUBLES, lasting
 from ..track import MetricLog, TrackedRun, TrackingError
-from . import artifacts
+from . import artifacts, sealed
 from .artifacts import Ended
 from .checkpoint import Storage
 from .lease import Fenced
@@ -28,6 +29,7 @@ from .spool import close
 
 VERDICT = "verdict.json"
 HEAR_SECONDS = 0.5  # how often rank 0 hears what is asked of it, between the steps that it logs
+TROUBLE, TAG_CHARS = "contray.trouble", 5000  # MLflow's limit of a tag's value is 8000
 CLOSE_SECONDS = 20.0  # that the last points may take to MLflow; what is left is kept for `contray sync`
 
 
@@ -51,13 +53,23 @@ class Asked(NamedTuple):
 
 
 class Recorder(Listener):
-    """Sends metrics to MLflow exactly once, and progress to whoever watches."""
+    """Sends metrics to MLflow exactly once, and progress and trouble to whoever watches."""
 
-    def __init__(self, run: TrackedRun | None, total: int, show: Callable[[dict[str, Any]], Asked], offer: bool = False) -> None:
-        self.run, self.total, self.offer = run, total, offer
+    def __init__(
+        self,
+        run: TrackedRun | None,
+        total: int,
+        show: Callable[[dict[str, Any]], Asked],
+        offer: bool = False,
+        fence: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.run, self.total, self.offer, self.fence = run, total, offer, fence
         self._show = show
         self._log: MetricLog | None = None
         self._asked, self._heard = Asked(), time.monotonic()
+        self._troubles: dict[str, str] = {}
+        self._tagged: str | None = None  # not known: an earlier life of the run may have left something there
+        self._safe = (-1, time.monotonic())  # the last durable checkpoint: its step, and since when there is it
 
     def show(self, message: dict[str, Any]) -> None:
         """Pass a message on, and hear what is asked."""
@@ -66,14 +78,18 @@ class Recorder(Listener):
     @property
     def metrics(self) -> MetricLog | None:
         if self._log is None and self.run is not None:
-            self._log = MetricLog(self.run)
+            self._log = MetricLog(self.run, trouble=self.trouble, fence=self.fence)
         return self._log
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if self.run is not None:
             if self._log is not None:  # the run went back within this process: two logs must not send the same points
                 self._log.close(timeout_s=20)
-            self._log = MetricLog(self.run, pending=[tuple(point) for point in state["points"]])
+            self._log = MetricLog(
+                self.run, pending=[tuple(point) for point in state["points"]], trouble=self.trouble, fence=self.fence
+            )
+            self._tag()
+        self._safe = (state["step"] or -1, time.monotonic())
         self.show({"step": state["step"], "total": self.total, "resumed": state["step"], "workers": world_size()})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -86,15 +102,41 @@ class Recorder(Listener):
 
     def collapsed(self, step: int, words: str) -> None:
         self.show({"collapse": words})
-        if self.run is not None:
-            try:
-                self.run.set_tags({"contray.collapse": words})
-            except TrackingError as error:
-                print(f"contray: the tag contray.collapse was not recorded ({error})", flush=True)
+        if self.metrics:
+            self.metrics.tag({"contray.collapse": words})
+
+    def trouble(self, what: str, words: str) -> None:
+        """Something must be known outside (`words` "": no longer): said by the driver at once, and kept in the run's tags.
+
+        From any thread. MLflow is not asked to keep that it does not answer.
+        """
+        if self._troubles.get(what) == words:  # a first "" passes: an earlier worker may have told of trouble
+            return
+        self._troubles[what] = words
+        step, since = self._safe
+        safe = f"the last durable checkpoint is of step {step}, {lasting(time.monotonic() - since)} ago"
+        told = words and f"{words} ({safe if step >= 0 else 'there is no durable checkpoint yet'})"
+        if self.metrics and what != "mlflow":
+            self._tag(time.strftime("%Y-%m-%d %H:%M:%S, ") + told if words else "")
+        with contextlib.suppress(UserError):  # a lost lease: the training thread hears of it as well
+            self._show({f"{TROUBLES}{what}": told if what != "mlflow" else words})
+
+    def _tag(self, newest: str = "") -> None:
+        """Keep all trouble there is in the tag, the newest in its own words."""
+        others = [words for what, words in self._troubles.items() if words and what != "mlflow" and words not in newest]
+        tag = "; ".join([*filter(None, [newest]), *others])[:TAG_CHARS]
+        if self.metrics and tag != self._tagged:
+            self._tagged = tag
+            self.metrics.tag({TROUBLE: tag})
 
     def durable(self, step: int) -> None:
+        self._safe = (step, time.monotonic())
         if self.metrics:
             self.metrics.durable(step)
+        if self._troubles.get("checkpoint"):
+            self.trouble("checkpoint", "")
+        with contextlib.suppress(UserError):
+            self._show({"durable": step})
 
     def pending(self) -> list[tuple[str, float, int, int]]:
         return self.metrics.pending() if self.metrics else []
@@ -122,7 +164,9 @@ def work(
     source = data.open_source(config.data)
     storage = Fenced(plan.storage, plan.token)
     total = config.total_steps(len(source.train))
-    recorder = Recorder(plan.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer)
+    recorder = Recorder(
+        plan.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer, storage.check
+    )
     try:
         outcome = train(config, source, storage, recorder, start)
     except Collapsed:
@@ -171,8 +215,11 @@ def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: 
     from ..evaluation.diagnosis import geometry_of
     from ..evaluation.online import verdict
 
-    if VERDICT in storage.names():
-        return Measured(json.loads(storage.read(VERDICT))), ""
+    try:
+        if known := sealed.read(storage, VERDICT, sealed.NUMBER):
+            return Measured(known), ""
+    except sealed.Damaged as error:
+        print(f"contray: {error}; the same weights are measured again", flush=True)
     device, test = model.device_of(config), final == "test"
     metrics: dict[str, float] = {}
     try:
@@ -184,7 +231,7 @@ def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: 
             raise
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
         return Measured(metrics), reason.encode(errors="backslashreplace").decode()[:1000]  # as a tag can hold it
-    storage.write(VERDICT, json.dumps(metrics, indent=1).encode())
+    sealed.write(storage, VERDICT, metrics)
     return Measured(metrics), ""
 
 

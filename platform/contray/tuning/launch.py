@@ -17,7 +17,8 @@ from ..errors import ConfigError, UserError
 from ..evaluation.samples import check_measurable
 from ..registry import load_space
 from ..training.checkpoint import Storage
-from ..training.ray_train import check_machines, ray_session, uses_gpu
+from ..training.nodes import nodes, uses_gpu
+from ..training.ray_train import check_machines, ray_session
 from ..training.records import tags_of
 from ..training.settle import settle
 from .outcome import SweepResult, crown, end_trials, ranked, trials_of
@@ -96,7 +97,7 @@ def sweep(
     status = "FAILED"
     try:
         with ray_session(config, dashboard=config.scale.workers[1] > 1):
-            config = settle(config, Storage(str(folder)), uses_gpu(config))  # once for all trials
+            config = settle(config, Storage(str(folder)), uses_gpu(config, nodes()))  # once for all trials
             trials = ranked(trials_of(run(search, config, space, folder, parent, resume, quiet), folder, parent), metric)
         best = next(
             (each for each in trials if each.status == "finished" and math.isfinite(each.metrics.get(metric, math.nan))), None
