@@ -16,6 +16,7 @@ from .. import model
 from ..chunks import Chunk, divide
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
+from .agreement import Ranks
 from .checkpoint import Storage
 
 LIMIT = "max_batch.json"
@@ -131,10 +132,9 @@ class Stepper:
     def __init__(self, config: RunConfig, method: Method, rank: int, world: int, storage: Storage | None) -> None:
         self.config, self.method, self.rank, self.world, self.storage = config, method, rank, world, storage
         self.limit, self.halved = config.scale.max_batch_per_worker, False
-        if storage and LIMIT in storage.names():
-            kept = json.loads(storage.read(LIMIT))
-            if kept["given"] == self.limit:  # else the user has chosen anew
-                self.limit, self.halved = kept["limit"], True
+        kept = Ranks().first(lambda: json.loads(storage.read(LIMIT)) if storage and LIMIT in storage.names() else {})
+        if kept.get("given") == self.limit:  # else the user has chosen anew
+            self.limit, self.halved = kept["limit"], True
         self.chunks = self._divide()
         layers = [layer for layer in method.modules() if isinstance(layer, BatchNorm)]
         self.statistics = [buffer for layer in layers for buffer in layer.buffers()]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def interrupts(asked: list[bool]) -> Iterator[None]:
-    """Ctrl-C or SIGTERM (a batch system's, a spot machine's) once asks for a stop at the next log step, with a checkpoint; twice stops at once."""
+    """Ctrl-C or SIGTERM (a batch system's, a spot machine's) once asks for a stop after the next step, with a checkpoint; twice stops at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
