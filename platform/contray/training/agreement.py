@@ -154,14 +154,14 @@ class State:
 
     def check(self, step: int, bad: int, facts: Mapping[str, Any]) -> None:
         """Raises what forbids to save the state after `step`, on all ranks: NonFiniteLoss where any of them met loss or gradients that are no numbers
-        (in step `bad`; -1: none), RanksDiffer naming the first tensor or fact that differs, NonFiniteState.
+        (in step `bad`, or NEVER), RanksDiffer naming the first tensor or fact that differs, NonFiniteState.
         """
         tensors = self.tensors()
         told = {**{key: repr(value) for key, value in facts.items()}, "tensors": repr(list(tensors)), "groups": self._groups()}
         own = _number(repr(told))
-        worst, *both = self.ranks.most([bad, own, ~own]).tolist()
-        if worst >= 0:
-            raise NonFiniteLoss(worst, f"{NON_FINITE}; {MENDING}")
+        worst, *both = self.ranks.most([-bad, own, ~own]).tolist()
+        if -worst < NEVER:
+            raise NonFiniteLoss(-worst, f"{NON_FINITE}; {MENDING}")
         if both[0] != ~both[1]:
             first = self.ranks.all(told)[0]
             self.ranks.refuse(
@@ -210,6 +210,7 @@ class State:
         return total
 
 
+NEVER = 2**62  # a step that does not come
 NON_FINITE = "loss or gradients are not finite"
 MENDING = (
     "the newest checkpoint is from before it. "

@@ -274,10 +274,11 @@ class Checkpoints:
         job = _Job(step, _snapshot(state), best)
         with self._lock:
             self._wanted = time.monotonic() if self._wanted is None else self._wanted
-            self._waiting = [*[other for other in self._waiting if other.best][-1:], job]
-            if not self.busy:
+            if self.busy:
+                self._waiting = [*[other for other in self._waiting if other.best][-1:], job]
+            else:
                 self._error, self._began = None, time.monotonic()
-                self._writer = threading.Thread(target=self._write_all, name="checkpoint", daemon=True)
+                self._writer = threading.Thread(target=self._write_all, args=(job,), name="checkpoint", daemon=True)
                 self._writer.start()
         if not wait:
             return
@@ -326,14 +327,14 @@ class Checkpoints:
         if writer is not None:
             writer.join(seconds)
 
-    def _write_all(self) -> None:
+    def _write_all(self, job: _Job) -> None:
         while True:
+            self._write(job)
             with self._lock:
                 if not self._waiting:
                     self._writer = None  # within the lock: who saves now starts another thread
                     return
                 job, self._began = self._waiting.pop(0), time.monotonic()
-            self._write(job)
 
     def _write(self, job: _Job) -> None:
         name = f"step-{job.step:09d}.pt"

@@ -18,7 +18,7 @@ from .. import data, model, optim
 from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation.diagnosis import Collapsed, LayerNorms, Watch
-from .agreement import MENDING, NON_FINITE, NonFiniteLoss, NonFiniteState, Ranks, State, meet, note, same_data
+from .agreement import MENDING, NEVER, NON_FINITE, NonFiniteLoss, NonFiniteState, Ranks, State, meet, note, same_data
 from .audit import Audit
 from .checkpoint import Checkpoints, Storage
 from .clustering import embed
@@ -231,11 +231,11 @@ def _train(
         return {"step": done, "broken": sorted(broken.items()), "skipped": sorted(skipped)}
 
     # The first step whose gradients (on all ranks alike) or own share of the loss were not finite: read where the loop synchronises anyway.
-    bad_gradients = bad_loss = torch.tensor(-1, device=device)
+    bad_gradients = bad_loss = torch.tensor(NEVER, device=device)
     began = saved = window = time.monotonic()
     window_done, rate, trained_seconds, started_at, lr = done, 0.0, 0.0, done, 0.0
     agreed = State(ranks, method, optimizer)
-    agreed.check(done, -1, facts())
+    agreed.check(done, NEVER, facts())
     audit = Audit(storage, done, world, rank, device) if storage and config.train.audit else None
     stream = iter(data.loader(batches, range(done, total), own, workers=config.data.workers, pin=device.type == "cuda"))
     try:
@@ -269,10 +269,10 @@ def _train(
                     torch._foreach_lerp_(targets, online, 1 - method.ema_momentum(clock))
                 with model.autocast(config, device):
                     method.update(reps, batch, clock)
-                bad_gradients = torch.where((bad_gradients < 0) & ~grad_norm.isfinite(), done, bad_gradients)
-                bad_loss = torch.where((bad_loss < 0) & ~out["loss"].detach().isfinite(), done, bad_loss)
+                bad_gradients = torch.where(grad_norm.isfinite(), bad_gradients, bad_gradients.clamp(max=done))
+                bad_loss = torch.where(out["loss"].detach().isfinite(), bad_loss, bad_loss.clamp(max=done))
 
-            if (logs or free_to_read(device)) and int(bad_gradients) >= 0:
+            if (logs or free_to_read(device)) and int(bad_gradients) < NEVER:
                 raise NonFiniteLoss(int(bad_gradients), f"{NON_FINITE} (learning rate {lr:.3g}); {MENDING}")
             if logs:
                 wide = torch.float64 if torch.float64 in {value.dtype for value in out.values()} else torch.float32
@@ -301,7 +301,7 @@ def _train(
                 if not all(map(math.isfinite, totals)):
                     raise NonFiniteLoss(done, f"{NON_FINITE} ({dict(zip(out, totals, strict=True))}); {MENDING}")
             if saves or stop or evaluates:
-                agreed.check(done, max(int(bad_gradients), int(bad_loss)), facts())
+                agreed.check(done, min(int(bad_gradients), int(bad_loss)), facts())
             improved = False
             if watch and evaluates:
                 pause = time.monotonic()
