@@ -16,7 +16,7 @@ from contray import RunConfig, data, model, optim
 from contray.errors import OnAllRanks, UserError
 from contray.training import agreement, loop, restore
 from contray.training.agreement import Ranks, State
-from contray.training.checkpoint import Checkpoints, Storage
+from contray.training.checkpoint import Checkpoints, Storage, Unsaved
 from contray.training.clustering import embed
 from contray.training.loop import Listener, train
 from contray.training.step import LIMIT, Stepper
@@ -248,3 +248,22 @@ def test_names_are_those_of_the_state() -> None:
     names = list(State(Ranks(), outcome.method, optimizer).tensors())
     assert "method.backbone.conv1.weight" in names
     assert "optimizer.momentum_buffer of backbone.conv1.weight" in names
+
+
+def test_what_all_ranks_met_ends_a_run_and_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from contray.training import ray_train
+
+    def work(error: UserError) -> Callable[..., Any]:
+        def raises(*given: Any) -> Any:
+            raise error
+
+        return raises
+
+    monkeypatch.setattr("methods._ranks.world_size", lambda: 2)
+    settings = {"folder": "/nowhere", "board": None, "plan": None}
+    for error in (agreement.RanksDiffer("a"), agreement.DataRefused("a"), Unsaved("a"), restore.DoesNotFit("a")):
+        monkeypatch.setattr(ray_train, "work", work(error))
+        assert ray_train._train_function(settings) == {"refused": "a"}
+    monkeypatch.setattr(ray_train, "work", work(UserError("one rank's own")))
+    with pytest.raises(UserError, match="one rank's own"):
+        ray_train._train_function(settings)
