@@ -30,26 +30,32 @@ WARM = 6
 
 
 def measure(rank: int, world: int, text: str) -> dict[str, Any]:
-    """Seconds of each step by whether the ranks met before it, and of each comparison of the state."""
-    config, marks, checks = RunConfig.from_yaml(text), [], []
+    """Seconds of each step by whether the ranks met before it, of each comparison of the state, and of each meeting on the processor."""
+    config, marks, checks, meetings = RunConfig.from_yaml(text), [], [], []
     meet, check = loop.meet, State.check
 
     def sometimes(ranks: Any, met: Any, error: Any, save: bool, stop: bool, end: Any) -> Any:
         marks.append(time.perf_counter())
         if len(marks) // BLOCK % 2:
-            return meet(ranks, met, error, save, stop, end)
+            began = time.process_time()
+            told = meet(ranks, met, error, save, stop, end)
+            meetings.append(time.process_time() - began)
+            return told
         return False, False, dict(met)
 
     def timed(self: State, *given: Any) -> None:
         dist.barrier()  # what remains is the comparison's own
-        began = time.perf_counter()
+        began = time.process_time()
         check(self, *given)
-        checks.append(time.perf_counter() - began)
+        checks.append(time.process_time() - began)
 
     loop.meet, State.check = sometimes, timed
+    began = time.process_time()
     loop.train(config, data.open_source(config.data))
+    busy = time.process_time() - began
     steps = [(i // BLOCK % 2, later - now) for i, (now, later) in enumerate(itertools.pairwise(marks)) if i >= WARM]
-    return {"with": [s for on, s in steps if on], "without": [s for on, s in steps if not on], "checks": checks}
+    return {"with": [s for on, s in steps if on], "without": [s for on, s in steps if not on], "checks": checks,
+            "meetings": meetings, "step": [busy / config.train.steps]}  # fmt: skip
 
 
 def main() -> None:
@@ -65,16 +71,16 @@ def main() -> None:
     }  # fmt: skip
     config = RunConfig.make(options.method, {**own, **dotted}, preset="cifar")
     found = run_ranks(measure, options.world, config.to_yaml())[0]
-    on, off, check = (statistics.median(found[name]) for name in ("with", "without", "checks"))
-    share = (on - off) / off
+    on, off, check, meeting, step = (statistics.median(found[name]) for name in ("with", "without", "checks", "meetings", "step"))
     print(
         f"{options.method}, {config.backbone.name}, {options.world} ranks, batch {config.train.batch_size}, torch {torch.__version__}"
     )
     print(
-        f"a step: {1000 * on:.1f} ms with, {1000 * off:.1f} ms without the meeting ({100 * share:+.2f} %; medians of {len(found['with'])})"
+        f"a step: {1000 * on:.1f} ms with, {1000 * off:.1f} ms without the meeting ({100 * (on - off) / off:+.2f} %; medians of {len(found['with'])})"
     )
+    print(f"a meeting: {1000 * meeting:.2f} ms of the processor, {100 * meeting / step:.2f} % of a step's")
     print(
-        f"comparing the state: {1000 * check:.1f} ms, {100 * check / config.train.checkpoint_seconds:.2f} % of train.checkpoint_seconds"
+        f"comparing the state: {1000 * check:.1f} ms of the processor, {100 * check / config.train.checkpoint_seconds:.2f} % of train.checkpoint_seconds"
     )
 
 
