@@ -248,9 +248,6 @@ def test_a_last_checkpoint_that_fails_names_no_checkpoint_that_does_not_exist(st
         run(tiny("simclr", train__steps=2), Lame(storage.address, full))
 
 
-# ---------------------------------------------------------------- drafts
-
-
 def test_who_holds_the_lease_clears_the_drafts_of_the_killed(storage: Storage, tmp_path: Path) -> None:
     folder = Path(storage.address)
     for name in (".step-000000008.pt.4711.draft", ".best.pt.a1b2.draft", ".lease.json.4711.draft", ".config.yaml.1.draft"):
@@ -368,9 +365,6 @@ def test_steps_left_out_at_the_end_still_end_in_a_checkpoint(
     assert (state["step"], state["skipped"]) == (6, list(bad))
     assert told.durable_steps[-1] == 6
     assert finite(state)
-
-
-# ---------------------------------------------------------------- the same twice on a GPU
 
 
 @pytest.fixture
