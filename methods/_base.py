@@ -351,8 +351,9 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def begin_epoch(self, clock: Clock, embed: Callable[[], Tensor]) -> Iterable[nn.Parameter]:
-        """Once at the start of an epoch, never on a mid-epoch resume; `embed()` gives (N_dataset, D) features in id order.
+        """Once at the start of an epoch, never on a mid-epoch resume; `embed()` gives (N_dataset, D) features in id order, on rank 0.
 
+        All ranks call `embed` or none: each embeds its share, and the others than rank 0 are given (0, D).
         Returns the parameters that it set anew: the optimiser forgets what it knows of them.
         """
         return ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -74,6 +75,20 @@ def total(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _Total.apply(x)  # pyright: ignore[reportReturnType]
 
 
+_side: tuple[Any, Any] = (None, None)
+
+
+def side_group() -> Any:
+    """A gloo group of all ranks, for what one rank may need long for while the others wait, and for what is no tensor on the device.
+
+    It waits for a day, where NCCL's and Ray's groups give up after minutes. Ranks must come to its first use together.
+    """
+    global _side
+    if _side[0] is not dist.group.WORLD:
+        _side = dist.group.WORLD, dist.new_group(backend="gloo", timeout=timedelta(days=1))
+    return _side[1]
+
+
 def from_first(compute: Callable[[], Sequence[Tensor]], like: Sequence[Tensor]) -> Sequence[Tensor]:
     """What `compute()` gives on rank 0, on every rank, bit for bit; `like` are tensors of the same shapes and types.
 
@@ -82,6 +97,7 @@ def from_first(compute: Callable[[], Sequence[Tensor]], like: Sequence[Tensor]) 
     if world_size() == 1:
         return compute()
     values = compute() if dist.get_rank() == 0 else [torch.empty_like(x) for x in like]
+    dist.barrier(group=side_group())  # `compute` may take longer than the broadcast would wait
     for value in values:
         dist.broadcast(value, 0)
     return values

@@ -88,10 +88,11 @@ class DeepCluster(Method):
     @torch.no_grad()
     def begin_epoch(self, clock: Clock, embed: Callable[[], Tensor]) -> Iterable[nn.Parameter]:
         """Clusters the features of all samples (§3.2) and draws a new classifier, since cluster numbers mean nothing (§3.3)."""
+        features = embed()  # (N_d, F) on rank 0
 
         def cluster() -> list[Tensor]:
-            features = whiten(full(embed()), self.config.pca)  # (N_d, P)
-            return [kmeans(features, self.config.clusters, self.config.iterations, clock.step)[1].to(self.assignments)]
+            whitened = whiten(full(features), self.config.pca)  # (N_d, P)
+            return [kmeans(whitened, self.config.clusters, self.config.iterations, clock.step)[1].to(self.assignments)]
 
         (assigned,) = from_first(cluster, [self.assignments])
         self.assignments.copy_(assigned)

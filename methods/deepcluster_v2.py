@@ -109,7 +109,8 @@ class DeepClusterV2(Method):
     def begin_epoch(self, clock: Clock, embed: Callable[[], Tensor]) -> Iterable[nn.Parameter]:
         """Clusters last epoch's features; before the first epoch, those of the untrained network."""
         if not self.begun:
-            self.bank.copy_(from_first(lambda: [self.first_features(embed)], [self.bank])[0])
+            features = embed()  # (dataset, F) on rank 0
+            self.bank.copy_(from_first(lambda: [self.first_features(features)], [self.bank])[0])
             self.begun.fill_(True)
         for head in range(self.config.heads):  # each head clusters one crop's features, in turn
 
@@ -122,9 +123,9 @@ class DeepClusterV2(Method):
             self.prototypes[head], self.assignments[head] = centroids, assigned
         return ()
 
-    def first_features(self, embed: Callable[[], Tensor]) -> Tensor:
+    def first_features(self, features: Tensor) -> Tensor:
         """(2, dataset, D) whitened features of the untrained backbone (as released: projections, which have little but their mean)."""
-        z = whiten(embed().to(self.bank), self.config.dim)  # (dataset, D), or as many directions as there are features
+        z = whiten(features.to(self.bank), self.config.dim)  # (dataset, D), or as many directions as there are features
         return F.pad(z, (0, self.config.dim - z.shape[1])).expand_as(self.bank).contiguous()
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:

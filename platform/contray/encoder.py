@@ -17,7 +17,7 @@ from . import model
 from .config import RunConfig
 from .data.views import Pipeline
 from .errors import UserError
-from .training.checkpoint import BEST, PATTERN, Storage, load
+from .training.checkpoint import BEST, Checkpoints, Storage, load
 
 WEIGHTS, CONFIG = "encoder.safetensors", "config.yaml"
 
@@ -81,10 +81,10 @@ def read_checkpoint(address: str) -> Encoder:
             return read_folder(Path(address))
         if Path(address).is_file():
             raise UserError(f"--checkpoint: {address} is no checkpoint (step-N.pt) and no folder with one")
-        names = [found for found in Storage(address).names() if PATTERN.fullmatch(found)]
-        if not names:
+        state = Checkpoints(Storage(address)).latest()
+        if state is None:
             raise UserError(f"--checkpoint: there is no checkpoint in {address}")
-        folder, name = address, names[-1]
+        return _restore(RunConfig.from_yaml(state["config"]), state["method"])
     storage = Storage(folder or ".")
     if name not in storage.names():
         raise UserError(f"--checkpoint: there is no file {address}")

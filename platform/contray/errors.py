@@ -42,6 +42,10 @@ class DataError(UserError):
     """A data source that cannot be read or does not hold what was asked of it."""
 
 
+class OnAllRanks(UserError):
+    """Raised by every rank in the same step, or by the first when the others are through: new workers would only meet it again."""
+
+
 def nearest(word: str, known: Iterable[str], ending: str = "") -> str:
     """' - did you mean a, b?' for the known words nearest to `word`, or a list of what is known when none is near."""
     known = sorted(known)

@@ -151,6 +151,10 @@ class TrainConfig:
         (), "written by the run: which of precision and channels_last were auto; they count as auto in its name"
     )
     compile: bool = setting(False, "torch.compile the backbones")
+    deterministic: bool = setting(
+        True,
+        "on a GPU: deterministic kernels, no autotuning, no TF32, so that the same run twice is bit-equal; a CPU is so anyway",
+    )
     device: Literal["cpu", "cuda", "best"] = setting("best", "where to train; best: a GPU where there is one")
     log_every: int = setting(10, "how often metrics are read and logged", unit="steps", ge=1)
     checkpoint_seconds: float = setting(30.0, "a checkpoint at least this often", unit="s", gt=0)
@@ -188,6 +192,12 @@ class ScaleConfig:
         ge=0,
     )
     storage: str = setting("contray_runs", "where runs and checkpoints are kept: a path or an s3://, gs:// address")
+    max_unsaved_minutes: float = setting(
+        30.0,
+        "how long a run goes on whose checkpoints cannot be written, or hang, before it stops; 0: for ever",
+        unit="min",
+        ge=0,
+    )
     max_failures: int = setting(3, "failures in a row without a new checkpoint that a run outlives; -1: any number", ge=-1)
     address: str = setting(
         "", "Ray cluster to join; empty: RAY_ADDRESS where it is set, else a cluster of this machine for this run"

@@ -235,7 +235,10 @@ class EncodedSplit(Split):
         own = self.encoded.stream
         each: Iterator[tuple[int, Read | None]]
         each = enumerate(own()) if own else ((i, None) for i in range(len(self)))
-        while chunk := list(islice(each, 64)):
+        while True:
+            chunk: list[tuple[int, Read | None]] = list(islice(each, 64))
+            if not chunk:
+                return
             yield chunk
 
     def _decode_or_note(self, i: int, read: Read | None = None) -> np.ndarray | None:

@@ -1,27 +1,36 @@
-"""Checkpoints that are whole or absent, on a local path, NFS or an object store.
+"""Checkpoints that are right or refused, on a local path, NFS or an object store.
 
-A checkpoint is one file. It is written under another name, fsynced and renamed, so a reader never meets half of one; should a file be
-torn all the same (a disk that lied), it is passed over with a warning and the one before it is used. Nothing in it is pickled code:
-it loads with `weights_only=True`.
+A checkpoint is one file: what torch.save writes, a ZIP archive, with a digest of all of it in the archive's comment, so torch.load reads it too. It is written
+under another name, fsynced and renamed, so a reader never meets half of one; should it be damaged all the same (a disk that lied), its
+digest tells: it is passed over with a warning and the one before it is used. Nothing in it is pickled code: it loads with `weights_only=True`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
+import secrets
 import threading
+import time
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import OnAllRanks, UserError
 
 PATTERN = re.compile(r"step-(\d{9})\.pt")
 BEST = "best.pt"
+MARK = b"contray blake2b "
+SEAL = len(MARK) + 64  # bytes of the comment: the mark and 32 bytes in hexadecimal
+LATE = 10.0  # seconds that training waits for a write under way, and after which a write is said to hang
+LAST = 60.0  # seconds that the last checkpoint has at least, where scale.max_unsaved_minutes is over by then
 
 
 class Storage:
@@ -81,7 +90,9 @@ class Storage:
                 file.write(content)
             return
         target = Path(self.root) / name
-        draft = target.with_name(f".{name}.{os.getpid()}.draft")
+        draft = target.with_name(
+            f".{name}.{secrets.token_hex(8)}.draft"
+        )  # two containers may share a folder and a process number
         try:
             with draft.open("wb") as file:
                 file.write(content)
@@ -100,9 +111,45 @@ class Storage:
     def remove(self, name: str) -> None:
         self.system.delete_file(f"{self.root}/{name}")
 
+    def clear_drafts(self, *names: str) -> None:
+        """Remove what killed writers left of these files (none named: of all), on a path; only who alone may write them asks for it."""
+        if not self.local:
+            return
+        for draft in [found for found in self.names() if found.startswith(".") and found.endswith(".draft")]:
+            if not names or any(draft.startswith(f".{name}") for name in names):
+                (Path(self.root) / draft).unlink(missing_ok=True)
+
+
+class Unsaved(OnAllRanks):
+    """No checkpoint could be written for longer than scale.max_unsaved_minutes."""
+
+
+def dump(state: Mapping[str, Any]) -> memoryview:
+    """A checkpoint's bytes. The last two of what torch.save writes are the length of the archive's comment, which is then empty."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    buffer.seek(-2, os.SEEK_END)
+    buffer.write(SEAL.to_bytes(2, "little"))
+    buffer.write(MARK + _digest(buffer.getbuffer()).encode())
+    return buffer.getbuffer()
+
+
+def seal_of(content: bytes | memoryview) -> str:
+    """The digest that a checkpoint carries, in hexadecimal; empty for one that carries none."""
+    mark, digest = bytes(content[-SEAL:-64]), bytes(content[-64:])
+    return digest.decode("ascii", "replace") if mark == MARK else ""
+
 
 def load(content: bytes, where: str, device: str = "cpu") -> dict[str, Any]:
-    """A checkpoint's state. Raises UserError when it is torn, no checkpoint, or holds pickled objects."""
+    """A checkpoint's state. Raises UserError when it is damaged, torn, no checkpoint, or holds pickled objects.
+
+    One without a digest (of an earlier version) is held against the CRC-32 of each of its records instead.
+    """
+    seal = seal_of(content)
+    if seal and seal != _digest(memoryview(content)[:-SEAL]):
+        raise UserError(f"{where}: it is damaged, its digest differs")
+    if not seal:
+        _check_records(content, where)
     try:
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:
@@ -117,71 +164,210 @@ def load(content: bytes, where: str, device: str = "cpu") -> dict[str, Any]:
     return state
 
 
-class Checkpoints:
-    """The checkpoints of one run: written in a thread, the newest `keep` and the best kept."""
+def _digest(content: memoryview) -> str:
+    return hashlib.blake2b(content, digest_size=32).hexdigest()
 
-    def __init__(self, storage: Storage, keep: int = 2, durable: Callable[[int], None] = lambda step: None) -> None:
-        self.storage, self.keep, self.durable = storage, keep, durable
+
+def _check_records(content: bytes, where: str) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            whole = not archive.comment and archive.testzip() is None
+    except Exception:  # of a damaged archive zipfile raises anything, NotImplementedError and struct.error among others
+        raise UserError(f"{where}: it is torn or no checkpoint") from None
+    if not whole:
+        raise UserError(f"{where}: it is damaged, its contents do not fit their checksums")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A whole checkpoint: its file, the digest of that, and what it holds."""
+
+    name: str
+    digest: str
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Job:
+    step: int
+    state: dict[str, Any]
+    best: bool
+
+
+class Checkpoints:
+    """The checkpoints of one run: written in a thread, the newest `keep` and the best kept.
+
+    durable(step) is called when a checkpoint is safe, trouble(what, words) when one is not, and with no words when the next one is
+    again; both from the writing thread. A write that hangs holds up neither training nor its end: see `overdue`, for which `minutes`
+    is scale.max_unsaved_minutes.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        keep: int = 2,
+        durable: Callable[[int], None] = lambda step: None,
+        trouble: Callable[[str, str], None] = lambda what, words: None,
+        minutes: float = 0.0,
+    ) -> None:
+        self.storage, self.keep, self.durable, self.trouble, self.limit = storage, keep, durable, trouble, 60 * minutes
+        self._lock, self._waiting = threading.Lock(), []
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._began = 0.0  # of the write under way
+        self._wanted: float | None = None  # since when a checkpoint is wanted that is not durable
+        self._step, self._at = 0, time.monotonic()  # of the newest durable one
+        self._told = False
+
+    # ---------------------------------------------------------------- reading
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint, or None."""
-        for name in reversed([name for name in self.storage.names() if PATTERN.fullmatch(name)]):
+        """The state of the newest whole checkpoint; None where there is no checkpoint at all. Raises UserError where none is whole."""
+        found = self.newest()
+        return found.state if found else None
+
+    def newest(self) -> Found | None:
+        """As `latest`, with the file's name and digest."""
+        names, problems = [name for name in self.storage.names() if PATTERN.fullmatch(name)], []
+        for name in reversed(names):
             try:
-                return load(self.storage.read(name), f"{self.storage.address}/{name}")
+                found = self.read(name)
             except UserError as error:
-                warnings.warn(f"{error}; the checkpoint before it is used", stacklevel=2)
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                words = f"{problem}; the checkpoint before it is used"
+                warnings.warn(words, stacklevel=2)
+                self._tell(words)
+            self._step = found.state.get("step", 0)
+            return found
+        if problems:
+            raise UserError(
+                f"scale.storage: none of the checkpoints in {self.storage.address} is whole ({'; '.join(problems)[:500]}); the run does not begin "
+                "anew over them. Put a whole one back, or remove them to begin at step 0"
+            )
         return None
+
+    def read(self, name: str) -> Found:
+        """One checkpoint. Raises UserError where it is not whole, FileNotFoundError where it is not there."""
+        content = self.storage.read(name)
+        return Found(name, seal_of(content) or _digest(memoryview(content)), load(content, f"{self.storage.address}/{name}"))
+
+    # ---------------------------------------------------------------- writing
 
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is being written."""
-        return self._writer is not None and self._writer.is_alive()
+        writer = self._writer
+        return writer is not None and writer.is_alive()
 
     def save(self, step: int, state: Mapping[str, Any], best: bool = False, wait: bool = False) -> None:
         """Write `state` of `step` in a thread. The tensors are copied first, so training may go on; one write at a time.
 
-        A write that fails warns and is tried again with the next checkpoint; with `wait` (the last one) it raises UserError, as it does
-        at once where no further try could help.
+        A write that fails is told and tried again with the next checkpoint; with `wait` (the last one) it raises UserError, as it does
+        at once where no further try could help. Where a write hangs the newest state waits for it, and the newest best one.
         """
+        if isinstance(self._error, UserError):
+            raise self._error
+        if self.busy:
+            self._join(max(0.0, self._began + LATE - time.monotonic()))
+        job = _Job(step, _snapshot(state), best)
+        with self._lock:
+            self._wanted = time.monotonic() if self._wanted is None else self._wanted
+            if self.busy:
+                self._waiting = [*[other for other in self._waiting if other.best][-1:], job]
+            else:
+                self._error, self._began = None, time.monotonic()
+                self._writer = threading.Thread(target=self._write_all, args=(job,), name="checkpoint", daemon=True)
+                self._writer.start()
+        if not wait:
+            return
         self.join()
         if isinstance(self._error, UserError):
             raise self._error
-        copied = _snapshot(state)
-        self._error = None
-        self._writer = threading.Thread(target=self._write, args=(step, copied, best), name="checkpoint")
-        self._writer.start()
-        if wait:
-            self.join()
-            if isinstance(self._error, OSError):
-                raise UserError(
-                    f"scale.storage: the checkpoint of step {step} could not be written to {self.storage.address} ({self._error}); mend that"
-                ) from self._error
-            if self._error:
-                raise self._error
+        if self.busy or self._error:
+            why = "the write hangs" if self.busy else str(self._error)
+            raise Unsaved(
+                f"scale.storage: the checkpoint of step {step} could not be written to {self.storage.address} ({why}); mend that"
+            ) from self._error
+
+    def overdue(self) -> UserError | None:
+        """What should end the run: an error that no further try mends, or Unsaved. To be asked often; it tells of a write that hangs."""
+        if isinstance(self._error, UserError):
+            return self._error
+        late = self.busy and time.monotonic() - self._began > LATE
+        if late and not self._told:
+            self._tell(
+                f"a checkpoint is being written to {self.storage.address} for {time.monotonic() - self._began:.0f} s; {self._since()}"
+            )
+        if not self.limit or self._wanted is None or time.monotonic() - self._wanted < self.limit:
+            return None
+        why = str(self._error) if self._error else "the write hangs"
+        return Unsaved(
+            f"scale.max_unsaved_minutes: for {self.limit / 60:g} min no checkpoint could be written to {self.storage.address} ({why}); {self._since()}; the "
+            "run stops"
+        )
 
     def join(self) -> None:
-        """Wait for the write under way."""
-        if self._writer is not None:
-            self._writer.join()
+        """Wait for the writes under way: as long as scale.max_unsaved_minutes allows, or LAST seconds more where that is over."""
+        if self.limit:
+            left = self.limit - (time.monotonic() - self._wanted) if self._wanted is not None else 0.0
+            self._join(max(left, min(self.limit, LAST)))
+        else:
+            self._join(None)
 
-    def _write(self, step: int, state: dict[str, Any], best: bool) -> None:
+    def _join(self, seconds: float | None) -> None:
+        writer = self._writer
+        if writer is not None:
+            writer.join(seconds)
+
+    def _write_all(self, job: _Job) -> None:
+        while True:
+            self._write(job)
+            with self._lock:
+                if not self._waiting:
+                    self._writer = None  # within the lock: who saves now starts another thread
+                    return
+                job, self._began = self._waiting.pop(0), time.monotonic()
+
+    def _write(self, job: _Job) -> None:
+        name = f"step-{job.step:09d}.pt"
         try:
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            self.storage.write(f"step-{step:09d}.pt", buffer.getbuffer())
-            if best:
-                self.storage.write(BEST, buffer.getbuffer())
-            self.durable(step)
-            steps = [name for name in self.storage.names() if PATTERN.fullmatch(name)]
-            for name in steps[: -self.keep]:
-                self.storage.remove(name)
+            content = dump(job.state)
+            self.storage.write(name, content)
+            if job.best:
+                self.storage.write(BEST, content)
+            self._error = None
+            self._step, self._at = job.step, time.monotonic()
+            with self._lock:
+                self._wanted = time.monotonic() if self._waiting else None
+            self.durable(job.step)
+            if self._told:
+                self.trouble("checkpoint", "")
+                self._told = False
+            self._remove_others(name)
         except UserError as error:
             self._error = error
         except Exception as error:
             self._error = error
-            warnings.warn(f"the checkpoint of step {step} could not be written to {self.storage.address}: {error}", stacklevel=1)
+            words = f"the checkpoint of step {job.step} could not be written to {self.storage.address}: {error}"
+            self._tell(f"{words}; {self._since()}")
+            warnings.warn(words, stacklevel=1)
+
+    def _remove_others(self, name: str) -> None:
+        """All but the newest `keep` up to this one: later ones are damaged, or of a state that the run went back from."""
+        steps = [found for found in self.storage.names() if PATTERN.fullmatch(found)]
+        for other in [*[found for found in steps if found <= name][: -self.keep], *[found for found in steps if found > name]]:
+            self.storage.remove(other)
+
+    def _tell(self, words: str) -> None:
+        self._told = True
+        self.trouble("checkpoint", words)
+
+    def _since(self) -> str:
+        if not self._step:
+            return "there is no checkpoint yet"
+        return f"the newest checkpoint is of step {self._step}, {(time.monotonic() - self._at) / 60:.1f} min ago"
 
 
 def _snapshot(value: Any) -> Any:

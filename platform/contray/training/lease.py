@@ -132,6 +132,7 @@ class Lease:
             raise UserError(
                 f"scale.storage: cannot write to {self.folder.address} ({error.strerror or error}); mend that, or choose another with --scale.storage"
             ) from None
+        self.folder.clear_drafts()  # of writers that were killed: nobody else may write here now
         self._thread.start()
 
     def release(self) -> None:

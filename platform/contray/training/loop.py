@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,29 +12,36 @@ import torch
 import torch.distributed as dist
 
 from methods._base import Batch, Clock, Method
-from methods._ranks import shares, world_size
+from methods._ranks import shares
 
 from .. import data, model, optim
 from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation.diagnosis import Collapsed, LayerNorms, Watch
+from .agreement import MENDING, NEVER, NON_FINITE, NonFiniteLoss, NonFiniteState, Ranks, State, meet, note, same_data
 from .audit import Audit
 from .checkpoint import Checkpoints, Storage
+from .clustering import embed
+from .determinism import make_deterministic
+from .restore import check_fits, choose
 from .step import Stepper
 
 HURRY_SECONDS = 1.0  # between checkpoints while the run may lose its machines
 MOST_SKIPPED = 10  # steps that train.on_nan skip leaves out of one run
 
 
-class NonFiniteLoss(UserError):
-    """The loss or the gradients stopped being numbers in `step`."""
+def free_to_read(device: torch.device) -> bool:
+    """Whether reading a tensor waits for nothing."""
+    return device.type == "cpu"
 
-    def __init__(self, step: int, text: str) -> None:
-        super().__init__(f"step {step}: {text}")
-        self.step, self.text = step, text
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.step, self.text)
+def caught(stream: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], UserError | None]]:
+    """The batches, and what ends them if it is for all ranks to hear."""
+    try:
+        for raw in stream:
+            yield raw, None
+    except UserError as error:
+        yield {"broken": {}}, error
 
 
 class Listener:
@@ -52,6 +59,9 @@ class Listener:
     def durable(self, step: int) -> None:
         """A checkpoint covers everything logged up to `step`. Called from the writing thread."""
 
+    def trouble(self, what: str, words: str) -> None:
+        """Something that must be known goes wrong (`what`: "checkpoint", "storage"), or, with no words, is mended. Called from any thread."""
+
     def pending(self) -> list[tuple[str, float, int, int]]:
         """Points (name, value, time in ms, step) that are not known to have arrived; they travel in checkpoints."""
         return []
@@ -64,7 +74,7 @@ class Listener:
         return False
 
     def hurry(self) -> bool:
-        """Whether checkpoints should follow each other closely, since the run may soon lose its machines. Asked after every step."""
+        """Whether checkpoints should follow each other closely, since the run may soon lose its machines. Asked before every step."""
         return False
 
 
@@ -98,7 +108,8 @@ def train(
     """Train, or go on from the newest checkpoint under `storage` (or from the state `start`). Runs on every rank of the process group, if any.
 
     Raises NonFiniteLoss naming the step, or with train.on_nan "skip" goes back to the newest checkpoint and leaves that step out.
-    Raises UserError when a checkpoint does not fit, and, on rank 0 where train.on_collapse is "stop", Collapsed, after a checkpoint.
+    Raises RanksDiffer where ranks do not hold the same, Unsaved where checkpoints cannot be written, UserError when one does not fit, and, on
+    rank 0 where train.on_collapse is "stop", Collapsed, after a checkpoint.
     """
     config = model.settled(config, model.device_of(config).type)  # what is trained, and saved, names its precision
     skipped: frozenset[int] = frozenset()
@@ -106,7 +117,7 @@ def train(
         try:
             return _train(config, source, storage, listener or Listener(), start, skipped)
         except NonFiniteLoss as error:
-            if config.train.on_nan == "stop" or error.step in skipped:
+            if config.train.on_nan == "stop" or error.step in skipped or isinstance(error, NonFiniteState):
                 raise
             if len(skipped) == MOST_SKIPPED:
                 raise NonFiniteLoss(
@@ -117,8 +128,6 @@ def train(
                 f"contray: step {error.step} gave no finite gradients; the run goes back to its newest checkpoint and leaves it out",
                 flush=True,
             )
-            if world_size() > 1:
-                dist.barrier()  # rank 0 has written what it was writing
 
 
 def _train(
@@ -129,10 +138,12 @@ def _train(
     start: Mapping[str, Any] | None,
     skipped: frozenset[int],
 ) -> Outcome:
-    rank, world = (dist.get_rank(), world_size()) if world_size() > 1 else (0, 1)
+    ranks = Ranks()
+    rank, world = ranks.rank, ranks.world
     device = model.device_of(config)
     size, seed = config.train.batch_size, config.seed
 
+    make_deterministic(config.train, device)
     model.check(config, len(source.train))
     method = model.build(config, len(source.train)).to(device)
     if model.channels_last(config):
@@ -149,9 +160,14 @@ def _train(
     step = Stepper(config, method, rank, world, storage)
 
     # Go on where the newest checkpoint stands, if there is one.
-    checkpoints = Checkpoints(storage, config.train.keep, listener.durable) if storage else None
-    state = start or (checkpoints.latest() if checkpoints else None)
+    checkpoints = (
+        Checkpoints(storage, config.train.keep, listener.durable, listener.trouble, config.scale.max_unsaved_minutes)
+        if storage
+        else None
+    )
     fingerprint = data.fingerprint(source, config.data)
+    same_data(ranks, fingerprint)
+    state = start or choose(ranks, checkpoints)
     done, broken, worlds, best, seconds_before = 0, {}, [world], -1.0, 0.0
     if skipped and not state:
         listener.restore({"step": 0, "points": []})
@@ -163,6 +179,9 @@ def _train(
         skipped = skipped | set(state.get("skipped", ()))
         worlds = state["worlds"] if state["worlds"][-1] == world else [*state["worlds"], world]
         listener.restore(state)
+    source.train.prepare()
+    for found in ranks.all(source.train.broken):
+        broken = {**found, **broken}
 
     batches = data.GlobalBatches(
         source.train,
@@ -173,6 +192,7 @@ def _train(
         broken=broken,
         max_broken=config.data.max_broken,
     )
+    note(batches, broken)
     epoch_steps = batches.steps_per_epoch
     total = config.total_steps(len(source.train))
     own = shares(size, world)[rank]
@@ -198,76 +218,69 @@ def _train(
             "watch": watch.state if watch else {},
         }
 
-    first_bad = torch.tensor(
-        -1, device=device
-    )  # first step whose gradients were not finite; read only where the loop synchronises anyway
+    def asked() -> tuple[bool, bool, UserError | None]:
+        """What rank 0 asks of all ranks before a step: a checkpoint after it, an end after it, an end now."""
+        if rank:
+            return False, False, None
+        most = config.train.checkpoint_seconds
+        pace = min(most, HURRY_SECONDS) if listener.hurry() else most
+        due = checkpoints is not None and time.monotonic() - saved > pace and not checkpoints.busy
+        stops = listener.stop() or (watch is not None and watch.stops)
+        return due, stops, checkpoints.overdue() if checkpoints else None
+
+    def facts() -> dict[str, Any]:
+        return {"step": done, "broken": sorted(broken.items()), "skipped": sorted(skipped)}
+
+    # The first step whose gradients (on all ranks alike) or own share of the loss were not finite: read where the loop synchronises anyway.
+    bad_gradients = bad_loss = torch.tensor(NEVER, device=device)
     began = saved = window = time.monotonic()
-    window_done, rate, trained_seconds, started_at = done, 0.0, 0.0, done
+    window_done, rate, trained_seconds, started_at, lr = done, 0.0, 0.0, done, 0.0
+    agreed = State(ranks, method, optimizer)
+    agreed.check(done, NEVER, facts())
     audit = Audit(storage, done, world, rank, device) if storage and config.train.audit else None
     stream = iter(data.loader(batches, range(done, total), own, workers=config.data.workers, pin=device.type == "cuda"))
     try:
-        for raw in stream:
+        for raw, error in caught(stream):
+            saves, stop, met = meet(ranks, raw["broken"], error, *asked())
+            if met:
+                broken = {**broken, **met}
+                note(batches, met)
             clock = Clock(done * size, total * size, epoch_steps * size, size)
-            broken.update(raw["broken"])
-            slot = raw["slot"].to(device)
-            views = {name: normalise(pixels) for name, pixels in raw["views"].items()}
-            batch = Batch(views, raw["index"].to(device), slot, size, seed, done, groups=config.train.norm_groups)
             if done % epoch_steps == 0:
-                for param in method.begin_epoch(clock, lambda: embed(config, method, source, device)):
+                for param in method.begin_epoch(clock, lambda: embed(config, method, source, device, ranks)):
                     optimizer.state.pop(param, None)
-            if done + 1 in skipped:
-                done += 1
-                continue
-            lr = optim.set_schedules(optimizer, config, clock)
-
-            reps, out = step(batch, clock)  # represent, loss, backward
-            optim.sum_gradients(params, world)
-            logs = (done + 1) % config.train.log_every == 0 or done + 1 in (1, total)
-            layer_norms = layers() if layers and logs and rank == 0 else None  # before they are clipped
-            grad_norm = optim.clip_gradients(config.optim, params)
-            method.after_backward(clock)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if targets:
-                torch._foreach_lerp_(targets, online, 1 - method.ema_momentum(clock))
-            with model.autocast(config, device):
-                method.update(reps, batch, clock)
             done += 1
+            logs = (done % config.train.log_every == 0 or done in (1, total)) and done not in skipped
+            evaluates = config.eval.every_epochs > 0 and (done in (1, total) or done % eval_steps == 0)
+            saves = saves or done == total or bool(config.train.checkpoint_steps and done % config.train.checkpoint_steps == 0)
 
-            first_bad = torch.where((first_bad < 0) & ~grad_norm.isfinite(), done, first_bad)
-            pace = (
-                min(config.train.checkpoint_seconds, HURRY_SECONDS)
-                if rank == 0 and listener.hurry()
-                else config.train.checkpoint_seconds
-            )
-            saves = rank == 0 and checkpoints is not None and (
-                done == total
-                or (config.train.checkpoint_steps and done % config.train.checkpoint_steps == 0)
-                or (time.monotonic() - saved > pace and not checkpoints.busy)
-            )  # fmt: skip
-            stop = False
-            if (logs or device.type == "cpu") and int(first_bad) >= 0:  # on all ranks in the same step
-                raise NonFiniteLoss(
-                    int(first_bad), f"the gradients are not finite (learning rate {lr:.3g}); the newest checkpoint is from before it. "
-                    "A lower optim.lr, optim.clip or train.precision fp32 may mend it, train.on_nan skip leaves the step out"
-                )  # fmt: skip
-            saves = saves and int(first_bad) < 0
+            if done not in skipped:
+                slot = raw["slot"].to(device)
+                views = {name: normalise(pixels) for name, pixels in raw["views"].items()}
+                batch = Batch(views, raw["index"].to(device), slot, size, seed, done - 1, groups=config.train.norm_groups)
+                lr = optim.set_schedules(optimizer, config, clock)
+                reps, out = step(batch, clock)  # represent, loss, backward
+                optim.sum_gradients(params, world)
+                layer_norms = layers() if layers and logs and rank == 0 else None  # before they are clipped
+                grad_norm = optim.clip_gradients(config.optim, params)
+                method.after_backward(clock)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if targets:
+                    torch._foreach_lerp_(targets, online, 1 - method.ema_momentum(clock))
+                with model.autocast(config, device):
+                    method.update(reps, batch, clock)
+                bad_gradients = torch.where(grad_norm.isfinite(), bad_gradients, bad_gradients.clamp(max=done))
+                bad_loss = torch.where(out["loss"].detach().isfinite(), bad_loss, bad_loss.clamp(max=done))
+
+            if (logs or free_to_read(device)) and int(bad_gradients) < NEVER:
+                raise NonFiniteLoss(int(bad_gradients), f"{NON_FINITE} (learning rate {lr:.3g}); {MENDING}")
             if logs:
-                collapsed = watch is not None and watch.stops
-                asked = torch.tensor(float(collapsed or (rank == 0 and listener.stop())), device=device)
-                values = torch.stack(
-                    [
-                        asked,
-                        *(
-                            value.detach().to(asked.dtype if value.dtype != torch.float64 else value.dtype)
-                            for value in out.values()
-                        ),
-                    ]
-                )
+                wide = torch.float64 if torch.float64 in {value.dtype for value in out.values()} else torch.float32
+                values = torch.stack([value.detach().to(wide) for value in out.values()])
                 if world > 1:
                     dist.all_reduce(values)
-                asked_sum, *totals = values.tolist()
-                stop = asked_sum > 0
+                totals = values.tolist()
                 now = time.monotonic()
                 if done > window_done:
                     rate = (done - window_done) * size / (now - window)
@@ -287,11 +300,11 @@ def _train(
                         },
                     )
                 if not all(map(math.isfinite, totals)):
-                    raise NonFiniteLoss(
-                        done, f"the loss is not finite ({dict(zip(out, totals, strict=True))}); the newest checkpoint is from before it"
-                    )  # fmt: skip
+                    raise NonFiniteLoss(done, f"{NON_FINITE} ({dict(zip(out, totals, strict=True))}); {MENDING}")
+            if saves or stop or evaluates:
+                agreed.check(done, min(int(bad_gradients), int(bad_loss)), facts())
             improved = False
-            if watch and (done in (1, total) or done % eval_steps == 0):
+            if watch and evaluates:
                 pause = time.monotonic()
                 if done == 1 < min(eval_steps, total):
                     listener.log(done, watch.begin(method))
@@ -322,50 +335,3 @@ def _train(
             audit.close()
     speed = (done - started_at) * size / trained_seconds if trained_seconds else 0.0
     return Outcome(method, done, total, worlds, seconds_before + time.monotonic() - began, speed, broken)
-
-
-def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping[str, str]) -> None:
-    """Refuse a checkpoint of another config, or, unless train.allow_changes, of other data or library versions."""
-    theirs = RunConfig.from_yaml(state["config"])
-    ours = {key: value for key, value in config.flat().items() if not key.startswith(("scale.", "track."))}
-    differing = [key for key, value in ours.items() if theirs.flat().get(key, value) != value and key not in FREE]
-    if differing:
-        raise UserError(
-            f"the checkpoint was made with another config; it differs in {', '.join(differing)}. Give the run another --track.name"
-        )
-    changed = [
-        f"{key} ({state['fingerprint'].get(key, 'none')} -> {value})"
-        for key, value in fingerprint.items()
-        if state["fingerprint"].get(key) != value
-    ]
-    if changed and not config.train.allow_changes:
-        raise UserError(
-            f"resuming would not be exact: {', '.join(changed)} changed since the checkpoint; --train.allow_changes true goes on all the same"
-        )
-
-
-FREE = {
-    "data.workers",
-    "data.cache_gb",
-    "data.scratch",
-    "data.root",
-    "data.download",
-    "train.keep",
-    "train.settled",
-    "train.checkpoint_seconds",
-    "train.checkpoint_steps",
-    "train.allow_changes",
-    "train.on_nan",
-    "train.on_collapse",
-    "train.log_layers",
-}
-
-
-def embed(config: RunConfig, method: Method, source: data.Source, device: torch.device) -> torch.Tensor:
-    """(N, D) features of the whole training set in id order, for methods that assign clusters; broken images are given the mean."""
-    from ..evaluation.online import features_of
-
-    rows, ids = features_of(config, method, source.train, range(len(source.train)), device)
-    features = rows.mean(0).repeat(len(source.train), 1)
-    features[ids.to(rows.device)] = rows
-    return features.to(device)

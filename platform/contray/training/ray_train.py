@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .. import model, track
 from ..config import RunConfig
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError, OnAllRanks, UserError
 from .checkpoint import Storage
 from .heard import heard
 from .lease import Watcher
@@ -221,9 +221,9 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     except UserError as error:  # a new worker would meet it again
         from methods._ranks import world_size
 
-        from .loop import Collapsed, NonFiniteLoss
+        from .loop import Collapsed
 
-        if world_size() > 1 and not isinstance(error, (NonFiniteLoss, Collapsed)):
+        if world_size() > 1 and not isinstance(error, (OnAllRanks, Collapsed)):
             raise
         return {"refused": str(error)}
 

@@ -16,6 +16,7 @@ from ..chunks import Chunk, divide
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
 from . import sealed
+from .agreement import Ranks
 from .checkpoint import Storage
 
 LIMIT = "max_batch.json"
@@ -131,7 +132,7 @@ class Stepper:
     def __init__(self, config: RunConfig, method: Method, rank: int, world: int, storage: Storage | None) -> None:
         self.config, self.method, self.rank, self.world, self.storage = config, method, rank, world, storage
         self.limit, self.halved = config.scale.max_batch_per_worker, False
-        kept = _kept(storage) if storage else {}
+        kept = Ranks().first(lambda: _kept(storage) if storage else {})
         if kept.get("given") == self.limit:  # else the user has chosen anew
             self.limit, self.halved = kept["limit"], True
         self.chunks = self._divide()

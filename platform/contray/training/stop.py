@@ -68,7 +68,7 @@ def settled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts(asked: list[bool]) -> Iterator[None]:
-    """A signal once asks for a stop at the next log step, with a checkpoint; twice stops at once."""
+    """A signal once asks for a stop after the next step, with a checkpoint; twice stops at once."""
 
     def handle(number: int, frame: object) -> None:
         if asked[0]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import track
 from ..config import RunConfig
-from ..training.checkpoint import Storage
+from ..training.checkpoint import Storage, dump, load
 from ..training.ray_train import fit
 from ..training.worker import Asked, Plan, work
 
@@ -116,11 +116,10 @@ class TuneReport:
         if "save" not in message:
             yield None
             return
-        import torch
         from ray import tune
 
         with tempfile.TemporaryDirectory() as folder:
-            torch.save({**message["save"](), "trial": self.trial_id}, Path(folder) / STATE)
+            (Path(folder) / STATE).write_bytes(dump({**message["save"](), "trial": self.trial_id}))
             yield tune.Checkpoint.from_directory(folder)
 
 
@@ -130,14 +129,13 @@ def _taken_over(config: RunConfig, trial_id: str, run: track.TrackedRun) -> dict
     PBT has changed keys of the config (LIVE_KEYS, none of which the state depends on), so the state passes as one of this config. Points that
     MLflow has not acknowledged stay with the trial they are of.
     """
-    import torch
     from ray import tune
 
     checkpoint = tune.get_checkpoint()
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        state = torch.load(Path(folder) / STATE, weights_only=True)
+        state = load((Path(folder) / STATE).read_bytes(), f"the state of {trial_id}")
     donor = state.pop("trial")
     if donor != trial_id:
         state["points"] = []
