@@ -17,6 +17,7 @@ from . import data, track
 from .config import RunConfig
 from .encoder import read_checkpoint
 from .errors import UserError, nearest
+from .registry import name_method
 from .sections import ScaleConfig
 from .training import artifacts, records, spool
 from .training.checkpoint import Checkpoints, Storage
@@ -46,12 +47,16 @@ class Synced:
         return f"{words}{'; ' * bool(done and self.problem)}{self.problem}{f'; {self.unsent} points still unsent' * bool(self.unsent)}"
 
 
-def sync(runs: Sequence[str] = (), *, storage: str = STORAGE, uri: str = "", timeout_s: float = 60) -> list[Synced]:
+def sync(
+    runs: Sequence[str] = (), *, storage: str = STORAGE, uri: str = "", method: str = "", timeout_s: float = 60
+) -> list[Synced]:
     """Send what MLflow lacks of these runs (names under `storage`, or folders; a sweep's folder: its trials), or of all under `storage`.
 
-    uri: where MLflow is now, should it have moved. timeout_s: for the points of one run. What hinders one run of several is its `problem`;
+    uri: where MLflow is now, should it have moved. method: your own method's .py file. timeout_s: for the points of one run.
+    What hinders one run of several is its `problem`;
     of a single one it is raised: UserError where it is being trained, ConfigError where MLflow does not answer. UserError for an unknown name.
     """
+    name_method(method)
     if uri:
         track.check(track.resolve_uri(uri), exists=True)
     folders = list(_named(runs, storage) if runs else _below(Storage(storage)))
@@ -153,10 +158,9 @@ def _mend_status(run: track.TrackedRun, status: Literal["FINISHED", "FAILED", "K
 
 
 def _uri(config: RunConfig, record: dict[str, Any], uri: str) -> str:
-    """Where the run is on record; a login is not noted there and comes from the config or MLFLOW_TRACKING_URI."""
+    """Where the run is on record; a login is not noted there and comes from the command line or MLFLOW_TRACKING_URI."""
     own = track.resolve_uri(uri or config.track.uri)
-    noted = record.get("uri", "")
-    return own if uri or not noted or track.without_login(own) == noted else noted
+    return own if uri else record.get("uri", "") or own
 
 
 def command(name: str, config: RunConfig) -> str:

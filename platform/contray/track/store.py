@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
+from urllib.parse import quote, unquote
 from urllib.request import urlopen
 
 from ..errors import ConfigError, UserError
-from .links import base_url, without_login
+from ..logins import bare, full, scrubbed
+from .links import base_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 3.0
 _MEND = "start it, or log to a file with --track.uri sqlite:///mlflow.db"
 SQLITE = "sqlite:///"
+DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql, and write mysql+pymysql://", "mssql": "pyodbc"}
 PATIENCE = {  # MLflow's own values wait for minutes; training must notice an outage in seconds. What the user set wins.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -37,12 +41,13 @@ class TrackingError(UserError):
 
 
 def resolve_uri(cfg_uri: str = "") -> str:
-    """`track.uri` as every process of the run can use it.
+    """`track.uri` as every process of the run can use it, without a login: `client` gives it back what is known of one.
 
-    Empty: MLFLOW_TRACKING_URI, else `mlflow.db` in this folder. Relative SQLite paths become absolute: workers run elsewhere.
-    Raises ConfigError for stores of plain files and in memory.
+    Empty: MLFLOW_TRACKING_URI, else `mlflow.db` in this folder; a login in that variable counts for the same server in a config too.
+    Relative SQLite paths become absolute: workers run elsewhere. Raises ConfigError for stores of plain files and in memory.
     """
-    uri = cfg_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    around = bare(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    uri = bare(cfg_uri) or around or f"{SQLITE}mlflow.db"
     if uri.startswith("file:") or ("://" not in uri and not uri.startswith(("databricks", "arn:"))):
         raise ConfigError(
             "track.uri",
@@ -52,13 +57,25 @@ def resolve_uri(cfg_uri: str = "") -> str:
         path = uri.removeprefix(SQLITE)
         if path in (uri, "", ":memory:"):
             raise ConfigError("track.uri", f"got {uri!r}; workers and the UI need a file: give sqlite:///mlflow.db")
-        return f"{SQLITE}{Path(path).absolute()}"
+        return _sqlite(Path(unquote(path)).absolute())
     return uri.rstrip("/")
+
+
+def _sqlite(path: Path) -> str:
+    """The address of a file. Characters that mean something in an address stand there by their numbers; MLflow reads them back."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            "track.uri",
+            f"the path {os.fsencode(path)!r} is not UTF-8, which MLflow cannot take; give --track.uri sqlite:////tmp/mlflow.db",
+        ) from None
+    return SQLITE + re.sub(r"[%?#]", lambda sign: quote(sign[0]), str(path))
 
 
 def sqlite_path(uri: str) -> Path | None:
     """The file of a SQLite store, None for other stores."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    return Path(unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
 
 
 def check(uri: str, *, exists: bool = False) -> None:
@@ -71,6 +88,8 @@ def check(uri: str, *, exists: bool = False) -> None:
                 "track.uri", f"there is no {path} yet: `contray train` makes it, or name the store with --track.uri"
             )
         _check_file(path)
+    else:
+        _check_driver(uri)
 
 
 def _check_server(uri: str) -> None:
@@ -87,10 +106,28 @@ def _check_server(uri: str) -> None:
         raise ConfigError("track.uri", f"no MLflow server answers at {base_url(uri)} ({reason}); {_MEND}") from None
 
 
+def _check_driver(uri: str) -> None:
+    """A database needs a package that MLflow does not bring."""
+    if not uri.startswith(tuple(DRIVERS)):
+        return  # MLflow itself says what it does not know
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    try:
+        make_url(full(uri)).get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        package = DRIVERS[uri[: uri.index(":")].partition("+")[0]]
+        raise ConfigError(
+            "track.uri", f"{uri} needs the package {error.name}, which is not installed: pip install {package}"
+        ) from None
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise ConfigError("track.uri", f"got {uri}, which is no address of a database ({scrubbed(str(error))})") from None
+
+
 def _check_file(path: Path) -> None:
     place = next(parent for parent in path.parents if parent.exists())
     if path.is_dir():
-        raise ConfigError("track.uri", f"{path} is a folder; name a file in it: --track.uri sqlite:///{path}/mlflow.db")
+        raise ConfigError("track.uri", f"{path} is a folder; name a file in it: --track.uri {_sqlite(path / 'mlflow.db')}")
     if path.exists():
         with path.open("rb") as file:
             if file.read(15) not in (b"", b"SQLite format 3"):
@@ -112,7 +149,7 @@ def client(uri: str) -> MlflowClient:
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines about tables whenever a file is new
     with _one_at_a_time(uri):
-        return MlflowClient(tracking_uri=uri)
+        return MlflowClient(tracking_uri=full(uri))
 
 
 @contextmanager
@@ -146,5 +183,5 @@ def asking(uri: str, what: str) -> Iterator[MlflowClient]:
 
         if not isinstance(error, (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)):
             raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise TrackingError(f"MLflow at {without_login(uri)}: {what} failed: {reason}") from error
+        reason = scrubbed(str(error).strip().partition("\n")[0]) or type(error).__name__
+        raise TrackingError(f"MLflow at {bare(uri)}: {what} failed: {reason}") from error

@@ -15,6 +15,7 @@ from typing import Any
 from ray.train import UserCallback
 
 from ..errors import UserError
+from ..logins import remember, remembered
 from .checkpoint import PATTERN, Storage
 
 # How soon the control store takes a silent node for dead (4 to 6 s; stock: 15 to 30 s). `ray_cluster.yaml` starts its head with the same.
@@ -91,13 +92,14 @@ class Patience(UserCallback):
     """
 
     def __init__(self, folder: str, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+        self.folder, self.limit, self.logins = folder, limit, remembered()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         if any(getattr(error, "preempted", False) for error in worker_exceptions.values()):
             return  # a node that was taken away is nobody's failure
         if any("LeaseLost" in f"{error!r} {error}" for error in worker_exceptions.values()):
             raise NoProgress("another driver has taken this run over; this one stops")
+        remember(self.logins)
         storage = Storage(self.folder)
         step = max((int(found[1]) for name in storage.names() if (found := PATTERN.fullmatch(name))), default=0)
         known = json.loads(storage.read(FAILURES)) if FAILURES in storage.names() else {"step": -1, "count": 0}

@@ -12,6 +12,7 @@ from .. import data, model, track
 from ..config import RunConfig
 from ..errors import UserError
 from ..progress import TrainingBar
+from ..registry import code_of
 from .audit import check_audit
 from .checkpoint import PATTERN, Storage
 from .lease import Fenced, Guarded, Lease, Watcher, held
@@ -144,7 +145,8 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
     threads = config.scale.cpus_per_worker or os.cpu_count() or 1
     with interrupts(asked):
         try:
-            return work(Plan(config.to_yaml(), folder.address, run, threads, token=folder.token), show)
+            plan = Plan(config.to_yaml(), folder.address, run, threads, token=folder.token, code=code_of(config.method.name))
+            return work(plan, show)
         except OSError as error:  # a disk that stays unreadable; on Ray another worker tries
             raise UserError(f"{error}; the newest checkpoint stays, and the same command goes on from it") from error
 

@@ -61,15 +61,19 @@ class Guarded:
 
 
 class Fenced(Storage):
-    """The folder of a run as the holder of `token` may write it. Raises LeaseLost when somebody else holds the lease."""
+    """The folder of a run as the holder of `token` may write it. Raises LeaseLost when somebody else holds the lease.
 
-    def __init__(self, address: str, token: str) -> None:
+    lease: the folder that the lease lies in, where that is not the run's own (a trial is its sweep's).
+    """
+
+    def __init__(self, address: str, token: str, lease: str = "") -> None:
         super().__init__(address)
-        self.token = token
+        self.token, self.lease = token, lease
+        self._guarded = Storage(lease) if lease else self
         self.check()
 
     def check(self) -> None:
-        if self.token and (found := _read(self)).get("token") != self.token:
+        if self.token and (found := _read(self._guarded)).get("token") != self.token:
             raise _lost(self, found)
 
     def write(self, name: str, content: bytes | memoryview) -> None:

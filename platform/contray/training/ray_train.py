@@ -13,6 +13,8 @@ from typing import Any, Literal
 from .. import model, track
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
+from ..logins import remembered
+from ..registry import code_of
 from .checkpoint import Storage
 from .lease import Watcher
 from .stop import interrupts
@@ -142,7 +144,9 @@ def fit(
     cpus = config.scale.cpus_per_worker or max(1, int(total.get("CPU", 1)) // most)
     resources = {"CPU": cpus, **({"GPU": config.scale.gpus_per_worker or 1} if gpu else {})}
     board = _board().remote()
-    plan = Plan(config.to_yaml(), folder.address, run, cpus, final, folder.token)
+    plan = Plan(
+        config.to_yaml(), folder.address, run, cpus, final, folder.token, folder.lease, code_of(config.method.name), remembered()
+    )
     elastic.forget_failures(folder)
     trainer = TorchTrainer(
         _train_function,
@@ -156,7 +160,7 @@ def fit(
         ),
         run_config=RayRunConfig(
             name=name,
-            storage_path=f"{Storage(config.scale.storage).address.rstrip('/')}/.ray",  # where Ray Train keeps its own few records of a run
+            **_own_records(Storage(config.scale.storage)),
             failure_config=FailureConfig(max_failures=-1),  # Ray would count over the run's whole life
             callbacks=[elastic.Patience(folder.address, config.scale.max_failures)],
             logging_config=LoggingConfig("ERROR"),
@@ -187,6 +191,12 @@ def fit(
     if "refused" in ended["result"]:
         raise UserError(ended["result"]["refused"])
     return ended["result"]
+
+
+def _own_records(storage: Storage) -> dict[str, Any]:
+    """Where Ray Train keeps its own few records of a run. An object store is handed over opened: its address has no login."""
+    place = {"storage_path": f"{storage.root.rstrip('/')}/.ray"}
+    return place if storage.local else {**place, "storage_filesystem": storage.system}
 
 
 def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:

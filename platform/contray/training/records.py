@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from .. import data, track
 from ..config import RunConfig
+from ..logins import bare
 from .checkpoint import Storage
 
 RECORD = "run.json"
@@ -19,7 +20,7 @@ RECORD = "run.json"
 
 def note(folder: Storage, run: track.TrackedRun, **facts: Any) -> None:
     """Keep what is known of the run. `finished`: it reached its end; `synced`: MLflow has all that there is of it."""
-    known = {"run_id": run.run_id, "uri": track.without_login(run.uri), "finished": False, "synced": False}
+    known = {"run_id": run.run_id, "uri": bare(run.uri), "finished": False, "synced": False}
     folder.write(RECORD, json.dumps({**known, **facts}).encode())
 
 
