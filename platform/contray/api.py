@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
 from .errors import UserError
+from .names import slug
 from .registry import name_method
 
 if TYPE_CHECKING:
@@ -261,11 +262,12 @@ class _Opened:
         if self.run is None:
             return
         ours, theirs = self.config.data, self.encoder.config.data
-        name = "" if (ours.source, ours.label_column) == (theirs.source, theirs.label_column) else self.source.name
+        own = (ours.source, ours.label_column) == (theirs.source, theirs.label_column)
+        name = "" if own else slug(self.source.name)  # MLflow refuses many characters in a metric's name
         if metrics:
             self.run.log_metrics({f"{name}.{key}" if name else key: value for key, value in metrics.items()}, step=0)
         if picture is not None:
-            self.run.log_artifact(picture, "/".join(filter(None, (folder, Path(name).name))))
+            self.run.log_artifact(picture, "/".join(filter(None, (folder, name))))
 
 
 def _open(overrides: Mapping[str, Any], run: str, checkpoint: str, verb: str, noun: str) -> _Opened:

@@ -17,6 +17,7 @@ from methods._base import View
 
 from .errors import ConfigError, UserError, nearest
 from .logins import bare
+from .names import check_name, slug
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 
 
@@ -172,7 +173,7 @@ class RunConfig:
     @property
     def run_name(self) -> str:
         """method-preset-hash of everything that decides what the run computes."""
-        return f"{Path(self.method.name).stem}-{self.method.preset}-{self.digest('scale', 'track')}"
+        return f"{slug(Path(self.method.name).stem)}-{slug(self.method.preset)}-{self.digest('scale', 'track')}"
 
 
 # ---------------------------------------------------------------- keys
@@ -302,6 +303,10 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def _check_together(config: RunConfig) -> None:
     """What one field cannot know alone."""
+    if config.track.name:
+        check_name("track.name", config.track.name)
+    if not config.track.experiment or "\0" in config.track.experiment:
+        raise ConfigError("track.experiment", f"got {config.track.experiment!r}, must be the name of an experiment")
     least, most = config.scale.workers
     if least > most:
         raise ConfigError("scale.workers", f"got {least} {most}, the least must not exceed the most")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
+from ..names import folder_of
 from .links import run_url
 from .store import asking, sqlite_path, use_wal
 
@@ -166,7 +166,7 @@ def _create_experiment(talk: MlflowClient, uri: str, name: str) -> str:
 
     place = None  # a server knows where it keeps artifacts; for a file MLflow would take the process's own folder
     if path := sqlite_path(uri):
-        place = (path.parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", name)).as_uri()
+        place = (path.parent / "mlartifacts" / folder_of(name)).as_uri()
     try:
         return talk.create_experiment(name, artifact_location=place, tags={"mlflow.experimentKind": "custom_model_development"})
     except MlflowException as error:

@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 from .. import data, track
 from ..config import RunConfig
+from ..errors import ConfigError
 from ..logins import bare
+from ..names import check_case
 from .checkpoint import Storage
 
-RECORD = "run.json"
+RECORD, SWEEP, SEEDS = "run.json", "sweep.json", "seeds.json"  # each in a folder of its own
 
 
 def note(folder: Storage, run: track.TrackedRun, **facts: Any) -> None:
@@ -54,13 +56,25 @@ def read(folder: Storage) -> dict[str, Any]:
 def name_of(config: RunConfig, storage: Storage) -> tuple[str, Mapping[str, Any]]:
     """The name of the run and what is on record of it: an unfinished run of the name goes on, after a finished one comes name-2."""
     base = config.track.name or config.run_name
+    check_case("track.name", base, storage.folders())
     name, number = base, 1
     while True:
+        check_kind(storage / name, RECORD)
         record = read(storage / name)
         if not record.get("finished"):
             return name, record
         number += 1
         name = f"{base}-{number}"
+
+
+def check_kind(folder: Storage, record: str) -> None:
+    """Refuse a folder that holds what another command made: a run, a sweep and a group of seeds cannot share a name."""
+    kinds = {RECORD: "a run", SWEEP: "a sweep", SEEDS: "a group of seeds"}
+    names = folder.names()
+    other = next((kind for file, kind in kinds.items() if file in names and file != record), None)
+    if other:
+        name = folder.address.rstrip("/").rpartition("/")[2]
+        raise ConfigError("track.name", f"{name} is {other} in {folder.address.rpartition('/')[0]}; choose another name")
 
 
 def tags_of(config: RunConfig, source: data.Source) -> dict[str, str]:

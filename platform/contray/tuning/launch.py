@@ -13,16 +13,19 @@ from typing import Any
 from .. import data, model, track
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
+from ..names import check_case, slug
 from ..registry import load_space
 from ..training.checkpoint import Storage
+from ..training.lease import Fenced, Lease, held
 from ..training.ray_train import check_machines, ray_session
-from ..training.records import tags_of
+from ..training.records import SWEEP, check_kind, tags_of
+from . import kept
 from .outcome import SweepResult, crown, end_trials, ranked, trials_of
 from .picture import draw
 from .ranking import METRICS, UNLABELLED
 from .search import LIVE_KEYS, Search, run
 
-SWEEP = "sweep.json"
+VERSION = 2  # of how a sweep is kept
 
 
 def sweep(
@@ -78,34 +81,56 @@ def sweep(
     search = Search(
         samples or getattr(file, "SAMPLES", 1), scheduler, grace, minutes, concurrent, metric, {key: describe_domain(domain) for key, domain in space.items()}
     )  # fmt: skip
-    base_name = config.track.name or f"tune-{Path(name).stem}-{config.digest('scale', 'track')}"
-    folder, record = _folder(storage, base_name, resume, search)
+    base_name = config.track.name or f"tune-{slug(Path(name).stem)}-{config.digest('scale', 'track')}"
+    if not storage.local:
+        raise UserError(
+            "scale.storage: a sweep keeps its state on a local or shared path; trials cannot start from an object store"
+        )
+    check_case("track.name", base_name, storage.folders())
+    home = storage / base_name  # one lease for all sweeps of the name, in the folder of the first
+    if resume:
+        _folder(storage, base_name, resume, search)  # refuses before a folder is made
+    home.create()
+    with held(home, quiet) as lease:
+        folder, record = _folder(storage, base_name, resume, search)
+        return _search(search, config, space, folder, record, source, name, lease, quiet)
+
+
+def _search(
+    search: Search, config: RunConfig, space: dict[str, Any], folder: Path, record: Mapping[str, Any], source: data.Source, name: str,
+    lease: Lease, quiet: bool,
+) -> SweepResult:  # fmt: skip
+    """The sweep under its lease, from its record's beginning to its end."""
+    metric, uri = search.metric, track.resolve_uri(config.track.uri)
     params = {**{key: value for key, value in config.flat().items() if key not in space}, **search.space}
     tags = {**tags_of(config, source), "contray.kind": "sweep", "contray.space": Path(name).stem, "contray.metric": metric}
     parent = track.begin(uri, config.track.experiment, folder.name, params=params, tags=tags, run_id=record.get("run_id"))
-    record = {"run_id": parent.run_id, "finished": False, "search": asdict(search)}
+    record = {"run_id": parent.run_id, "finished": False, "search": asdict(search), "version": VERSION}
     folder.mkdir(parents=True, exist_ok=True)
-    Storage(str(folder)).write(SWEEP, json.dumps(record).encode())
+    place = Fenced(str(folder), lease.token, lease.folder.address)
+    place.write(SWEEP, json.dumps(record).encode())
     if not quiet:
         print(f"sweep {folder.name}: {parent.url}", flush=True)
 
     status = "FAILED"
     try:
         with ray_session(config, dashboard=config.scale.workers[1] > 1):
-            trials = ranked(trials_of(run(search, config, space, folder, parent, resume, quiet), folder, parent), metric)
+            trials = ranked(trials_of(run(search, config, space, folder, parent, lease, quiet), folder, parent), metric)
         best = next((trial for trial in trials if trial.status == "finished" and metric in trial.metrics), None)
         best_config = None
         if best:
+            place.check()
             best, best_config = crown(config, best, parent, folder)
             trials[0] = best
         plots = draw(trials, space, metric, folder / "parameters.png")
         parent.log_artifact(plots)
-        Storage(str(folder)).write(SWEEP, json.dumps({**record, "finished": True}).encode())
+        place.write(SWEEP, json.dumps({**record, "finished": True}).encode())
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
+        lease.check()  # LeaseLost: what becomes of the trials is another driver's to say
         with contextlib.suppress(track.TrackingError):
             end_trials(parent)
             parent.finish(status)
@@ -150,18 +175,19 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
 
 def _folder(storage: Storage, base: str, resume: bool, search: Search) -> tuple[Path, Mapping[str, Any]]:
     """A new folder for the sweep, or with `resume` that of the newest of its name, and what is on record of it."""
-    if not storage.local:
-        raise UserError(
-            "scale.storage: a sweep keeps its state on a local or shared path; trials cannot start from an object store"
-        )
     number, newest, folder = 1, None, Path(storage.root) / base
+    check_kind(Storage(str(folder)), SWEEP)
     while (folder / SWEEP).exists():
         number, newest, folder = number + 1, folder, Path(storage.root) / f"{base}-{number + 1}"
     if not resume:
         return folder, {}
     if newest is None:
         raise UserError(f"--resume: there is no sweep {base} under {storage.address}")
-    record = json.loads((newest / SWEEP).read_text())
+    record = kept.read(newest / SWEEP)
+    if record.get("version") != VERSION:
+        raise UserError(
+            f"--resume: {newest.name} was begun by another version, whose trials are kept otherwise; without --resume a new one starts"
+        )
     if record["finished"]:
         raise UserError(
             f"--resume: {newest.name} is finished, and its winner has met the test set; without --resume a new one starts"
