@@ -103,7 +103,9 @@ def train(words: list[str]) -> int:
         ] = ""
         config: Annotated[Path | None, arg("YAML of dotted or nested keys, such as the config.yaml that every run keeps")] = None
         dry_run: Annotated[bool, arg("print the resolved run with its estimates and start nothing")] = False
-        seeds: Annotated[int, arg("run this many seeds as children of one MLflow run")] = 1
+        seeds: Annotated[
+            int, arg("run this many seeds as children of one MLflow run; the same command goes on with those that are left")
+        ] = 1
         quiet: Annotated[bool, arg("no progress bar and no table")] = False
 
     def keys(plain: list[str]) -> "RunConfig":
@@ -120,13 +122,20 @@ def train(words: list[str]) -> int:
         describe(config)
         return 0
     from .report import show_result, show_seeds, show_unsent
-    from .training.launch import launch, launch_seeds
+    from .training.launch import launch
+    from .training.seeds import launch_seeds
 
     if options.seeds > 1:
         results = launch_seeds(config, options.seeds, quiet=options.quiet)
-        show_seeds(config, results)
+        finished = all(result.finished for result in results)
+        if finished:
+            show_seeds(config, results)
+        else:
+            print(
+                f"{len(results) - 1} of {options.seeds} seeds are finished; the same command goes on with the others", flush=True
+            )
         show_unsent(config, results)
-        return 0 if all(result.finished for result in results) else 1
+        return 0 if finished else 130
     result = launch(config, quiet=options.quiet)
     if not options.quiet:
         show_result(config, result)

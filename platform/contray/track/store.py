@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 from urllib.request import urlopen
 
 from ..errors import ConfigError, UserError
@@ -62,20 +61,23 @@ def resolve_uri(cfg_uri: str = "") -> str:
 
 
 def _sqlite(path: Path) -> str:
-    """The address of a file. Characters that mean something in an address stand there by their numbers; MLflow reads them back."""
+    """The address of a file. MLflow reads % and ? in it as parts of an address, and would make a folder of another name."""
     try:
-        str(path).encode()
+        fits = not set(str(path).encode().decode()) & set("%?")
     except UnicodeEncodeError:
+        fits = False
+    if not fits:
         raise ConfigError(
             "track.uri",
-            f"the path {os.fsencode(path)!r} is not UTF-8, which MLflow cannot take; give --track.uri sqlite:////tmp/mlflow.db",
-        ) from None
-    return SQLITE + re.sub(r"[%?#]", lambda sign: quote(sign[0]), str(path))
+            f"MLflow cannot keep its store in {os.fsencode(path.parent)!r} (a path with %, ? or what is no UTF-8); "
+            "name a file elsewhere, for example --track.uri sqlite:////tmp/mlflow.db",
+        )
+    return f"{SQLITE}{path}"
 
 
 def sqlite_path(uri: str) -> Path | None:
     """The file of a SQLite store, None for other stores."""
-    return Path(unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
 def check(uri: str, *, exists: bool = False) -> None:

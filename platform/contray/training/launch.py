@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from .. import data, model, track
@@ -96,40 +96,6 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
             folder.check()  # LeaseLost: record and status are another driver's to write
         end(folder, run, status, ended)
     return Result(name, ended["metrics"], run.run_id, run.url, folder.address, ended["step"], ended["finished"], ended)
-
-
-def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[Result]:
-    """The same config under `seeds` consecutive seeds, as children of one MLflow run that carries the means."""
-    source = data.open_source(config.data)
-    model.check(config, len(source.train))
-    data.check_views(source.train, config.views)
-    check_machines(config)
-    uri = track.resolve_uri(config.track.uri)
-    track.check(uri)
-    name = f"{config.run_name}-x{seeds}"
-    params = {key: value for key, value in config.flat().items() if key != "seed"}
-    parent = track.begin(
-        uri, config.track.experiment, name, params=params, tags={**tags_of(config, source), "contray.kind": "seeds"}
-    )
-    status, means = "FAILED", {}
-    try:
-        with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
-            results = [
-                launch(
-                    replace(config, seed=config.seed + offset), quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}
-                )
-                for offset in range(seeds)
-            ]
-        means = {key: sum(result.metrics[key] for result in results) / seeds for key in results[0].metrics}
-        status = "FINISHED"
-    finally:
-        try:
-            if means:
-                parent.log_metrics(means, step=results[0].step)
-            parent.finish(status)
-        except track.TrackingError as error:
-            print(f"contray: {name} could not be ended in MLflow ({error}); each seed is recorded by itself", flush=True)
-    return results
 
 
 # ---------------------------------------------------------------- where it runs
