@@ -35,11 +35,13 @@ def tune(space: str, overrides: Mapping[str, Any] | None = None, **options: Any)
     return sweep(space, overrides or {}, **options)
 
 
-def sync(runs: Sequence[str] = (), *, storage: str = "contray_runs", uri: str = "", method: str = "") -> list[Synced]:
+def sync(
+    runs: Sequence[str] = (), *, storage: str = "contray_runs", uri: str = "", method: str = "", again: bool = False
+) -> list[Synced]:
     """Send what MLflow lacks of ended runs as `contray sync` does: of these (names or folders), or of all under `storage`."""
     from .syncing import sync
 
-    return sync(runs, storage=storage, uri=uri, method=method)
+    return sync(runs, storage=storage, uri=uri, method=method, again=again)
 
 
 def load(run_id: str, *, uri: str = "", method: str = "") -> Encoder:

@@ -217,12 +217,15 @@ def sync(words: list[str]) -> int:
         runs: Annotated[Positional[tuple[str, ...]], arg("names of runs, or their folders; none: all runs in the storage")] = ()
         storage: Annotated[str, arg("where the runs are kept: a path or an address, as scale.storage")] = "contray_runs"
         track__uri: Annotated[str, arg("where MLflow is now; empty: where each run was recorded", name="track.uri")] = ""
+        track__again: Annotated[bool, arg("a new MLflow run takes the place of one that is gone", name="track.again")] = False
         method: Annotated[str, arg(METHOD_HELP)] = ""
 
     options, _ = parse(Options, words, "sync")
     from .syncing import sync as run_sync
 
-    done = run_sync(options.runs, storage=options.storage, uri=options.track__uri, method=options.method)
+    done = run_sync(
+        options.runs, storage=options.storage, uri=options.track__uri, method=options.method, again=options.track__again
+    )
     for each in done:
         print(each)
     if not done:

@@ -17,11 +17,13 @@ from . import data, track
 from .config import RunConfig
 from .encoder import read_checkpoint
 from .errors import UserError, nearest
+from .logins import bare
 from .registry import name_method
 from .sections import ScaleConfig
 from .training import artifacts, records, spool
 from .training.checkpoint import Checkpoints, Storage
 from .training.lease import held
+from .training.resend import resend
 from .training.worker import VERDICT
 from .tuning.trial import ENDED
 
@@ -48,11 +50,18 @@ class Synced:
 
 
 def sync(
-    runs: Sequence[str] = (), *, storage: str = STORAGE, uri: str = "", method: str = "", timeout_s: float = 60
+    runs: Sequence[str] = (),
+    *,
+    storage: str = STORAGE,
+    uri: str = "",
+    method: str = "",
+    again: bool = False,
+    timeout_s: float = 60,
 ) -> list[Synced]:
     """Send what MLflow lacks of these runs (names under `storage`, or folders; a sweep's folder: its trials), or of all under `storage`.
 
-    uri: where MLflow is now, should it have moved. method: your own method's .py file. timeout_s: for the points of one run.
+    uri: where MLflow is now, should it have moved. method: your own method's .py file.
+    again: a new MLflow run takes the place of one that is gone, with what the folder has of it. timeout_s: for the points of one run.
     What hinders one run of several is its `problem`;
     of a single one it is raised: UserError where it is being trained, ConfigError where MLflow does not answer. UserError for an unknown name.
     """
@@ -63,7 +72,7 @@ def sync(
     done = []
     for folder in folders:
         try:
-            done.append(_sync(folder, uri, timeout_s, thorough=bool(runs)))
+            done.append(_sync(folder, uri, timeout_s, bool(runs), again))
         except UserError as error:
             if runs and len(folders) == 1:
                 raise
@@ -97,14 +106,14 @@ def _name(folder: Storage) -> str:
     return folder.address.rstrip("/").rpartition("/")[2]
 
 
-def _sync(folder: Storage, uri: str, timeout_s: float, thorough: bool) -> Synced | None:
-    if records.read(folder).get("synced") and not thorough:
+def _sync(folder: Storage, uri: str, timeout_s: float, thorough: bool, again: bool) -> Synced | None:
+    if records.read(folder).get("synced") and not thorough and not again:
         return None
     with held(folder, quiet=not thorough) as lease:
-        return _send(lease.fenced(), uri, timeout_s)
+        return _send(lease.fenced(), uri, timeout_s, again)
 
 
-def _send(folder: Storage, uri: str, timeout_s: float) -> Synced:
+def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> Synced:
     """What `sync` does for one run, under its lease."""
     record, names = records.read(folder), folder.names()
     trial = bool(record.get("trial", "finished" not in record))
@@ -119,7 +128,11 @@ def _send(folder: Storage, uri: str, timeout_s: float) -> Synced:
     finished = bool(record.get("finished")) or ENDED in names
     where = _uri(config, record, uri)
     track.check(where, exists=True)
-    run = track.attach(where, record["run_id"])
+    run = _run(where, config, record, _name(folder), again)
+    if run.run_id != record["run_id"]:
+        resend(folder, run)
+        records.note(folder, run, **{**record, "run_id": run.run_id, "uri": bare(where), "synced": False})
+        record = records.read(folder)
 
     log = track.MetricLog(run, pending=_points(folder, state, metrics if finished else {}))
     unsent = log.close(timeout_s)
@@ -136,6 +149,17 @@ def _send(folder: Storage, uri: str, timeout_s: float) -> Synced:
             problem = f"artifacts could not be made ({error})"
     records.note(folder, run, **{**record, "trial": trial, "unsent": unsent, "synced": not unsent and not problem})
     return Synced(_name(folder), run.run_id, log.sent, unsent, tuple(added), status, problem)
+
+
+def _run(uri: str, config: RunConfig, record: dict[str, Any], name: str, again: bool) -> track.TrackedRun:
+    """The run on record, or, where that is gone and a new one may take its place, that one."""
+    try:
+        return track.attach(uri, record["run_id"])
+    except track.RunGone:
+        if not again:
+            raise
+    tags = records.tags_of(config, data.open_source(config.data))
+    return track.begin(uri, config.track.experiment, name, params=config.flat(), tags=tags, run_id=record["run_id"], again=True)
 
 
 def _points(folder: Storage, state: dict[str, Any] | None, metrics: dict[str, float]) -> list[track.Point]:

@@ -15,11 +15,13 @@ from ..progress import TrainingBar
 from ..registry import code_of
 from .audit import check_audit
 from .checkpoint import PATTERN, Storage
+from .extend import check_extension
 from .lease import Fenced, Guarded, Lease, Watcher, held
 from .ray_train import check_machines, fit, ray_session
 from .records import end, name_of, note, record_config, tags_of
+from .resend import resend
 from .stop import interrupts
-from .worker import Asked, Plan, work
+from .worker import VERDICT, Asked, Plan, work
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,36 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
         now, known = name_of(config, storage)
         if now != name:
             raise UserError(f"track.name: another process has just finished {name}; the same command again starts {now}")
+        before = known.get("run_id")
+        steps = check_extension(folder, config, len(source.train)) if config.train.extend != "no" else None
+        own_tags = {**tags_of(config, source), **(tags or {})}
         run = track.begin(
-            uri, config.track.experiment, name, params=config.flat(), run_id=known.get("run_id"), parent_id=parent, tags={**tags_of(config, source), **(tags or {})}
+            uri, config.track.experiment, name, params=config.flat(), run_id=before, again=config.track.again, parent_id=parent, tags=own_tags
         )  # fmt: skip
+        if before and run.run_id != before:
+            print(f"{name}: {resend(folder, run)}", flush=True)
+        base = config.track.name or config.run_name
+        if name != base and not quiet:
+            print(
+                f"{base} is finished, so this is {name}; to train it longer: --track.name {base} --train.extend exact, and more epochs",
+                flush=True,
+            )
+        if steps and known.get("finished"):
+            _reopen(lease.fenced(), run, *steps)
         return _run(config, source, lease, run, name, quiet)
+
+
+def _reopen(folder: Storage, run: track.TrackedRun, done: int, total: int) -> None:
+    """A finished run trains on: what it came to stays on record under its step, and its new end will measure it anew."""
+    run.set_tags({"contray.extended": f"from {done} to {total} steps"})
+    words = f"going on from its end at step {done} to step {total}"
+    if VERDICT in folder.names():
+        kept = VERDICT.replace(".json", f"-{done}.json")
+        folder.write(kept, folder.read(VERDICT))
+        note(folder, run)  # not finished: should this die before the verdict is gone, the same command does it again
+        folder.remove(VERDICT)
+        words += f"; what it measured stays in {kept}, and the test set is opened once more"
+    print(words, flush=True)
 
 
 def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.TrackedRun, name: str, quiet: bool) -> Result:

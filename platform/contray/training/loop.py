@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..evaluation.diagnosis import Collapsed, LayerNorms, Watch
 from .audit import Audit
 from .checkpoint import Checkpoints, Storage
+from .extend import LENGTH
 from .step import Stepper
 
 HURRY_SECONDS = 1.0  # between checkpoints while the run may lose its machines
@@ -328,6 +329,8 @@ def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping
     theirs = RunConfig.from_yaml(state["config"])
     ours = {key: value for key, value in config.flat().items() if not key.startswith(("scale.", "track."))}
     differing = [key for key, value in ours.items() if theirs.flat().get(key, value) != value and key not in FREE]
+    if config.train.extend != "no":  # the driver has held the schedules of both lengths against each other
+        differing = [key for key in differing if key not in LENGTH]
     if differing:
         raise UserError(
             f"the checkpoint was made with another config; it differs in {', '.join(differing)}. Give the run another --track.name"
@@ -352,6 +355,7 @@ FREE = {
     "train.checkpoint_seconds",
     "train.checkpoint_steps",
     "train.allow_changes",
+    "train.extend",
     "train.on_nan",
     "train.on_collapse",
     "train.log_layers",

@@ -57,6 +57,8 @@ def name_of(config: RunConfig, storage: Storage) -> tuple[str, Mapping[str, Any]
     """The name of the run and what is on record of it: an unfinished run of the name goes on, after a finished one comes name-2."""
     base = config.track.name or config.run_name
     check_case("track.name", base, storage.folders())
+    if config.train.extend != "no":
+        return base, _extended(config, storage)
     name, number = base, 1
     while True:
         check_kind(storage / name, RECORD)
@@ -65,6 +67,17 @@ def name_of(config: RunConfig, storage: Storage) -> tuple[str, Mapping[str, Any]
             return name, record
         number += 1
         name = f"{base}-{number}"
+
+
+def _extended(config: RunConfig, storage: Storage) -> Mapping[str, Any]:
+    """What is on record of the run that train.extend goes on with."""
+    if not config.track.name:
+        raise ConfigError("train.extend", "say which run goes on, by --track.name; each run prints its name")
+    check_kind(storage / config.track.name, RECORD)
+    record = read(storage / config.track.name)
+    if not record:
+        raise ConfigError("train.extend", f"there is no run {config.track.name} in {storage.address}")
+    return record
 
 
 def check_kind(folder: Storage, record: str) -> None:

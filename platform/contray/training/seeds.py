@@ -52,7 +52,9 @@ def _run(
     folder.create()
     tags = {**tags_of(config, source), "contray.kind": "seeds"}
     params = {key: value for key, value in config.flat().items() if key not in ("seed", "track.name")}
-    parent = track.begin(uri, config.track.experiment, name, params=params, tags=tags, run_id=record.get("run_id"))
+    parent = track.begin(
+        uri, config.track.experiment, name, params=params, tags=tags, run_id=record.get("run_id"), again=config.track.again
+    )
     known = {"run_id": parent.run_id, "digest": config.digest("scale", "track"), "seeds": max(seeds, record.get("seeds", 0))}
     folder.write(SEEDS, json.dumps({**known, "finished": False}).encode())
     results: list[Result] = []

@@ -104,7 +104,9 @@ def _search(
     metric, uri = search.metric, track.resolve_uri(config.track.uri)
     params = {**{key: value for key, value in config.flat().items() if key not in space}, **search.space}
     tags = {**tags_of(config, source), "contray.kind": "sweep", "contray.space": Path(name).stem, "contray.metric": metric}
-    parent = track.begin(uri, config.track.experiment, folder.name, params=params, tags=tags, run_id=record.get("run_id"))
+    parent = track.begin(
+        uri, config.track.experiment, folder.name, params=params, tags=tags, run_id=record.get("run_id"), again=config.track.again
+    )
     record = {"run_id": parent.run_id, "finished": False, "search": asdict(search), "version": VERSION}
     folder.mkdir(parents=True, exist_ok=True)
     place = Fenced(str(folder), lease.token, lease.folder.address)

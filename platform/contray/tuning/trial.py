@@ -103,7 +103,7 @@ def _record(config: RunConfig, name: str, params: Mapping[str, Any], place: Stor
     # PBT changes its keys on the way, and MLflow's params cannot change: those are logged at the end
     logged = {key: value for key, value in config.flat().items() if not (plan.pbt and key in params)}
     run = track.begin(
-        plan.parent.uri, config.track.experiment, name, params=logged, tags=tags, run_id=known.get("run_id"), parent_id=plan.parent.run_id
+        plan.parent.uri, config.track.experiment, name, params=logged, tags=tags, run_id=known.get("run_id"), again=config.track.again, parent_id=plan.parent.run_id
     )  # fmt: skip
     place.write(
         RECORD, json.dumps({**known, "run_id": run.run_id, "params": dict(params)}, default=lambda number: number.item()).encode()
