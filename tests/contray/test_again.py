@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,9 +20,15 @@ TINY = {
 }
 
 
-def train(place: Path, store: str, steps: int, extend: str = "no", **keys: Any) -> Result:
-    own = {"scale.storage": str(place / "runs"), "track.uri": store, "train.steps": steps, "train.extend": extend}
-    return launch(RunConfig.make("simclr", {**TINY, **own, **keys}, preset="digits"), quiet=True)
+def train(place: Path, store: str, steps: int, extend: str = "no", again: bool = False) -> Result:
+    own = {
+        "scale.storage": str(place / "runs"),
+        "track.uri": store,
+        "train.steps": steps,
+        "train.extend": extend,
+        "track.again": again,
+    }
+    return launch(RunConfig.make("simclr", {**TINY, **own}, preset="digits"), quiet=True)
 
 
 def test_a_run_that_was_deleted_has_ways_out(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +41,7 @@ def test_a_run_that_was_deleted_has_ways_out(store: str, tmp_path: Path, capsys:
         train(tmp_path, store, 4, "exact")
     with pytest.raises(track.RunGone, match="brings it back"):
         sync(["r"], storage=str(tmp_path / "runs"))
-    longer = train(tmp_path, store, 4, "exact", **{"track.again": True})
+    longer = train(tmp_path, store, 4, "exact", again=True)
     assert longer.run_id != first.run_id
     assert longer.step == 4
     said = capsys.readouterr().out
@@ -44,7 +49,7 @@ def test_a_run_that_was_deleted_has_ways_out(store: str, tmp_path: Path, capsys:
     assert talk.get_run(longer.run_id).data.tags["contray.replaces"] == first.run_id
     steps = [step for step, _ in track.attach(store, longer.run_id).history("loss")]
     assert steps == [1, 2, 3, 4], "of the audit the steps before, of the run those since, each once"
-    assert train(tmp_path, store, 4, **{"track.again": True}).name == "r-2", "a run that is there is not begun again"
+    assert train(tmp_path, store, 4, again=True).name == "r-2", "a run that is there is not begun again"
     talk.restore_run(first.run_id)
 
 

@@ -194,8 +194,10 @@ def _folder(storage: Storage, base: str, resume: bool, search: Search) -> tuple[
         raise UserError(
             f"--resume: {newest.name} is finished, and its winner has met the test set; without --resume a new one starts"
         )
-    before = {"metric": search.metric} | record["search"]  # sweeps of earlier versions did not note it
-    changed = [f"{key} ({before[key]} -> {value})" for key, value in asdict(search).items() if before[key] != value]
+    before, now = record.get("search"), asdict(search)
+    if not isinstance(before, dict) or before.keys() != now.keys() or not record.get("run_id"):
+        raise UserError(f"--resume: {newest / SWEEP} is damaged; without --resume a new sweep starts")
+    changed = [f"{key} ({before[key]} -> {value})" for key, value in now.items() if before[key] != value]
     if changed:
         raise UserError(f"--resume: {newest.name} was begun otherwise: {', '.join(changed)}")
     return newest, record
