@@ -190,7 +190,7 @@ def _folder(storage: Storage, base: str, resume: bool, search: Search) -> tuple[
         raise UserError(
             f"--resume: {newest.name} was begun by another version, whose trials are kept otherwise; without --resume a new one starts"
         )
-    if record["finished"]:
+    if record.get("finished"):
         raise UserError(
             f"--resume: {newest.name} is finished, and its winner has met the test set; without --resume a new one starts"
         )
