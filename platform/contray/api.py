@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
 from .errors import UserError
+from .names import slug
+from .registry import name_method
 
 if TYPE_CHECKING:
     from . import data, track
@@ -34,24 +36,28 @@ def tune(space: str, overrides: Mapping[str, Any] | None = None, **options: Any)
     return sweep(space, overrides or {}, **options)
 
 
-def sync(runs: Sequence[str] = (), *, storage: str = "contray_runs", uri: str = "") -> list[Synced]:
+def sync(
+    runs: Sequence[str] = (), *, storage: str = "contray_runs", uri: str = "", method: str = "", again: bool = False
+) -> list[Synced]:
     """Send what MLflow lacks of ended runs as `contray sync` does: of these (names or folders), or of all under `storage`."""
     from .syncing import sync
 
-    return sync(runs, storage=storage, uri=uri)
+    return sync(runs, storage=storage, uri=uri, method=method, again=again)
 
 
-def load(run_id: str, *, uri: str = "") -> Encoder:
-    """The trained encoder of an MLflow run, with its evaluation transform."""
+def load(run_id: str, *, uri: str = "", method: str = "") -> Encoder:
+    """The trained encoder of an MLflow run, with its evaluation transform. method: your own method's .py file, where it is of one."""
     from . import track
     from .encoder import read_folder
+
+    name_method(method)
 
     uri = track.resolve_uri(uri)
     track.check(uri, exists=True)
     return read_folder(track.fetch_encoder(uri, run_id))
 
 
-def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str = "") -> Path:
+def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str = "", method: str = "") -> Path:
     """Write an encoder for another library into the new folder `out`, as `contray export` does; the file of its weights."""
     from . import track
     from .encoder import read_checkpoint
@@ -60,6 +66,7 @@ def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str 
 
     if bool(run) == bool(checkpoint):
         raise UserError("name what to export: either --run RUN_ID or --checkpoint PATH")
+    name_method(method)
     exporting.check(to, out)
     if checkpoint:
         return exporting.export_to(read_checkpoint(checkpoint), to, out, Origin(Path(checkpoint).name))
@@ -69,13 +76,16 @@ def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str 
     return exporting.export_to(trained, to, out, origin)
 
 
-def embed(source: str, out: str, *, run: str = "", checkpoint: str = "", uri: str = "", **options: Any) -> Embedded:
+def embed(
+    source: str, out: str, *, run: str = "", checkpoint: str = "", uri: str = "", method: str = "", **options: Any
+) -> Embedded:
     """Features of all images of `source` as Parquet files in the folder `out`; `options` are those of contray.exchange.embedding.embed."""
     from .encoder import read_checkpoint
     from .exchange.embedding import embed as run_embedding
 
     if bool(run) == bool(checkpoint):
         raise UserError("name whose features: either --run RUN_ID or --checkpoint PATH")
+    name_method(method)
     return run_embedding(source, out, load(run, uri=uri) if run else read_checkpoint(checkpoint), **options)
 
 
@@ -102,6 +112,7 @@ def evaluate(
     by: str = "soft_labels",
     student_run: str = "",
     student_checkpoint: str = "",
+    method: str = "",
 ) -> Measured:
     """What a run's encoder or a checkpoint is worth, by protocols of `contray.evaluation.suite.PROTOCOLS`; `.about` is what they stand on.
 
@@ -110,6 +121,7 @@ def evaluate(
     labels: how many of them "finetune" gets: a fraction, or "10-per-class"; quiet: no progress bar. "geometry", alone, needs no labels, draws
     the similarities into `out` and, with `run`, keeps the picture there. by: how "distill" teaches: soft_labels, crd or noisy_student;
     student_run, student_checkpoint: a pretrained student, whose own fine-tuning "distill" measures beside it.
+    method: your own method's .py file, where the encoder is of one.
     """
     from . import model
     from .evaluation.diagnosis import geometry_of
@@ -120,6 +132,7 @@ def evaluate(
     from .evaluation.suite import run_protocols
     from .progress import TrainingBar
 
+    name_method(method)
     overrides = dict(overrides or {})
     students = {key: overrides.pop(key) for key in list(overrides) if key.startswith("backbone.") and protocols == ("distill",)}
     if student_run and student_checkpoint:
@@ -135,13 +148,13 @@ def evaluate(
     if source.train.labels is None and not geometry:
         raise UserError(f"data.source: {source.name} has no labels, and an evaluation needs them")
     device = model.device_of(config)
-    method = measured.encoder.method.to(device)
+    network = measured.encoder.method.to(device)
     if geometry:
-        metrics = geometry_of(config, source, method, device, out=out)
+        metrics = geometry_of(config, source, network, device, out=out)
     else:
         with TrainingBar(" ".join(protocols), quiet) as bar:
             metrics = run_protocols(
-                protocols, config, source, method, device, bar.show, labels, student, by,
+                protocols, config, source, network, device, bar.show, labels, student, by,
                 None if own is None else own.method.to(device),
             ) | counts_of_test(source)  # fmt: skip
         if {"finetune", "distill"} & set(protocols):
@@ -161,6 +174,7 @@ def plot(
     by: str = "tsne",
     images: int = 0,
     metric: str = "loss",
+    method: str = "",
 ) -> dict[str, float]:
     """Draw a picture of `contray.pictures.KINDS` into `out` (default: WHAT.png), as `contray plot` does; the numbers that it yields.
 
@@ -172,6 +186,7 @@ def plot(
 
     from . import model, pictures, track
 
+    name_method(method)
     out = out or Path(f"{what}.png")
     pictures.check(what, out, by, images)
     if what == "curves":
@@ -208,6 +223,7 @@ def evaluate_dense(
     supervised: str = "train",
     overrides: Mapping[str, Any] | None = None,
     quiet: bool = True,
+    method: str = "",
 ) -> dict[str, float]:
     """What a ResNet encoder is worth for "detection" (head: fpn, c4, mask) or "segmentation" (fcn, deeplab), fine-tuned whole on `place`.
 
@@ -222,6 +238,7 @@ def evaluate_dense(
     from .evaluation.dense.rows import rows_of
     from .progress import TrainingBar
 
+    name_method(method)
     head = check_head(task, head)
     overrides = overrides or {}
     encoder = _encoder(overrides, run, checkpoint)
@@ -253,11 +270,12 @@ class _Opened:
         if self.run is None:
             return
         ours, theirs = self.config.data, self.encoder.config.data
-        name = "" if (ours.source, ours.label_column) == (theirs.source, theirs.label_column) else self.source.name
+        own = (ours.source, ours.label_column) == (theirs.source, theirs.label_column)
+        name = "" if own else slug(self.source.name)  # MLflow refuses many characters in a metric's name
         if metrics:
             self.run.log_metrics({f"{name}.{key}" if name else key: value for key, value in metrics.items()}, step=0)
         if picture is not None:
-            self.run.log_artifact(picture, "/".join(filter(None, (folder, Path(name).name))))
+            self.run.log_artifact(picture, "/".join(filter(None, (folder, name))))
 
 
 def _open(overrides: Mapping[str, Any], run: str, checkpoint: str, verb: str, noun: str) -> _Opened:

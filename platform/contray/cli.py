@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from .encoder_commands import distill, embed, evaluate, export, import_, plot
 from .errors import UserError, nearest
-from .options import arg, config_from, parse
+from .logins import scrubbed
+from .options import METHOD_HELP, URI_HELP, arg, config_from, parse
 from .pictures import check_out
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _run(words: list[str]) -> int:
             raise UserError(f"no command {name!r}; {nearest(name, COMMANDS)} (contray --help)")
         return COMMANDS[name](rest)
     except UserError as error:
-        print(f"contray: {error}", file=sys.stderr)
+        print(f"contray: {scrubbed(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("contray: interrupted", file=sys.stderr)
@@ -106,7 +107,9 @@ def train(words: list[str]) -> int:
         ] = ""
         config: Annotated[Path | None, arg("YAML of dotted or nested keys, such as the config.yaml that every run keeps")] = None
         dry_run: Annotated[bool, arg("print the resolved run with its estimates and start nothing")] = False
-        seeds: Annotated[int, arg("run this many seeds as children of one MLflow run")] = 1
+        seeds: Annotated[
+            int, arg("run this many seeds as children of one MLflow run; the same command goes on with those that are left")
+        ] = 1
         quiet: Annotated[bool, arg("no progress bar and no table")] = False
 
     def keys(plain: list[str]) -> "RunConfig":
@@ -123,13 +126,20 @@ def train(words: list[str]) -> int:
         describe(config)
         return 0
     from .report import show_result, show_seeds, show_unmeasured, show_unsent
-    from .training.launch import launch, launch_seeds
+    from .training.launch import launch
+    from .training.seeds import launch_seeds
 
     if options.seeds > 1:
         results = launch_seeds(config, options.seeds, quiet=options.quiet)
-        show_seeds(config, results)
+        finished = all(result.finished for result in results)
+        if finished:
+            show_seeds(config, results)
+        else:
+            print(
+                f"{len(results) - 1} of {options.seeds} seeds are finished; the same command goes on with the others", flush=True
+            )
         show_unsent(config, results)
-        return 0 if all(result.finished for result in results) and not show_unmeasured(results) else 1
+        return (1 if show_unmeasured(results) else 0) if finished else 130
     result = launch(config, quiet=options.quiet)
     if not options.quiet:
         show_result(config, result)
@@ -189,14 +199,14 @@ def compare(words: list[str]) -> int:
 
         runs: Annotated[Positional[tuple[str, ...]], arg("MLflow run ids; none: all finished runs of the experiment")] = ()
         experiment: Annotated[str, arg("MLflow experiment")] = "contray"
-        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
+        track__uri: Annotated[str, arg(URI_HELP, name="track.uri")] = ""
         out: Annotated[Path, arg("where the plot goes")] = Path("compare.png")
 
     options, _ = parse(Options, words, "compare")
     from . import track
     from .compare import compare as run_comparison
 
-    run_comparison(track.resolve_uri(options.uri), list(options.runs), options.experiment, options.out)
+    run_comparison(track.resolve_uri(options.track__uri), list(options.runs), options.experiment, options.out)
     return 0
 
 
@@ -210,12 +220,16 @@ def sync(words: list[str]) -> int:
 
         runs: Annotated[Positional[tuple[str, ...]], arg("names of runs, or their folders; none: all runs in the storage")] = ()
         storage: Annotated[str, arg("where the runs are kept: a path or an address, as scale.storage")] = "contray_runs"
-        uri: Annotated[str, arg("where MLflow is now; empty: where each run was recorded")] = ""
+        track__uri: Annotated[str, arg("where MLflow is now; empty: where each run was recorded", name="track.uri")] = ""
+        track__again: Annotated[bool, arg("a new MLflow run takes the place of one that is gone", name="track.again")] = False
+        method: Annotated[str, arg(METHOD_HELP)] = ""
 
     options, _ = parse(Options, words, "sync")
     from .syncing import sync as run_sync
 
-    done = run_sync(options.runs, storage=options.storage, uri=options.uri)
+    done = run_sync(
+        options.runs, storage=options.storage, uri=options.track__uri, method=options.method, again=options.track__again
+    )
     for each in done:
         print(each)
     if not done:
@@ -231,7 +245,7 @@ def ui(words: list[str]) -> int:
         """MLflow's own UI for this folder's store, on loopback, opened at the experiment used last. Ctrl-C stops it."""
 
         port: Annotated[int, arg("port on this machine")] = 5000
-        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
+        track__uri: Annotated[str, arg(URI_HELP, name="track.uri")] = ""
         host: Annotated[str, arg("address to listen on; MLflow has no login, so think before you change it")] = "127.0.0.1"
         browser: Annotated[bool, arg("open a browser")] = True
 
@@ -239,7 +253,7 @@ def ui(words: list[str]) -> int:
     from . import track
     from .ui import serve
 
-    serve(track.resolve_uri(options.uri), port=options.port, open_browser=options.browser, host=options.host)
+    serve(track.resolve_uri(options.track__uri), port=options.port, open_browser=options.browser, host=options.host)
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from . import track
 from .drawable import drawable
 from .errors import UserError, nearest
+from .logins import bare
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -103,7 +104,7 @@ def find_runs(talk: MlflowClient, uri: str, run_ids: Iterable[str]) -> list[Run]
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            where = track.without_login(uri)
+            where = bare(uri)
             raise UserError(
                 f"there is no run {run_id!r} in {where}; contray compare without ids has all runs of --experiment"
             ) from None
@@ -114,7 +115,7 @@ def _experiment_id(talk: MlflowClient, uri: str, name: str) -> str:
     found = talk.get_experiment_by_name(name)
     if found is None:
         known = [known.name for known in talk.search_experiments()]
-        raise UserError(f"there is no experiment {name!r} in {track.without_login(uri)}; {nearest(name, known)}")
+        raise UserError(f"there is no experiment {name!r} in {bare(uri)}; {nearest(name, known)}")
     return found.experiment_id
 
 

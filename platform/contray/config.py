@@ -16,6 +16,8 @@ from typing import Any, Literal, get_args, get_origin
 from methods._base import View
 
 from .errors import ConfigError, UserError, nearest
+from .logins import bare
+from .names import check_name, slug
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 
 
@@ -46,10 +48,18 @@ class RunConfig:
 
         Without a preset: the one named after the data source where the method has it (digits; cifar for cifar10 and cifar100), else paper.
         """
-        from .registry import load_method
+        from .registry import name_code
 
         overrides = dict(overrides or {})
-        method = _one(overrides.pop("method.name", method))
+        name_code(_one(overrides.get("method.name", method)))
+        return cls._resolved(method, overrides, preset)
+
+    @classmethod
+    def _resolved(cls, method: str, overrides: dict[str, Any], preset: str = "") -> RunConfig:
+        """`make`, where the method may come from a file: it names no code."""
+        from .registry import known_code, load_method
+
+        method = known_code(_one(overrides.pop("method.name", method)))
         preset = preset or _one(overrides.pop("method.preset", ""))
         file = load_method(method)
         source = _one(overrides.get("data.source", "digits"))
@@ -125,14 +135,17 @@ class RunConfig:
             raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
         if not isinstance(tree, dict):
             raise UserError(f"{where} holds no mapping of keys such as train.epochs")
-        values = dict(_flatten(tree))
+        from .registry import name_code
+
+        values, overrides = dict(_flatten(tree)), dict(overrides or {})
+        name_code(method, _one(overrides.get("method.name", "")))  # the caller's words; those of the text name nothing
+        if preset or (method and Path(method).name != Path(_one(values.get("method.name", ""))).name):
+            values |= {"method.preset": preset}
         if method:
             values |= {"method.name": method}
-        if preset or method:
-            values |= {"method.preset": preset}
         if overrides and "train.settled" in values:
             values["train.settled"] = [key for key in values["train.settled"] if key not in overrides]
-        return cls.make("simclr", {**values, **(overrides or {})})
+        return cls._resolved("simclr", {**values, **overrides})
 
     @classmethod
     def from_file(
@@ -162,7 +175,7 @@ class RunConfig:
     @property
     def run_name(self) -> str:
         """method-preset-hash of everything that decides what the run computes."""
-        return f"{Path(self.method.name).stem}-{self.method.preset}-{self.digest('scale', 'track')}"
+        return f"{slug(Path(self.method.name).stem)}-{slug(self.method.preset)}-{self.digest('scale', 'track')}"
 
 
 # ---------------------------------------------------------------- keys
@@ -209,7 +222,7 @@ class Key:
                 raise ConfigError(key, f"got {given!r}, must be true or false")
             return text.lower() == "true"
         if kind is str:
-            return text
+            return bare(text)
         try:
             number = float(text) if not isinstance(given, bool) else math.nan
         except ValueError:
@@ -220,6 +233,8 @@ class Key:
 
     def check(self, key: str, value: Any) -> None:
         """Refuse a value of another type or outside the bounds."""
+        if isinstance(value, str) and bare(value) != value:
+            raise ConfigError(key, f"{bare(value)} was given with its login; RunConfig.make and replace keep that apart")
         parsed = self.parse(key, value)
         if type(parsed) is not type(value) and not (isinstance(parsed, (float, tuple)) and isinstance(value, (int, list))):
             raise ConfigError(key, f"got {value!r} of type {type(value).__name__}, must be {self.allowed}")
@@ -292,6 +307,10 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def _check_together(config: RunConfig) -> None:
     """What one field cannot know alone."""
+    if config.track.name:
+        check_name("track.name", config.track.name)
+    if not config.track.experiment or "\0" in config.track.experiment:
+        raise ConfigError("track.experiment", f"got {config.track.experiment!r}, must be the name of an experiment")
     least, most = config.scale.workers
     if least > most:
         raise ConfigError("scale.workers", f"got {least} {most}, the least must not exceed the most")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from .errors import UserError, nearest
-from .options import arg, config_from, parse
+from .options import METHOD_HELP, URI_HELP, arg, config_from, parse
 from .pictures import KINDS, check_out
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def evaluate(words: list[str]) -> int:
         ] = "train"
         run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
+        method: Annotated[str, arg(METHOD_HELP)] = ""
         out: Annotated[Path, arg("geometry: the picture to write")] = Path("similarities.png")
 
     def keys(plain: list[str]) -> "RunConfig":
@@ -98,6 +99,7 @@ def evaluate(words: list[str]) -> int:
         (protocol,),
         run=options.run,
         checkpoint=options.checkpoint,
+        method=options.method,
         overrides=dotted,
         labels=options.labels,
         out=options.out,
@@ -128,6 +130,7 @@ def plot(words: list[str]) -> int:
         ] = ()
         run: Annotated[str, arg("MLflow run whose encoder is drawn")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
+        method: Annotated[str, arg(METHOD_HELP)] = ""
         out: Annotated[Path | None, arg("the picture to write: .png, .jpg, .pdf or .svg [default: WHAT.png]")] = None
         by: Annotated[str, arg("map: tsne, or umap (needs pip install umap-learn)")] = "tsne"
         images: Annotated[
@@ -150,6 +153,7 @@ def plot(words: list[str]) -> int:
         options.what,
         run=options.run,
         checkpoint=options.checkpoint,
+        method=options.method,
         runs=options.runs,
         overrides=dotted,
         out=out,
@@ -170,7 +174,7 @@ def _dense(options: Any, dotted: dict[str, list[str]]) -> int:
     from .report import show_dense
 
     metrics = evaluate_dense(
-        options.evaluation, options.head, run=options.run, checkpoint=options.checkpoint, place=options.data,
+        options.evaluation, options.head, run=options.run, checkpoint=options.checkpoint, method=options.method, place=options.data,
         supervised=options.supervised, overrides=dotted, quiet=False,
     )  # fmt: skip
     show_dense(metrics)
@@ -190,6 +194,7 @@ def distill(words: list[str]) -> int:
 
         run: Annotated[str, arg("MLflow run whose encoder teaches; the numbers join it")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, or a run's folder (its newest checkpoint)")] = ""
+        method: Annotated[str, arg(METHOD_HELP)] = ""
         labels: Annotated[str, arg("labels that the teacher gets: a fraction such as 0.01, or 10-per-class")] = "0.1"
         by: Annotated[
             str,
@@ -211,7 +216,7 @@ def distill(words: list[str]) -> int:
     from .report import show_metrics
 
     metrics = run_evaluation(
-        ("distill",), run=options.run, checkpoint=options.checkpoint, overrides=dotted, labels=options.labels, by=options.by,
+        ("distill",), run=options.run, checkpoint=options.checkpoint, method=options.method, overrides=dotted, labels=options.labels, by=options.by,
         student_run=options.student_run, student_checkpoint=options.student_checkpoint, quiet=False,
     )  # fmt: skip
     show_metrics(metrics)
@@ -227,12 +232,13 @@ def export(words: list[str]) -> int:
 
         run: Annotated[str, arg("MLflow run whose encoder is exported")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
+        method: Annotated[str, arg(METHOD_HELP)] = ""
         to: Annotated[str, arg("torchvision, timm (weights that load there), onnx, or safetensors (with heads, for contray)")] = (
             ""
         )
         out: Annotated[Path | None, arg("the new folder")] = None
         register: Annotated[str, arg("name in MLflow's model registry; the version of the best linear_top1 is its champion")] = ""
-        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
+        track__uri: Annotated[str, arg(URI_HELP, name="track.uri")] = ""
 
     options, _ = parse(Options, words, "export")
     if bool(options.to) != bool(options.out) or not (options.to or options.register):
@@ -243,9 +249,11 @@ def export(words: list[str]) -> int:
     if options.out:
         if options.register and not options.run:
             raise UserError("--register: only a run's encoder can be registered; give --run")
-        print(f"wrote {run_export(options.to, options.out, run=options.run, checkpoint=options.checkpoint, uri=options.uri)}")
+        print(
+            f"wrote {run_export(options.to, options.out, run=options.run, checkpoint=options.checkpoint, method=options.method, uri=options.track__uri)}"
+        )
     if options.register:
-        print(register(options.register, options.run, uri=options.uri))
+        print(register(options.register, options.run, uri=options.track__uri))
     return 0
 
 
@@ -289,13 +297,14 @@ def embed(words: list[str]) -> int:
         ]
         run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
         checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
+        method: Annotated[str, arg(METHOD_HELP)] = ""
         out: Annotated[str, arg("the folder of the results: one row per image (name, embedding, error)")] = "embeddings.parquet"
         column: Annotated[str, arg("Parquet: column of the images (encoded bytes, or a struct of `bytes` and `path`)")] = "image"
         part: Annotated[int, arg("folders: images per file of the results, which is what a cut off run repeats at most")] = 2048
         address: Annotated[
             str, arg("Ray cluster to join; empty: RAY_ADDRESS, else a cluster of this machine for this command")
         ] = ""
-        uri: Annotated[str, arg("MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db")] = ""
+        track__uri: Annotated[str, arg(URI_HELP, name="track.uri")] = ""
 
     options, _ = parse(Options, words, "embed")
     if options.part < 1:
@@ -303,7 +312,7 @@ def embed(words: list[str]) -> int:
     from .api import embed as run_embed
 
     done = run_embed(
-        options.source, options.out, run=options.run, checkpoint=options.checkpoint, uri=options.uri, column=options.column,
+        options.source, options.out, run=options.run, checkpoint=options.checkpoint, method=options.method, uri=options.track__uri, column=options.column,
         part=options.part, address=options.address,
     )  # fmt: skip
     if done.skipped:

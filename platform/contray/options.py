@@ -13,6 +13,8 @@ from .errors import UserError, nearest
 if TYPE_CHECKING:
     from .config import RunConfig
 
+URI_HELP = "MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db"
+METHOD_HELP = "your own method's .py file, where the encoder is of one: only code that you name runs"
 DOTTED = re.compile(r"--(seed|[a-z]+(?:\.[A-Za-z_0-9-]+)+)(?:=(.*))?", re.DOTALL)
 
 
@@ -49,8 +51,12 @@ def parse(
     plain = [
         re.sub("^--[a-z_]+", lambda flag: flag[0].replace("_", "-"), word) for word in plain
     ]  # --dry_run, as the help has it, too
-    known = {f"--{name.replace('_', '-')}" for name in options.__dataclass_fields__}
+    known = {_flag(name) for name in options.__dataclass_fields__}
     for word in plain:
+        if word.split("=")[0] == "--uri":
+            raise UserError("--uri: the option is called --track.uri, as in every command")
+        if word.split("=")[0] == "--run" and "--run" not in known and "runs" in options.__dataclass_fields__:
+            raise UserError(f"--run: runs are named without it: contray {prog} RUN RUN ...")
         if word.startswith("--") and word.split("=")[0] not in known and not word.startswith("--no-"):
             raise UserError(f"{word.split('=')[0]}: no such option of contray {prog}; {nearest(word.split('=')[0], known)}")
     try:
@@ -65,12 +71,17 @@ def parse(
     return parsed, dotted
 
 
+def _flag(name: str) -> str:
+    """How an option is typed: `dry_run` as --dry-run, `track__uri` as --track.uri."""
+    return f"--{name.replace('__', '.').replace('_', '-')}"
+
+
 def _why_refused(options: type, words: Sequence[str], prog: str) -> str:
     """What tyro did not take: an option without a value or with one of another type, or a command without what it works on."""
     flat = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     kinds = get_type_hints(options)
     for spec in fields(options):
-        flag, kind = f"--{spec.name.replace('_', '-')}", kinds[spec.name]
+        flag, kind = _flag(spec.name), kinds[spec.name]
         if flag not in flat or kind is bool:
             continue
         value = "".join(flat[flat.index(flag) + 1 :][:1])

@@ -15,9 +15,11 @@ from typing import Any
 
 from methods._base import Method, MethodConfig, Paper, Preset, View
 
-from .errors import UserError, nearest
+from .errors import ConfigError, UserError, nearest
 
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
+
+_named: dict[str, None] = {}  # absolute paths of files that the user named, in order
 
 IMPORTED = "imported"  # what `contray import` writes; it trains nothing, so it is listed nowhere
 
@@ -45,8 +47,49 @@ def space_names() -> list[str]:
     return sorted(_files("tune_spaces"))
 
 
+def name_code(*words: str) -> None:
+    """Note what the user named himself: on a command line, or as an argument of a function. Of these words the paths of .py files may run.
+
+    A config that lies in a file (a checkpoint, an export, an artifact, a run.yaml) names code too, and its author may be anybody: such code
+    runs only where it is noted here. Processes of a run are told by their driver.
+    """
+    _named.update((str(Path(word).expanduser().resolve()), None) for word in words if word.endswith(".py"))
+
+
+def name_method(path: str) -> None:
+    """`name_code` for an option that takes nothing but a file; empty: it was not given."""
+    if path and not path.endswith(".py"):
+        raise UserError(f"--method: got {path}, takes the path of your own .py file; a built-in method comes with the encoder")
+    name_code(path)
+
+
+def code_of(name: str) -> tuple[str, ...]:
+    """What the processes of a run must be told with `name_code` so that they may load this method."""
+    return (name,) if name.endswith(".py") else ()
+
+
+def known_code(name: str) -> str:
+    """The method that a config names, where it may run: a name, or a file that the user named, also from another folder.
+
+    Raises ConfigError for any other file.
+    """
+    if not name.endswith(".py"):
+        return name
+    path = Path(name).expanduser().resolve()
+    if str(path) in _named:
+        return name
+    namesakes = [each for each in _named if Path(each).name == path.name]
+    if len(namesakes) == 1:
+        return namesakes[0]
+    raise ConfigError(
+        "method.name",
+        f"the config names the code {name}, and only code that you name yourself runs: "
+        f"contray train {path.name} ..., --method {path.name} of the other commands, method= in Python",
+    )
+
+
 def load_method(name: str) -> MethodFile:
-    """A method by its name, or by the path of a .py file. Raises UserError naming the nearest ones."""
+    """A method by its name, or by the path of a .py file. Raises UserError naming the nearest ones, ConfigError for code that the user did not name."""
     module = (
         importlib.import_module(".exchange.imported", __package__)
         if name == IMPORTED
@@ -69,6 +112,7 @@ def load_method(name: str) -> MethodFile:
 
 def load_space(name: str) -> ModuleType:
     """A search space by its name, or by the path of a .py file: the module with ABOUT, BASE and SPACE."""
+    name_code(name)  # no file names a space: whoever calls this has it from the user
     module = _load("space", "tune_spaces", name, space_names())
     for export in ("ABOUT", "METHOD", "SPACE"):
         if not hasattr(module, export):
@@ -94,7 +138,7 @@ def _load(what: str, package: str, name: str, known: list[str]) -> ModuleType:
 
 
 def _load_path(what: str, path: Path) -> ModuleType:
-    path = path.expanduser().resolve()
+    path = Path(known_code(str(path))).expanduser().resolve()
     if not path.is_file():
         raise UserError(f"{what} {str(path)!r}: there is no such file")
     module_name = f"contray_user_{path.stem}"

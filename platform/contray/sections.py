@@ -136,6 +136,11 @@ class TrainConfig:
 
     epochs: int = setting(200, "passes over the training set", unit="epochs", ge=1)
     steps: int = setting(0, "optimiser steps; wins over epochs when above 0", unit="steps", ge=0)
+    extend: Literal["no", "exact", "anyway"] = setting(
+        "no",
+        "go on with the run track.name, finished or not, for more epochs or steps: exact, only where it then is what it had been from the start; "
+        "anyway, with the schedules of the longer run from here on",
+    )
     batch_size: int = setting(256, "GLOBAL batch over all workers; every batch is full", unit="samples", ge=2)
     norm_groups: int = setting(1, "groups of the global batch that batch norm runs over; 1 = synchronised over all of it", ge=1)
     precision: Literal["auto", "bf16", "fp32", "fp64"] = setting(
@@ -350,4 +355,7 @@ class TrackConfig:
     uri: str = setting("", "MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder")
     experiment: str = setting("contray", "MLflow experiment")
     name: str = setting("", "name of the run; empty: method-preset-hash of the config")
+    again: bool = setting(
+        False, "where the run's MLflow run is gone (deleted, or kept in a store that was lost): begin a new one in its place"
+    )
     model: bool = setting(True, "keep the encoder as an MLflow model (safetensors, no pickle)")

@@ -16,10 +16,13 @@ from . import data, track
 from .config import RunConfig
 from .encoder import read_checkpoint
 from .errors import UserError, nearest
+from .logins import bare
+from .registry import name_method
 from .sections import ScaleConfig
 from .training import artifacts, records, sealed, spool
 from .training.checkpoint import Checkpoints, Storage
 from .training.lease import held
+from .training.resend import resend
 from .training.worker import VERDICT
 from .tuning.trial import ENDED
 
@@ -45,19 +48,30 @@ class Synced:
         return f"{words}{'; ' * bool(done and self.problem)}{self.problem}{f'; {self.unsent} points still unsent' * bool(self.unsent)}"
 
 
-def sync(runs: Sequence[str] = (), *, storage: str = STORAGE, uri: str = "", timeout_s: float = 60) -> list[Synced]:
+def sync(
+    runs: Sequence[str] = (),
+    *,
+    storage: str = STORAGE,
+    uri: str = "",
+    method: str = "",
+    again: bool = False,
+    timeout_s: float = 60,
+) -> list[Synced]:
     """Send what MLflow lacks of these runs (names under `storage`, or folders; a sweep's folder: its trials), or of all under `storage`.
 
-    uri: where MLflow is now, should it have moved. timeout_s: for the points of one run. What hinders one run of several is its `problem`;
+    uri: where MLflow is now, should it have moved. method: your own method's .py file.
+    again: a new MLflow run takes the place of one that is gone, with what the folder has of it. timeout_s: for the points of one run.
+    What hinders one run of several is its `problem`;
     of a single one it is raised: UserError where it is being trained, ConfigError where MLflow does not answer. UserError for an unknown name.
     """
+    name_method(method)
     if uri:
         track.check(track.resolve_uri(uri), exists=True)
     folders = list(_named(runs, storage) if runs else _below(Storage(storage)))
     done = []
     for folder in folders:
         try:
-            done.append(_sync(folder, uri, timeout_s, thorough=bool(runs)))
+            done.append(_sync(folder, uri, timeout_s, bool(runs), again))
         except UserError as error:
             if runs and len(folders) == 1:
                 raise
@@ -91,14 +105,14 @@ def _name(folder: Storage) -> str:
     return folder.address.rstrip("/").rpartition("/")[2]
 
 
-def _sync(folder: Storage, uri: str, timeout_s: float, thorough: bool) -> Synced | None:
-    if _record(folder, uri, quiet=True).get("synced") and not thorough:
+def _sync(folder: Storage, uri: str, timeout_s: float, thorough: bool, again: bool) -> Synced | None:
+    if _record(folder, uri, quiet=True).get("synced") and not thorough and not again:
         return None
     with held(folder, quiet=not thorough) as lease:
-        return _send(lease.fenced(), uri, timeout_s)
+        return _send(lease.fenced(), uri, timeout_s, again)
 
 
-def _send(folder: Storage, uri: str, timeout_s: float) -> Synced:
+def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> Synced:
     """What `sync` does for one run, under its lease."""
     record, names = _record(folder, uri), folder.names()
     trial = bool(record.get("trial", "finished" not in record))
@@ -121,7 +135,11 @@ def _send(folder: Storage, uri: str, timeout_s: float) -> Synced:
     finished = bool(record.get("finished")) or ENDED in names
     where = _uri(config, record, uri)
     track.check(where, exists=True)
-    run = track.attach(where, record["run_id"])
+    run = _run(where, config, record, _name(folder), again)
+    if run.run_id != record["run_id"]:
+        resend(folder, run)
+        records.note(folder, run, **{**record, "run_id": run.run_id, "uri": bare(where), "synced": False})
+        record = records.read(folder)
 
     log = track.MetricLog(run, pending=_points(state, metrics if finished else {}, kept))
     unsent = log.close(timeout_s)
@@ -150,6 +168,17 @@ def _record(folder: Storage, uri: str, quiet: bool = False) -> dict[str, Any]:
     return records.read(folder, quiet, search)
 
 
+def _run(uri: str, config: RunConfig, record: dict[str, Any], name: str, again: bool) -> track.TrackedRun:
+    """The run on record, or, where that is gone and a new one may take its place, that one."""
+    try:
+        return track.attach(uri, record["run_id"])
+    except track.RunGone:
+        if not again:
+            raise
+    tags = records.tags_of(config, data.open_source(config.data))
+    return track.begin(uri, config.track.experiment, name, params=config.flat(), tags=tags, run_id=record["run_id"], again=True)
+
+
 def _points(state: dict[str, Any] | None, metrics: dict[str, float], kept: Sequence[track.Point]) -> list[track.Point]:
     """All that may be missing, one value per metric and step; what was logged with its time wins over the verdict's file, which has none."""
     now = int(time.time() * 1000)
@@ -168,10 +197,9 @@ def _mend_status(run: track.TrackedRun, status: Literal["FINISHED", "FAILED", "K
 
 
 def _uri(config: RunConfig, record: dict[str, Any], uri: str) -> str:
-    """Where the run is on record; a login is not noted there and comes from the config or MLFLOW_TRACKING_URI."""
+    """Where the run is on record; a login is not noted there and comes from the command line or MLFLOW_TRACKING_URI."""
     own = track.resolve_uri(uri or config.track.uri)
-    noted = record.get("uri", "")
-    return own if uri or not noted or track.without_login(own) == noted else noted
+    return own if uri else record.get("uri", "") or own
 
 
 def command(name: str, config: RunConfig) -> str:

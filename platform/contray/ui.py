@@ -19,6 +19,7 @@ from urllib.request import urlopen
 
 from . import track
 from .errors import UserError
+from .logins import full
 
 START_SECONDS, STOP_SECONDS = 90.0, 10.0
 
@@ -85,9 +86,15 @@ def _process(uri: str, port: int, host: str, output: IO[bytes]) -> Iterator[subp
     if path := track.sqlite_path(uri):
         place += ["--artifacts-destination", str(path.parent / "mlartifacts")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1", *place],
-        # without job execution and with one worker it starts 5 times as fast; one worker then needs more connections than 5
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40"},
+        [sys.executable, "-m", "mlflow", "server", "--workers", "1", *place],
+        # without job execution and with one worker it starts 5 times as fast; one worker then needs more connections than 5.
+        # The store's address may carry a login: as a word of the command everybody on the machine could read it
+        env={
+            **os.environ,
+            "MLFLOW_BACKEND_STORE_URI": full(uri),
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40",
+        },
         stdout=output,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,

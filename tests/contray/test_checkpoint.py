@@ -18,6 +18,7 @@ from contray import optim
 from contray.errors import UserError
 from contray.training import checkpoint, loop
 from contray.training.checkpoint import BEST, Checkpoints, Storage, Unsaved, dump, load
+from contray.training.determinism import make_deterministic
 from contray.training.lease import held
 from contray.training.loop import Listener, NonFiniteLoss
 

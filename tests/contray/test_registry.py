@@ -87,7 +87,7 @@ def test_the_command_registers_and_exports_and_the_version_encodes(
 ) -> None:
     run = measured(0.75)
     run.set_tags({"mlflow.source.git.commit": "0123abc"})
-    words = f"export --run {run.run_id} --uri {store} --to torchvision --out {tmp_path}/out --register digits"
+    words = f"export --run {run.run_id} --track.uri {store} --to torchvision --out {tmp_path}/out --register digits"
     assert main(words.split()) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"wrote {tmp_path}/out/model.safetensors",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import pickle
+import re
 import signal
 import threading
 import time
@@ -77,6 +80,21 @@ class Place:
         return parent, children
 
 
+@dataclass(frozen=True)
+class Evil:
+    """Touches a file when it is unpickled."""
+
+    path: Path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """What is on record of the trials, in the order of their numbers."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("runs/tune-mine-*/*/run.json"))]
+
+
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     """One cluster for all; trials of several workers need the dashboard."""
@@ -134,10 +152,16 @@ def test_a_sweep_ranks_its_trials_and_opens_the_test_set_for_the_winner(
 
 def test_an_interrupted_sweep_goes_on_where_it_was(ray: None, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     space, options = '"optim.lr": tune.loguniform(0.01, 1.0)', {"samples": 3, "quiet": True}
+    beside: list[str] = []
 
     def interrupt() -> None:
         while not list(place.folder.glob("runs/tune-mine-*/*/ended.json")):
             time.sleep(0.05)
+        for resume in (False, True):
+            try:
+                place.sweep(space, **options, resume=resume)
+            except UserError as error:
+                beside.append(str(error))
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
@@ -145,6 +169,9 @@ def test_an_interrupted_sweep_goes_on_where_it_was(ray: None, place: Place, caps
     with pytest.raises(KeyboardInterrupt):
         place.sweep(space, **options)
     assert signal.getsignal(signal.SIGINT) is before
+    assert len(beside) == 2, "a second driver of a live sweep was not refused"
+    for word in beside:
+        assert re.match(rf"track\.name: tune-mine-.* is being trained by process {os.getpid()} on ", word)
     parent, children = place.runs()
     assert parent.info.status == "KILLED"
     assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
@@ -153,8 +180,16 @@ def test_an_interrupted_sweep_goes_on_where_it_was(ray: None, place: Place, caps
 
     with pytest.raises(UserError, match=r"--resume: tune-mine-.* was begun otherwise: samples \(3 -> 4\)"):
         place.sweep(space, **options | {"samples": 4}, resume=True)
+    pickled = list(place.folder.glob("runs/**/*.pkl"))
+    assert pickled, "Ray pickles no more what it was to be kept from reading"
+    for path in pickled:
+        path.write_bytes(pickle.dumps(Evil(place.folder / "ran")))
+    params = [trial["params"] for trial in records(place.folder)]
     result = place.sweep(space, **options, resume=True)
 
+    assert not (place.folder / "ran").exists(), "the storage's pickles ran"
+    assert [trial["params"] for trial in records(place.folder)][: len(params)] == params
+    assert len({str(trial["params"]) for trial in records(place.folder)}) == 3, "drawn again what had been drawn"
     assert {path: path.stat().st_mtime_ns for path in done} == done, "a finished trial was trained again"
     again, children = place.runs()
     assert again.info.run_id == result.run_id == parent.info.run_id

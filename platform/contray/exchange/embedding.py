@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from ..data.parquet import cell_bytes, is_image, read_file
 from ..data.pixels import BrokenImage, decode
 from ..encoder import Encoder
 from ..errors import DataError, UserError
+from ..logins import bare, remember, remembered
+from ..registry import code_of, name_code
 from ..training.checkpoint import Storage
 
 PLAN, ROWS_AT_ONCE, PAUSES = "_plan.json", 64, (0.2, 1.0)
@@ -57,6 +59,7 @@ def embed(source: str, out: str, trained: Encoder, *, column: str = "image", par
     source: a folder of images in any nesting, a Parquet file, or a folder of them; a path or an address. part: images per part (of Parquet
     a part is a row group). Raises UserError where there is no image, or where `out` holds features of another encoder or of other images.
     """
+    source, out = bare(source), bare(out)
     width = trained([np.zeros((32, 32, 3), np.uint8)]).shape[1]  # refuses methods that encode more than an image
     storage, images = Storage(out), Storage(source)
     found, content = _found(images, source)
@@ -69,7 +72,9 @@ def embed(source: str, out: str, trained: Encoder, *, column: str = "image", par
     there = set(storage.names())
     todo = [each for each in parts if _file(each["part"]) not in there]
     if todo:
-        _run(todo, _Job(source, out, column, width, trained.config.to_yaml(), state), address)
+        config = trained.config
+        job = _Job(source, out, column, width, config.to_yaml(), state, code_of(config.method.name), remembered())
+        _run(todo, job, address)
     metadata = [_footer(storage, _file(each["part"])) for each in parts]
     broken = sum(int((each.metadata or {}).get(b"broken", b"0")) for each in metadata)
     return Embedded(sum(each.num_rows for each in metadata), broken, len(parts), len(parts) - len(todo), out, found.note())
@@ -169,13 +174,15 @@ class _Job:
     width: int
     config: str
     state: dict[str, Tensor]
+    code: tuple[str, ...]
+    logins: dict[str, tuple[str, str]] = field(repr=False)
 
 
 def _run(todo: list[dict[str, Any]], job: _Job, address: str) -> None:
     """Do the parts on all workers of the cluster: a GPU each where there are some, else a CPU each."""
     from ..training.ray_train import ray_session
 
-    job = _Job(Storage(job.source).address, Storage(job.out).address, job.column, job.width, job.config, job.state)
+    job = replace(job, source=Storage(job.source).address, out=Storage(job.out).address)
     with ray_session(RunConfig.make("simclr", {"scale.address": address} if address else {})):
         import ray
         from ray.data import ActorPoolStrategy, DataContext
@@ -206,6 +213,8 @@ class _Embedder:
         import ray
 
         self.job: _Job = job if isinstance(job, _Job) else ray.get(job[0])
+        name_code(*self.job.code)
+        remember(self.job.logins)
         config = RunConfig.from_yaml(self.job.config)
         method = model.build(config, int(self.job.state["samples"]))
         method.load_state_dict(self.job.state)

@@ -1,16 +1,17 @@
 """MLflow: runs, curves, models and links. MLflow itself is imported only when the first of them is used."""
 
-from .links import UI_PORT, base_url, compare_url, experiment_url, run_url, without_login
+from .links import UI_PORT, base_url, compare_url, experiment_url, run_url
 from .metric_log import MetricLog, Point
 from .model import fetch_encoder, log_encoder
 from .registry import register
-from .run import TrackedRun, attach, begin
+from .run import RunGone, TrackedRun, attach, begin
 from .store import TrackingError, asking, check, client, resolve_uri, sqlite_path
 
 __all__ = [
     "UI_PORT",
     "MetricLog",
     "Point",
+    "RunGone",
     "TrackedRun",
     "TrackingError",
     "asking",
@@ -27,5 +28,4 @@ __all__ = [
     "resolve_uri",
     "run_url",
     "sqlite_path",
-    "without_login",
 ]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
+
+from ..logins import bare
 
 UI_PORT = 5000  # of `contray ui`, which serves stores that are no server themselves
 
@@ -16,13 +18,7 @@ def base_url(uri: str) -> str:
     """Where the pages of the store at `uri` are served: a server's own address (without a login), else that of `contray ui`."""
     if not uri.startswith(("http://", "https://")):
         return f"http://127.0.0.1:{UI_PORT}"
-    return without_login(uri).rstrip("/")
-
-
-def without_login(uri: str) -> str:
-    """The address as it may be shown: without user and password."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+    return bare(uri).rstrip("/")
 
 
 def experiment_url(uri: str, experiment_id: str) -> str:

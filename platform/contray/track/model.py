@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..logins import full
 from .run import TrackedRun
 from .store import asking
 
@@ -68,4 +69,4 @@ def fetch_encoder(uri: str, run_id: str) -> Path:
             raise UserError(f"run {run_id} keeps no encoder: it did not end, or track.model was false; use its checkpoint")
         model = talk.get_logged_model(outputs.model_outputs[-1].model_id)
         place = f"{model.artifact_location}/{DATA}"
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=place, tracking_uri=uri))
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=place, tracking_uri=full(uri)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
+from ..logins import bare
+from ..names import folder_of
 from .links import run_url
-from .store import asking, sqlite_path, use_wal
+from .store import TrackingError, asking, sqlite_path, use_wal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 PARAM_CHARS, PARAMS_PER_BATCH = 6000, 100  # MLflow's limits
 
@@ -119,12 +121,15 @@ def begin(
     tags: Mapping[str, str],
     run_id: str | None = None,
     parent_id: str | None = None,
+    again: bool = False,
 ) -> TrackedRun:
     """Create a run, as a child of `parent_id` if given, or go on in `run_id`: RUNNING again, tags set anew, missing params added.
 
-    The experiment is created where it is missing. Raises TrackingError, also when `run_id` is not (or no longer) in this store,
-    and ConfigError when the experiment was deleted.
+    The experiment is created where it is missing. Raises TrackingError, RunGone when `run_id` is not (or no longer) in this store and
+    not `again`, which has a new run take its place, and ConfigError when the experiment was deleted.
     """
+    if run_id and again and _is_gone(uri, run_id):
+        tags, run_id = {**tags, "contray.replaces": run_id}, None
     with asking(uri, f"{'resuming' if run_id else 'creating'} run {run_id or run_name!r}") as talk:
         if path := sqlite_path(uri):
             use_wal(path)
@@ -132,7 +137,7 @@ def begin(
         if run_id is None:
             run = talk.create_run(_experiment(talk, uri, experiment), run_name=run_name)
         else:
-            run = talk.get_run(run_id)
+            run = _found(talk, uri, run_id)
             talk.update_run(run_id, status="RUNNING")  # MLflow keeps the old end time until `finish` sets the new one
         tracked = TrackedRun(uri, run.info.experiment_id, run.info.run_id)
         with _whole(talk, tracked.run_id):
@@ -163,9 +168,41 @@ def _fill(
 
 
 def attach(uri: str, run_id: str) -> TrackedRun:
-    """A run that exists already, as it stands. Raises TrackingError when this store has no such run."""
+    """A run that exists already, as it stands. Raises TrackingError, RunGone when this store has no such run."""
     with asking(uri, f"finding run {run_id!r}") as talk:
-        return TrackedRun(uri, talk.get_run(run_id).info.experiment_id, run_id)
+        return TrackedRun(uri, _found(talk, uri, run_id).info.experiment_id, run_id)
+
+
+class RunGone(TrackingError):
+    """The store has no such run, or has it in its bin."""
+
+
+def _found(talk: MlflowClient, uri: str, run_id: str) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = talk.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise RunGone(
+            f"track.uri: {bare(uri)} has no run {run_id} (it was deleted for good, or was kept in another store); name the store that has it, "
+            "or give train, tune or sync --track.again true: a new run takes its place"
+        ) from None
+    if run.info.lifecycle_stage != "active":
+        raise RunGone(
+            f"track.uri: run {run_id} was deleted in MLflow; `mlflow runs restore --run-id {run_id}` brings it back, "
+            "or give train, tune or sync --track.again true: a new run takes its place"
+        )
+    return run
+
+
+def _is_gone(uri: str, run_id: str) -> bool:
+    try:
+        attach(uri, run_id)
+    except RunGone:
+        return True
+    return False
 
 
 def _experiment(talk: MlflowClient, uri: str, name: str) -> str:
@@ -185,7 +222,7 @@ def _create_experiment(talk: MlflowClient, uri: str, name: str) -> str:
 
     place = None  # a server knows where it keeps artifacts; for a file MLflow would take the process's own folder
     if path := sqlite_path(uri):
-        place = (path.parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", name)).as_uri()
+        place = (path.parent / "mlartifacts" / folder_of(name)).as_uri()
     try:
         return talk.create_experiment(name, artifact_location=place, tags={"mlflow.experimentKind": "custom_model_development"})
     except MlflowException as error:

@@ -13,10 +13,12 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
+from urllib.parse import unquote
 from urllib.request import urlopen
 
 from ..errors import ConfigError, UserError
-from .links import base_url, without_login
+from ..logins import bare, full, scrubbed
+from .links import base_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +27,7 @@ ANSWER_SECONDS = 3.0
 _MEND = "start it, or log to a file with --track.uri sqlite:///mlflow.db"
 _LOGIN = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"}
 SQLITE = "sqlite:///"
+DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql, and write mysql+pymysql://", "mssql": "pyodbc"}
 PATIENCE = {  # MLflow's own values wait for minutes; training must notice an outage in seconds. What the user set wins.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -39,12 +42,13 @@ class TrackingError(UserError):
 
 
 def resolve_uri(cfg_uri: str = "") -> str:
-    """`track.uri` as every process of the run can use it.
+    """`track.uri` as every process of the run can use it, without a login: `client` gives it back what is known of one.
 
-    Empty: MLFLOW_TRACKING_URI, else `mlflow.db` in this folder. Relative SQLite paths become absolute: workers run elsewhere.
-    Raises ConfigError for stores of plain files and in memory.
+    Empty: MLFLOW_TRACKING_URI, else `mlflow.db` in this folder; a login in that variable counts for the same server in a config too.
+    Relative SQLite paths become absolute: workers run elsewhere. Raises ConfigError for stores of plain files and in memory.
     """
-    uri = cfg_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    around = bare(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    uri = bare(cfg_uri) or around or f"{SQLITE}mlflow.db"
     if uri.startswith("file:") or ("://" not in uri and not uri.startswith(("databricks", "arn:"))):
         raise ConfigError(
             "track.uri",
@@ -54,8 +58,23 @@ def resolve_uri(cfg_uri: str = "") -> str:
         path = uri.removeprefix(SQLITE)
         if path in (uri, "", ":memory:"):
             raise ConfigError("track.uri", f"got {uri!r}; workers and the UI need a file: give sqlite:///mlflow.db")
-        return f"{SQLITE}{Path(path).absolute()}"
+        return _sqlite(Path(unquote(path)).absolute())
     return uri.rstrip("/")
+
+
+def _sqlite(path: Path) -> str:
+    """The address of a file. MLflow reads % and ? in it as parts of an address, and would make a folder of another name."""
+    try:
+        fits = not set(str(path).encode().decode()) & set("%?")
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
+        raise ConfigError(
+            "track.uri",
+            f"MLflow cannot keep its store in {os.fsencode(path.parent)!r} (a path with %, ? or what is no UTF-8); "
+            "name a file elsewhere, for example --track.uri sqlite:////tmp/mlflow.db",
+        )
+    return f"{SQLITE}{path}"
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -73,6 +92,8 @@ def check(uri: str, *, exists: bool = False) -> None:
                 "track.uri", f"there is no {path} yet: `contray train` makes it, or name the store with --track.uri"
             )
         _check_file(path)
+    else:
+        _check_driver(uri)
 
 
 def _check_server(uri: str) -> None:
@@ -115,10 +136,28 @@ def _check_login(uri: str) -> None:
         raise ConfigError("track.uri", f"the MLflow server at {base_url(uri)} does not answer ({error}); {_MEND}") from None
 
 
+def _check_driver(uri: str) -> None:
+    """A database needs a package that MLflow does not bring."""
+    if not uri.startswith(tuple(DRIVERS)):
+        return  # MLflow itself says what it does not know
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    try:
+        make_url(full(uri)).get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        package = DRIVERS[uri[: uri.index(":")].partition("+")[0]]
+        raise ConfigError(
+            "track.uri", f"{uri} needs the package {error.name}, which is not installed: pip install {package}"
+        ) from None
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise ConfigError("track.uri", f"got {uri}, which is no address of a database ({scrubbed(str(error))})") from None
+
+
 def _check_file(path: Path) -> None:
     place = next(parent for parent in path.parents if parent.exists())
     if path.is_dir():
-        raise ConfigError("track.uri", f"{path} is a folder; name a file in it: --track.uri sqlite:///{path}/mlflow.db")
+        raise ConfigError("track.uri", f"{path} is a folder; name a file in it: --track.uri {_sqlite(path / 'mlflow.db')}")
     if path.exists():
         with path.open("rb") as file:
             if file.read(15) not in (b"", b"SQLite format 3"):
@@ -140,7 +179,7 @@ def client(uri: str) -> MlflowClient:
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines about tables whenever a file is new
     with _one_at_a_time(uri):
-        return MlflowClient(tracking_uri=uri)
+        return MlflowClient(tracking_uri=full(uri))
 
 
 @contextmanager
@@ -174,5 +213,5 @@ def asking(uri: str, what: str) -> Iterator[MlflowClient]:
 
         if not isinstance(error, (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)):
             raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise TrackingError(f"MLflow at {without_login(uri)}: {what} failed: {reason}") from error
+        reason = scrubbed(str(error).strip().partition("\n")[0]) or type(error).__name__
+        raise TrackingError(f"MLflow at {bare(uri)}: {what} failed: {reason}") from error

@@ -53,7 +53,9 @@ def keep(
             title = f"{Path(config.method.name).stem} {config.method.preset}"
             run.log_artifact(curves.draw(histories, title, folder / "curves.png"))
             added.append("curves.png")
-        if ended.finished and config.track.model and ENCODER not in there:
+        # a run that was extended keeps the encoder of its first end beside the one of its last
+        older = run.results()[1].get("contray.step", "") not in ("", str(ended.step))
+        if ended.finished and config.track.model and (ENCODER not in there or older):
             encoder.export(config, method(), folder / ENCODER)
             track.log_encoder(run, folder / ENCODER, ENCODER, metadata=dict(ended.metrics))
             added.append(ENCODER)

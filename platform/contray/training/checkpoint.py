@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from ..errors import OnAllRanks, UserError
+from ..logins import bare, full, scrubbed
 
 PATTERN = re.compile(r"step-(\d{9})\.pt")
 BEST = "best.pt"
@@ -37,19 +38,22 @@ class Storage:
     """A folder: local, or any file system that pyarrow knows by its address (s3://, gs://, hdfs://)."""
 
     token = ""  # whose lease allows to write here; empty: nobody asks
+    lease = ""  # the folder that the lease lies in; empty: this one
 
     def __init__(self, address: str) -> None:
         from pyarrow import ArrowInvalid, fs
 
         self.local = "://" not in address
-        self.address = (
-            str(Path(address).expanduser().resolve()) if self.local else address
-        )  # absolute: workers run in another folder
+        self.address = (  # absolute: workers run in another folder; of an address what folders in it can be named by
+            str(Path(address).expanduser().resolve()) if self.local else bare(address).partition("?")[0]
+        )
         try:
-            self.system, self.root = (fs.LocalFileSystem(), self.address) if self.local else fs.FileSystem.from_uri(address)
+            self.system, self.root = (
+                (fs.LocalFileSystem(), self.address) if self.local else fs.FileSystem.from_uri(full(self.address))
+            )
         except ArrowInvalid as error:
             raise UserError(
-                f"scale.storage: got {address}; give a path, or an address such as s3://bucket/runs ({error})"
+                f"scale.storage: got {bare(address)}; give a path, or an address such as s3://bucket/runs ({scrubbed(str(error))})"
             ) from None
 
     def __truediv__(self, name: str) -> Storage:

@@ -15,6 +15,7 @@ from typing import Any
 from ray.train import UserCallback
 
 from ..errors import UserError
+from ..logins import remember, remembered
 from . import sealed
 from .checkpoint import PATTERN, Storage
 
@@ -98,7 +99,7 @@ class Patience(UserCallback):
     """
 
     def __init__(self, folder: str, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+        self.folder, self.limit, self.logins = folder, limit, remembered()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         if any(getattr(error, "preempted", False) for error in worker_exceptions.values()):
@@ -106,6 +107,7 @@ class Patience(UserCallback):
         for error in worker_exceptions.values():
             if any(name in f"{error!r} {error}" for name in ENDS):
                 raise NoProgress(one_line(error))
+        remember(self.logins)
         storage = Storage(self.folder)
         step = max((int(found[1]) for name in storage.names() if (found := PATTERN.fullmatch(name))), default=0)
         try:

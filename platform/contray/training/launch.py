@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .. import data, model, track
@@ -13,15 +13,18 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation.samples import check_measurable
 from ..progress import TROUBLES, TrainingBar, lasting
+from ..registry import code_of
 from .audit import check_audit
 from .checkpoint import PATTERN, Storage
+from .extend import check_extension
 from .lease import Fenced, Guarded, Lease, LeaseLost, NotSeen, Watcher, held
 from .nodes import nodes, uses_gpu
 from .ray_train import check_machines, cluster_of, fit, ray_session
 from .records import FAILURE, FOLDER, end, name_of, note, record_config, tags_of
+from .resend import resend
 from .settle import settle
 from .stop import interrupts, settled, stoppable
-from .worker import Asked, Plan, work
+from .worker import VERDICT, Asked, Plan, work
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -71,13 +74,37 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
         if not cluster_of(config):  # else the workers' hardware says, which is not in reach yet
             config = settle(config, lease.fenced())
         params = {key: value for key, value in config.flat().items() if key not in model.open_keys(config)}
-        own = {FOLDER: folder.address, **({FAILURE: ""} if known else {})}
+        steps = check_extension(folder, config, len(source.train)) if config.train.extend != "no" else None
+        before, own = known.get("run_id"), {FOLDER: folder.address, **({FAILURE: ""} if known else {})}
         run = track.begin(
-            uri, config.track.experiment, name, params=params, run_id=known.get("run_id"), parent_id=parent,
+            uri, config.track.experiment, name, params=params, run_id=before, again=config.track.again, parent_id=parent,
             tags={**tags_of(config, source), **own, **tags},
         )  # fmt: skip
         with stoppable(lambda: run.finish("KILLED")):
+            if before and run.run_id != before:
+                print(f"{name}: {resend(folder, run)}", flush=True)
+            base = config.track.name or config.run_name
+            if name != base and not quiet:
+                print(
+                    f"{base} is finished, so this is {name}; to train it longer: --track.name {base} --train.extend exact, and more epochs",
+                    flush=True,
+                )
+            if steps and known.get("finished"):
+                _reopen(lease.fenced(), run, *steps)
             return _run(config, source, lease, run, name, quiet)
+
+
+def _reopen(folder: Storage, run: track.TrackedRun, done: int, total: int) -> None:
+    """A finished run trains on: what it came to stays on record under its step, and its new end will measure it anew."""
+    run.set_tags({"contray.extended": f"from {done} to {total} steps"})
+    words = f"going on from its end at step {done} to step {total}"
+    if VERDICT in folder.names():
+        kept = VERDICT.replace(".json", f"-{done}.json")
+        folder.write(kept, folder.read(VERDICT))
+        note(folder, run)  # not finished: should this die before the verdict is gone, the same command does it again
+        folder.remove(VERDICT)
+        words += f"; what it measured stays in {kept}, and the test set is opened once more"
+    print(words, flush=True)
 
 
 def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.TrackedRun, name: str, quiet: bool) -> Result:
@@ -163,57 +190,6 @@ def _what_exists(folder: Storage, bar: TrainingBar) -> str:
     return f"{went}; the last durable checkpoint is of step {step}{age}, and the same command goes on from it"
 
 
-def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[Result]:
-    """The same config under `seeds` consecutive seeds, as children of one MLflow run that carries the means."""
-    with stoppable():
-        return _launch_seeds(config, seeds, quiet)
-
-
-def _launch_seeds(config: RunConfig, seeds: int, quiet: bool) -> list[Result]:
-    source = data.announced(config.data, quiet)
-    model.check(config, len(source.train))
-    data.check_views(source.train, config.views)
-    check_measurable(config, source)
-    check_machines(config)
-    uri = track.resolve_uri(config.track.uri)
-    track.check(uri)
-    name = f"{config.run_name}-x{seeds}"
-    params = {key: value for key, value in config.flat().items() if key != "seed"}
-    parent = track.begin(
-        uri, config.track.experiment, name, params=params, tags={**tags_of(config, source), "contray.kind": "seeds"}
-    )
-    status, means, results = "FAILED", {}, []
-    with stoppable(lambda: parent.finish("KILLED")):
-        try:
-            with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
-                for offset in range(seeds):
-                    seed = replace(config, seed=config.seed + offset)
-                    results.append(launch(seed, quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}))
-                    if not results[-1].finished:
-                        raise KeyboardInterrupt  # the one signal was for all of them
-            common = [key for key in results[0].metrics if all(key in result.metrics for result in results)]
-            means = {key: sum(result.metrics[key] for result in results) / seeds for key in common}
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            with settled():
-                _end_seeds(parent, name, status, means, results)
-    return results
-
-
-def _end_seeds(
-    parent: track.TrackedRun, name: str, status: Status, means: Mapping[str, float], results: Sequence[Result]
-) -> None:  # fmt: skip
-    try:
-        if means:
-            parent.log_metrics(means, step=results[0].step)
-        parent.finish(status)
-    except track.TrackingError as error:
-        print(f"contray: {name} could not be ended in MLflow ({error}); each seed is recorded by itself", flush=True)
-
-
 # ---------------------------------------------------------------- where it runs
 
 
@@ -227,7 +203,8 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
     threads = config.scale.cpus_per_worker or os.cpu_count() or 1
     with interrupts(asked):
         try:
-            return work(Plan(config.to_yaml(), folder.address, run, threads, token=folder.token), show)
+            plan = Plan(config.to_yaml(), folder.address, run, threads, token=folder.token, code=code_of(config.method.name))
+            return work(plan, show)
         except OSError as error:  # a disk that stays unreadable; on Ray another worker tries
             raise UserError(str(error)) from error
 

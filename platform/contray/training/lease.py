@@ -72,22 +72,26 @@ class Guarded:
 
 
 class Fenced(Storage):
-    """The folder of a run as the holder of `token` may write it. Raises LeaseLost when it does not hold the lease, NotSeen without the folder."""
+    """The folder of a run as the holder of `token` may write it. Raises LeaseLost when it does not hold the lease, NotSeen without the folder.
 
-    def __init__(self, address: str, token: str) -> None:
+    lease: the folder that the lease lies in, where that is not the run's own (a trial is its sweep's).
+    """
+
+    def __init__(self, address: str, token: str, lease: str = "") -> None:
         super().__init__(address)
-        self.token = token
+        self.token, self.lease = token, lease
+        self._guarded = Storage(lease) if lease else self
         self.check()
 
     def check(self) -> None:
         if not self.token:
             return
-        found = _read(self)
+        found = _read(self._guarded)
         for _ in range(20):
             if found != GARBLED:
                 break
             time.sleep(RENEW / 10)  # its holder writes it anew after RENEW seconds
-            found = _read(self)
+            found = _read(self._guarded)
         if found.get("token") != self.token:
             raise _lost(self, found)
 

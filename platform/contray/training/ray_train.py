@@ -13,6 +13,8 @@ from typing import Any, Literal
 from .. import model, track
 from ..config import RunConfig
 from ..errors import ConfigError, OnAllRanks, UserError
+from ..logins import remembered
+from ..registry import code_of
 from .checkpoint import Storage
 from .heard import heard
 from .lease import Watcher
@@ -141,7 +143,8 @@ def fit(
     check_seen(folder)
     gpu = "GPU" in resources
     board = _board().remote()
-    plan = Plan(config.to_yaml(), folder.address, run, int(resources["CPU"]), final, folder.token)
+    code, threads = code_of(config.method.name), int(resources["CPU"])
+    plan = Plan(config.to_yaml(), folder.address, run, threads, final, folder.token, folder.lease, code, remembered())
     elastic.forget_failures(folder)
     trainer = TorchTrainer(
         _train_function,
@@ -155,7 +158,7 @@ def fit(
         ),
         run_config=RayRunConfig(
             name=name,
-            storage_path=f"{Storage(config.scale.storage).address.rstrip('/')}/.ray",  # where Ray Train keeps its own few records of a run
+            **_own_records(Storage(config.scale.storage)),
             failure_config=FailureConfig(max_failures=-1),  # Ray would count over the run's whole life
             callbacks=[elastic.Patience(folder.address, config.scale.max_failures)],
             logging_config=LoggingConfig("ERROR"),
@@ -188,6 +191,12 @@ def fit(
     if "refused" in ended["result"]:
         raise UserError(ended["result"]["refused"])
     return ended["result"]
+
+
+def _own_records(storage: Storage) -> dict[str, Any]:
+    """Where Ray Train keeps its own few records of a run. An object store is handed over opened: its address has no login."""
+    place = {"storage_path": f"{storage.root.rstrip('/')}/.ray"}
+    return place if storage.local else {**place, "storage_filesystem": storage.system}
 
 
 def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,12 +20,15 @@ from typing import Any, Literal
 
 from .. import data, track
 from ..config import RunConfig
-from ..errors import UserError
+from ..errors import ConfigError, UserError
+from ..logins import bare
+from ..names import check_case
 from . import sealed
 from .checkpoint import Storage
 from .lease import NotSeen
 
-RECORD, COPY = "run.json", "run.copy.json"
+RECORD, SWEEP, SEEDS = "run.json", "sweep.json", "seeds.json"  # each in a folder of its own
+COPY = "run.copy.json"
 KINDS: sealed.Kinds = {
     **{"run_id": str, "uri": str, "finished": bool, "synced": bool, "trial": bool},
     **{"status": str, "ended": (int, type(None)), "unsent": int},
@@ -37,7 +40,7 @@ FOLDER = "contray.folder"  # the tag by which MLflow knows where a run lies
 
 def note(folder: Storage, run: track.TrackedRun, **facts: Any) -> None:
     """Keep what is known of the run, twice. `finished`: it reached its end; `synced`: MLflow has all that there is of it."""
-    known = {"run_id": run.run_id, "uri": track.without_login(run.uri), "finished": False, "synced": False}
+    known = {"run_id": run.run_id, "uri": bare(run.uri), "finished": False, "synced": False}
     for name in (RECORD, COPY):
         sealed.write(folder, name, {**known, **facts})
 
@@ -108,21 +111,46 @@ def search_for(folder: Storage, uri: str, experiment: str) -> dict[str, Any] | N
         )
     if not runs:
         return None
-    return {"run_id": runs[0].info.run_id, "uri": track.without_login(uri), "finished": runs[0].info.status == "FINISHED"}
+    return {"run_id": runs[0].info.run_id, "uri": bare(uri), "finished": runs[0].info.status == "FINISHED"}
 
 
 def name_of(config: RunConfig, storage: Storage, quiet: bool = False) -> tuple[str, Mapping[str, Any]]:
     """The name of the run and what is on record of it: an unfinished run of the name goes on, after a finished one comes name-2."""
     uri = track.resolve_uri(config.track.uri)
     base = config.track.name or config.run_name
+    check_case("track.name", base, storage.folders())
+    if config.train.extend != "no":
+        return base, _extended(config, storage)
     name, number = base, 1
     while True:
         folder = storage / name
+        check_kind(folder, RECORD)
         record = read(folder, quiet, functools.partial(search_for, folder, uri, config.track.experiment))
         if not record.get("finished"):
             return name, record
         number += 1
         name = f"{base}-{number}"
+
+
+def _extended(config: RunConfig, storage: Storage) -> Mapping[str, Any]:
+    """What is on record of the run that train.extend goes on with."""
+    if not config.track.name:
+        raise ConfigError("train.extend", "say which run goes on, by --track.name; each run prints its name")
+    check_kind(storage / config.track.name, RECORD)
+    record = read(storage / config.track.name)
+    if not record:
+        raise ConfigError("train.extend", f"there is no run {config.track.name} in {storage.address}")
+    return record
+
+
+def check_kind(folder: Storage, record: str) -> None:
+    """Refuse a folder that holds what another command made: a run, a sweep and a group of seeds cannot share a name."""
+    kinds = {RECORD: "a run", SWEEP: "a sweep", SEEDS: "a group of seeds"}
+    names = folder.names()
+    other = next((kind for file, kind in kinds.items() if file in names and file != record), None)
+    if other:
+        name = folder.address.rstrip("/").rpartition("/")[2]
+        raise ConfigError("track.name", f"{name} is {other} in {folder.address.rpartition('/')[0]}; choose another name")
 
 
 def tags_of(config: RunConfig, source: data.Source) -> dict[str, str]:

@@ -10,6 +10,7 @@ from ..config import RunConfig
 from ..errors import OnAllRanks, UserError
 from .agreement import Ranks
 from .checkpoint import Checkpoints
+from .extend import LENGTH
 
 WAIT = 20.0  # seconds until a rank sees the file that rank 0 has read: listings of NFS are as old as that
 FREE = {
@@ -23,6 +24,7 @@ FREE = {
     "train.checkpoint_seconds",
     "train.checkpoint_steps",
     "train.allow_changes",
+    "train.extend",
     "train.on_nan",
     "train.on_collapse",
     "train.log_layers",
@@ -80,6 +82,8 @@ def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping
     theirs = RunConfig.from_yaml(state["config"]).flat()
     ours = {key: value for key, value in config.flat().items() if not key.startswith(("scale.", "track."))}
     differing = [key for key, value in ours.items() if theirs.get(key, value) != value and key not in FREE]
+    if config.train.extend != "no":  # the driver has held the schedules of both lengths against each other
+        differing = [key for key in differing if key not in LENGTH]
     if differing:
         raise DoesNotFit(
             f"the checkpoint was made with another config; it differs in {', '.join(differing)}. Give the run another --track.name"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,7 +18,9 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation.diagnosis import Collapsed
 from ..evaluation.protocol import Measured
+from ..logins import remember
 from ..progress import TROUBLES, lasting
+from ..registry import name_code
 from ..track import MetricLog, TrackedRun, TrackingError
 from . import artifacts, sealed
 from .artifacts import Ended
@@ -43,6 +45,9 @@ class Plan:
     threads: int
     final: Literal["test", "validation"] = "test"  # trials are ranked on held-out training data; the test set stays shut
     token: str = ""  # of the lease under which the storage may be written
+    lease: str = ""  # the folder that the lease lies in; empty: the storage
+    code: tuple[str, ...] = ()  # files that the user named, which the config may name too
+    logins: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)  # of the addresses in the config
 
 
 class Asked(NamedTuple):
@@ -159,10 +164,12 @@ def work(
     checkpoint. offer: messages of an evaluation carry `save`, which gives the state that a checkpoint would hold.
     """
     torch.set_num_threads(plan.threads)
+    name_code(*plan.code)
+    remember(plan.logins)
     config = RunConfig.from_yaml(plan.config)
     rank = dist.get_rank() if world_size() > 1 else 0
     source = data.open_source(config.data)
-    storage = Fenced(plan.storage, plan.token)
+    storage = Fenced(plan.storage, plan.token, plan.lease)
     total = config.total_steps(len(source.train))
     recorder = Recorder(
         plan.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer, storage.check

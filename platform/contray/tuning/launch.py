@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,18 +14,23 @@ from .. import data, model, track
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
 from ..evaluation.samples import check_measurable
+from ..names import check_case, slug
 from ..registry import load_space
+from ..training import sealed
 from ..training.checkpoint import Storage
+from ..training.lease import Fenced, Lease, held
 from ..training.nodes import nodes, uses_gpu
 from ..training.ray_train import check_machines, ray_session
-from ..training.records import tags_of
+from ..training.records import SWEEP, check_kind, tags_of
 from ..training.settle import settle
+from ..training.stop import settled, stoppable
+from . import kept
 from .outcome import SweepResult, crown, end_trials, ranked, trials_of
 from .picture import draw
 from .ranking import METRICS, UNLABELLED
 from .search import LIVE_KEYS, Search, run
 
-SWEEP = "sweep.json"
+VERSION = 2  # of how a sweep is kept
 
 
 def sweep(
@@ -83,40 +87,66 @@ def sweep(
     search = Search(
         samples or getattr(file, "SAMPLES", 1), scheduler, grace, minutes, concurrent, metric, {key: describe_domain(domain) for key, domain in space.items()}
     )  # fmt: skip
-    base_name = config.track.name or f"tune-{Path(name).stem}-{config.digest('scale', 'track')}"
-    folder, record = _folder(storage, base_name, resume, search)
+    base_name = config.track.name or f"tune-{slug(Path(name).stem)}-{config.digest('scale', 'track')}"
+    if not storage.local:
+        raise UserError(
+            "scale.storage: a sweep keeps its state on a local or shared path; trials cannot start from an object store"
+        )
+    check_case("track.name", base_name, storage.folders())
+    home = storage / base_name  # one lease for all sweeps of the name, in the folder of the first
+    if resume:
+        _folder(storage, base_name, resume, search)  # refuses before a folder is made
+    home.create()
+    with held(home, quiet) as lease:
+        folder, record = _folder(storage, base_name, resume, search)
+        return _search(search, config, space, folder, record, source, name, lease, quiet)
+
+
+def _search(
+    search: Search, config: RunConfig, space: dict[str, Any], folder: Path, record: Mapping[str, Any], source: data.Source, name: str,
+    lease: Lease, quiet: bool,
+) -> SweepResult:  # fmt: skip
+    """The sweep under its lease, from its record's beginning to its end."""
+    metric, uri = search.metric, track.resolve_uri(config.track.uri)
     params = {**{key: value for key, value in config.flat().items() if key not in space}, **search.space}
     tags = {**tags_of(config, source), "contray.kind": "sweep", "contray.space": Path(name).stem, "contray.metric": metric}
-    parent = track.begin(uri, config.track.experiment, folder.name, params=params, tags=tags, run_id=record.get("run_id"))
-    record = {"run_id": parent.run_id, "finished": False, "search": asdict(search)}
+    parent = track.begin(
+        uri, config.track.experiment, folder.name, params=params, tags=tags, run_id=record.get("run_id"), again=config.track.again
+    )
+    record = {"run_id": parent.run_id, "finished": False, "search": asdict(search), "version": VERSION}
     folder.mkdir(parents=True, exist_ok=True)
-    Storage(str(folder)).write(SWEEP, json.dumps(record).encode())
+    place = Fenced(str(folder), lease.token, lease.folder.address)
+    sealed.write(place, SWEEP, record)
     if not quiet:
         print(f"sweep {folder.name}: {parent.url}", flush=True)
 
     status = "FAILED"
-    try:
-        with ray_session(config, dashboard=config.scale.workers[1] > 1):
-            config = settle(config, Storage(str(folder)), uses_gpu(config, nodes()))  # once for all trials
-            trials = ranked(trials_of(run(search, config, space, folder, parent, resume, quiet), folder, parent), metric)
-        best = next(
-            (each for each in trials if each.status == "finished" and math.isfinite(each.metrics.get(metric, math.nan))), None
-        )
-        best_config = None
-        if best:
-            best, best_config = crown(config, best, parent, folder)
-            trials[0] = best
-        plots = draw(trials, space, metric, folder / "parameters.png")
-        parent.log_artifact(plots)
-        Storage(str(folder)).write(SWEEP, json.dumps({**record, "finished": True}).encode())
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        with contextlib.suppress(track.TrackingError):
-            end_trials(parent)
-            parent.finish(status)
+    with stoppable(lambda: parent.finish("KILLED")):
+        try:
+            with ray_session(config, dashboard=config.scale.workers[1] > 1):
+                config = settle(config, place, uses_gpu(config, nodes()))  # once for all trials
+                trials = ranked(trials_of(run(search, config, space, folder, parent, lease, quiet), folder, parent), metric)
+            best = next(
+                (each for each in trials if each.status == "finished" and math.isfinite(each.metrics.get(metric, math.nan))), None
+            )
+            best_config = None
+            if best:
+                place.check()
+                best, best_config = crown(config, best, parent, folder)
+                trials[0] = best
+            plots = draw(trials, space, metric, folder / "parameters.png")
+            parent.log_artifact(plots)
+            sealed.write(place, SWEEP, {**record, "finished": True})
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            with settled():
+                lease.check()  # LeaseLost: what becomes of the trials is another driver's to say
+                with contextlib.suppress(track.TrackingError):
+                    end_trials(parent)
+                    parent.finish(status)
     url = track.compare_url(uri, parent.experiment_id, [trial.run_id for trial in trials if trial.run_id])
     result = SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space)
     if not quiet:
@@ -158,24 +188,27 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
 
 def _folder(storage: Storage, base: str, resume: bool, search: Search) -> tuple[Path, Mapping[str, Any]]:
     """A new folder for the sweep, or with `resume` that of the newest of its name, and what is on record of it."""
-    if not storage.local:
-        raise UserError(
-            "scale.storage: a sweep keeps its state on a local or shared path; trials cannot start from an object store"
-        )
     number, newest, folder = 1, None, Path(storage.root) / base
+    check_kind(Storage(str(folder)), SWEEP)
     while (folder / SWEEP).exists():
         number, newest, folder = number + 1, folder, Path(storage.root) / f"{base}-{number + 1}"
     if not resume:
         return folder, {}
     if newest is None:
         raise UserError(f"--resume: there is no sweep {base} under {storage.address}")
-    record = json.loads((newest / SWEEP).read_text())
-    if record["finished"]:
+    record = kept.read(newest / SWEEP)
+    if record.get("version") != VERSION:
+        raise UserError(
+            f"--resume: {newest.name} was begun by another version, whose trials are kept otherwise; without --resume a new one starts"
+        )
+    if record.get("finished"):
         raise UserError(
             f"--resume: {newest.name} is finished, and its winner has met the test set; without --resume a new one starts"
         )
-    before = {"metric": search.metric} | record["search"]  # sweeps of earlier versions did not note it
-    changed = [f"{key} ({before[key]} -> {value})" for key, value in asdict(search).items() if before[key] != value]
+    before, now = record.get("search"), asdict(search)
+    if not isinstance(before, dict) or before.keys() != now.keys() or not record.get("run_id"):
+        raise UserError(f"--resume: {newest / SWEEP} is damaged; without --resume a new sweep starts")
+    changed = [f"{key} ({before[key]} -> {value})" for key, value in now.items() if before[key] != value]
     if changed:
         raise UserError(f"--resume: {newest.name} was begun otherwise: {', '.join(changed)}")
     return newest, record

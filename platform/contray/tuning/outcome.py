@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,8 @@ from typing import Any
 from .. import data, model, track
 from ..config import RunConfig
 from ..errors import UserError
+from ..training import sealed
+from ..training.checkpoint import Storage
 from .ranking import METRICS, online_of
 from .trial import ENDED, RECORD
 
@@ -54,9 +55,9 @@ def trials_of(results: Any, folder: Path, parent: track.TrackedRun) -> list[Tria
         place = folder / Path(result.path).name  # not last["trial_id"]: of a trial that took over, that is the other's
         if not (place / RECORD).exists() and not result.error:
             continue  # the time budget came first
-        run_id = json.loads((place / RECORD).read_text())["run_id"] if (place / RECORD).exists() else ""
+        run_id = (sealed.read(Storage(str(place)), RECORD, {"run_id": str, "params": dict}) or {}).get("run_id", "")
         finished = (place / ENDED).exists()
-        ended = json.loads((place / ENDED).read_text()) if finished else last
+        ended = (sealed.read(Storage(str(place)), ENDED, sealed.NUMBER) or {}) if finished else last
         metrics = {key: ended[key] for key in METRICS if key in ended}
         status = "finished" if finished else "failed" if result.error else "stopped"
         problem = "" if finished or not result.error else str(result.error).strip().splitlines()[-1][:200]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,6 +16,11 @@ from typing import Any
 
 from .. import track
 from ..config import RunConfig
+from ..logins import remembered
+from ..registry import code_of
+from ..training.lease import POLL, Lease, LeaseLost
+from ..training.stop import heard
+from . import kept
 from .ranking import online_of, shown
 from .trial import ONLINE, TrialPlan, run_trial
 
@@ -38,9 +44,13 @@ class Search:
 
 
 def run(
-    search: Search, config: RunConfig, space: Mapping[str, Any], folder: Path, parent: track.TrackedRun, resume: bool, quiet: bool
+    search: Search, config: RunConfig, space: Mapping[str, Any], folder: Path, parent: track.TrackedRun, lease: Lease, quiet: bool
 ) -> Any:  # fmt: skip
-    """Tune's results. Raises KeyboardInterrupt when the search was interrupted; its state is saved then."""
+    """Tune's results. Raises KeyboardInterrupt when the search was interrupted, LeaseLost when another driver has taken it over.
+
+    Trials that an earlier life of the sweep began come first, in their own folders: one that has ended reports again what it had come to,
+    so that scheduler and sampler know it, and one that has not goes on from its checkpoint.
+    """
     import optuna
     import ray
     from ray import tune
@@ -61,27 +71,64 @@ def run(
     resources: dict[str, float] = {"memory": 1} if nested else {"cpu": share, **({"gpu": gpus / concurrent} if gpus else {})}
     shared = config.replace({"scale.cpus_per_worker": share, **({"data.workers": 0} if share == 1 and not gpus else {})})
     online = online_of(search.metric)
-    plan = TrialPlan(shared.to_yaml(), str(folder), parent, nested, share, pbt, online)
+    plan = TrialPlan(
+        shared.to_yaml(), str(folder), parent, nested, share, pbt, online, lease.token, lease.folder.address,
+        code_of(config.method.name), remembered(),
+    )  # fmt: skip
     trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), resources)
-    if resume and tune.Tuner.can_restore(str(folder / "tune")):
-        tuner = tune.Tuner.restore(str(folder / "tune"), trainable, resume_unfinished=True, resume_errored=True)
+    known = kept.begun(folder, config, space)
+    if pbt or any(isinstance(domain, dict) for domain in space.values()):  # Optuna knows neither grids nor populations
+        now = {each.name: each for each in known}  # a population has changed its parameters on the way
+        known = [now.get(each.name, each) for each in kept.drawn(space, search.samples, config.seed)]
+        number = len(known)
+        algorithm = BasicVariantGenerator([dict(each.params) for each in known], concurrent, random_state=config.seed)
     else:
-        drawn = pbt or any(isinstance(domain, dict) for domain in space.values())  # Optuna knows neither grids nor populations
-        tuner = tune.Tuner(
-            trainable,
-            param_space=dict(space),
-            tune_config=tune.TuneConfig(
-                metric=online, mode="max", num_samples=search.samples, max_concurrent_trials=concurrent, reuse_actors=not nested,
-                search_alg=BasicVariantGenerator(max_concurrent=concurrent, random_state=config.seed) if drawn else OptunaSearch(seed=config.seed),
-                scheduler=_scheduler(search, space), time_budget_s=search.minutes * 60 or None, trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[] if quiet else [_watch(online)]),
-        )  # fmt: skip
-    with _interrupts() as asked:
+        number = search.samples
+        algorithm = OptunaSearch(  # another seed than before, else it would draw again what it has drawn
+            points_to_evaluate=[dict(each.params) for each in known] or None, seed=config.seed + len(known)
+        )
+    shutil.rmtree(folder / "tune", ignore_errors=True)  # Ray's own state of an earlier life, which is not read
+    place = kept.places(known)
+    tuner = tune.Tuner(
+        trainable,
+        param_space=dict(space),
+        tune_config=tune.TuneConfig(
+            metric=online, mode="max", num_samples=number, max_concurrent_trials=concurrent, reuse_actors=not nested, search_alg=algorithm,
+            scheduler=_scheduler(search, space), time_budget_s=search.minutes * 60 or None, trial_name_creator=place, trial_dirname_creator=place,
+        ),
+        run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[] if quiet else [_watch(online)]),
+    )  # fmt: skip
+    with _interrupts() as asked, _guarded(lease):
         results = tuner.fit()
+    lease.check()
     if asked:
         raise KeyboardInterrupt
     return results
+
+
+@contextlib.contextmanager
+def _guarded(lease: Lease) -> Iterator[None]:
+    """Have Tune end the search once the lease is lost. Trials notice by themselves; this keeps new ones from starting."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(POLL):
+            try:
+                lease.check()
+            except LeaseLost:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                return
+
+    # elsewhere Tune hears no signals; its trials fail one after the other
+    thread = threading.Thread(target=watch, name="sweep-lease", daemon=True)
+    if threading.current_thread() is threading.main_thread():
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if thread.is_alive():
+            thread.join()
 
 
 def _scheduler(search: Search, space: Mapping[str, Any]) -> Any:
@@ -115,6 +162,7 @@ def _interrupts() -> Iterator[list[int]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
+        heard()
         print("\nsaving the sweep; the same command with --resume goes on with it. Ctrl-C again ends at once", flush=True)
         signal.raise_signal(signal.SIGUSR1)
 

@@ -1,0 +1,144 @@
+"""The same config under several seeds: children of one MLflow run, a record and a lease of the group, and the means at the end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .. import data, model, track
+from ..config import RunConfig
+from ..errors import UserError
+from ..evaluation.samples import check_measurable
+from ..names import check_case
+from . import sealed
+from .checkpoint import PATTERN, Storage
+from .launch import Result, Status, launch
+from .lease import Lease, held
+from .ray_train import check_machines, ray_session
+from .records import SEEDS, check_kind, read, tags_of
+from .stop import settled, stoppable
+from .worker import VERDICT
+
+KINDS: sealed.Kinds = {"run_id": str, "digest": str, "seeds": int, "finished": bool}
+
+
+def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[Result]:
+    """Run a config under `seeds` consecutive seeds, or go on with a group of its name that lacks some of them.
+
+    Seeds that are finished are not run again; more seeds than before join the same group. A group that lacks none is left as it is: the same
+    command begins name-2. An interrupt ends the group where it is: the last result is then not finished.
+    """
+    with stoppable():
+        return _launch(config, seeds, quiet)
+
+
+def _launch(config: RunConfig, seeds: int, quiet: bool) -> list[Result]:
+    source = data.announced(config.data, quiet)
+    model.check(config, len(source.train))
+    data.check_views(source.train, config.views)
+    check_measurable(config, source)
+    check_machines(config)
+    track.check(track.resolve_uri(config.track.uri))
+    storage = Storage(config.scale.storage)
+    storage.create()
+    base = config.track.name or f"{config.run_name}-seeds"
+    check_case("track.name", base, storage.folders())
+    home = storage / base  # one lease for all groups of the name, in the folder of the first
+    home.create()
+    with held(home, quiet) as lease:
+        return _run(config, source, seeds, storage, base, lease, quiet)
+
+
+def _run(
+    config: RunConfig, source: data.Source, seeds: int, storage: Storage, base: str, lease: Lease, quiet: bool
+) -> list[Result]:
+    name, record = _group(config, seeds, storage, base)
+    own = [
+        replace(config, seed=seed, track=replace(config.track, name=f"{name}-s{seed}"))
+        for seed in range(config.seed, config.seed + seeds)
+    ]
+    folder, uri = storage / name, track.resolve_uri(config.track.uri)
+    folder.create()
+    tags = {**tags_of(config, source), "contray.kind": "seeds"}
+    params = {key: value for key, value in config.flat().items() if key not in ("seed", "track.name", *model.open_keys(config))}
+    parent = track.begin(
+        uri, config.track.experiment, name, params=params, tags=tags, run_id=record.get("run_id"), again=config.track.again
+    )
+    known = {"run_id": parent.run_id, "digest": config.digest("scale", "track"), "seeds": max(seeds, record.get("seeds", 0))}
+    sealed.write(folder, SEEDS, {**known, "finished": False})
+    results: list[Result] = []
+    status: Status = "FAILED"
+    with stoppable(lambda: parent.finish("KILLED")):
+        try:
+            with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
+                for child in own:
+                    lease.check()
+                    done = _finished(storage / child.track.name, parent)
+                    if done and not quiet:
+                        print(f"{done.name} is finished: {done.url}", flush=True)
+                    results.append(done or launch(child, quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}))
+                    if not results[-1].finished:
+                        status = "KILLED"  # the one signal was for all of them
+                        return results
+            sealed.write(folder, SEEDS, {**known, "finished": True})
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            with settled():
+                lease.check()
+                _end(parent, name, status, results)
+    return results
+
+
+def _end(parent: track.TrackedRun, name: str, status: Status, results: Sequence[Result]) -> None:
+    """Tell MLflow how the group ended, with the means of what all its seeds were measured by."""
+    try:
+        if status == "FINISHED":
+            common = [key for key in results[0].metrics if all(key in each.metrics for each in results)]
+            means = {key: sum(each.metrics[key] for each in results) / len(results) for key in common}
+            parent.log_metrics(means, step=results[0].step)
+            parent.set_tags({"contray.seeds": str(len(results))})
+        parent.finish(status)
+    except track.TrackingError as error:
+        print(f"contray: {name} could not be ended in MLflow ({error}); each seed is recorded by itself", flush=True)
+
+
+def _group(config: RunConfig, seeds: int, storage: Storage, base: str) -> tuple[str, dict[str, Any]]:
+    """The name of the group and what is on record of it: one that lacks seeds goes on, after one that lacks none comes name-2."""
+    name, number = base, 1
+    while True:
+        check_kind(storage / name, SEEDS)
+        record = _record(storage / name)
+        if record and record["digest"] != config.digest("scale", "track"):
+            raise UserError(f"track.name: {name} is a group of seeds of another config; give this one another --track.name")
+        if not (record.get("finished") and record["seeds"] >= seeds):
+            return name, record
+        number += 1
+        name = f"{base}-{number}"
+
+
+def _record(folder: Storage) -> dict[str, Any]:
+    try:
+        return sealed.read(folder, SEEDS, KINDS, needed=("run_id", "digest", "seeds")) or {}
+    except sealed.Damaged as error:
+        raise UserError(f"{error}; remove it: the seeds go on, under a new MLflow run") from None
+
+
+def _finished(folder: Storage, parent: track.TrackedRun) -> Result | None:
+    """What a seed came to that has reached its end; None for one that has not."""
+    record = read(folder)
+    if not record.get("finished"):
+        return None
+    names = folder.names()
+    try:
+        metrics = sealed.read(folder, VERDICT, sealed.NUMBER) or {}
+    except sealed.Damaged:
+        return None  # launched again, it measures the same weights anew
+    step = max((int(found[1]) for name in names if (found := PATTERN.fullmatch(name))), default=0)
+    url = track.run_url(parent.uri, parent.experiment_id, record["run_id"])
+    name = folder.address.rstrip("/").rpartition("/")[2]
+    return Result(name, metrics, record["run_id"], url, folder.address, step, True, {"unsent": record.get("unsent", 0)})

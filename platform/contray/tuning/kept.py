@@ -1,0 +1,84 @@
+"""What a sweep keeps of itself: JSON files of our own, from which it goes on. What Ray Tune saves of a search is pickled, and is never read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig
+from ..errors import UserError
+from ..registry import known_code
+from ..training import sealed
+from ..training.checkpoint import Storage
+from .trial import RECORD
+
+KINDS: sealed.Kinds = {"run_id": str, "params": dict, "finished": bool, "search": dict, "version": int}
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A trial that the sweep has begun, or will: its folder's name and its parameters."""
+
+    name: str
+    params: Mapping[str, Any]
+
+
+def name_of(number: int) -> str:
+    """The folder of a sweep's trial."""
+    return f"{number:05d}"
+
+
+def drawn(space: Mapping[str, Any], samples: int, seed: int) -> list[Begun]:
+    """All trials of a grid, a population or a plain random search: every grid `samples` times, random keys drawn anew for each."""
+    import numpy as np
+    from ray.tune.search.variant_generator import generate_variants
+
+    rng = np.random.RandomState(seed)
+    variants = (
+        spec["config"] for _ in range(samples) for _, spec in generate_variants({"config": dict(space)}, random_state=rng)
+    )
+    return [Begun(name_of(number), {key: plain(value) for key, value in each.items()}) for number, each in enumerate(variants)]
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's as Python's, which JSON knows."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def begun(folder: Path, config: RunConfig, space: Mapping[str, Any]) -> list[Begun]:
+    """The trials on record in `folder`, in the order of their numbers. Raises UserError for a record that no trial of this space can have."""
+    found = []
+    for record in sorted(folder.glob(f"[0-9][0-9][0-9][0-9][0-9]/{RECORD}")):
+        params = read(record).get("params")
+        if not isinstance(params, dict) or params.keys() != space.keys():
+            raise UserError(
+                f"--resume: {record} is no record of a trial of this space; remove the folder {record.parent}, or start anew"
+            )
+        known_code(config.replace(params).method.name)  # also refuses values that the space's keys cannot have
+        found.append(Begun(record.parent.name, params))
+    return found
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record of a sweep or of a trial. Raises UserError where it is damaged."""
+    try:
+        return sealed.read(Storage(str(path.parent)), path.name, KINDS) or {}
+    except sealed.Damaged as error:
+        raise UserError(f"{error}; remove it, or start anew without --resume") from None
+
+
+def places(known: Sequence[Begun]) -> Callable[[Any], str]:
+    """Gives each of Tune's trials its folder's name: those of `known` first, in their order, then new numbers."""
+    last = max((int(each.name) for each in known), default=-1)
+    names: Iterator[str] = itertools.chain([each.name for each in known], map(name_of, itertools.count(last + 1)))
+    given: dict[str, str] = {}
+
+    def place_of(trial: Any) -> str:
+        if trial.trial_id not in given:  # Tune asks for the name and for the folder
+            given[trial.trial_id] = next(names)
+        return given[trial.trial_id]
+
+    return place_of

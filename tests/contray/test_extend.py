@@ -1,0 +1,129 @@
+"""A finished run trains longer: exactly where the schedules allow it, and it is said where they do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contray import RunConfig, model, track
+from contray.errors import ConfigError, UserError
+from contray.training.checkpoint import Checkpoints, Storage
+from contray.training.extend import _differing
+from contray.training.launch import Result, launch
+
+TINY = {
+    **{"data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4},
+    **{"method.projector_hidden": 16, "method.projector_dim": 8, "train.batch_size": 64, "train.precision": "fp32"},
+    **{
+        "train.device": "cpu",
+        "eval.every_epochs": 0.1,
+        "eval.online_limit": 100,
+        "eval.probe_epochs": 1,
+        "eval.probe_lrs": (1.0,),
+    },
+    **{"eval.probe_decays": (0.0,), "scale.workers": (0, 0), "scale.cpus_per_worker": 1, "optim.schedule": "constant"},
+    **{"optim.warmup_epochs": 0.2},
+}
+Train = Callable[..., Result]
+
+
+@pytest.fixture
+def train(tmp_path: Path, store: str) -> Train:
+    def run(name: str, steps: int, extend: str = "no", **keys: Any) -> Result:
+        own = {
+            "scale.storage": str(tmp_path / "runs"),
+            "track.uri": store,
+            "track.name": name,
+            "train.steps": steps,
+            "train.extend": extend,
+        }
+        return launch(RunConfig.make("simclr", {**TINY, **own, **keys}, preset="digits"), quiet=True)
+
+    return run
+
+
+def state_of(result: Result) -> dict[str, Any]:
+    state = Checkpoints(Storage(result.checkpoint)).latest()
+    assert state is not None
+    return state
+
+
+def test_six_steps_and_four_more_are_ten(train: Train, store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = train("whole", 10)
+    first = train("r", 6)
+    longer = train("r", 10, "exact")
+    assert "the test set is opened once more" in capsys.readouterr().out
+    assert (longer.run_id, longer.name, longer.step, longer.finished) == (first.run_id, "r", 10, True)
+    ours, theirs = state_of(longer), state_of(whole)
+    for name, tensor in theirs["method"].items():
+        assert torch.equal(ours["method"][name], tensor), name
+    for key, values in theirs["optimizer"]["state"].items():
+        assert all(torch.equal(ours["optimizer"]["state"][key][name], value) for name, value in values.items()), key
+    assert longer.metrics == whole.metrics
+    kept = Storage(longer.checkpoint)
+    assert json.loads(kept.read("verdict-6.json")) == first.metrics
+    assert json.loads(kept.read("verdict.json")) == longer.metrics
+    outputs = track.client(store).get_run(longer.run_id).outputs
+    assert outputs is not None
+    assert len(outputs.model_outputs) == 2, "the encoder of the new end was not kept"
+    steps = [step for step, _ in track.attach(store, longer.run_id).history("linear_top1")]
+    assert steps == [6, 10]
+    again = train("r", 10)
+    assert again.name == "r-2", "a finished run is not begun anew"
+    with pytest.raises(ConfigError, match=r"^train\.extend: r has 10 steps already, and 10 were asked for; raise train\.epochs"):
+        train("r", 10, "exact")
+
+
+def test_a_cosine_is_no_shorter_cosine(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = {"optim.schedule": "cosine", "eval.final": False, "track.model": False}
+    train("r", 6, **keys)
+    with pytest.raises(
+        ConfigError,
+        match=r"^train\.extend: a run of 10 steps would have had .*the rate \(optim\.schedule cosine\); --train\.extend anyway",
+    ):
+        train("r", 10, "exact", **keys)
+    with pytest.raises(UserError, match=r"it differs in optim\.lr"):
+        train("r", 10, "anyway", **keys, **{"optim.lr": 0.5})
+    assert train("r", 10, "anyway", **keys).step == 10
+
+
+@pytest.mark.parametrize(("name", "said"), [("", "say which run goes on"), ("gone", "there is no run gone")])
+def test_an_extension_needs_a_run(name: str, said: str, train: Train) -> None:
+    with pytest.raises(ConfigError, match=rf"^train\.extend: {said}"):
+        train(name, 10, "exact")
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "differing"),
+    [
+        ("simclr", {"optim.schedule": "constant"}, []),
+        ("simclr", {"optim.schedule": "cosine"}, ["the rate"]),
+        ("simclr", {"optim.schedule": "cosine", "optim.warmup_epochs": 100}, []),
+        ("simclr", {"optim.schedule": "step", "optim.milestones": (0.9,)}, ["the rate"]),
+        ("simclr", {"optim.schedule": "step", "optim.milestones": (1.0,)}, []),
+        ("simclr", {"optim.schedule": "constant", "optim.weight_decay_end": 0.5}, ["the weight decay"]),
+        ("moco", {"optim.schedule": "constant"}, []),
+        ("byol", {"optim.schedule": "constant", "optim.warmup_epochs": 0}, ["the averaged network's momentum"]),
+        ("dino", {"optim.schedule": "constant", "optim.weight_decay_end": -1}, ["the averaged network's momentum"]),
+    ],
+)
+def test_schedules_are_held_against_each_other(method: str, keys: dict[str, Any], differing: list[str]) -> None:
+    config = RunConfig.make(method, {"train.batch_size": 64, "backbone.width": 4, **keys}, preset="digits")
+    found = list(_differing(config, model.build(config, 640), 640, 20, 30, 20))
+    assert len(found) == len(differing)
+    assert all(said.startswith(name) for said, name in zip(found, differing, strict=True))
+
+
+def test_a_method_of_one_s_own_that_reads_the_length_is_named(tmp_path: Path) -> None:
+    science = (Path(__file__).parents[2] / "methods" / "simclr.py").read_text().replace("from ._", "from methods._")
+    file = tmp_path / "ramped.py"
+    file.write_text(f"{science}\n\ndef ramp(clock):\n    return clock.fraction * 2\n")
+    config = RunConfig.make(str(file), {"optim.schedule": "constant", "backbone.width": 4}, preset="digits")
+    assert list(_differing(config, model.build(config, 640), 640, 20, 30, 20)) == [
+        "contray_user_ramped.ramp (it reads the clock's fraction)"
+    ]

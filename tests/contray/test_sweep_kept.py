@@ -1,0 +1,117 @@
+"""What a sweep keeps of itself and under whose lease: the parts that need no Ray."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contray import RunConfig, registry
+from contray.errors import UserError
+from contray.training.checkpoint import Storage
+from contray.training.lease import LEASE, Fenced, LeaseLost, held
+from contray.tuning import kept, trial
+from contray.tuning.trial import RECORD, TuneReport
+
+SPACE = {"optim.lr": "a domain", "train.batch_size": "a domain"}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5), lambda each: st.lists(each, max_size=2), max_leaves=4
+)
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return RunConfig.make("simclr", preset="digits")
+
+
+def test_trials_write_under_the_lease_of_their_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "RENEW", 0.0)
+    home = Storage(str(tmp_path / "sweep"))
+    home.create()
+    (home / "00000").create()
+    with held(home) as lease:
+        place = Fenced(f"{home.address}/00000", lease.token, home.address)
+        place.write("a", b"1")
+        report = TuneReport("00000", place)
+        report.show({"total": 4, "step": 1})
+        home.write(LEASE, json.dumps({"token": "another's", "pid": 1, "host": "there"}).encode())
+        for act in (
+            lambda: place.write("a", b"2"),
+            lambda: report.show({"total": 4, "step": 2}),
+            lambda: Fenced(place.address, lease.token, home.address),
+        ):
+            with pytest.raises(LeaseLost, match=r"sweep was taken over by process 1 on there"):
+                act()
+    assert place.read("a") == b"1"
+    assert LEASE not in place.names(), "the trial has no lease of its own"
+
+
+def test_trials_on_record_are_named_first_and_new_ones_after_them() -> None:
+    name = kept.places([kept.Begun("00000", {}), kept.Begun("00003", {})])
+    trials = [SimpleNamespace(trial_id=str(number)) for number in range(4)]
+    assert [name(each) for each in trials] == ["00000", "00003", "00004", "00005"]
+    assert name(trials[1]) == "00003", "Tune asks twice: for the name, and for the folder"
+
+
+def test_a_grid_is_drawn_alike_again() -> None:
+    from ray import tune
+
+    space = {
+        "optim.lr": tune.loguniform(0.1, 1),
+        "train.batch_size": tune.grid_search([32, 64]),
+        "backbone.width": tune.randint(4, 9),
+    }
+    trials = kept.drawn(space, 2, 7)
+    assert trials == kept.drawn(space, 2, 7)
+    assert trials != kept.drawn(space, 2, 8)
+    assert [each.params["train.batch_size"] for each in trials] == [32, 64, 32, 64]
+    assert len({each.params["optim.lr"] for each in trials}) == 4
+    assert json.loads(json.dumps([each.params for each in trials])) == [each.params for each in trials]
+
+
+def test_trials_on_record_are_read_in_their_order(config: RunConfig, tmp_path: Path) -> None:
+    params = [{"optim.lr": 0.1 * number, "train.batch_size": 64} for number in (1, 2, 3)]
+    for number, each in zip((10, 2, 3), params, strict=True):
+        (tmp_path / kept.name_of(number)).mkdir()
+        (tmp_path / kept.name_of(number) / RECORD).write_text(json.dumps({"run_id": "x", "params": each}))
+    (tmp_path / "tune").mkdir()
+    assert kept.begun(tmp_path, config, SPACE) == [
+        kept.Begun("00002", params[1]),
+        kept.Begun("00003", params[2]),
+        kept.Begun("00010", params[0]),
+    ]
+
+
+@settings(derandomize=True, deadline=None, max_examples=80)
+@given(
+    st.binary(max_size=20)
+    | st.builds(lambda value: json.dumps(value).encode(), VALUES | st.dictionaries(st.sampled_from(["params", "run_id"]), VALUES))
+    | st.builds(lambda a, b: json.dumps({"params": {"optim.lr": a, "train.batch_size": b}}).encode(), VALUES, VALUES)
+)
+def test_a_damaged_record_is_refused_in_one_line(config: RunConfig, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "00000"
+        place.mkdir()
+        (place / RECORD).write_bytes(content)
+        said = ""
+        try:
+            (found,) = kept.begun(Path(folder), config, SPACE)
+            config.replace(found.params)
+        except UserError as error:
+            said = str(error)
+        assert "\n" not in said
+
+
+def test_a_record_names_no_code(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_named", {})
+    (tmp_path / "00000").mkdir()
+    record: dict[str, Any] = {"params": {"method.name": str(tmp_path / "evil.py")}}
+    (tmp_path / "00000" / RECORD).write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"evil\.py, and only code that you name yourself runs"):
+        kept.begun(tmp_path, config, {"method.name": "a domain"})
