@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contray.data import BrokenImage, Source, fingerprint, open_source, pixels
+from contray.data import BrokenImage, Source, fingerprint, open_source, pixels, splits
 from contray.data.pixels import Depth, decode, survey
 from contray.data.views import Pipeline
 from contray.sections import DataConfig
@@ -155,6 +155,16 @@ def test_other_image_columns_have_ranges_of_their_own(tmp_path: Path) -> None:
     pq.write_table(pa.table(table), tmp_path / "train.parquet")
     split = open_source(DataConfig(source=str(tmp_path / "train.parquet"))).train
     assert [split.value(i, "depth", None).max() for i in range(4)] == [64, 127, 254, 16]
+
+
+def test_a_deep_image_that_no_sample_showed_is_broken_not_as_bright_as_its_own_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits, "_SURVEYED", 3)
+    source = folder(tmp_path, **{f"{i}_png": encoded(GREY * 16 if i == 1 else RGB) for i in range(5)})  # 0, 2 and 4 are sampled
+    source.train.prepare()
+    assert source.train.broken.keys() == {1}
+    assert "more than 8 bits, unlike the sampled images" in source.train.broken[1]
 
 
 # ---------------------------------------------------------------- what is not used

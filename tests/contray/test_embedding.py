@@ -96,6 +96,34 @@ def test_a_folder_and_parquet_become_rows_and_are_gone_on_with(
         ray.shutdown()
 
 
+@pytest.mark.parametrize("parquet", [False, True])
+def test_images_of_more_than_8_bits_have_one_range(
+    parquet: bool, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two images of a 12-bit camera the dark one stays dark."""
+    ramp = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)
+    source = tmp_path / "source"
+    source.mkdir()
+    for i, scale in enumerate((4, 1)):
+        cv2.imwrite(str(source / f"{i}.png"), ramp * scale)
+    if parquet:
+        files = [(source / f"{i}.png").read_bytes() for i in (0, 1)]
+        source = tmp_path / "source.parquet"
+        pq.write_table(pa.table({"image": files}), source, row_group_size=1)
+
+    def here(todo: list, job: embedding._Job, address: str) -> None:
+        for each in todo:
+            embedding._Embedder(job)({"part": [each["part"]], "names": [each["names"]], "group": [each["group"]]})
+
+    monkeypatch.setattr(embedding, "_run", here)
+    trained = read_folder(encoder)
+    embedding.embed(str(source), str(tmp_path / "out"), trained)
+    assert "values of 0 to 4095 become 0 to 255 (2 of 2 sampled" in capsys.readouterr().err
+    found = torch.tensor(pq.read_table(tmp_path / "out").column("embedding").to_pylist())
+    grey = [np.repeat(np.rint(ramp * scale * (255 / 4095)).astype(np.uint8)[..., None], 3, 2) for scale in (4, 1)]
+    torch.testing.assert_close(found, trained(grey), rtol=1e-5, atol=1e-6)
+
+
 def test_nothing_is_done_where_all_is_there_and_what_is_there_must_be_the_same(
     encoder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,3 +115,24 @@ def test_a_record_names_no_code(config: RunConfig, tmp_path: Path, monkeypatch: 
     (tmp_path / "00000" / RECORD).write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"evil\.py, and only code that you name yourself runs"):
         kept.begun(tmp_path, config, {"method.name": "a domain"})
+
+
+def test_a_sweep_says_every_minute_what_it_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from contray.tuning import search
+
+    class Running:
+        status, last_result = "RUNNING", {"progress": 40}
+
+        def __str__(self) -> str:
+            return "00001"
+
+    now = [100.0]
+    monkeypatch.setattr(search.time, "monotonic", lambda: now[0])
+    watch = search._watch("knn_val_top1")
+    watch.setup()
+    told = []
+    for now[0] in (159.0, 160.0, 219.0, 220.0):
+        watch.on_step_end(1, [Running()] if now[0] < 220 else [])
+        told.append(capsys.readouterr().out.strip())
+    line = "[   60 s] 0 trials have ended; running: 00001 40 % of its steps at its last report"
+    assert told == ["", line.strip(), "", "[  120 s] 0 trials have ended; none is running yet"]

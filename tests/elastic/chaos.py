@@ -2,11 +2,14 @@
 
     python tests/elastic/chaos.py [moco|instdisc|dino] [--faults 8] [--steps 400] [--seed 0] [--out chaos.png]
     python tests/elastic/chaos.py --faults 44 --steps 4800 --step-seconds 0.25 --lr 0.0003       # the soak: half an hour and more
+    python tests/elastic/chaos.py --disk --faults 36 --steps 3600 --step-seconds 0.25 --lr 0.0003     # with faults of the storage (as root)
 
 Starts a Ray cluster of several nodes and an MLflow server on this machine, and `contray train` on them over a folder of pictures some of
 which are broken. On a schedule that --seed draws, workers and nodes are killed, nodes come and drain, the driver is told to stop and
-started again, and MLflow is away for a while. Then: were the same samples seen in every step, is every loss the undisturbed run's (double precision),
-are the final weights, does MLflow have every step once, is any process left, did memory grow? Exit code 1 where one of these fails.
+started again, and MLflow is away for a while. With --disk the run's folder is a small file system of its own, and besides the disk is full
+or read-only for a while, writes are slow, a listing is stale on one rank, and a page of the newest checkpoint is zeroed. Then: were the same
+samples seen in every step, is every loss the undisturbed run's (double precision), are the final weights, does MLflow have every step
+once, was every fault of the storage said in the driver's output, is any process left, did memory grow? Exit code 1 where one of these fails.
 """
 
 from __future__ import annotations
@@ -21,25 +24,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 from contray import track
-from tests.elastic.harness import METHODS, OWN, SMALL, Driver, Nodes, apart, free_port, slow_method
+from tests.elastic.harness import METHODS, OWN, SMALL, Disk, Driver, Nodes, apart, free_port, slow_method
 
 MOST_NODES = 3
 AWAY_SECONDS, DRAIN_SECONDS = 12.0, 6.0
+SAID = {  # what the driver's output must say of a fault, once each time at least
+    "disk full": "No space left on device", "disk read-only": "Read-only file system", "page zeroed": "damaged", "MLflow away": "MLflow",
+}  # fmt: skip
 
 
 @dataclass
 class Event:
-    """What befell the run: after which step, and how long until its next one."""
+    """What befell the run: after which step, how long until its next one, and whether the output said what it must."""
 
     kind: str
     step: int
     seconds: float = 0.0
+    said: bool = True
 
 
 def pictures(folder: Path) -> Path:
@@ -97,8 +105,8 @@ class Server:
 class Weather:
     """Draws faults and lets them happen."""
 
-    def __init__(self, run: Driver, nodes: Nodes, server: Server, seed: int) -> None:
-        self.run, self.nodes, self.server = run, nodes, server
+    def __init__(self, run: Driver, nodes: Nodes, server: Server, seed: int, disk: Disk | None, control: Path) -> None:
+        self.run, self.nodes, self.server, self.disk, self.control = run, nodes, server, disk, control
         self.rng = random.Random(seed)
         self.resident: list[tuple[float, float]] = []  # seconds since the start, MB of the driver
 
@@ -107,7 +115,18 @@ class Weather:
         kinds = ["worker killed", "driver stopped", "MLflow away"]
         kinds += ["node joined"] * 3 if len(self.nodes.all) < MOST_NODES else []
         kinds += ["node killed", "node killed", "node drained"] if len(self.nodes.all) > 1 else []
+        if self.disk:
+            kinds += ["disk full", "disk read-only", "page zeroed", "writes slow"] * 2
+            kinds += ["listing stale"] * 2 if len(self.nodes.all) > 1 else []
         event = Event(self.rng.choice(kinds), self.run.step())
+        told = self.run.log.stat().st_size
+        try:
+            self._befall(event)
+        finally:
+            event.said = SAID.get(event.kind, "") in self.run.log.read_bytes()[told:].decode()
+        return event
+
+    def _befall(self, event: Event) -> None:
         began = time.monotonic()
         before = len(self.run.lives())
         if event.kind == "worker killed":
@@ -121,20 +140,39 @@ class Weather:
                 self.nodes.drain(node, DRAIN_SECONDS)
                 time.sleep(DRAIN_SECONDS)
             self.nodes.kill(node)
-        elif event.kind == "driver stopped":
+        elif event.kind in ("driver stopped", "page zeroed"):
             assert self.run.process is not None
             self.run.process.terminate()
             if (code := self.run.end(90)) != 130:
                 raise RuntimeError(f"a stopped run ended with {code}\n{self.run.told()}")
+            if self.disk and event.kind == "page zeroed":
+                self.disk.zero_a_page()
             self.run.start()
+        elif event.kind == "listing stale":
+            (self.control / "stale").touch()
+            self.run.kill_worker(0)
         else:
-            self.server.stop()
-            time.sleep(AWAY_SECONDS)
-            self.server.start()
-            return event
+            with self._away(event.kind):
+                time.sleep(AWAY_SECONDS)
+            return
         self.run.until("a step after the fault", lambda lives: len(lives) > before and lives[-1].ids, 150)
         event.seconds = time.monotonic() - began
-        return event
+
+    @contextlib.contextmanager
+    def _away(self, kind: str) -> Iterator[None]:
+        """What a run outlives without a new life of its workers."""
+        if kind == "MLflow away":
+            self.server.stop()
+            yield
+            self.server.start()
+        elif kind == "writes slow":
+            (self.control / "slow").touch()
+            yield
+            (self.control / "slow").unlink()
+        else:
+            assert self.disk is not None
+            with self.disk.full() if kind == "disk full" else self.disk.read_only():
+                yield
 
     def watch_memory(self, since: float) -> None:
         import psutil
@@ -200,6 +238,9 @@ def main() -> int:
     parser.add_argument("--step-seconds", type=float, default=0.15, help="how much longer each step is made")
     parser.add_argument("--lr", type=float, default=0.002)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--disk", action="store_true", help="faults of the storage as well; mounts a small tmpfs, so only as root"
+    )
     parser.add_argument("--out", type=Path, default=Path("chaos.png"))
     options = parser.parse_args()
     before, began = ray_processes(), time.monotonic()
@@ -219,7 +260,7 @@ def main() -> int:
             raise RuntimeError(quiet.told())
     say(f"the undisturbed run of {options.steps} steps is done")
 
-    own = slow_method(folder, options.method, options.step_seconds)
+    own = slow_method(folder, options.method, options.step_seconds, control=folder if options.disk else None)
     server = Server(folder)
     events: list[Event] = []
     try:
@@ -227,8 +268,9 @@ def main() -> int:
         with Nodes(2) as nodes:
             settings = {**keys, "scale.workers": (1, MOST_NODES), "scale.address": nodes.address, "track.uri": server.uri}
             run = Driver(folder, own, settings, "disturbed")
-            weather = Weather(run, nodes, server, options.seed)
-            with run.running():
+            disk = Disk(run) if options.disk else None
+            weather = Weather(run, nodes, server, options.seed, disk, folder)
+            with disk or contextlib.nullcontext(), run.running():
                 for i in range(options.faults):
                     run.until_step(round((i + 0.6) * options.steps / (options.faults + 1)), 600)
                     weather.watch_memory(began)
@@ -262,6 +304,9 @@ def main() -> int:
         f"MLflow has {len(points)} losses, each step once": points == list(range(1, options.steps + 1)),
         f"{len(left)} processes left": not left,
     }
+    for kind in sorted(SAID.keys() & kinds):
+        said = sum(event.said for event in events if event.kind == kind)
+        checks[f"{said} of {kinds[kind]} times the output told of: {kind}"] = said == kinds[kind]
     print(f"\n{len(events)} faults ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), worlds {past.worlds}")
     print(f"{past.again} steps computed again; {time.monotonic() - began:.0f} s in all")
     for kind in kinds:

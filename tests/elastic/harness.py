@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +31,44 @@ class Slow(Method := {name}):
         super().after_backward(clock)
         time.sleep({seconds})
 """
+# Storage that misbehaves in this process while a file says so: `slow` holds every write up, `stale` hides the newest checkpoint from rank 1.
+LYING = """
+import os
+from pathlib import Path
+
+import torch.distributed as dist
+
+from contray.training.checkpoint import PATTERN, Storage
+
+read, write, names = Storage.read, Storage.write, Storage.names
+
+
+def now(fault):
+    return Path("{control}", fault).exists()
+
+
+def hidden(self):
+    if not (now("stale") and dist.is_initialized() and dist.get_rank() == 1):
+        return ""
+    return max((name for name in names(self) if PATTERN.fullmatch(name)), default="")
+
+
+def lying_read(self, name):
+    if name == hidden(self):
+        Path("{control}", "stale").unlink(missing_ok=True)  # the listing is renewed a moment later
+        raise FileNotFoundError(2, "No such file or directory", name)
+    return read(self, name)
+
+
+def slow_write(self, name, content):
+    if now("slow"):
+        time.sleep({hold})
+    return write(self, name, content)
+
+
+Storage.read, Storage.write = lying_read, slow_write
+Storage.names = lambda self: [name for name in names(self) if name != hidden(self)]
+"""
 NICE = {"RAY_worker_niceness": "0"}  # stock 15: whatever else the machine does would slow Ray's workers alone
 METHODS = {"moco": "MoCo", "instdisc": "InstDisc", "dino": "DINO"}  # a queue; a bank by sample id; an EMA target with multi-crop
 
@@ -46,11 +85,80 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
-def slow_method(folder: Path, method: str, seconds: float) -> Path:
-    """The method as a user's own file, each step taking `seconds` longer: a fault must find the run in its middle."""
+def slow_method(folder: Path, method: str, seconds: float, control: Path | None = None, hold: float = 3.0) -> Path:
+    """The method as a user's own file, each step taking `seconds` longer: a fault must find the run in its middle.
+
+    control: a folder in which a file `slow` makes every write to the storage take `hold` seconds longer, and a file `stale` hides the
+    newest checkpoint from rank 1 until it has looked for it once.
+    """
     path = folder / f"slow_{method}.py"
-    path.write_text(SLOW.format(module=method, name=METHODS[method], seconds=seconds))
+    lying = LYING.format(control=control, hold=hold) if control else ""
+    path.write_text(SLOW.format(module=method, name=METHODS[method], seconds=seconds) + lying)
     return path
+
+
+class Disk:
+    """A small file system of its own under a run's folder (a tmpfs, which only root can mount): it fills up and turns read-only.
+
+    The audit of the steps lies elsewhere: it is what the run is judged by. What the folder holds at the end stays.
+    """
+
+    def __init__(self, run: Driver, megabytes: int = 8) -> None:
+        self.place, self.megabytes, self.run = Path(run.storage.address), megabytes, run
+        self._filler = self.place / "filler"
+
+    def __enter__(self) -> Self:
+        self.place.mkdir(parents=True)
+        self._mount(f"size={self.megabytes}m", "tmpfs")
+        audit = self.run.folder / f"{self.run.name}-audit"
+        audit.mkdir()
+        (self.place / "audit").symlink_to(audit)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        kept = self.place.with_name(f"{self.place.name}-kept")
+        shutil.copytree(self.place, kept, symlinks=True)
+        subprocess.run(["umount", "--lazy", str(self.place)], check=True)
+        self.place.rmdir()
+        kept.rename(self.place)
+
+    def _mount(self, options: str, *kind: str) -> None:
+        subprocess.run(["mount", *(["-t", *kind] if kind else []), "-o", options, *(kind or ()), str(self.place)], check=True)
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """No byte is left."""
+        with self._filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        try:
+            yield
+        finally:
+            self._filler.unlink()
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Nothing can be written."""
+        self._again("remount,ro")
+        try:
+            yield
+        finally:
+            self._again("remount,rw")
+
+    def _again(self, options: str) -> None:
+        for _ in range(100):  # busy while a file is just being written
+            with contextlib.suppress(subprocess.CalledProcessError):
+                return self._mount(options)
+            time.sleep(0.05)
+        raise RuntimeError(f"{self.place} could not be mounted with {options}")
+
+    def zero_a_page(self) -> str:
+        """Overwrite 4 KiB in the middle of the newest checkpoint with zeros, as a lost page does; its name."""
+        path = max(self.place.glob("step-*.pt"))
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size // 2 // 4096 * 4096)
+            file.write(bytes(4096))
+        return path.name
 
 
 class Nodes:

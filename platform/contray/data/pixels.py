@@ -82,6 +82,13 @@ class Pixels:
     notes: tuple[str, ...]
 
 
+def of_set(depth: Depth | None, where: str) -> Depth:
+    """The range for an image of more than 8 bits. Raises BrokenImage where its set has none: its own would make it as bright as any other."""
+    if depth is None:
+        raise BrokenImage(where, "it has more than 8 bits, unlike the sampled images that tell what this set's values mean")
+    return depth
+
+
 def survey(samples: Iterable[tuple[str, bytes | memoryview]]) -> Pixels:
     """Look at (name, encoded bytes) of some images; broken ones tell nothing."""
     deep: list[np.ndarray] = []
@@ -108,17 +115,17 @@ def survey(samples: Iterable[tuple[str, bytes | memoryview]]) -> Pixels:
 # ---------------------------------------------------------------- decoding
 
 
-def decode(data: bytes | memoryview | None, where: str, depth: Callable[[], Depth | None] = lambda: None) -> np.ndarray:
+def decode(data: bytes | memoryview | None, where: str, depth: Callable[[], Depth] | None = None) -> np.ndarray:
     """An encoded image as (H, W, 3) uint8 RGB: turned as its EXIF says, without alpha and further channels, the first of several pages.
 
-    depth: asked for where the image has more than 8 bits; where it knows none, the image's own is taken. Raises BrokenImage.
+    depth: asked for where the image has more than 8 bits; None: it belongs to no set, and its own range is taken. Raises BrokenImage.
     """
     if not data:
         raise BrokenImage(where, "no bytes")
     image = _values(data, where)
     if image.dtype == np.uint8:
         return image
-    return (depth() or Depth.of([image]))(image)
+    return (depth() if depth else Depth.of([image]))(image)
 
 
 def _values(data: bytes | memoryview, where: str) -> np.ndarray:

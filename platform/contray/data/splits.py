@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .digests import digest
-from .pixels import BrokenImage, Depth, Pixels, decode, survey
+from .pixels import BrokenImage, Depth, Pixels, decode, of_set, survey
 
 _PAUSES = (0.1, 0.5, 2.0)  # seconds between the tries of a read that failed
 _SLOW = 2000  # images from which decoding shows a progress bar
@@ -249,7 +249,8 @@ class EncodedSplit(Split):
             return None
 
     def _decode(self, i: int, data: bytes | memoryview | None, column: str = "image") -> np.ndarray:
-        return decode(data, self.describe(i), lambda: self.depth(column))
+        where = self.describe(i)
+        return decode(data, where, lambda: of_set(self.depth(column), where))
 
     def _read(self, i: int, read: Read | None = None) -> bytes | memoryview | None:
         """The encoded bytes, by `read` if given; a read that fails is tried again, a file that is gone counts as broken."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from ..data.content import content_of
 from ..data.digests import digest
 from ..data.layout import SUFFIXES, TABLE, Found, listing, scan, sort_out
 from ..data.parquet import cell_bytes, is_image, read_file
-from ..data.pixels import BrokenImage, decode
+from ..data.pixels import BrokenImage, Depth, decode, of_set, survey
 from ..encoder import Encoder
 from ..errors import DataError, UserError
 from ..logins import bare, remember, remembered
@@ -35,6 +37,7 @@ from ..registry import code_of, name_code
 from ..training.checkpoint import Storage
 
 PLAN, ROWS_AT_ONCE, PAUSES = "_plan.json", 64, (0.2, 1.0)
+SAMPLED, PLACES = 64, 4  # images that tell what the values mean, and parts that they are taken from
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,10 @@ def embed(source: str, out: str, trained: Encoder, *, column: str = "image", par
     there = set(storage.names())
     todo = [each for each in parts if _file(each["part"]) not in there]
     if todo:
-        config = trained.config
-        job = _Job(source, out, column, width, config.to_yaml(), state, code_of(config.method.name), remembered())
+        config, sample = trained.config, survey(_sampled(images, source, column, parts))
+        for word in sample.notes:
+            print(f"contray: {source}: {word}", file=sys.stderr, flush=True)
+        job = _Job(source, out, column, width, config.to_yaml(), state, sample.depth, code_of(config.method.name), remembered())
         _run(todo, job, address)
     metadata = [_footer(storage, _file(each["part"])) for each in parts]
     broken = sum(int((each.metadata or {}).get(b"broken", b"0")) for each in metadata)
@@ -174,6 +179,7 @@ class _Job:
     width: int
     config: str
     state: dict[str, Tensor]
+    depth: Depth | None  # of the source's images of more than 8 bits
     code: tuple[str, ...]
     logins: dict[str, tuple[str, str]] = field(repr=False)
 
@@ -224,9 +230,9 @@ class _Embedder:
         part, names, group = int(batch["part"][0]), [os.fsdecode(name) for name in batch["names"][0]], int(batch["group"][0])
         found: list[tuple[str, np.ndarray | None, str | None]] = []
         waiting: list[tuple[str, np.ndarray]] = []
-        for name, read in self._encoded(names, group):
+        for name, read in _encoded(Storage(self.job.source), self.job.source, self.job.column, names, group):
             try:
-                waiting.append((name, decode(read(), name)))
+                waiting.append((name, decode(read(), name, partial(of_set, self.job.depth, name))))
             except BrokenImage as broken:
                 self._flush(waiting, found)
                 found.append((name, None, broken.reason))
@@ -242,20 +248,35 @@ class _Embedder:
             found.extend((name, row, None) for (name, _), row in zip(waiting, features, strict=True))
             waiting.clear()
 
-    def _encoded(self, names: list[str], group: int) -> Iterator[tuple[str, Callable[[], bytes | memoryview | None]]]:
-        """(name, read) of each image of a part; read() gives its encoded bytes, None where the file is gone or the cell empty, or raises BrokenImage."""
-        storage, column = Storage(self.job.source), self.job.column
-        if group < 0:
-            yield from ((name, partial(_read, storage, name)) for name in names)
-            return
-        label = names[0] or self.job.source.rpartition("/")[2]
-        folder = Path("/", _place(storage, names[0])).parent
-        read = read_file if storage.local else partial(_stored, storage)
-        with _table(storage, names[0]) as table:
-            first = sum(table.metadata.row_group(i).num_rows for i in range(group))
-            cells = table.read_row_group(group, columns=[column])[column]
-        for number, cell in enumerate(cells):
-            yield f"{label}#{first + number}", partial(cell_bytes, cell, folder, read)
+
+def _encoded(
+    storage: Storage, source: str, column: str, names: list[str], group: int
+) -> Iterator[tuple[str, Callable[[], bytes | memoryview | None]]]:
+    """(name, read) of each image of a part; read() gives its encoded bytes, None where the file is gone or the cell empty, or raises BrokenImage."""
+    if group < 0:
+        yield from ((name, partial(_read, storage, name)) for name in names)
+        return
+    label = names[0] or source.rpartition("/")[2]
+    folder = Path("/", _place(storage, names[0])).parent
+    read = read_file if storage.local else partial(_stored, storage)
+    with _table(storage, names[0]) as table:
+        first = sum(table.metadata.row_group(i).num_rows for i in range(group))
+        cells = table.read_row_group(group, columns=[column])[column]
+    for number, cell in enumerate(cells):
+        yield f"{label}#{first + number}", partial(cell_bytes, cell, folder, read)
+
+
+def _sampled(storage: Storage, source: str, column: str, parts: list[dict[str, Any]]) -> Iterator[tuple[str, bytes | memoryview]]:
+    """(name, encoded bytes) of about SAMPLED images from all over the source; those that cannot be read are left out."""
+    places = np.unique(np.linspace(0, len(parts) - 1, PLACES).astype(int)).tolist()
+    for part in (parts[place] for place in places):
+        names, most = [os.fsdecode(name) for name in part["names"]], -(-SAMPLED // len(places))
+        if part["group"] < 0:
+            names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, most).astype(int)).tolist()]
+        for name, read in islice(_encoded(storage, source, column, names, part["group"]), most):
+            with suppress(BrokenImage):
+                if data := read():
+                    yield name, data
 
 
 def _stored(storage: Storage, place: str) -> bytes:

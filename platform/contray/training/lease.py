@@ -93,7 +93,7 @@ class Fenced(Storage):
             time.sleep(RENEW / 10)  # its holder writes it anew after RENEW seconds
             found = _read(self._guarded)
         if found.get("token") != self.token:
-            raise _lost(self, found)
+            raise _lost(self._guarded, found)
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         self.check()

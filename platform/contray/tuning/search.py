@@ -24,6 +24,7 @@ from . import kept
 from .ranking import online_of, shown
 from .trial import ONLINE, TrialPlan, run_trial
 
+WORD = 60.0  # seconds
 LIVE_KEYS = {  # what PBT may change on the way: read at every step, and no state depends on it
     *("method.temperature", "method.momentum", "augment.strength"),
     *("optim.lr", "optim.lr_end", "optim.gamma", "optim.clip"),
@@ -180,12 +181,25 @@ def _interrupts() -> Iterator[list[int]]:
 
 
 def _watch(online: str) -> Any:
-    """Prints a line per trial as it ends."""
+    """Prints a line per trial as it ends, and one every WORD seconds without."""
     from ray import tune
 
     class Watch(tune.Callback):
         def setup(self, **info: Any) -> None:
-            self.began, self.done = time.monotonic(), 0
+            self.began = self.said = time.monotonic()
+            self.done = 0
+
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if time.monotonic() - self.said < WORD:
+                return
+            running = [trial for trial in trials if trial.status == "RUNNING"]
+            at = ", ".join(f"{trial} {(trial.last_result or {}).get('progress', 0)} %" for trial in running)
+            words = f"running: {at} of its steps at its last report" if running else "none is running yet"
+            self._print(f"{self.done} trials have ended; {words}")
+
+        def _print(self, words: str) -> None:
+            self.said = time.monotonic()
+            print(f"[{self.said - self.began:5.0f} s] {words}", flush=True)
 
         def _say(self, trial: Any, word: str) -> None:
             self.done += 1
@@ -194,7 +208,7 @@ def _watch(online: str) -> Any:
             )
             value = (trial.last_result or {}).get(online)
             score = f"{'k-NN' if online == ONLINE else online} {shown(online, value):>7}" if value is not None else "no metric"
-            print(f"[{time.monotonic() - self.began:5.0f} s] trial {self.done}: {score}  {word}  {params}", flush=True)
+            self._print(f"trial {self.done}: {score}  {word}  {params}")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self._say(trial, "finished" if (trial.last_result or {}).get("progress", 0) >= 100 else "stopped ")
