@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -260,6 +261,7 @@ def test_what_all_ranks_met_ends_a_run_and_is_not_tried_again(monkeypatch: pytes
         return raises
 
     monkeypatch.setattr("methods._ranks.world_size", lambda: 2)
+    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 2))
     settings = {"folder": "/nowhere", "board": None, "plan": None}
     for error in (agreement.RanksDiffer("a"), agreement.DataRefused("a"), Unsaved("a"), restore.DoesNotFit("a")):
         monkeypatch.setattr(ray_train, "work", work(error))

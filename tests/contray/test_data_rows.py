@@ -120,7 +120,7 @@ def test_too_little_disk_is_said_before_anything_is_written(
     path = written(tmp_path / "train.parquet", [png(1)])
     monkeypatch.setattr(rows.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
     with pytest.raises(
-        UserError, match=r"^data\.scratch: .* has 1e-06 GB free, and column 'image' takes .* GB there; .*data\.cache_gb"
+        UserError, match=r"^data\.scratch: .* has 1e-06 GB free, and column 'image' of .* takes .* GB there; .*data\.cache_gb"
     ):
         rows_of([path], str(mapped))[0]
     assert not copies(mapped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,8 @@ def test_another_precision_is_refused_by_name(tmp_path: Path, store: str, monkey
     processor(monkeypatch, False)
     asked = config(scale__storage=str(tmp_path / "runs"), track__uri=store, track__name="mine", train__checkpoint_steps=1)
     folder = Storage(str(tmp_path / "runs")) / "mine"
-    api.train(asked, quiet=True)
-    (tmp_path / "runs" / "mine" / "run.json").write_text('{"run_id": null, "finished": false}')
+    done = api.train(asked, quiet=True)
+    (tmp_path / "runs" / "mine" / "run.json").write_text(json.dumps({"run_id": done.run_id, "finished": False}))
     with pytest.raises(UserError, match=r"differs in train\.precision\. "):
         api.train(asked.replace({"train.precision": "fp64"}), quiet=True)
     assert settle(asked, folder).train.precision == "fp32"

@@ -23,6 +23,7 @@ from contray.evaluation.knn import knn_top1
 from contray.evaluation.online import OnlineKNN, online_parts, verdict
 from contray.evaluation.protocol import gain_error
 from contray.evaluation.samples import check_measurable, held_out
+from contray.training.lease import Fenced
 from contray.tuning.outcome import Trial, ranked
 from contray.tuning.trial import TuneReport
 
@@ -121,13 +122,13 @@ def test_what_is_no_number_is_never_the_best() -> None:
         assert [each.name for each in found] == ["0.6", "0.2", "nan"]
 
 
-def test_a_scheduler_is_told_the_worst_of_what_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_is_told_the_worst_of_what_is_no_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """ASHA compares with NaN in vain and lets the trial go on."""
     from ray import tune
 
     told: list[float] = []
     monkeypatch.setattr(tune, "report", lambda values, checkpoint: told.append(values["knn_val_top1"]))
-    report = TuneReport("a")
+    report = TuneReport("a", Fenced(str(tmp_path), ""))
     for step, value in enumerate((0.5, math.nan, 0.25), 1):
         report.show({"knn_val_top1": value, "evaluated": step, "total": 9})
     assert told == [0.5, -1.0, 0.25]

@@ -80,7 +80,7 @@ def test_a_group_has_one_owner_one_config_and_a_name_of_its_own(
         assert main(words) == 2
     assert "track.name: g is being trained by process" in capsys.readouterr().err
     for content, said in (
-        ("{", "damaged"), ("[]", "damaged"), ('{"seeds": 2}', "damaged"), ('{"digest": "x", "seeds": 2}', "of another config"),
+        ("{", "damaged"), ("[]", "damaged"), ('{"seeds": 2}', "damaged"), ('{"run_id": "r", "config": "x", "seeds": 2}', "of another config"),
     ):  # fmt: skip
         group.write("seeds.json", content.encode())
         assert main(words) == 2

@@ -16,8 +16,8 @@ from contray import data, track
 from contray.cli import main
 from contray.training import launch, records, stop
 from contray.training.checkpoint import Storage
-from contray.training.launch import launch_seeds
 from contray.training.lease import NotSeen
+from contray.training.seeds import launch_seeds
 
 from .test_end_to_end import TINY, words
 
@@ -113,15 +113,14 @@ def test_the_parent_of_seeds_is_stopped_with_them(keys: dict[str, Any], monkeypa
         return signalled(signal.SIGTERM)() if len(calls) == 2 else real(*args)
 
     monkeypatch.setattr(launch, "_in_process", second_is_stopped)
-    monkeypatch.setattr(launch, "name_of", lambda config, storage, quiet=False: (f"r{config.seed}", {}))
     with pytest.raises(KeyboardInterrupt):
         launch_seeds(config, 3, quiet=True)
     status = {run.info.run_name: run.info.status for run in runs_of(keys["track.uri"])}
-    assert status == {f"{config.run_name}-x3": "KILLED", "r0": "FINISHED", "r1": "KILLED"}
+    assert status == {"r": "KILLED", "r-s0": "FINISHED", "r-s1": "KILLED"}
 
 
 def test_a_signal_before_anything_is_recorded_leaves_nothing(keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "open_source", signalled(signal.SIGTERM))
+    monkeypatch.setattr(data, "announced", signalled(signal.SIGTERM))
     assert main(words(keys)) == 130
     assert runs_of(keys["track.uri"]) == []
 

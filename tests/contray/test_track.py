@@ -211,8 +211,11 @@ def test_children_know_their_parent_and_share_its_experiment(store: str) -> None
 
 
 def test_what_mlflow_refuses_becomes_one_line(store: str) -> None:
-    with pytest.raises(track.TrackingError, match=r"^MLflow at sqlite:.*: resuming run .* failed: .+$") as caught:
+    with pytest.raises(track.RunGone, match=r"^track\.uri: sqlite:.* has no run 0+ .*--track\.again true") as caught:
         begin(store, run_id="0" * 32)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(track.TrackingError, match=r"^MLflow at sqlite:.*: setting tags failed: .+$") as caught:
+        track.TrackedRun(store, "1", "0" * 32).set_tags({"a": "b"})
     assert "\n" not in str(caught.value)
     run = begin(store)
     talk = track.client(store)

@@ -21,7 +21,7 @@ from .records import SEEDS, check_kind, read, tags_of
 from .stop import settled, stoppable
 from .worker import VERDICT
 
-KINDS: sealed.Kinds = {"run_id": str, "digest": str, "seeds": int, "finished": bool}
+KINDS: sealed.Kinds = {"run_id": str, "config": str, "seeds": int, "finished": bool}
 
 
 def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[Result]:
@@ -66,7 +66,7 @@ def _run(
     parent = track.begin(
         uri, config.track.experiment, name, params=params, tags=tags, run_id=record.get("run_id"), again=config.track.again
     )
-    known = {"run_id": parent.run_id, "digest": config.digest("scale", "track"), "seeds": max(seeds, record.get("seeds", 0))}
+    known = {"run_id": parent.run_id, "config": config.digest("scale", "track"), "seeds": max(seeds, record.get("seeds", 0))}
     sealed.write(folder, SEEDS, {**known, "finished": False})
     results: list[Result] = []
     status: Status = "FAILED"
@@ -113,7 +113,7 @@ def _group(config: RunConfig, seeds: int, storage: Storage, base: str) -> tuple[
     while True:
         check_kind(storage / name, SEEDS)
         record = _record(storage / name)
-        if record and record["digest"] != config.digest("scale", "track"):
+        if record and record["config"] != config.digest("scale", "track"):
             raise UserError(f"track.name: {name} is a group of seeds of another config; give this one another --track.name")
         if not (record.get("finished") and record["seeds"] >= seeds):
             return name, record
@@ -123,7 +123,7 @@ def _group(config: RunConfig, seeds: int, storage: Storage, base: str) -> tuple[
 
 def _record(folder: Storage) -> dict[str, Any]:
     try:
-        return sealed.read(folder, SEEDS, KINDS, needed=("run_id", "digest", "seeds")) or {}
+        return sealed.read(folder, SEEDS, KINDS, needed=("run_id", "config", "seeds")) or {}
     except sealed.Damaged as error:
         raise UserError(f"{error}; remove it: the seeds go on, under a new MLflow run") from None
 
