@@ -113,3 +113,13 @@ def test_leftovers_of_network_disks_are_no_classes(tmp_path: Path) -> None:
     found = scan(grow(tmp_path, "a/0.png", "b/0.png", *(f"{name}/0.png" for name in left)))
     assert found.images == ["a/0.png", "b/0.png"]
     assert found.skipped == {"hidden folder(s)": len(left)}
+
+
+def test_a_table_of_labels_is_said_to_be_unread(tmp_path: Path) -> None:
+    source = opened(grow(tmp_path, "images/0.png", "images/1.png", "labels.csv"))
+    assert source.notes == [
+        "no labels: they come from the names of folders, and .csv files are not read",
+        "skipped: 1 .csv",
+    ]
+    labelled = opened(grow(tmp_path / "set", *classes("train"), "labels.csv"))
+    assert "not read" not in " ".join(labelled.notes)

@@ -204,9 +204,19 @@ def test_all_formats_are_turned_as_they_say(form: str) -> None:
             assert np.abs(decode(data, form, stored=True).astype(int) - RAMP).mean() < 4
 
 
-def test_heic_is_named() -> None:
-    with pytest.raises(BrokenImage, match="HEIC, which is not read here; save it as JPEG"):
-        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "x.heic")
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "HEIC, which is not read here; save it as JPEG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "a pointer of Git LFS.* git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n", "EPS, which is not read"),
+        (bytes(200), "not decodable"),
+    ],
+)
+def test_what_is_no_image_is_named(data: bytes, words: str) -> None:
+    with pytest.raises(BrokenImage, match=words):
+        decode(data, "x.heic")
 
 
 # ---------------------------------------------------------------- what is not used

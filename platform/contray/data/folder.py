@@ -39,6 +39,9 @@ def open_folder(root: Path, found: Found, cache_gb: float) -> tuple[EncodedSplit
         raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders{there})")
     chosen = choose(found.images, str(root), found.folders)
     chosen.notes += alikes(chosen.classes) + _named_as_masks([*chosen.train, *chosen.test])
+    tables = [kind for kind in (".csv", ".tsv", ".jsonl", ".json", ".xlsx", ".mat") if found.skipped[kind]]
+    if chosen.train_labels is None and tables:
+        chosen.notes.append(f"no labels: they come from the names of folders, and {' or '.join(tables)} files are not read")
     train = _split(root, chosen.train, chosen.train_labels, chosen.classes, cache_gb)
     test = _split(root, chosen.test, chosen.test_labels, chosen.classes, cache_gb) if chosen.test else None
     return train, test, chosen.notes

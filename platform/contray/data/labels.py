@@ -103,7 +103,7 @@ def class_names(schema: pa.Schema, column: str) -> list[str]:
         return metadata[b"classes"].decode(errors="backslashreplace").split(",")
     try:
         found: Any = json.loads(metadata.get(b"huggingface", b"null"))
-    except ValueError:  # no JSON, or no text: some other tool's
+    except (ValueError, RecursionError):  # no JSON, or no text: some other tool's
         return []
     for key in ("info", "features", column, "names"):
         found = found.get(key) if isinstance(found, dict) else None

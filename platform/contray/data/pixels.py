@@ -201,13 +201,26 @@ def _pillow(data: bytes | memoryview, where: str, stored: bool = False) -> np.nd
             warnings.simplefilter("ignore")  # of sizes, which are looked at here
             with Image.open(io.BytesIO(data)) as image:
                 _check_size(image.size, where)
+                if image.format == "EPS":  # a program, which Pillow would have Ghostscript run
+                    raise BrokenImage(where, "it is EPS, which is not read; save it as PNG")
                 turned = image if stored else ImageOps.exif_transpose(image)
                 if turned.mode in ("I", "F") or turned.mode.startswith("I;"):
                     return _rgb_of(np.asarray(turned), where)
                 return np.array(turned.convert("RGB"))
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, struct.error, Image.DecompressionBombError):
-        known = "it is HEIC, which is not read here; save it as JPEG or PNG" if _is_heic(data) else "not decodable"
-        raise BrokenImage(where, known) from None
+        raise BrokenImage(where, _instead(data)) from None
+
+
+def _instead(data: bytes | memoryview) -> str:
+    """What a file is that is no image, where it is one that people often have."""
+    head = bytes(data[:64]).lstrip().lower()
+    if _is_heic(data):
+        return "it is HEIC, which is not read here; save it as JPEG or PNG"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the image; fetch it with git lfs pull"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, as failed downloads leave; fetch it again"
+    return "not decodable"
 
 
 def _rgb_of(image: np.ndarray, where: str) -> np.ndarray:
