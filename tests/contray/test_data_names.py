@@ -6,14 +6,20 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contray.data import open_source
 from contray.data.layout import alike, alikes, plain, scan
+from contray.data.pixels import BrokenImage
+from contray.data.splits import EncodedSplit
 from contray.errors import ConfigError, DataError
+from contray.sections import DataConfig
 
 from .test_data_layout import FEW, PNG, classes, grow, labels_of, opened
 
@@ -123,3 +129,21 @@ def test_a_table_of_labels_is_said_to_be_unread(tmp_path: Path) -> None:
     ]
     labelled = opened(grow(tmp_path / "set", *classes("train"), "labels.csv"))
     assert "not read" not in " ".join(labelled.notes)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_huge_images_that_no_sample_showed_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+    huge = cv2.imencode(".png", np.full((100, 100, 3), 9, np.uint8))[1].tobytes()
+    images = [huge if (i == 0) == first else PNG for i in range(4)]
+    for i, data in enumerate(images):
+        (tmp_path / f"{i}.png").write_bytes(data)
+    (tmp_path / "4.png").write_bytes(b"")
+    for limit, held in ((50_000, first), (200_000, True)):
+        split = open_source(DataConfig(source=str(tmp_path), cache_gb=limit / 1e9)).train
+        assert isinstance(split, EncodedSplit)
+        monkeypatch.setattr(split, "decoded_bytes", lambda: 0.0)
+        split.prepare()
+        assert (split._cache is not None) == held
+        assert [split.image(i, None).shape[0] for i in range(4)] == [100 if data is huge else 4 for data in images]
+        with pytest.raises(BrokenImage):
+            split.image(4, None)
