@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from contray.data import BrokenImage, Source, fingerprint, open_source, pixels, splits
 from contray.data.pixels import Depth, decode, survey
@@ -28,6 +28,9 @@ from methods._base import View
 
 GREY = np.arange(256, dtype=np.uint16).reshape(16, 16)
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+RAMP = np.stack(
+    [np.tile(np.arange(60) * 4, (40, 1)), np.tile(np.arange(40)[:, None] * 6, (1, 60)), np.full((40, 60), 90)], 2
+).astype(np.uint8)
 
 
 def encoded(image: Any, form: str = "PNG", **options: Any) -> bytes:
@@ -107,8 +110,12 @@ def test_a_ramp_of_any_depth_is_a_ramp(data: bytes, capfd: pytest.CaptureFixture
 
 
 def test_colours_of_deep_images_keep_their_order() -> None:
+    deep = RGB.astype(np.uint16) * 257
     for data in (
-        cv2.imencode(".png", RGB[..., ::-1].astype(np.uint16) * 257)[1].tobytes(),
+        cv2.imencode(".png", deep[..., ::-1])[1].tobytes(),
+        cv2.imencode(".tif", deep[..., ::-1])[1].tobytes(),
+        tiff(deep, photometric=2),
+        tiff(np.dstack([deep, deep[..., :1]]), photometric=2, extra=(2,)),
         tiff(RGB.astype(np.float32), photometric=2),
     ):
         assert np.array_equal(decode(data, "x"), RGB)
@@ -134,7 +141,7 @@ def test_a_set_has_one_range_and_the_test_images_the_training_images(tmp_path: P
     assert note.startswith("values of 0 to 4095 become 0 to 255 (2 of 3 sampled")
     again = folder(tmp_path / "other", a_png=encoded(GREY))
     assert again.train.image(0, None).max() == 255
-    assert fingerprint(source, DataConfig())["pipeline"] == "3"
+    assert fingerprint(source, DataConfig())["pipeline"] == "4"
 
 
 def test_the_range_is_part_of_the_fingerprint(tmp_path: Path) -> None:
@@ -165,6 +172,51 @@ def test_a_deep_image_that_no_sample_showed_is_broken_not_as_bright_as_its_own_r
     source.train.prepare()
     assert source.train.broken.keys() == {1}
     assert "more than 8 bits, unlike the sampled images" in source.train.broken[1]
+
+
+# ---------------------------------------------------------------- what the second reader is for
+
+
+def test_alpha_changes_no_colour_in_any_format() -> None:
+    clear = np.dstack([RAMP, np.arange(40, dtype=np.uint8)[:, None].repeat(60, 1)])
+    for form, apart in {"PNG": 0, "TIFF": 0, "WEBP": 0, "AVIF": 3}.items():
+        options = {"lossless": True, "exact": True} if form == "WEBP" else {"quality": 100} if form == "AVIF" else {}
+        data = encoded(Image.fromarray(clear), form, **options)
+        image = decode(data, form)
+        assert np.abs(image.astype(int) - RAMP).mean() <= apart, form
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
+def test_all_formats_are_turned_as_they_say(form: str) -> None:
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[274] = orientation
+        data = encoded(RAMP, form, exif=exif)
+        with Image.open(io.BytesIO(data)) as image:
+            expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        found = decode(data, form)
+        assert found.shape == expected.shape
+        assert np.abs(found.astype(int) - expected).mean() < 2
+        if form == "TIFF" and orientation > 1:
+            with pytest.raises(BrokenImage, match="274 says"):
+                decode(data, form, stored=True)
+        elif form != "AVIF":  # whose Exif is turned into a box when it is written
+            assert np.abs(decode(data, form, stored=True).astype(int) - RAMP).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "HEIC, which is not read here; save it as JPEG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "a pointer of Git LFS.* git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n", "EPS, which is not read"),
+        (bytes(200), "not decodable"),
+    ],
+)
+def test_what_is_no_image_is_named(data: bytes, words: str) -> None:
+    with pytest.raises(BrokenImage, match=words):
+        decode(data, "x.heic")
 
 
 # ---------------------------------------------------------------- what is not used

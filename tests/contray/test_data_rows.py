@@ -84,6 +84,13 @@ def test_processes_share_one_copy_and_a_changed_file_has_another(mapped: Path, t
     assert len(copies(mapped)) == 2
 
 
+def test_a_file_replaced_by_one_of_equal_size_and_time_is_read_anew(mapped: Path, tmp_path: Path) -> None:
+    for value in (1, 2):
+        path = written(tmp_path / "train.parquet", [bytes([value])] * 3, kind=pa.binary())
+        os.utime(path, ns=(10**18, 10**18))
+        assert rows_of([path], str(mapped))[1].as_py() == bytes([value])
+
+
 def test_where_the_decoded_images_fit_nothing_is_copied(mapped: Path, tmp_path: Path) -> None:
     path = written(tmp_path / "train.parquet", [png(i) for i in range(200)] + [b"junk", None], group=50)
     split = open_source(DataConfig(source=str(path), scratch=str(mapped))).train
@@ -152,6 +159,13 @@ def test_too_little_memory_is_no_damage(error: Exception, tmp_path: Path, monkey
     with pytest.raises(UserError, match=rf"^data\.source: out of memory while reading {path} .* whole") as caught:
         found[0]
     assert "\n" not in str(caught.value)
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.parquet"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(DataError, match=r"train\.parquet is a pointer of Git LFS, not the data; fetch it with git lfs pull"):
+        open_source(DataConfig(source=str(path)))
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +17,18 @@ import numpy as np
 
 from ..errors import DataError, shown
 from .content import content_of
-from .layout import SUFFIXES, WORDS, Found, listing, split_named, splits_in
+from .layout import SUFFIXES, WORDS, Found, alike, alikes, listing, plain, split_named, splits_in
 from .splits import Encoded, EncodedSplit, digest
 
 HANDFUL = 5  # pictures beside class folders that are left out with a word; more of them are no oversight
 _MEND = "name the folders train/ and test/, move what belongs to neither away, or give the folder that you mean"
+_PICTURES = {"images", "image", "imgs", "img", "jpegimages", "pictures", "photos"}
+_MASKS = {"masks", "mask", "annotations", "annotation", "labels", "label", "trimaps", "groundtruth", "ground_truth", "gt"} | {
+    *("segmentation", "segmentations", "segmentationclass", "segmentationobject", "segmentation_masks")
+}
+_OF_ANOTHER = re.compile(
+    r"(.+?)[ _.-](?:mask|masks|gt|seg|segmentation|groundtruth|label|labels|trimap)(?:[ _.-]?\d+)?", re.IGNORECASE
+)
 _SPOKEN = re.compile(rf"(?<![a-z])({'|'.join(word for words in WORDS.values() for word in words)})(?![a-z])", re.IGNORECASE)
 
 
@@ -31,6 +38,10 @@ def open_folder(root: Path, found: Found, cache_gb: float) -> tuple[EncodedSplit
         there = f"; {note}" if (note := found.note()) else ""
         raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders{there})")
     chosen = choose(found.images, str(root), found.folders)
+    chosen.notes += alikes(chosen.classes) + _named_as_masks([*chosen.train, *chosen.test])
+    tables = [kind for kind in (".csv", ".tsv", ".jsonl", ".json", ".xlsx", ".mat") if found.skipped[kind]]
+    if chosen.train_labels is None and tables:
+        chosen.notes.append(f"no labels: they come from the names of folders, and {' or '.join(tables)} files are not read")
     train = _split(root, chosen.train, chosen.train_labels, chosen.classes, cache_gb)
     test = _split(root, chosen.test, chosen.test_labels, chosen.classes, cache_gb) if chosen.test else None
     return train, test, chosen.notes
@@ -78,6 +89,39 @@ def _level(names: Sequence[str], base: str) -> tuple[list[str], dict[str, list[s
     return beside, folders
 
 
+def _check_kinds(folders: Iterable[str], place: str) -> None:
+    """Raises DataError where pictures and their masks lie side by side: neither is a class, and nobody wants to train on masks unasked."""
+    kinds = {name.lower(): name for name in folders}
+    pictures, masks = ([kinds[name] for name in sorted(words & kinds.keys())] for words in (_PICTURES, _MASKS))
+    if pictures and masks:
+        raise DataError(
+            f"data.source: {place} holds images in {listing(pictures)}/ beside {listing(masks)}/, which are no classes; "
+            f"move {listing(masks)} away, or give the folder {pictures[0]}"
+        )
+
+
+def _named_as_masks(names: Sequence[str]) -> list[str]:
+    """A note on images that are called as another one beside them with _mask or the like behind."""
+    stems = {os.path.splitext(name)[0]: name for name in names}
+    found = [
+        (name, stems[match[1]]) for stem, name in stems.items() if (match := _OF_ANOTHER.fullmatch(stem)) and match[1] in stems
+    ]
+    if not found:
+        return []
+    return [
+        f"{len(found):,} images are named as if they were masks of others ({found[0][0]} beside {found[0][1]}), and are taken as images; "
+        "move masks away"
+    ]
+
+
+def _by_class(folders: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Folders whose names are one in another coding are one class."""
+    classes: dict[str, list[str]] = {}
+    for folder, names in folders.items():
+        classes.setdefault(plain(folder), []).extend(names)
+    return classes
+
+
 # ---------------------------------------------------------------- with splits
 
 
@@ -115,6 +159,7 @@ def _by_splits(beside: list[str], folders: dict[str, list[str]], base: str, root
 
     place = f"{root}/{base}{train_folder}"
     beside, classes = _classes(folders[train_folder], f"{base}{train_folder}/")
+    _check_kinds(classes, place)
     named = {split_named(name) for name in classes} - {""}
     if len(named) > 1:
         raise DataError(f"data.source: {place} holds {listing(sorted(classes))}, which are splits again; {_MEND}")
@@ -144,8 +189,14 @@ def _test(chosen: Chosen, names: list[str], prefix: str, root: str) -> None:
         return
     unknown = sorted(classes.keys() - set(chosen.classes))
     if unknown:
+        near = alike(unknown[0], chosen.classes)
+        mend = (
+            f"it differs from '{near}' in case or spaces alone, rename one"
+            if near
+            else "move it away, or give train/ such a folder"
+        )
         raise DataError(
-            f"data.source: {root}/{prefix.rstrip('/')} has '{unknown[0]}', which is no class of train ({listing(chosen.classes, 10)})"
+            f"data.source: {root}/{prefix.rstrip('/')} has '{unknown[0]}', which is no class of train ({listing(chosen.classes, 10)}); {mend}"
         )
     if beside:
         _leave_out(beside, f"{root}/{prefix} beside the folders of its classes", chosen.notes)
@@ -162,7 +213,7 @@ def _classes(names: list[str], prefix: str) -> tuple[list[str], dict[str, list[s
             break
         prefix += f"{head}/"
         beside, folders = _level(names, prefix)
-    return beside, folders
+    return beside, _by_class(folders)
 
 
 # ---------------------------------------------------------------- without splits
@@ -175,10 +226,14 @@ def _without_splits(names: Sequence[str], beside: list[str], folders: dict[str, 
         raise DataError(f"data.source: {root} has splits further down ({listing(further)}); give the folder of one set")
     if len(_spoken(names)) > 1:
         raise DataError(f"data.source: the names of the images in {root} speak of splits ({listing(names, 3)}); {_MEND}")
+    _check_kinds(folders, os.path.join(root, base.rstrip("/")).rstrip("/"))
     holding = [folder for folder, inside in folders.items() if any("/" not in name[len(base + folder) + 1 :] for name in inside)]
     chosen = Chosen(list(names))
     if len(holding) < 2:
+        if len(folders) > 1:
+            chosen.notes.append(f"no labels: of the folders {listing(sorted(folders), 3)} fewer than two hold images themselves")
         return chosen
+    folders = _by_class(folders)
     if len(beside) > HANDFUL:
         chosen.notes.append(f"no labels: {len(beside):,} images lie beside the folders ({listing(sorted(folders))})")
         return chosen

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import ConfigError, shown
-from .layout import listing
+from .layout import alike, alikes, listing, plain
 
 KEY = "data.label_column"
 Read = Callable[[Path], pa.ChunkedArray]  # the label column of a file
@@ -69,14 +69,20 @@ def _of_file(file: Path, schema: pa.Schema, column: str, read: Read) -> tuple[li
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     words = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if not (words or pa.types.is_integer(kind) or pa.types.is_null(kind)):
-        raise ConfigError(KEY, f"{where} is {schema.field(column).type}; labels are integers or strings")
+        raise ConfigError(
+            KEY,
+            f"{where} is {schema.field(column).type}; labels are integers or strings: cast it, name another column, or give --{KEY} '' for none",
+        )
     try:
         rows = read(file).to_pylist()
     except UnicodeDecodeError:
         raise ConfigError(KEY, f"{where} holds bytes that are no text; labels are integers or strings") from None
-    if words or all(row is None for row in rows):
-        return rows, [], "strings" if words else "nothing"
-    names = class_names(schema, column)
+    if words:
+        spelt = {row: None if row is None else plain(row) for row in set(rows)}
+        return [spelt[row] for row in rows], [], "strings"
+    if all(row is None for row in rows):
+        return rows, [], "nothing"
+    names = [plain(name) for name in class_names(schema, column)]
     if not names:
         return rows, [], "numbers"
     if len(set(names)) < len(names):
@@ -97,7 +103,7 @@ def class_names(schema: pa.Schema, column: str) -> list[str]:
         return metadata[b"classes"].decode(errors="backslashreplace").split(",")
     try:
         found: Any = json.loads(metadata.get(b"huggingface", b"null"))
-    except ValueError:  # no JSON, or no text: some other tool's
+    except (ValueError, RecursionError):  # no JSON, or no text: some other tool's
         return []
     for key in ("info", "features", column, "names"):
         found = found.get(key) if isinstance(found, dict) else None
@@ -131,6 +137,7 @@ def join(train: Labels | None, test: Labels | None, tests: bool) -> Joined:
     classes = [shown(value) for value in train.values]
     numbers = np.array([places[row] for row in train.rows], np.int64)
     notes = [] if -1 not in places else [f"{train.where} holds -1, which is taken for a class"]
+    notes += alikes(value for value in places if isinstance(value, str))
     if test is None or test.missing == len(test.rows) or (-1 not in places and set(test.rows) == {-1}):
         hidden = "have no labels" if test is None else "have hidden labels (null or -1)"
         return Joined(numbers, None, classes, notes + ([f"the test images {hidden}: nothing is tested on them"] if tests else []))
@@ -143,6 +150,10 @@ def join(train: Labels | None, test: Labels | None, tests: bool) -> Joined:
         )
     unknown = [row for row in test.rows if row not in places]
     if unknown:
-        known = listing(classes, 10)
-        raise ConfigError(KEY, f"{test.where} holds {unknown[0]!r}, which is no class of the training set ({known})")
+        near = alike(str(unknown[0]), map(str, places))
+        same = "; write both as text or both as numbers" if str(unknown[0]) in map(str, places) else ""
+        mend = f"; it differs from {near!r} in case or spaces alone, rename one" if near else same
+        raise ConfigError(
+            KEY, f"{test.where} holds {unknown[0]!r}, which is no class of the training set ({listing(classes, 10)}){mend}"
+        )
     return Joined(numbers, np.array([places[row] for row in test.rows], np.int64), classes, notes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,28 @@ SUFFIXES = frozenset(
     | {".avif", ".heic", ".heif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 TABLE = ".parquet"
-_LEFT_BEHIND = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini"}  # fmt: skip
+_LEFT_BEHIND = {
+    "__macosx",
+    "network trash folder",
+    "temporary items",
+    "$recycle.bin",
+    "recycler",
+    "system volume information",
+    "found.000",
+} | {
+    *(
+        "@eadir",
+        "#recycle",
+        "@recycle",
+        "@recently-snapshot",
+        "#snapshot",
+        "~snapshot",
+        "lost+found",
+        "lost.dir",
+        "thumbs.db",
+        "desktop.ini",
+    )
+}  # macOS, Windows, network disks
 _KINDS = 5  # suffixes that a note names
 
 
@@ -160,6 +182,31 @@ def besides_splits(name: str) -> str:
     """What a name says besides splits, numbers and shards: of cifar10_train-00000-of-00002 it is cifar10."""
     words = [word.lower() for word in _NUMBERED.findall(name)]
     return " ".join(word for word in words if word.rstrip("0123456789") not in _SPLITS and not _SHARD.fullmatch(word))
+
+
+def plain(name: str) -> str:
+    """One spelling of a name: a Mac takes an accent apart, so that one class would be two that look the same."""
+    return unicodedata.normalize("NFC", name)
+
+
+def alike(name: str, names: Iterable[str]) -> str:
+    """The other name that differs in case or spaces alone; else ""."""
+    folded = "".join(name.casefold().split())
+    return next((each for each in names if each != name and "".join(each.casefold().split()) == folded), "")
+
+
+def alikes(names: Iterable[str]) -> list[str]:
+    """A note where classes are told apart by case or spaces alone: they may be meant, and may be one."""
+    first: dict[str, str] = {}
+    pairs = [
+        (other, name) for name in sorted(names) if (other := first.setdefault("".join(name.casefold().split()), name)) != name
+    ]
+    more = f" (and {len(pairs) - 1} more such pairs)" if len(pairs) > 1 else ""
+    return (
+        [f"the classes {pairs[0][0]!r} and {pairs[0][1]!r} differ in case or spaces alone and count as two{more}"]
+        if pairs
+        else []
+    )
 
 
 def listing(names: Sequence[str], most: int = 5) -> str:

@@ -115,34 +115,48 @@ def survey(samples: Iterable[tuple[str, bytes | memoryview]]) -> Pixels:
 # ---------------------------------------------------------------- decoding
 
 
-def decode(data: bytes | memoryview | None, where: str, depth: Callable[[], Depth] | None = None) -> np.ndarray:
+def decode(
+    data: bytes | memoryview | None, where: str, depth: Callable[[], Depth] | None = None, stored: bool = False
+) -> np.ndarray:
     """An encoded image as (H, W, 3) uint8 RGB: turned as its EXIF says, without alpha and further channels, the first of several pages.
 
-    depth: asked for where the image has more than 8 bits; None: it belongs to no set, and its own range is taken. Raises BrokenImage.
+    depth: asked for where the image has more than 8 bits; None: it belongs to no set, and its own range is taken. stored: pixel for pixel as the
+    file has them, neither turned nor reduced, for whoever has coordinates in it. Raises BrokenImage.
     """
     if not data:
         raise BrokenImage(where, "no bytes")
-    image = _values(data, where)
+    image = _values(data, where, stored)
     if image.dtype == np.uint8:
         return image
     return (depth() if depth else Depth.of([image]))(image)
 
 
-def _values(data: bytes | memoryview, where: str) -> np.ndarray:
+def _values(data: bytes | memoryview, where: str, stored: bool = False) -> np.ndarray:
     """(H, W, 3) RGB of whatever numbers the file holds."""
     tags = _tags(data)
     size = _claimed(data, tags)
     if size is not None and size[0] * size[1] > REDUCED_FROM:
-        if _is_jpeg(data):
+        if _is_jpeg(data) and not stored:
             return _reduced(data, size, where)
         _check_size(size, where)
-    if tags is not None and not _opencv_understands(tags, where):
-        return _pillow(data, where)
-    image = _opencv(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH, where)
+    # OpenCV turns no AVIF, and swaps the colours of those with alpha
+    if _is_avif(data) or (tags is not None and not _opencv_understands(tags, where)):
+        return _pillow(data, where, stored)
+    turn = cv2.IMREAD_IGNORE_ORIENTATION if stored else 0
+    if stored and tags is not None and _tag(tags, 274) != 1:  # OpenCV turns every TIFF
+        raise BrokenImage(
+            where, f"its tag 274 says {_tag(tags, 274)}, so it is shown turned; save it as it is shown, with the tag 1"
+        )
+    if _is_tiff(data):  # OpenCV 5 makes noise of 16-bit TIFFs that it is asked for as RGB
+        image = _opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | turn, where)
+        if image is not None and image.dtype in (np.uint8, np.uint16):
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    else:
+        image = _opencv(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | turn, where)
     if image is None or image.dtype not in (np.uint8, np.uint16):  # of floats and signed integers this is not what the file holds
         image = _opencv(data, cv2.IMREAD_UNCHANGED, where)
         if image is None:
-            return _pillow(data, where)
+            return _pillow(data, where, stored)
         image = _rgb_of(image, where)
     if image.dtype == np.uint16 and tags is not None and _tag(tags, 262) == 0:  # white is zero; OpenCV inverts 8 bits alone
         return 65535 - image
@@ -153,6 +167,8 @@ def _opencv_understands(tags: Any, where: str) -> bool:
     """Whether OpenCV reads a TIFF of these tags as what it is. Raises BrokenImage where nobody could say which channels are colours."""
     channels, photometric, extra = _tag(tags, 277), _tag(tags, 262), _tag(tags, 338, -1)
     grey = photometric in (0, 1)
+    if channels == 4 and photometric == 2 and extra == 2 and _tag(tags, 258) <= 8:
+        return False  # it multiplies the colours by the alpha
     if channels > 4 or (grey and channels > 1 and not (channels == 2 and extra in (1, 2))):
         what = "which the file calls grey" if grey else "of which 4 at most can be read"
         raise BrokenImage(where, f"{channels} channels, {what}; save it as grey, or as RGB with at most one channel more")
@@ -176,7 +192,7 @@ def _reduced(data: bytes | memoryview, size: tuple[int, int], where: str) -> np.
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
-def _pillow(data: bytes | memoryview, where: str) -> np.ndarray:
+def _pillow(data: bytes | memoryview, where: str, stored: bool = False) -> np.ndarray:
     """The second reader, for what OpenCV was built without or takes for something else."""
     from PIL import Image, ImageOps
 
@@ -185,12 +201,26 @@ def _pillow(data: bytes | memoryview, where: str) -> np.ndarray:
             warnings.simplefilter("ignore")  # of sizes, which are looked at here
             with Image.open(io.BytesIO(data)) as image:
                 _check_size(image.size, where)
-                turned = ImageOps.exif_transpose(image)
+                if image.format == "EPS":  # a program, which Pillow would have Ghostscript run
+                    raise BrokenImage(where, "it is EPS, which is not read; save it as PNG")
+                turned = image if stored else ImageOps.exif_transpose(image)
                 if turned.mode in ("I", "F") or turned.mode.startswith("I;"):
                     return _rgb_of(np.asarray(turned), where)
                 return np.array(turned.convert("RGB"))
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, struct.error, Image.DecompressionBombError):
-        raise BrokenImage(where, "not decodable") from None
+        raise BrokenImage(where, _instead(data)) from None
+
+
+def _instead(data: bytes | memoryview) -> str:
+    """What a file is that is no image, where it is one that people often have."""
+    head = bytes(data[:64]).lstrip().lower()
+    if _is_heic(data):
+        return "it is HEIC, which is not read here; save it as JPEG or PNG"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the image; fetch it with git lfs pull"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, as failed downloads leave; fetch it again"
+    return "not decodable"
 
 
 def _rgb_of(image: np.ndarray, where: str) -> np.ndarray:
@@ -212,6 +242,27 @@ def _check_size(size: tuple[int, int], where: str) -> None:
 
 def _is_jpeg(data: bytes | memoryview) -> bool:
     return bytes(data[:2]) == b"\xff\xd8"
+
+
+def _is_tiff(data: bytes | memoryview) -> bool:
+    return bytes(data[:4]) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _brands(data: bytes | memoryview) -> set[bytes]:
+    """What a file of boxes calls itself: AVIF and HEIC have one container."""
+    head = bytes(data[:64])
+    if head[4:8] != b"ftyp":
+        return set()
+    end = min(len(head), int.from_bytes(head[:4], "big"))
+    return {head[place : place + 4] for place in (8, *range(16, end, 4))}
+
+
+def _is_avif(data: bytes | memoryview) -> bool:
+    return not _brands(data).isdisjoint((b"avif", b"avis"))
+
+
+def _is_heic(data: bytes | memoryview) -> bool:
+    return not _brands(data).isdisjoint((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
 
 
 def _claimed(data: bytes | memoryview, tags: Any) -> tuple[int, int] | None:
@@ -261,7 +312,7 @@ def _boxed_size(head: bytes) -> tuple[int, int] | None:
 
 def _tags(data: bytes | memoryview) -> Any:
     """A TIFF's first directory; None of anything else and where it is torn."""
-    if bytes(data[:4]) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if not _is_tiff(data):
         return None
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 

@@ -176,9 +176,9 @@ class Rows:
                     old.unlink()  # whoever has mapped it keeps it
 
     def _key(self, file: Path) -> str:
-        """Changes when the file is replaced by another one."""
+        """Changes when the file is replaced by another one, also where unpacking gave that the same size and time."""
         facts = file.stat()
-        return digest(os.fsencode(file.resolve()), facts.st_size, facts.st_mtime_ns, self.column)
+        return digest(os.fsencode(file.resolve()), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, self.column)
 
 
 def _column_bytes(file: Path, column: str) -> int:
@@ -204,7 +204,17 @@ def table(file: Path) -> Iterator[pq.ParquetFile]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: names in the footer
         if isinstance(error, OSError) and error.errno and not isinstance(error, PermissionError | FileNotFoundError):
             raise
+        if _is_pointer(file):
+            raise DataError(
+                f"data.source: {shown(file)} is a pointer of Git LFS, not the data; fetch it with git lfs pull"
+            ) from error
         raise DataError(f"data.source: {shown(file)} {problem} ({_line(error)}); fetch it again, or leave it out") from error
+
+
+def _is_pointer(file: Path) -> bool:
+    with contextlib.suppress(OSError), open(file, "rb") as opened:
+        return opened.read(23) == b"version https://git-lfs"
+    return False
 
 
 def _line(error: BaseException) -> str:

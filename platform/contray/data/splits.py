@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -181,20 +181,28 @@ class EncodedSplit(Split):
         if self._prepared:
             return
         self._prepared = True
-        if self.decoded_bytes() > self.cache_gb * 1e9:
+        limit = self.cache_gb * 1e9
+        if self.decoded_bytes() > limit:
             return
         cache: np.ndarray | list[np.ndarray | None] | None = None
-        for i, image in enumerate(self._decode_all()):
-            if image is None:
-                continue
-            if cache is None:  # images of one size, as most small sets have, go into one array
-                cache = np.zeros((len(self), *image.shape), np.uint8)
-            if isinstance(cache, np.ndarray):
-                if image.shape == cache.shape[1:]:
-                    cache[i] = image
+        held = 0
+        with closing(self._decode_all()) as images:
+            for i, image in enumerate(images):
+                if image is None:
                     continue
-                cache = [*(row.copy() for row in cache[:i]), *(None for _ in range(len(self) - i))]
-            cache[i] = image
+                held += image.nbytes
+                if held > limit:  # a few huge images that the sample had not shown
+                    return
+                if cache is None:  # images of one size, as most small sets have, go into one array
+                    cache = [None for _ in range(len(self))]
+                    if len(self) * image.nbytes <= limit:
+                        cache = np.zeros((len(self), *image.shape), np.uint8)
+                if isinstance(cache, np.ndarray):
+                    if image.shape == cache.shape[1:]:
+                        cache[i] = image
+                        continue
+                    cache = [*(row.copy() for row in cache[:i]), *(None for _ in range(len(self) - i))]
+                cache[i] = image
         self._cache = cache
         self.encoded.close()
 
@@ -217,7 +225,7 @@ class EncodedSplit(Split):
             if data:
                 yield i, data
 
-    def _decode_all(self) -> Iterator[np.ndarray | None]:
+    def _decode_all(self) -> Generator[np.ndarray | None, None, None]:
         """All images in order, None for broken ones. Few chunks are under way at once, so that what waits is bounded."""
         waiting: deque[Future[list[np.ndarray | None]]] = deque()
         with ThreadPoolExecutor() as pool, _progress(len(self)) as advance:

@@ -166,7 +166,9 @@ def _table(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
         try:
             yield pq.ParquetFile(file)
         except pa.ArrowException as error:
-            raise DataError(f"{place} is no readable Parquet file: {str(error).splitlines()[0]}") from None
+            raise DataError(
+                f"{place} is no readable Parquet file ({str(error).splitlines()[0]}); fetch it again (git lfs pull, where it is a pointer), or leave it out"
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,22 @@ import contextlib
 import io
 import json
 import logging
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from ...data.pixels import BrokenImage, Depth, decode, of_set, survey
 from ...data.scenes import scenes
-from ...errors import DataError, UserError
+from ...errors import DataError, UserError, shown
 
 SCENES = "scenes"
+_SURVEYED = 64  # images that tell what range a set's values have
 IGNORE = 255  # pixels that count for no class: crowds and padding
 
 logger = logging.getLogger(__name__)
@@ -106,13 +107,13 @@ class CocoSet:
 
     def check_masks(self) -> None:
         """Raises DataError where an object has no mask, or more classes are named than a byte can tell apart."""
+        images = {image["id"]: image for image in self.images}
         for each in self.truth.dataset["annotations"]:
-            drawn = each.get("segmentation")
-            polygons = isinstance(drawn, list) and drawn and all(isinstance(one, list) and len(one) >= 6 for one in drawn)
-            if not polygons and not (isinstance(drawn, Mapping) and {"size", "counts"} <= drawn.keys()):
+            drawn, image = each.get("segmentation"), images[each["image_id"]]
+            if not _is_mask(drawn, image):
                 raise DataError(
-                    f"--data: {self.where}: annotation {each['id']} has the segmentation {str(drawn)[:60]}, must be polygons of "
-                    "at least three points or an RLE; detection with --head fpn or c4 needs none"
+                    f"--data: {self.where}: annotation {each['named']} has the segmentation {str(drawn)[:60]}, must be polygons of at least "
+                    f"three points or an RLE of {image['height']} x {image['width']}; detection with --head fpn or c4 needs none"
                 )
         if len(self.classes) >= IGNORE:
             raise DataError(f"--data: {self.where} has {len(self.classes)} categories; masks can tell {IGNORE - 1} apart")
@@ -158,30 +159,47 @@ def _described(root: Path, parts: Sequence[str]) -> Path:
 
 def _read_set(root: Path, file: Path, part: str, max_empty: float) -> CocoSet:
     try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        found = json.loads(file.read_bytes())  # also UTF-16 and with a mark of its order
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"--data: {file} is no JSON ({error})") from None
     own = file.stem.removeprefix("instances_")
     places = [root / own, root / "images" / own, root / "images", root / part, root]
     paths: list[Path] = []
 
     def read(i: int) -> np.ndarray:
-        pixels = cv2.imread(str(paths[i]), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)  # boxes are of the stored pixels
-        if pixels is None:
-            raise DataError(f"--data: {paths[i]} is no image that can be read")
-        return pixels
+        try:  # boxes are of the stored pixels
+            return decode(paths[i].read_bytes(), shown(paths[i]), partial(of_set, depth(), shown(paths[i])), stored=True)
+        except (BrokenImage, OSError) as error:
+            raise DataError(f"--data: {shown(paths[i])} is no image that can be read ({_why(error)})") from None
+
+    @cache
+    def depth() -> Depth | None:
+        """One range of the images of more than 8 bits, as everywhere."""
+        places = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, _SURVEYED).astype(int)).tolist()]
+        return survey((shown(place), place.read_bytes()) for place in places).depth
 
     made = CocoSet(str(file), found, read, max_empty)
     names = [each["file_name"] for each in made.images]
-    folder = next((place for place in places if (place / names[0]).is_file()), None)
+    folder = next((place for place in places if _is_file(place / names[0])), None)
     if folder is None:
         looked = ", ".join(str(place.relative_to(root)) for place in places)
         raise DataError(f"--data: image {names[0]} of {file} lies in none of {looked} of {root}")
     paths.extend(folder / name for name in names)
-    gone = [path for path in paths if not path.is_file()]
+    gone = [path for path in paths if not _is_file(path)]
     if gone:
         raise DataError(f"--data: {len(gone)} of {len(paths)} images of {file} are missing, the first is {gone[0]}")
     return made
+
+
+def _is_file(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except OSError:  # e.g. a name that is too long
+        return False
+
+
+def _why(error: BrokenImage | OSError) -> str:
+    return error.reason if isinstance(error, BrokenImage) else str(error.strerror)
 
 
 # ---------------------------------------------------------------- checks
@@ -205,9 +223,12 @@ def _checked(where: str, found: Any, max_empty: float) -> dict[str, list[dict[st
             lacking = [key for key in keys if not isinstance(row, Mapping) or key not in row]
             if lacking:
                 raise refuse(f"one of its {kind}, {str(row)[:80]}, has no {lacking[0]}")
-            numbers = [key for key in keys if key.endswith("id") and not isinstance(row[key], int)]
+            numbers = [key for key in keys if key.endswith("id") and type(row[key]) is not int]
             if numbers:
                 raise refuse(f"one of its {kind} has the {numbers[0]} {row[numbers[0]]!r}, must be a whole number")
+            words = [key for key in keys if key.endswith("name") and not (isinstance(row[key], str) and row[key])]
+            if words:
+                raise refuse(f"one of its {kind} has the {words[0]} {row[words[0]]!r}, must be a text")
         lists[kind] = [dict(row) for row in rows]
     for kind in ("images", "categories"):
         number, times = Counter(row["id"] for row in lists[kind]).most_common(1)[0]
@@ -215,28 +236,44 @@ def _checked(where: str, found: Any, max_empty: float) -> dict[str, list[dict[st
             raise refuse(f"{times} of its {kind} have the id {number}")
     images, categories = ({row["id"]: row for row in lists[kind]} for kind in ("images", "categories"))
     for image in lists["images"]:
-        if not all(isinstance(image[side], int) and image[side] > 0 for side in ("height", "width")):
+        if not all(type(image[side]) is int and image[side] > 0 for side in ("height", "width")):
             raise refuse(
                 f"image {image['id']} has width {image['width']} and height {image['height']}, must be whole and above 0"
             )
     kept, empty = [], []
     for number, row in enumerate(lists["annotations"], 1):
-        row.setdefault("id", number)
+        own = row.get(
+            "id", number
+        )  # for messages: pycocotools takes a detection of annotation 0 for a wrong one, and one of two alike
         image = images.get(row["image_id"])
         if image is None:
-            raise refuse(f"annotation {row['id']} is of image {row['image_id']}, which does not exist")
+            raise refuse(f"annotation {own} is of image {row['image_id']}, which does not exist")
         if row["category_id"] not in categories:
-            raise refuse(f"annotation {row['id']} is of category {row['category_id']}, which does not exist")
+            raise refuse(f"annotation {own} is of category {row['category_id']}, which does not exist")
         box = row["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
-            raise refuse(f"annotation {row['id']} has the box {box}, must be four numbers: left, top, width, height")
+        if not isinstance(box, list) or len(box) != 4 or not all(_number(v) for v in box):
+            raise refuse(f"annotation {own} has the box {box}, must be four numbers: left, top, width, height")
         left, top = max(box[0], 0), max(box[1], 0)
         right, bottom = min(box[0] + box[2], image["width"]), min(box[1] + box[3], image["height"])
         if right <= left or bottom <= top:
-            empty.append(row)
+            empty.append(row | {"id": own})
             continue
-        row |= {"bbox": [left, top, right - left, bottom - top], "iscrowd": int(row.get("iscrowd", 0))}
-        kept.append({"area": row["bbox"][2] * row["bbox"][3], **row})
+        area, crowd = row.get("area"), row.get("iscrowd")
+        if not (area is None or _number(area)):
+            raise refuse(f"annotation {own} has the area {str(area)[:60]}, must be a number")
+        if crowd not in (None, 0, 1):
+            raise refuse(f"annotation {own} has the iscrowd {str(crowd)[:60]}, must be 0 or 1")
+        box = [left, top, right - left, bottom - top]
+        kept.append(
+            row
+            | {
+                "id": number,
+                "named": own,
+                "bbox": box,
+                "area": box[2] * box[3] if area is None else area,
+                "iscrowd": int(crowd or 0),
+            }
+        )
     if empty:
         named = f"{len(empty)} of {len(lists['annotations'])} boxes are empty, the first is {empty[0]['bbox']} of annotation {empty[0]['id']}"
         if len(empty) > max_empty * len(lists["annotations"]):
@@ -245,3 +282,43 @@ def _checked(where: str, found: Any, max_empty: float) -> dict[str, list[dict[st
     if all(row["iscrowd"] for row in kept):
         raise refuse("all annotations are crowds, which nothing is trained or measured on")
     return {**lists, "annotations": kept}
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e15  # nor NaN, nor what no float holds
+
+
+def _is_mask(drawn: Any, image: Mapping[str, Any]) -> bool:
+    """Whether a segmentation is polygons, or an RLE of the image's size, compressed or not."""
+    if isinstance(drawn, list):
+        return bool(drawn) and all(
+            isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0 and all(map(_number, one)) for one in drawn
+        )
+    size, pixels = [image["height"], image["width"]], image["height"] * image["width"]
+    if not isinstance(drawn, Mapping) or drawn.get("size") != size:
+        return False
+    counts = drawn.get("counts")
+    if isinstance(counts, list):
+        return all(type(each) is int and each >= 0 for each in counts) and sum(counts) == pixels
+    return isinstance(counts, str) and _pixels_of(counts) == pixels
+
+
+def _pixels_of(counts: str) -> int:
+    """How many pixels a compressed RLE counts, -1 where it is none: pycocotools would read beyond its end."""
+    runs: list[int] = []
+    value = shift = 0
+    for sign in counts:
+        bits = ord(sign) - 48
+        if not 0 <= bits < 64:
+            return -1
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        if runs[-1] < 0:
+            return -1
+        value = shift = 0
+    return -1 if shift else sum(runs)
