@@ -6,29 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import RunConfig
+from ..config import FREE, RunConfig
 from ..errors import OnAllRanks, UserError
 from .agreement import Ranks
 from .checkpoint import Checkpoints
 from .extend import LENGTH
 
 WAIT = 20.0  # seconds until a rank sees the file that rank 0 has read: listings of NFS are as old as that
-FREE = {
-    "data.workers",
-    "data.cache_gb",
-    "data.scratch",
-    "data.root",
-    "data.download",
-    "train.keep",
-    "train.settled",
-    "train.checkpoint_seconds",
-    "train.checkpoint_steps",
-    "train.allow_changes",
-    "train.extend",
-    "train.on_nan",
-    "train.on_collapse",
-    "train.log_layers",
-}
 
 
 class DoesNotFit(OnAllRanks):
