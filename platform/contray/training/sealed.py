@@ -64,6 +64,8 @@ def unseal(content: bytes, where: str, kinds: Kinds, needed: Collection[str] = (
 
 
 def _dumped(facts: Mapping[str, Any]) -> bytes:
+    if SEAL in facts:
+        raise ValueError(f"{SEAL} is the name of the seal; what is kept under it would never be read again")
     return json.dumps({**facts, SEAL: _digest(facts)}).encode()
 
 

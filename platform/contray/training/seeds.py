@@ -17,11 +17,11 @@ from .checkpoint import PATTERN, Storage
 from .launch import Result, Status, launch
 from .lease import Lease, held
 from .ray_train import check_machines, ray_session
-from .records import SEEDS, check_kind, read, tags_of
+from .records import SEEDS, check_kind, note, read, tags_of
 from .stop import settled, stoppable
 from .worker import VERDICT
 
-KINDS: sealed.Kinds = {"run_id": str, "digest": str, "seeds": int, "finished": bool}
+KINDS: sealed.Kinds = {"run_id": str, "config": str, "seeds": int, "finished": bool}
 
 
 def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[Result]:
@@ -66,7 +66,7 @@ def _run(
     parent = track.begin(
         uri, config.track.experiment, name, params=params, tags=tags, run_id=record.get("run_id"), again=config.track.again
     )
-    known = {"run_id": parent.run_id, "digest": config.digest("scale", "track"), "seeds": max(seeds, record.get("seeds", 0))}
+    known = {"run_id": parent.run_id, "config": config.digest("scale", "track"), "seeds": max(seeds, record.get("seeds", 0))}
     sealed.write(folder, SEEDS, {**known, "finished": False})
     results: list[Result] = []
     status: Status = "FAILED"
@@ -75,7 +75,7 @@ def _run(
             with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
                 for child in own:
                     lease.check()
-                    done = _finished(storage / child.track.name, parent)
+                    done = _finished(storage / child.track.name, parent, config.eval.final, quiet)
                     if done and not quiet:
                         print(f"{done.name} is finished: {done.url}", flush=True)
                     results.append(done or launch(child, quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}))
@@ -113,7 +113,7 @@ def _group(config: RunConfig, seeds: int, storage: Storage, base: str) -> tuple[
     while True:
         check_kind(storage / name, SEEDS)
         record = _record(storage / name)
-        if record and record["digest"] != config.digest("scale", "track"):
+        if record and record["config"] != config.digest("scale", "track"):
             raise UserError(f"track.name: {name} is a group of seeds of another config; give this one another --track.name")
         if not (record.get("finished") and record["seeds"] >= seeds):
             return name, record
@@ -123,22 +123,25 @@ def _group(config: RunConfig, seeds: int, storage: Storage, base: str) -> tuple[
 
 def _record(folder: Storage) -> dict[str, Any]:
     try:
-        return sealed.read(folder, SEEDS, KINDS, needed=("run_id", "digest", "seeds")) or {}
+        return sealed.read(folder, SEEDS, KINDS, needed=("run_id", "config", "seeds")) or {}
     except sealed.Damaged as error:
         raise UserError(f"{error}; remove it: the seeds go on, under a new MLflow run") from None
 
 
-def _finished(folder: Storage, parent: track.TrackedRun) -> Result | None:
-    """What a seed came to that has reached its end; None for one that has not."""
+def _finished(folder: Storage, parent: track.TrackedRun, measured: bool, quiet: bool) -> Result | None:
+    """What a seed came to that has reached its end; None for one that has not, or whose verdict is lost: it goes on, to be `measured` anew."""
     record = read(folder)
     if not record.get("finished"):
         return None
-    names = folder.names()
-    try:
-        metrics = sealed.read(folder, VERDICT, sealed.NUMBER) or {}
-    except sealed.Damaged:
-        return None  # launched again, it measures the same weights anew
-    step = max((int(found[1]) for name in names if (found := PATTERN.fullmatch(name))), default=0)
+    metrics = None
+    with contextlib.suppress(sealed.Damaged):  # whoever measures says so
+        metrics = sealed.read(folder, VERDICT, sealed.NUMBER)
+    if metrics is None and measured:
+        with held(folder, quiet) as lease:  # of a finished run the same command begins name-2
+            run = track.TrackedRun(record.get("uri") or parent.uri, parent.experiment_id, record["run_id"])
+            note(lease.fenced(), run, **{**record, "finished": False})
+        return None
+    step = max((int(found[1]) for name in folder.names() if (found := PATTERN.fullmatch(name))), default=0)
     url = track.run_url(parent.uri, parent.experiment_id, record["run_id"])
     name = folder.address.rstrip("/").rpartition("/")[2]
-    return Result(name, metrics, record["run_id"], url, folder.address, step, True, {"unsent": record.get("unsent", 0)})
+    return Result(name, metrics or {}, record["run_id"], url, folder.address, step, True, {"unsent": record.get("unsent", 0)})
