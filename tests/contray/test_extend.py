@@ -12,7 +12,8 @@ import torch
 
 from contray import RunConfig, model, track
 from contray.errors import ConfigError, UserError
-from contray.training.checkpoint import Checkpoints, Storage
+from contray.training import worker
+from contray.training.checkpoint import Checkpoints, Storage, dump
 from contray.training.extend import _differing
 from contray.training.launch import Result, launch
 
@@ -90,6 +91,31 @@ def test_a_cosine_is_no_shorter_cosine(train: Train, capsys: pytest.CaptureFixtu
     with pytest.raises(UserError, match=r"it differs in optim\.lr"):
         train("r", 10, "anyway", **keys, **{"optim.lr": 0.5})
     assert train("r", 10, "anyway", **keys).step == 10
+
+
+def test_an_extension_that_died_while_it_was_measured_goes_on(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train("r", 1)
+    measure = worker._measure
+    monkeypatch.setattr(worker, "_measure", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+    with pytest.raises(RuntimeError, match="killed"):
+        train("r", 2, "exact")
+    monkeypatch.setattr(worker, "_measure", measure)
+    result = train("r", 2, "exact")
+    assert (result.name, result.step, result.finished) == ("r", 2, True)
+    assert result.metrics
+    with pytest.raises(ConfigError, match=r"^train\.extend: r has 2 steps already, and 2 were asked for"):
+        train("r", 2, "exact")
+
+
+def test_an_extension_anyway_does_not_become_exact(train: Train) -> None:
+    keys = {"optim.schedule": "cosine", "eval.final": False, "track.model": False}
+    first = train("r", 2, **keys)
+    state = state_of(first)  # as one leaves it that was stopped on its way to 4
+    config = RunConfig.from_yaml(state["config"], {"train.steps": 4, "train.extend": "anyway"})
+    Storage(first.checkpoint).write("step-000000003.pt", dump({**state, "step": 3, "config": config.to_yaml()}))
+    with pytest.raises(ConfigError, match=r"^train\.extend: r is on its way to 4 steps by --train\.extend anyway"):
+        train("r", 4, "exact", **keys)
+    assert train("r", 4, "anyway", **keys).step == 4
 
 
 @pytest.mark.parametrize(("name", "said"), [("", "say which run goes on"), ("gone", "there is no run gone")])

@@ -74,7 +74,9 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
         if not cluster_of(config):  # else the workers' hardware says, which is not in reach yet
             config = settle(config, lease.fenced())
         params = {key: value for key, value in config.flat().items() if key not in model.open_keys(config)}
-        steps = check_extension(folder, config, len(source.train)) if config.train.extend != "no" else None
+        steps = None
+        if config.train.extend != "no":
+            steps = check_extension(folder, config, len(source.train), bool(known.get("finished")))
         before, own = known.get("run_id"), {FOLDER: folder.address, **({FAILURE: ""} if known else {})}
         run = track.begin(
             uri, config.track.experiment, name, params=params, run_id=before, again=config.track.again, parent_id=parent,
