@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,13 @@ from hypothesis import strategies as st
 
 from contray import RunConfig, registry
 from contray.errors import UserError
+from contray.training import sealed
 from contray.training.checkpoint import Storage
 from contray.training.lease import LEASE, Fenced, LeaseLost, held
+from contray.training.records import SWEEP
 from contray.tuning import kept, trial
+from contray.tuning.launch import VERSION, _folder
+from contray.tuning.search import Search
 from contray.tuning.trial import RECORD, TuneReport
 
 SPACE = {"optim.lr": "a domain", "train.batch_size": "a domain"}
@@ -106,6 +111,18 @@ def test_a_damaged_record_is_refused_in_one_line(config: RunConfig, content: byt
         except UserError as error:
             said = str(error)
         assert "\n" not in said
+
+
+def test_a_sweep_goes_on_with_the_config_that_it_began_with(config: RunConfig, tmp_path: Path) -> None:
+    """Trials that have ended are not trained again: beside those of another config the ranking would be of unlike things."""
+    storage, search = Storage(str(tmp_path)), Search(1, "none", 0.4, 0, 0, "linear_val_top1", {})
+    (storage / "s").create()
+    record = {"run_id": "x", "finished": False, "search": asdict(search), "version": VERSION, "config": config.to_yaml()}
+    sealed.write(storage / "s", SWEEP, record)
+    free = config.replace({"data.workers": 3, "train.allow_changes": True, "scale.workers": (0, 0), "track.name": "s"})
+    assert _folder(storage, "s", True, search, free)[0] == tmp_path / "s"
+    with pytest.raises(UserError, match=r"^--resume: s was begun otherwise: optim\.lr \(.* -> 7\.0\), train\.steps \(.* -> 9\)$"):
+        _folder(storage, "s", True, search, config.replace({"train.steps": 9, "optim.lr": 7.0}))
 
 
 def test_a_record_names_no_code(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig
+from ..config import FREE, RunConfig
 from ..errors import UserError
 from ..registry import known_code
 from ..training import sealed
 from ..training.checkpoint import Storage
 from .trial import RECORD
 
-KINDS: sealed.Kinds = {"run_id": str, "params": dict, "finished": bool, "search": dict, "version": int}
+KINDS: sealed.Kinds = {"run_id": str, "params": dict, "finished": bool, "search": dict, "version": int, "config": str}
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,16 @@ def read(path: Path) -> dict[str, Any]:
         return sealed.read(Storage(str(path.parent)), path.name, KINDS) or {}
     except sealed.Damaged as error:
         raise UserError(f"{error}; remove it, or start anew without --resume") from None
+
+
+def differing(text: str, config: RunConfig) -> list[str]:
+    """The keys that decide what trials compute and that `config` has otherwise than the config on record, with both values."""
+    before, now = RunConfig.from_yaml(text).flat(), config.flat()
+    return [
+        f"{key} ({before.get(key)} -> {now.get(key)})"
+        for key in {**before, **now}
+        if key not in FREE and not key.startswith(("scale.", "track.")) and before.get(key) != now.get(key)
+    ]
 
 
 def places(known: Sequence[Begun]) -> Callable[[Any], str]:
