@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..registry import known_code
 from ..training import sealed
 from ..training.checkpoint import Storage
-from .trial import RECORD
+from .trial import ENDED, RECORD, REPORTS
 
 KINDS: sealed.Kinds = {"run_id": str, "params": dict, "finished": bool, "search": dict, "version": int, "config": str}
 
@@ -60,6 +60,22 @@ def begun(folder: Path, config: RunConfig, space: Mapping[str, Any]) -> list[Beg
         known_code(config.replace(params).method.name)  # also refuses values that the space's keys cannot have
         found.append(Begun(record.parent.name, params))
     return found
+
+
+def mend(folder: Path) -> None:
+    """Remove what trials left damaged of their outcome, and say so: they are measured again from their checkpoints, not lost to the ranking."""
+    kinds: dict[str, sealed.Kinds] = {ENDED: sealed.NUMBER, REPORTS: {"reports": list}}
+    for path in sorted(path for name in kinds for path in folder.glob(f"[0-9][0-9][0-9][0-9][0-9]/{name}")):
+        try:
+            sealed.read(Storage(str(path.parent)), path.name, kinds[path.name])
+        except sealed.Damaged as error:
+            path.unlink()
+            again = (
+                "the trial is measured again"
+                if path.name == ENDED
+                else "what the scheduler was told of the trial is not told again"
+            )
+            print(f"contray: {error}; {again}", flush=True)
 
 
 def read(path: Path) -> dict[str, Any]:
