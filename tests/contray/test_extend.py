@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from contray import RunConfig, model, track
 from contray.errors import ConfigError, UserError
-from contray.training import worker
+from contray.training import sealed, worker
 from contray.training.checkpoint import Checkpoints, Storage, dump
 from contray.training.extend import _differing
 from contray.training.launch import Result, launch
@@ -67,8 +66,10 @@ def test_six_steps_and_four_more_are_ten(train: Train, store: str, capsys: pytes
         assert all(torch.equal(ours["optimizer"]["state"][key][name], value) for name, value in values.items()), key
     assert longer.metrics == whole.metrics
     kept = Storage(longer.checkpoint)
-    assert json.loads(kept.read("verdict-6.json")) == first.metrics
-    assert json.loads(kept.read("verdict.json")) == longer.metrics
+    repeated = RunConfig.from_file(Path(longer.checkpoint) / "config.yaml")
+    assert (repeated.train.steps, repeated.train.extend) == (10, "no"), "a run is repeated by its config, not extended"
+    for name, result in (("verdict-6.json", first), ("verdict.json", longer)):
+        assert sealed.read(kept, name, sealed.NUMBER) == {**result.metrics, **result.details["about"]}
     outputs = track.client(store).get_run(longer.run_id).outputs
     assert outputs is not None
     assert len(outputs.model_outputs) == 2, "the encoder of the new end was not kept"

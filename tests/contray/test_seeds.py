@@ -99,10 +99,12 @@ def test_a_seed_whose_verdict_is_lost_is_measured_again_under_its_name(
 ) -> None:
     config = config.replace(MEASURED)
     (first,) = seeds.launch_seeds(config, 1, quiet=True)
+    (Path(config.scale.storage) / f"{config.run_name}-seeds" / "seeds.json").unlink()  # a group that lacks nothing is left alone
+    (read,) = seeds.launch_seeds(config, 1, quiet=True)
+    assert (read.metrics, read.details["about"]) == (first.metrics, first.details["about"]), "read and measured are one thing"
     verdict = Path(first.checkpoint) / "verdict.json"
     for damage in (lambda: verdict.write_bytes(verdict.read_bytes()[:20]), verdict.unlink):
         damage()
-        # a group that lacks nothing is left alone
         (Path(config.scale.storage) / f"{config.run_name}-seeds" / "seeds.json").unlink()
         (again,) = seeds.launch_seeds(config, 1, quiet=True)
         assert (again.name, again.run_id, again.metrics, again.step) == (first.name, first.run_id, first.metrics, 1)

@@ -20,7 +20,7 @@ from .extend import check_extension
 from .lease import Fenced, Guarded, Lease, LeaseLost, NotSeen, Watcher, held
 from .nodes import nodes, uses_gpu
 from .ray_train import check_machines, cluster_of, fit, ray_session
-from .records import FAILURE, FOLDER, end, name_of, note, record_config, tags_of
+from .records import FAILURE, FOLDER, end, name_of, note, record_config, repeatable, tags_of
 from .resend import resend
 from .settle import settle
 from .stop import interrupts, settled, stoppable
@@ -150,7 +150,7 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
 def _begin(folder: Storage, run: track.TrackedRun, config: RunConfig) -> None:
     try:
         note(folder, run)
-        folder.write("config.yaml", config.to_yaml().encode())
+        folder.write("config.yaml", repeatable(config).encode())
     except OSError as error:
         raise UserError(f"scale.storage: cannot write to {folder.address} ({error})") from error
     with contextlib.suppress(track.TrackingError):  # an outage by now: what is missing at the end is recorded or said there
@@ -215,7 +215,7 @@ def _on_ray(config: RunConfig, name: str, folder: Fenced, run: track.TrackedRun,
     with ray_session(config):
         if model.open_keys(config):
             config = settle(config, folder, uses_gpu(config, nodes()))
-            folder.write("config.yaml", config.to_yaml().encode())
+            folder.write("config.yaml", repeatable(config).encode())
             with contextlib.suppress(track.TrackingError):
                 run.log_params({key: config.flat()[key] for key in model.HARDWARE})
                 record_config(run, config)

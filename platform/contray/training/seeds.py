@@ -10,6 +10,7 @@ from typing import Any
 from .. import data, model, track
 from ..config import RunConfig
 from ..errors import UserError
+from ..evaluation.protocol import Measured
 from ..evaluation.samples import check_measurable
 from ..names import check_case
 from . import sealed
@@ -144,4 +145,6 @@ def _finished(folder: Storage, parent: track.TrackedRun, measured: bool, quiet: 
     step = max((int(found[1]) for name in folder.names() if (found := PATTERN.fullmatch(name))), default=0)
     url = track.run_url(parent.uri, parent.experiment_id, record["run_id"])
     name = folder.address.rstrip("/").rpartition("/")[2]
-    return Result(name, metrics or {}, record["run_id"], url, folder.address, step, True, {"unsent": record.get("unsent", 0)})
+    found = Measured(metrics or {})
+    details = {"about": found.about, "unsent": record.get("unsent", 0)}
+    return Result(name, dict(found), record["run_id"], url, folder.address, step, True, details)
