@@ -11,10 +11,11 @@ import torch
 
 from contray import RunConfig, model, track
 from contray.errors import ConfigError, UserError
-from contray.training import sealed, worker
+from contray.training import records, sealed, worker
 from contray.training.checkpoint import Checkpoints, Storage, dump
 from contray.training.extend import _differing
 from contray.training.launch import Result, launch
+from contray.training.restore import check_kept
 
 TINY = {
     **{"data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4},
@@ -117,6 +118,30 @@ def test_an_extension_anyway_does_not_become_exact(train: Train) -> None:
     with pytest.raises(ConfigError, match=r"^train\.extend: r is on its way to 4 steps by --train\.extend anyway"):
         train("r", 4, "exact", **keys)
     assert train("r", 4, "anyway", **keys).step == 4
+
+
+def test_another_config_is_refused_before_the_run_s_record_is_touched(train: Train, store: str) -> None:
+    keys = {"eval.final": False, "track.model": False}
+    first = train("r", 2, **keys)
+    talk, folder = track.client(store), Storage(first.checkpoint)
+    talk.set_terminated(first.run_id, "KILLED")
+    for name in ("run.json", "run.copy.json"):
+        facts = sealed.read(folder, name, records.KINDS)
+        assert facts is not None
+        sealed.write(folder, name, {**facts, "finished": False, "status": "KILLED"})
+    kept, tags = folder.read("config.yaml"), talk.get_run(first.run_id).data.tags
+    with pytest.raises(
+        UserError, match=r"differs in train\.steps\. Give .* or ask for train\.steps 2 as it has \(a finished run trains longer"
+    ):
+        train("r", 3, **keys)
+    assert folder.read("config.yaml") == kept, "the run's config is that of a command that was refused"
+    run = talk.get_run(first.run_id)
+    assert (run.info.status, run.data.tags) == ("KILLED", tags)
+    for unreadable in (b"\xff", b"[]", b"", kept.replace(b"steps: 2", b"steps: 9")):  # the checkpoint has the last word
+        folder.write("config.yaml", unreadable)
+        with pytest.raises(UserError, match=r"differs in train\.steps"):
+            check_kept(folder, RunConfig.from_yaml(kept.decode(), {"train.steps": 3}), ())
+        check_kept(folder, RunConfig.from_yaml(kept.decode(), {"data.workers": 3}), ())
 
 
 @pytest.mark.parametrize(("name", "said"), [("", "say which run goes on"), ("gone", "there is no run gone")])

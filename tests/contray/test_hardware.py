@@ -11,7 +11,7 @@ import torch
 from contray import RunConfig, api, dryrun, hardware, model
 from contray.encoder import read_checkpoint
 from contray.errors import ConfigError, UserError
-from contray.training import launch
+from contray.training import launch, records, sealed
 from contray.training.checkpoint import Storage, dump
 from contray.training.settle import settle
 
@@ -147,7 +147,10 @@ def test_another_precision_is_refused_by_name(tmp_path: Path, store: str, monkey
     asked = config(scale__storage=str(tmp_path / "runs"), track__uri=store, track__name="mine", train__checkpoint_steps=1)
     folder = Storage(str(tmp_path / "runs")) / "mine"
     api.train(asked, quiet=True)
-    (tmp_path / "runs" / "mine" / "run.json").write_text('{"run_id": null, "finished": false}')
+    for name in (records.RECORD, records.COPY):  # as an unfinished run has it; one that is finished is not gone on with
+        facts = sealed.read(folder, name, records.KINDS)
+        assert facts is not None
+        sealed.write(folder, name, {**facts, "finished": False})
     with pytest.raises(UserError, match=r"differs in train\.precision\. "):
         api.train(asked.replace({"train.precision": "fp64"}), quiet=True)
     assert settle(asked, folder).train.precision == "fp32"

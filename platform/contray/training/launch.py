@@ -22,6 +22,7 @@ from .nodes import nodes, uses_gpu
 from .ray_train import check_machines, cluster_of, fit, ray_session
 from .records import FAILURE, FOLDER, end, name_of, note, record_config, repeatable, tags_of
 from .resend import resend
+from .restore import check_kept
 from .settle import settle
 from .stop import interrupts, settled, stoppable
 from .worker import VERDICT, Asked, Plan, work
@@ -77,6 +78,7 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
         steps = None
         if config.train.extend != "no":
             steps = check_extension(folder, config, len(source.train), bool(known.get("finished")))
+        check_kept(folder, config, model.open_keys(config))
         before, own = known.get("run_id"), {FOLDER: folder.address, **({FAILURE: ""} if known else {})}
         run = track.begin(
             uri, config.track.experiment, name, params=params, run_id=before, again=config.track.again, parent_id=parent,
