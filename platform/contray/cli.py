@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +47,15 @@ Any option:   contray COMMAND --help                 every key with its unit, ra
 """
 
 
+PLAIN = warnings.formatwarning
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 failed, 2 refused, 130 interrupted, 141 nobody reads on)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be text, and a terminal may lack a character
             stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = _one_line
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
@@ -59,6 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `contray eval --help | head`: who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A warning of ours without the place in the code that it comes from; others as they are."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"contray: {scrubbed(' '.join(str(message).split()))}\n"
+    return PLAIN(message, category, filename, lineno, line)
 
 
 def _run(words: list[str]) -> int:

@@ -20,6 +20,24 @@ from .logins import bare
 from .names import check_name, slug
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 
+# What may change where a run goes on: nothing that it computes depends on these
+FREE = {
+    "data.workers",
+    "data.cache_gb",
+    "data.scratch",
+    "data.root",
+    "data.download",
+    "train.keep",
+    "train.settled",
+    "train.checkpoint_seconds",
+    "train.checkpoint_steps",
+    "train.allow_changes",
+    "train.extend",
+    "train.on_nan",
+    "train.on_collapse",
+    "train.log_layers",
+}
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -166,9 +184,11 @@ class RunConfig:
 
     def digest(self, *without: str) -> str:
         """8 hex digits that name this config; sections or keys in `without` do not count."""
-        asked = {**self.flat(), **dict.fromkeys(self.train.settled, "auto"), "train.settled": ()}  # the same name on any hardware
+        asked = {**self.flat(), **dict.fromkeys(self.train.settled, "auto")}  # the same name on any hardware
         kept = {
-            key: value for key, value in asked.items() if not any(key == skip or key.startswith(f"{skip}.") for skip in without)
+            key: _default(key) if key in FREE else value  # else whoever is told to go on with such a key would begin anew
+            for key, value in asked.items()
+            if not any(key == skip or key.startswith(f"{skip}.") for skip in without)
         }
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]
 
@@ -176,6 +196,11 @@ class RunConfig:
     def run_name(self) -> str:
         """method-preset-hash of everything that decides what the run computes."""
         return f"{slug(Path(self.method.name).stem)}-{slug(self.method.preset)}-{self.digest('scale', 'track')}"
+
+
+def _default(key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr({"data": DataConfig, "train": TrainConfig}[section](), name)
 
 
 # ---------------------------------------------------------------- keys

@@ -51,7 +51,7 @@ def describe(config: RunConfig) -> None:
     warm = optim.warmup_steps(config.optim, per_epoch)
     counts = [sum(p.numel() for p in method.parameters() if p.requires_grad or every) / 1e6 for every in (False, True)]
     facts = {
-        "run": config.run_name,
+        "run": config.track.name or config.run_name,
         "data": f"{source.name}, {samples:,} training samples, {'no labels' if source.train.labels is None else f'{len(source.train.classes)} classes'}",
         "steps": f"{total:,} of {batch} samples ({total / per_epoch:.1f} epochs of {per_epoch} full batches)",
         "learning rate": f"{rate:.4g} at its peak ({config.optim.lr:g} per 256, {config.optim.lr_scaling} scaling), "
@@ -69,7 +69,7 @@ def describe(config: RunConfig) -> None:
         "data's memory": _data_memory(config, source),
         "time": f"about {_duration(seconds * batch * total)} on this machine's {model.device_of(config).type} alone "
         f"(a step of {rows} samples was measured; augmentation not included)",
-        "checkpoints": f"{config.scale.storage}/{config.run_name}, every {config.train.checkpoint_seconds:g} s",
+        "checkpoints": f"{config.scale.storage}/{config.track.name or config.run_name}, every {config.train.checkpoint_seconds:g} s",
     }
     table = Table("", "dry run: nothing was started", show_header=True)
     for name, text in facts.items():

@@ -103,7 +103,7 @@ def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:
     if not any(name in result.metrics for name in names for result in results):  # no labelled test images
         names = [name.replace("_top1", "_val_top1") for name in names]
     names = [name for name in names if any(name in result.metrics for result in results)]
-    table = _table(f"{config.run_name}: {len(results)} seeds", "seed", *names)
+    table = _table(f"{results[0].name.rpartition('-s')[0]}: {len(results)} seeds", "seed", *names)
     for offset, result in enumerate(results):
         table.add_row(str(config.seed + offset), *(_share(result.metrics.get(name)) for name in names))
     table.add_section()

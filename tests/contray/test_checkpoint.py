@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,7 @@ class Told(Losses):
         self.words: list[str] = []
 
     def trouble(self, what: str, words: str) -> None:
-        assert what == "checkpoint"
+        assert what == ("damage" if "damaged" in words else "checkpoint")
         self.words.append(words)
 
 
@@ -130,14 +132,16 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_is_cleared(stor
     run(tiny("simclr", train__steps=4, train__checkpoint_steps=2, train__keep=9), storage)
     spoil(storage, "step-000000004.pt")
     told = Told()
-    with pytest.warns(
-        UserWarning, match=r"step-000000004.pt: it is damaged, its digest differs; the checkpoint before it is used"
-    ):
+    words = r"step-000000004.pt: it is damaged, its digest differs; the checkpoint before it is used, step-000000002.pt$"
+    with pytest.warns(UserWarning, match=words):  # where nobody listens
+        Checkpoints(storage).latest()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is told, and not said twice
         outcome, _ = run(tiny("simclr", train__steps=4, train__checkpoint_steps=3, train__keep=1), storage, told)
     assert outcome.step == 4
     assert min(told.loss) == 3
-    assert "its digest differs" in told.words[0]
-    assert told.words[1:] == [""], "the next checkpoint mends it"
+    assert len(told.words) == 1
+    assert re.search(words, told.words[0])
     assert storage.names() == ["step-000000004.pt"], "the newest whole one is kept, not the damaged one with the larger number"
     state = Checkpoints(storage).latest()
     assert state is not None

@@ -59,8 +59,10 @@ def test_a_saved_config_repeats_the_run(tmp_path: Path) -> None:
 
 def test_dry_run_prints_a_config_that_repeats_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "moco", "--preset", "digits_v1", "--seed", "3", "--data.share", "digit", "position"]
+    words += ["--track.name", "mine"]
     assert main([*words, "--dry-run"]) == 0
     printed = capsys.readouterr().out
+    assert "contray_runs/mine," in printed, "the dry run is of another run than the one that will be"
     saved = tmp_path / "config.yaml"
     resolved = printed.partition("\n\n")[0]  # a table of estimates follows
     saved.write_text(resolved)
@@ -101,3 +103,12 @@ def test_who_reads_may_stop_reading() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_warning_of_ours_is_one_line_without_the_code_it_comes_from(tmp_path: Path) -> None:
+    code = "import warnings; from contray.cli import main; main(['--version']); "
+    ours = "warnings.warn_explicit('step-4.pt: it is\\n damaged', UserWarning, __import__('contray').__file__, 3); "
+    ended = subprocess.run([sys.executable, "-c", code + ours], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert ended.stderr == "contray: step-4.pt: it is damaged\n"
+    ended = subprocess.run([sys.executable, "-c", code + "warnings.warn('theirs')"], capture_output=True, text=True, check=True)
+    assert "UserWarning: theirs" in ended.stderr

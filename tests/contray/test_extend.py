@@ -11,11 +11,11 @@ import torch
 
 from contray import RunConfig, model, track
 from contray.errors import ConfigError, UserError
-from contray.evaluation.protocol import Measured
-from contray.training import sealed
-from contray.training.checkpoint import Checkpoints, Storage
+from contray.training import records, sealed, worker
+from contray.training.checkpoint import Checkpoints, Storage, dump
 from contray.training.extend import _differing
 from contray.training.launch import Result, launch
+from contray.training.restore import check_kept
 
 TINY = {
     **{"data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4},
@@ -67,8 +67,10 @@ def test_six_steps_and_four_more_are_ten(train: Train, store: str, capsys: pytes
         assert all(torch.equal(ours["optimizer"]["state"][key][name], value) for name, value in values.items()), key
     assert longer.metrics == whole.metrics
     kept = Storage(longer.checkpoint)
+    repeated = RunConfig.from_file(Path(longer.checkpoint) / "config.yaml")
+    assert (repeated.train.steps, repeated.train.extend) == (10, "no"), "a run is repeated by its config, not extended"
     for name, result in (("verdict-6.json", first), ("verdict.json", longer)):
-        assert Measured(sealed.read(kept, name, sealed.NUMBER) or {}) == result.metrics
+        assert sealed.read(kept, name, sealed.NUMBER) == {**result.metrics, **result.details["about"]}
     outputs = track.client(store).get_run(longer.run_id).outputs
     assert outputs is not None
     assert len(outputs.model_outputs) == 2, "the encoder of the new end was not kept"
@@ -91,6 +93,55 @@ def test_a_cosine_is_no_shorter_cosine(train: Train, capsys: pytest.CaptureFixtu
     with pytest.raises(UserError, match=r"it differs in optim\.lr"):
         train("r", 10, "anyway", **keys, **{"optim.lr": 0.5})
     assert train("r", 10, "anyway", **keys).step == 10
+
+
+def test_an_extension_that_died_while_it_was_measured_goes_on(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    train("r", 1)
+    measure = worker._measure
+    monkeypatch.setattr(worker, "_measure", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+    with pytest.raises(RuntimeError, match="killed"):
+        train("r", 2, "exact")
+    monkeypatch.setattr(worker, "_measure", measure)
+    result = train("r", 2, "exact")
+    assert (result.name, result.step, result.finished) == ("r", 2, True)
+    assert result.metrics
+    with pytest.raises(ConfigError, match=r"^train\.extend: r has 2 steps already, and 2 were asked for"):
+        train("r", 2, "exact")
+
+
+def test_an_extension_anyway_does_not_become_exact(train: Train) -> None:
+    keys = {"optim.schedule": "cosine", "eval.final": False, "track.model": False}
+    first = train("r", 2, **keys)
+    state = state_of(first)  # as one leaves it that was stopped on its way to 4
+    config = RunConfig.from_yaml(state["config"], {"train.steps": 4, "train.extend": "anyway"})
+    Storage(first.checkpoint).write("step-000000003.pt", dump({**state, "step": 3, "config": config.to_yaml()}))
+    with pytest.raises(ConfigError, match=r"^train\.extend: r is on its way to 4 steps by --train\.extend anyway"):
+        train("r", 4, "exact", **keys)
+    assert train("r", 4, "anyway", **keys).step == 4
+
+
+def test_another_config_is_refused_before_the_run_s_record_is_touched(train: Train, store: str) -> None:
+    keys = {"eval.final": False, "track.model": False}
+    first = train("r", 2, **keys)
+    talk, folder = track.client(store), Storage(first.checkpoint)
+    talk.set_terminated(first.run_id, "KILLED")
+    for name in ("run.json", "run.copy.json"):
+        facts = sealed.read(folder, name, records.KINDS)
+        assert facts is not None
+        sealed.write(folder, name, {**facts, "finished": False, "status": "KILLED"})
+    kept, tags = folder.read("config.yaml"), talk.get_run(first.run_id).data.tags
+    with pytest.raises(
+        UserError, match=r"differs in train\.steps\. Give .* or ask for train\.steps 2 as it has \(a finished run trains longer"
+    ):
+        train("r", 3, **keys)
+    assert folder.read("config.yaml") == kept, "the run's config is that of a command that was refused"
+    run = talk.get_run(first.run_id)
+    assert (run.info.status, run.data.tags) == ("KILLED", tags)
+    for unreadable in (b"\xff", b"[]", b"", kept.replace(b"steps: 2", b"steps: 9")):  # the checkpoint has the last word
+        folder.write("config.yaml", unreadable)
+        with pytest.raises(UserError, match=r"differs in train\.steps"):
+            check_kept(folder, RunConfig.from_yaml(kept.decode(), {"train.steps": 3}), ())
+        check_kept(folder, RunConfig.from_yaml(kept.decode(), {"data.workers": 3}), ())
 
 
 @pytest.mark.parametrize(("name", "said"), [("", "say which run goes on"), ("gone", "there is no run gone")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 from contray import RunConfig, api, dryrun, hardware, model
 from contray.encoder import read_checkpoint
 from contray.errors import ConfigError, UserError
-from contray.training import launch
-from contray.training.checkpoint import Storage
+from contray.training import launch, records, sealed
+from contray.training.checkpoint import Storage, dump
 from contray.training.settle import settle
 
 SMALL = {
@@ -147,11 +146,35 @@ def test_another_precision_is_refused_by_name(tmp_path: Path, store: str, monkey
     processor(monkeypatch, False)
     asked = config(scale__storage=str(tmp_path / "runs"), track__uri=store, track__name="mine", train__checkpoint_steps=1)
     folder = Storage(str(tmp_path / "runs")) / "mine"
-    done = api.train(asked, quiet=True)
-    (tmp_path / "runs" / "mine" / "run.json").write_text(json.dumps({"run_id": done.run_id, "finished": False}))
+    api.train(asked, quiet=True)
+    for name in (records.RECORD, records.COPY):  # as an unfinished run has it; one that is finished is not gone on with
+        facts = sealed.read(folder, name, records.KINDS)
+        assert facts is not None
+        sealed.write(folder, name, {**facts, "finished": False})
     with pytest.raises(UserError, match=r"differs in train\.precision\. "):
         api.train(asked.replace({"train.precision": "fp64"}), quiet=True)
     assert settle(asked, folder).train.precision == "fp32"
+
+
+def test_what_a_run_took_is_mended_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, asked = Storage(str(tmp_path)), config()
+    processor(monkeypatch, True)
+    began = settle(asked, folder)
+    whole = folder.read("hardware.json")
+    state = {"format": 1, "step": 1, "method": {}, "config": began.to_yaml()}
+    processor(monkeypatch, False)
+    folder.remove("hardware.json")
+    assert settle(asked, folder).train.precision == "fp32", "nothing tells of another"
+    folder.write("step-000000001.pt", dump(state))
+    capsys.readouterr()
+    for damaged in (None, b"", b"{}", b"null", whole[:-9], whole.replace(b"bf16", b"fp32")):
+        folder.remove("hardware.json") if damaged is None else folder.write("hardware.json", damaged)
+        assert settle(asked, folder) == began
+        assert "it was mended from the newest checkpoint" in capsys.readouterr().out
+        assert settle(asked, folder) == began
+        assert "mended" not in capsys.readouterr().out
 
 
 def test_the_dry_run_says_which_precision_and_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

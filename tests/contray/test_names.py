@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contray import RunConfig, track
+from contray.config import FREE
 from contray.errors import ConfigError, UserError
 from contray.names import check_case, check_name, folder_of, slug
 from contray.training.checkpoint import Storage
@@ -67,6 +68,18 @@ def test_derived_names_are_names_and_never_meet(one: str, other: str) -> None:
     if one != other:
         assert slug(one) != slug(other)
         assert folder_of(one) != folder_of(other)
+
+
+def test_a_run_keeps_its_name_where_it_may_go_on() -> None:
+    """A message that tells to add such a key to the same command has it go on, not begin anew under another name."""
+    config = RunConfig.make("simclr", preset="digits")
+    free: dict[str, object] = {"train.allow_changes": True, "train.on_nan": "skip", "train.on_collapse": "stop"}
+    for key, value in {**free, "train.extend": "anyway", "train.keep": 5, "data.workers": 3, "data.scratch": "/tmp/x"}.items():
+        assert key in FREE
+        assert config.replace({key: value}).run_name == config.run_name, key
+    assert config.flat().keys() >= FREE
+    assert config.replace({"train.epochs": 3}).run_name != config.run_name
+    assert config.replace({"data.label_column": "position"}).run_name != config.run_name
 
 
 def test_a_name_that_differs_in_case_alone_is_refused(tmp_path: Path) -> None:

@@ -233,6 +233,12 @@ def test_a_damaged_limit_of_memory_is_found_anew(folder: Storage) -> None:
     assert _kept(folder) == {}
 
 
+def test_nothing_is_kept_under_the_name_of_the_seal(folder: Storage) -> None:
+    with pytest.raises(ValueError, match="never be read again"):
+        sealed.write(folder, "x.json", {"digest": "x"})
+    assert folder.names() == []
+
+
 def test_json_is_readable_by_people_as_well(folder: Storage) -> None:
     records.note(folder, RUN)
     assert json.loads(folder.read(records.RECORD))["run_id"] == RUN.run_id

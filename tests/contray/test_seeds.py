@@ -80,7 +80,7 @@ def test_a_group_has_one_owner_one_config_and_a_name_of_its_own(
         assert main(words) == 2
     assert "track.name: g is being trained by process" in capsys.readouterr().err
     for content, said in (
-        ("{", "damaged"), ("[]", "damaged"), ('{"seeds": 2}', "damaged"), ('{"run_id": "r", "config": "x", "seeds": 2}', "of another config"),
+        ("{", "damaged"), ("[]", "damaged"), ('{"seeds": 2}', "damaged"), ('{"run_id": "x", "config": "x", "seeds": 2}', "of another config"),
     ):  # fmt: skip
         group.write("seeds.json", content.encode())
         assert main(words) == 2
@@ -89,3 +89,33 @@ def test_a_group_has_one_owner_one_config_and_a_name_of_its_own(
         assert err.count("\n") == 1
     assert main([*words, "--seeds", "1"]) == 2
     assert "track.name: g is a group of seeds in" in capsys.readouterr().err
+
+
+MEASURED = {"eval.final": True, "eval.probe_epochs": 1, "eval.probe_lrs": (1.0,), "eval.probe_decays": (0.0,)}
+
+
+def test_a_seed_whose_verdict_is_lost_is_measured_again_under_its_name(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config.replace(MEASURED)
+    (first,) = seeds.launch_seeds(config, 1, quiet=True)
+    (Path(config.scale.storage) / f"{config.run_name}-seeds" / "seeds.json").unlink()  # a group that lacks nothing is left alone
+    (read,) = seeds.launch_seeds(config, 1, quiet=True)
+    assert (read.metrics, read.details["about"]) == (first.metrics, first.details["about"]), "read and measured are one thing"
+    verdict = Path(first.checkpoint) / "verdict.json"
+    for damage in (lambda: verdict.write_bytes(verdict.read_bytes()[:20]), verdict.unlink):
+        damage()
+        (Path(config.scale.storage) / f"{config.run_name}-seeds" / "seeds.json").unlink()
+        (again,) = seeds.launch_seeds(config, 1, quiet=True)
+        assert (again.name, again.run_id, again.metrics, again.step) == (first.name, first.run_id, first.metrics, 1)
+    assert "the same weights are measured again" in capsys.readouterr().out
+    assert len(list((tmp_path / "runs").iterdir())) == 2, "a seed was trained again under another name"
+
+
+def test_a_group_goes_on_with_a_key_that_may_change(config: RunConfig) -> None:
+    seeds.launch_seeds(config, 1, quiet=True)
+    named = config.replace({"track.name": f"{config.run_name}-seeds"})
+    for key, value in (("train.allow_changes", True), ("train.on_nan", "skip"), ("data.workers", 1)):
+        name, record = seeds._group(named.replace({key: value}), 2, Storage(config.scale.storage), named.track.name)
+        assert name == named.track.name
+        assert record["seeds"] == 1

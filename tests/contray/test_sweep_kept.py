@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +17,14 @@ from hypothesis import strategies as st
 
 from contray import RunConfig, registry
 from contray.errors import UserError
+from contray.training import sealed
 from contray.training.checkpoint import Storage
 from contray.training.lease import LEASE, Fenced, LeaseLost, held
+from contray.training.records import SWEEP
 from contray.tuning import kept, trial
-from contray.tuning.trial import RECORD, TuneReport
+from contray.tuning.launch import VERSION, _folder
+from contray.tuning.search import Search
+from contray.tuning.trial import ENDED, RECORD, REPORTS, TuneReport
 
 SPACE = {"optim.lr": "a domain", "train.batch_size": "a domain"}
 VALUES = st.recursive(
@@ -106,6 +113,38 @@ def test_a_damaged_record_is_refused_in_one_line(config: RunConfig, content: byt
         except UserError as error:
             said = str(error)
         assert "\n" not in said
+
+
+def test_a_sweep_goes_on_with_the_config_that_it_began_with(config: RunConfig, tmp_path: Path) -> None:
+    """Trials that have ended are not trained again: beside those of another config the ranking would be of unlike things."""
+    storage, search = Storage(str(tmp_path)), Search(1, "none", 0.4, 0, 0, "linear_val_top1", {})
+    (storage / "s").create()
+    record = {"run_id": "x", "finished": False, "search": asdict(search), "version": VERSION, "config": config.to_yaml()}
+    sealed.write(storage / "s", SWEEP, record)
+    free = config.replace({"data.workers": 3, "train.allow_changes": True, "scale.workers": (0, 0), "track.name": "s"})
+    assert _folder(storage, "s", True, search, free)[0] == tmp_path / "s"
+    with pytest.raises(UserError, match=r"^--resume: s was begun otherwise: optim\.lr \(.* -> 7\.0\), train\.steps \(.* -> 9\)$"):
+        _folder(storage, "s", True, search, config.replace({"train.steps": 9, "optim.lr": 7.0}))
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(name=st.sampled_from([ENDED, REPORTS]), at=st.floats(0, 1, exclude_max=True), change=st.binary(max_size=3))
+def test_a_trial_whose_outcome_is_damaged_is_no_failed_trial(name: str, at: float, change: bytes) -> None:
+    facts: dict[str, Any] = {"step": 4, "linear_val_top1": 0.25} if name == ENDED else {"reports": [{"step": 2, "progress": 50}]}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Storage(f"{folder}/00003")
+        place.create()
+        sealed.write(place, name, facts)
+        whole = place.read(name)
+        place.write(name, whole[: int(at * len(whole))] + change)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            kept.mend(Path(folder))
+        assert place.names() == []
+        assert f"00003/{name} is damaged" in said.getvalue()
+        assert said.getvalue().count("\n") == 1
+        sealed.write(place, name, facts)
+        kept.mend(Path(folder))
+        assert place.names() == [name]
 
 
 def test_a_record_names_no_code(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

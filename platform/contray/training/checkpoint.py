@@ -201,9 +201,9 @@ class _Job:
 class Checkpoints:
     """The checkpoints of one run: written in a thread, the newest `keep` and the best kept.
 
-    durable(step) is called when a checkpoint is safe, trouble(what, words) when one is not, and with no words when the next one is
-    again; both from the writing thread. A write that hangs holds up neither training nor its end: see `overdue`, for which `minutes`
-    is scale.max_unsaved_minutes.
+    durable(step) is called when a checkpoint is safe, trouble("checkpoint", words) when one is not, and with no words when the next one
+    is again; both from the writing thread. trouble("damage", words) tells of one that could not be read. A write that hangs holds up
+    neither training nor its end: see `overdue`, for which `minutes` is scale.max_unsaved_minutes.
     """
 
     def __init__(
@@ -211,10 +211,11 @@ class Checkpoints:
         storage: Storage,
         keep: int = 2,
         durable: Callable[[int], None] = lambda step: None,
-        trouble: Callable[[str, str], None] = lambda what, words: None,
+        trouble: Callable[[str, str], None] | None = None,
         minutes: float = 0.0,
     ) -> None:
-        self.storage, self.keep, self.durable, self.trouble, self.limit = storage, keep, durable, trouble, 60 * minutes
+        self.storage, self.keep, self.durable, self.limit = storage, keep, durable, 60 * minutes
+        self.trouble = trouble or _warn
         self._lock, self._waiting = threading.Lock(), []
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -240,9 +241,7 @@ class Checkpoints:
                 problems.append(str(error))
                 continue
             for problem in problems:
-                words = f"{problem}; the checkpoint before it is used"
-                warnings.warn(words, stacklevel=2)
-                self._tell(words)
+                self.trouble("damage", f"{problem}; the checkpoint before it is used, {name}")
             self._step = found.state.get("step", 0)
             return found
         if problems:
@@ -372,6 +371,11 @@ class Checkpoints:
         if not self._step:
             return "there is no checkpoint yet"
         return f"the newest checkpoint is of step {self._step}, {(time.monotonic() - self._at) / 60:.1f} min ago"
+
+
+def _warn(what: str, words: str) -> None:
+    if what == "damage":  # a write that fails warns in any case
+        warnings.warn(words, stacklevel=3)
 
 
 def _snapshot(value: Any) -> Any:

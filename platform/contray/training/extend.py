@@ -17,8 +17,10 @@ from .checkpoint import Checkpoints, Storage
 LENGTH = ("train.epochs", "train.steps")  # all that an extension may change
 
 
-def check_extension(folder: Storage, config: RunConfig, samples: int) -> tuple[int, int]:
+def check_extension(folder: Storage, config: RunConfig, samples: int, finished: bool = True) -> tuple[int, int]:
     """The steps that the run in `folder` has and is to have. Raises UserError where it cannot go on so.
+
+    One that is not `finished` may have all its steps: it died while it was measured.
 
     "exact" asks that every schedule has had, over the steps that are done, the values that it has in the longer run; "anyway" does not.
     """
@@ -27,10 +29,15 @@ def check_extension(folder: Storage, config: RunConfig, samples: int) -> tuple[i
         raise UserError(f"train.extend: there is no checkpoint in {folder.address} to go on from")
     theirs = RunConfig.from_yaml(state["config"])
     done, before, total = int(state["step"]), theirs.total_steps(samples), config.total_steps(samples)
-    if total <= done:
+    if total < done or (total == done and finished):
         raise ConfigError(
             "train.extend",
             f"{config.track.name} has {done} steps already, and {total} were asked for; raise {' or '.join(LENGTH)}",
+        )
+    if total == before and theirs.train.extend == "anyway" and config.train.extend == "exact":
+        raise ConfigError(
+            "train.extend",
+            f"{config.track.name} is on its way to {total} steps by --train.extend anyway, which does not become exact; say anyway again",
         )
     differing = list(_differing(config, model.build(config, samples), samples, before, total, done)) if total != before else []
     if differing and config.train.extend == "exact":

@@ -20,8 +20,9 @@ from .extend import check_extension
 from .lease import Fenced, Guarded, Lease, LeaseLost, NotSeen, Watcher, held
 from .nodes import nodes, uses_gpu
 from .ray_train import check_machines, cluster_of, fit, ray_session
-from .records import FAILURE, FOLDER, end, name_of, note, record_config, tags_of
+from .records import FAILURE, FOLDER, end, name_of, note, record_config, repeatable, tags_of
 from .resend import resend
+from .restore import check_kept
 from .settle import settle
 from .stop import interrupts, settled, stoppable
 from .worker import VERDICT, Asked, Plan, work
@@ -74,7 +75,10 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
         if not cluster_of(config):  # else the workers' hardware says, which is not in reach yet
             config = settle(config, lease.fenced())
         params = {key: value for key, value in config.flat().items() if key not in model.open_keys(config)}
-        steps = check_extension(folder, config, len(source.train)) if config.train.extend != "no" else None
+        steps = None
+        if config.train.extend != "no":
+            steps = check_extension(folder, config, len(source.train), bool(known.get("finished")))
+        check_kept(folder, config, model.open_keys(config))
         before, own = known.get("run_id"), {FOLDER: folder.address, **({FAILURE: ""} if known else {})}
         run = track.begin(
             uri, config.track.experiment, name, params=params, run_id=before, again=config.track.again, parent_id=parent,
@@ -148,7 +152,7 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
 def _begin(folder: Storage, run: track.TrackedRun, config: RunConfig) -> None:
     try:
         note(folder, run)
-        folder.write("config.yaml", config.to_yaml().encode())
+        folder.write("config.yaml", repeatable(config).encode())
     except OSError as error:
         raise UserError(f"scale.storage: cannot write to {folder.address} ({error})") from error
     with contextlib.suppress(track.TrackingError):  # an outage by now: what is missing at the end is recorded or said there
@@ -213,7 +217,7 @@ def _on_ray(config: RunConfig, name: str, folder: Fenced, run: track.TrackedRun,
     with ray_session(config):
         if model.open_keys(config):
             config = settle(config, folder, uses_gpu(config, nodes()))
-            folder.write("config.yaml", config.to_yaml().encode())
+            folder.write("config.yaml", repeatable(config).encode())
             with contextlib.suppress(track.TrackingError):
                 run.log_params({key: config.flat()[key] for key in model.HARDWARE})
                 record_config(run, config)

@@ -60,7 +60,7 @@ class Listener:
         """A checkpoint covers everything logged up to `step`. Called from the writing thread."""
 
     def trouble(self, what: str, words: str) -> None:
-        """Something that must be known goes wrong (`what`: "checkpoint", "storage"), or, with no words, is mended. Called from any thread."""
+        """Something that must be known goes wrong (`what`: "checkpoint", "damage", "storage"), or, with no words, is mended. Called from any thread."""
 
     def pending(self) -> list[tuple[str, float, int, int]]:
         """Points (name, value, time in ms, step) that are not known to have arrived; they travel in checkpoints."""

@@ -218,9 +218,14 @@ def _commit() -> str:
     return commit + "+" if commit and git("status", "--porcelain", "--untracked-files=no") else commit
 
 
+def repeatable(config: RunConfig) -> str:
+    """The resolved config as a run keeps it, to be repeated: without what was asked of this one run where it went on."""
+    return config.replace({"train.extend": "no", "track.again": False}).to_yaml()
+
+
 def record_config(run: track.TrackedRun, config: RunConfig) -> None:
     """Keep the resolved config among the run's artifacts."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
-        path.write_text(config.to_yaml())
+        path.write_text(repeatable(config))
         run.log_artifact(path)

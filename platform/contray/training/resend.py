@@ -20,7 +20,10 @@ def resend(folder: Storage, run: track.TrackedRun) -> str:
     """
     words = f"MLflow run {run.run_id} takes the place of one that is gone; its curves begin at the newest checkpoint"
     for name in filter(OLDER.fullmatch, folder.names()):
-        run.log_metrics(sealed.read(folder, name, sealed.NUMBER) or {}, int(name[len("verdict-") : -len(".json")]))
+        try:
+            run.log_metrics(sealed.read(folder, name, sealed.NUMBER) or {}, int(name[len("verdict-") : -len(".json")]))
+        except sealed.Damaged as error:  # it is on record here alone, and keeps nothing else from going on
+            words += f"; {error}, so what was measured at that step is not sent"
     state = Checkpoints(folder).latest()
     if state is None or not folder.local or FOLDER not in folder.folders():
         return words

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..config import RunConfig
+from ..config import FREE, RunConfig
 from ..errors import OnAllRanks, UserError
 from .agreement import Ranks
-from .checkpoint import Checkpoints
+from .checkpoint import PATTERN, Checkpoints, Storage
 from .extend import LENGTH
 
 WAIT = 20.0  # seconds until a rank sees the file that rank 0 has read: listings of NFS are as old as that
-FREE = {
-    "data.workers",
-    "data.cache_gb",
-    "data.scratch",
-    "data.root",
-    "data.download",
-    "train.keep",
-    "train.settled",
-    "train.checkpoint_seconds",
-    "train.checkpoint_steps",
-    "train.allow_changes",
-    "train.extend",
-    "train.on_nan",
-    "train.on_collapse",
-    "train.log_layers",
-}
 
 
 class DoesNotFit(OnAllRanks):
@@ -77,17 +61,37 @@ def _read(checkpoints: Checkpoints, name: str, digest: str, own: dict[str, Any])
         time.sleep(0.2)
 
 
-def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping[str, str]) -> None:
-    """Refuse a checkpoint of another config, or, unless train.allow_changes, of other data or library versions."""
-    theirs = RunConfig.from_yaml(state["config"]).flat()
-    ours = {key: value for key, value in config.flat().items() if not key.startswith(("scale.", "track."))}
+def check_config(kept: str, config: RunConfig, ignored: Collection[str] = ()) -> None:
+    """Refuse to go on under another config than `kept`, which a checkpoint was made with; keys that decide nothing may differ."""
+    theirs = RunConfig.from_yaml(kept).flat()
+    ours = {key: value for key, value in config.flat().items() if not key.startswith(("scale.", "track.")) and key not in ignored}
     differing = [key for key, value in ours.items() if theirs.get(key, value) != value and key not in FREE]
     if config.train.extend != "no":  # the driver has held the schedules of both lengths against each other
         differing = [key for key in differing if key not in LENGTH]
     if differing:
+        longer = " (a finished run trains longer with --train.extend)" if set(differing) <= set(LENGTH) else ""
         raise DoesNotFit(
-            f"the checkpoint was made with another config; it differs in {', '.join(differing)}. Give the run another --track.name"
+            f"the checkpoint was made with another config; it differs in {', '.join(differing)}. Give the run another --track.name, or ask for "
+            f"{', '.join(f'{key} {theirs[key]}' for key in differing[:5])} as it has{longer}"
         )
+
+
+def check_kept(folder: Storage, config: RunConfig, ignored: Collection[str]) -> None:
+    """As `check_config`, before the run's record is touched: its config.yaml tells at no cost, and where that differs its checkpoint."""
+    names = folder.names()
+    if "config.yaml" not in names or not any(map(PATTERN.fullmatch, names)):
+        return
+    try:
+        check_config(folder.read("config.yaml").decode(), config, ignored)
+    except (UserError, UnicodeDecodeError):
+        state = Checkpoints(folder).latest()
+        if state:
+            check_config(state["config"], config, ignored)
+
+
+def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping[str, str]) -> None:
+    """Refuse a checkpoint of another config, or, unless train.allow_changes, of other data or library versions."""
+    check_config(state["config"], config)
     changed = [
         f"{key} ({state['fingerprint'].get(key, 'none')} -> {value})"
         for key, value in fingerprint.items()

@@ -10,6 +10,7 @@ from typing import Any
 from .. import data, model, track
 from ..config import RunConfig
 from ..errors import UserError
+from ..evaluation.protocol import Measured
 from ..evaluation.samples import check_measurable
 from ..names import check_case
 from . import sealed
@@ -17,7 +18,7 @@ from .checkpoint import PATTERN, Storage
 from .launch import Result, Status, launch
 from .lease import Lease, held
 from .ray_train import check_machines, ray_session
-from .records import SEEDS, check_kind, read, tags_of
+from .records import SEEDS, check_kind, note, read, tags_of
 from .stop import settled, stoppable
 from .worker import VERDICT
 
@@ -75,7 +76,7 @@ def _run(
             with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
                 for child in own:
                     lease.check()
-                    done = _finished(storage / child.track.name, parent)
+                    done = _finished(storage / child.track.name, parent, config.eval.final, quiet)
                     if done and not quiet:
                         print(f"{done.name} is finished: {done.url}", flush=True)
                     results.append(done or launch(child, quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}))
@@ -128,17 +129,22 @@ def _record(folder: Storage) -> dict[str, Any]:
         raise UserError(f"{error}; remove it: the seeds go on, under a new MLflow run") from None
 
 
-def _finished(folder: Storage, parent: track.TrackedRun) -> Result | None:
-    """What a seed came to that has reached its end; None for one that has not."""
+def _finished(folder: Storage, parent: track.TrackedRun, measured: bool, quiet: bool) -> Result | None:
+    """What a seed came to that has reached its end; None for one that has not, or whose verdict is lost: it goes on, to be `measured` anew."""
     record = read(folder)
     if not record.get("finished"):
         return None
-    names = folder.names()
-    try:
-        metrics = sealed.read(folder, VERDICT, sealed.NUMBER) or {}
-    except sealed.Damaged:
-        return None  # launched again, it measures the same weights anew
-    step = max((int(found[1]) for name in names if (found := PATTERN.fullmatch(name))), default=0)
+    metrics = None
+    with contextlib.suppress(sealed.Damaged):  # whoever measures says so
+        metrics = sealed.read(folder, VERDICT, sealed.NUMBER)
+    if metrics is None and measured:
+        with held(folder, quiet) as lease:  # of a finished run the same command begins name-2
+            run = track.TrackedRun(record.get("uri") or parent.uri, parent.experiment_id, record["run_id"])
+            note(lease.fenced(), run, **{**record, "finished": False})
+        return None
+    step = max((int(found[1]) for name in folder.names() if (found := PATTERN.fullmatch(name))), default=0)
     url = track.run_url(parent.uri, parent.experiment_id, record["run_id"])
     name = folder.address.rstrip("/").rpartition("/")[2]
-    return Result(name, metrics, record["run_id"], url, folder.address, step, True, {"unsent": record.get("unsent", 0)})
+    found = Measured(metrics or {})
+    details = {"about": found.about, "unsent": record.get("unsent", 0)}
+    return Result(name, dict(found), record["run_id"], url, folder.address, step, True, details)

@@ -8,7 +8,7 @@ from .. import model
 from ..config import RunConfig
 from ..hardware import quick_bf16
 from . import sealed
-from .checkpoint import Storage
+from .checkpoint import Checkpoints, Storage
 
 SETTLED = "hardware.json"
 
@@ -25,13 +25,31 @@ def settle(config: RunConfig, folder: Storage, gpu: bool | None = None) -> RunCo
         return model.settled(config, kind)
     bf16 = _on_nodes(kind)
     found = model.settled(config, kind, bf16)
-    if known := sealed.read(folder, SETTLED, str):
+    if known := _known(folder):
         kept = {key: known[key] for key in asked if key in known}
         now = {key: value for key, value in found.flat().items() if key in kept and value != kept[key]}
         for key, value in now.items():
             print(f"contray: {key} stays {kept[key]}, as the run began; this hardware would take {value}", flush=True)
         return model.settled(config.replace({**kept, "train.settled": asked}), kind)
     sealed.write(folder, SETTLED, {key: str(found.flat()[key]) for key in asked})
+    return found
+
+
+def _known(folder: Storage) -> dict[str, str]:
+    """What the run took when it began; where that file is damaged or lost, what its newest checkpoint says, and nothing where there is neither."""
+    why = f"{folder.address}/{SETTLED} is lost"
+    try:
+        if (known := sealed.read(folder, SETTLED, str)) is not None:
+            return known
+    except sealed.Damaged as error:
+        why = str(error)
+    state = Checkpoints(folder).latest()
+    if state is None:
+        return {}
+    before = RunConfig.from_yaml(state["config"]).flat()
+    found = {key: str(before[key]) for key in model.HARDWARE}
+    sealed.write(folder, SETTLED, found)
+    print(f"contray: {why}; it was mended from the newest checkpoint", flush=True)
     return found
 
 

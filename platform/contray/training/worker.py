@@ -121,6 +121,8 @@ class Recorder(Listener):
         step, since = self._safe
         safe = f"the last durable checkpoint is of step {step}, {lasting(time.monotonic() - since)} ago"
         told = words and f"{words} ({safe if step >= 0 else 'there is no durable checkpoint yet'})"
+        if what == "damage":  # found before the run knows which checkpoint it goes on from; the words name that
+            told = words
         if self.metrics and what != "mlflow":
             self._tag(time.strftime("%Y-%m-%d %H:%M:%S, ") + told if words else "")
         with contextlib.suppress(UserError):  # a lost lease: the training thread hears of it as well

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig
+from ..config import FREE, RunConfig
 from ..errors import UserError
 from ..registry import known_code
 from ..training import sealed
 from ..training.checkpoint import Storage
-from .trial import RECORD
+from .trial import ENDED, RECORD, REPORTS
 
-KINDS: sealed.Kinds = {"run_id": str, "params": dict, "finished": bool, "search": dict, "version": int}
+KINDS: sealed.Kinds = {"run_id": str, "params": dict, "finished": bool, "search": dict, "version": int, "config": str}
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,38 @@ def begun(folder: Path, config: RunConfig, space: Mapping[str, Any]) -> list[Beg
     return found
 
 
+def mend(folder: Path) -> None:
+    """Remove what trials left damaged of their outcome, and say so: they are measured again from their checkpoints, not lost to the ranking."""
+    kinds: dict[str, sealed.Kinds] = {ENDED: sealed.NUMBER, REPORTS: {"reports": list}}
+    for path in sorted(path for name in kinds for path in folder.glob(f"[0-9][0-9][0-9][0-9][0-9]/{name}")):
+        try:
+            sealed.read(Storage(str(path.parent)), path.name, kinds[path.name])
+        except sealed.Damaged as error:
+            path.unlink()
+            again = (
+                "the trial is measured again"
+                if path.name == ENDED
+                else "what the scheduler was told of the trial is not told again"
+            )
+            print(f"contray: {error}; {again}", flush=True)
+
+
 def read(path: Path) -> dict[str, Any]:
     """A record of a sweep or of a trial. Raises UserError where it is damaged."""
     try:
         return sealed.read(Storage(str(path.parent)), path.name, KINDS) or {}
     except sealed.Damaged as error:
         raise UserError(f"{error}; remove it, or start anew without --resume") from None
+
+
+def differing(text: str, config: RunConfig) -> list[str]:
+    """The keys that decide what trials compute and that `config` has otherwise than the config on record, with both values."""
+    before, now = RunConfig.from_yaml(text).flat(), config.flat()
+    return [
+        f"{key} ({before.get(key)} -> {now.get(key)})"
+        for key in {**before, **now}
+        if key not in FREE and not key.startswith(("scale.", "track.")) and before.get(key) != now.get(key)
+    ]
 
 
 def places(known: Sequence[Begun]) -> Callable[[Any], str]:

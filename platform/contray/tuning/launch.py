@@ -95,10 +95,10 @@ def sweep(
     check_case("track.name", base_name, storage.folders())
     home = storage / base_name  # one lease for all sweeps of the name, in the folder of the first
     if resume:
-        _folder(storage, base_name, resume, search)  # refuses before a folder is made
+        _folder(storage, base_name, resume, search, config)  # refuses before a folder is made
     home.create()
     with held(home, quiet) as lease:
-        folder, record = _folder(storage, base_name, resume, search)
+        folder, record = _folder(storage, base_name, resume, search, config)
         return _search(search, config, space, folder, record, source, name, lease, quiet)
 
 
@@ -113,7 +113,9 @@ def _search(
     parent = track.begin(
         uri, config.track.experiment, folder.name, params=params, tags=tags, run_id=record.get("run_id"), again=config.track.again
     )
-    record = {"run_id": parent.run_id, "finished": False, "search": asdict(search), "version": VERSION}
+    record = {
+        "run_id": parent.run_id, "finished": False, "search": asdict(search), "version": VERSION, "config": config.to_yaml()
+    }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     place = Fenced(str(folder), lease.token, lease.folder.address)
     sealed.write(place, SWEEP, record)
@@ -186,7 +188,7 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
     return space, words
 
 
-def _folder(storage: Storage, base: str, resume: bool, search: Search) -> tuple[Path, Mapping[str, Any]]:
+def _folder(storage: Storage, base: str, resume: bool, search: Search, config: RunConfig) -> tuple[Path, Mapping[str, Any]]:
     """A new folder for the sweep, or with `resume` that of the newest of its name, and what is on record of it."""
     number, newest, folder = 1, None, Path(storage.root) / base
     check_kind(Storage(str(folder)), SWEEP)
@@ -209,6 +211,8 @@ def _folder(storage: Storage, base: str, resume: bool, search: Search) -> tuple[
     if not isinstance(before, dict) or before.keys() != now.keys() or not record.get("run_id"):
         raise UserError(f"--resume: {newest / SWEEP} is damaged; without --resume a new sweep starts")
     changed = [f"{key} ({before[key]} -> {value})" for key, value in now.items() if before[key] != value]
+    if "config" in record:
+        changed += kept.differing(record["config"], config)  # else trials of two configs would be ranked with each other
     if changed:
         raise UserError(f"--resume: {newest.name} was begun otherwise: {', '.join(changed)}")
     return newest, record

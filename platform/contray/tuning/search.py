@@ -77,6 +77,7 @@ def run(
         code_of(config.method.name), remembered(),
     )  # fmt: skip
     trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), resources)
+    kept.mend(folder)
     known = kept.begun(folder, config, space)
     if pbt or any(isinstance(domain, dict) for domain in space.values()):  # Optuna knows neither grids nor populations
         now = {each.name: each for each in known}  # a population has changed its parameters on the way
