@@ -231,9 +231,16 @@ def _show(rows: Sequence[Row], left_out: int, out: Path, link: str) -> None:
         name = f"{row.method} {row.preset}, {row.dataset}\n{row.settings}".rstrip()
         table.add_row(name, str(row.seeds), str(row.steps), *cells)
     console = Console(markup=False, emoji=False)
+    whole = 24 + sum(
+        3 + max(map(len, [*heading.split("\n"), *cells])) for heading, cells in zip(headings, columns.values(), strict=True)
+    )
+    # rich would cut numbers to fit, and the names to nothing: a narrow window folds the lines, and a file (taken for 80 wide) has room
+    console.width = max(console.width if console.is_terminal else 140, whole + len("seeds steps") + 6)
     console.print(table)
     if left_out:
-        console.print(f"{left_out} runs that have not been evaluated are left out")
+        console.print(
+            f"{left_out} run{'s have' if left_out > 1 else ' has'} not been evaluated and {'are' if left_out > 1 else 'is'} left out"
+        )
     console.print(f"plot: {out}\nMLflow: {link}", soft_wrap=True, highlight=False)
 
 
