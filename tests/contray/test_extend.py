@@ -16,6 +16,7 @@ from contray.training import sealed
 from contray.training.checkpoint import Checkpoints, Storage
 from contray.training.extend import _differing
 from contray.training.launch import Result, launch
+from contray.training.records import note
 
 TINY = {
     **{"data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4},
@@ -128,3 +129,32 @@ def test_a_method_of_one_s_own_that_reads_the_length_is_named(tmp_path: Path) ->
     assert list(_differing(config, model.build(config, 640), 640, 20, 30, 20)) == [
         "contray_user_ramped.ramp (it reads the clock's fraction)"
     ]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_that_is_refused_is_left_as_it_was(
+    finished: bool, train: Train, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"eval.every_epochs": 0, "track.model": False}
+    first = train("r", 2, **keys)
+    folder, run = Storage(first.checkpoint), track.attach(store, first.run_id)
+    if not finished:
+        note(folder, run)
+        run.finish("KILLED")
+    extend, steps = ("exact", 4) if finished else ("no", 2)
+
+    def left() -> tuple[Any, ...]:
+        found = track.client(store).get_run(first.run_id)
+        return {name: folder.read(name) for name in folder.names() if name != "lease.json"}, found.info.status, found.data.tags
+
+    before = left()
+    with pytest.raises(UserError, match=r"it differs in backbone\.width\. Give the run another --track\.name"):
+        train("r", steps, extend, **{**keys, "backbone.width": 8})
+    assert left() == before
+    if finished:
+        monkeypatch.setattr("contray.data.sources.PIPELINE", "another")
+        with pytest.raises(UserError, match=r"resuming would not be exact: pipeline .* --train\.allow_changes true"):
+            train("r", steps, extend, **keys)
+        assert left() == before
+        monkeypatch.undo()
+    assert train("r", steps, extend, **keys).step == steps

@@ -22,6 +22,7 @@ from .nodes import nodes, uses_gpu
 from .ray_train import check_machines, cluster_of, fit, ray_session
 from .records import FAILURE, FOLDER, end, name_of, note, record_config, tags_of
 from .resend import resend
+from .restore import check_before
 from .settle import settle
 from .stop import interrupts, settled, stoppable
 from .worker import VERDICT, Asked, Plan, work
@@ -75,6 +76,7 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
             config = settle(config, lease.fenced())
         params = {key: value for key, value in config.flat().items() if key not in model.open_keys(config)}
         steps = check_extension(folder, config, len(source.train)) if config.train.extend != "no" else None
+        check_before(folder, config, source)
         before, own = known.get("run_id"), {FOLDER: folder.address, **({FAILURE: ""} if known else {})}
         run = track.begin(
             uri, config.track.experiment, name, params=params, run_id=before, again=config.track.again, parent_id=parent,
@@ -85,8 +87,13 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
                 print(f"{name}: {resend(folder, run)}", flush=True)
             base = config.track.name or config.run_name
             if name != base and not quiet:
+                unit = (
+                    f"than {config.train.steps} --train.steps"
+                    if config.train.steps
+                    else f"than {config.train.epochs:g} --train.epochs"
+                )
                 print(
-                    f"{base} is finished, so this is {name}; to train it longer: --track.name {base} --train.extend exact, and more epochs",
+                    f"{base} is finished, so this is {name}; to train it longer: --track.name {base} --train.extend exact, and more {unit}",
                     flush=True,
                 )
             if steps and known.get("finished"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from .. import data, model
 from ..config import RunConfig
 from ..errors import OnAllRanks, UserError
 from .agreement import Ranks
-from .checkpoint import Checkpoints
+from .checkpoint import Checkpoints, Storage
 from .extend import LENGTH
 
 WAIT = 20.0  # seconds until a rank sees the file that rank 0 has read: listings of NFS are as old as that
@@ -77,17 +79,51 @@ def _read(checkpoints: Checkpoints, name: str, digest: str, own: dict[str, Any])
         time.sleep(0.2)
 
 
-def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping[str, str]) -> None:
-    """Refuse a checkpoint of another config, or, unless train.allow_changes, of other data or library versions."""
-    theirs = RunConfig.from_yaml(state["config"]).flat()
-    ours = {key: value for key, value in config.flat().items() if not key.startswith(("scale.", "track."))}
-    differing = [key for key, value in ours.items() if theirs.get(key, value) != value and key not in FREE]
+def check_before(folder: Storage, config: RunConfig, source: data.Source) -> None:
+    """What `check_fits` refuses, before anything of the run in `folder` or of its MLflow run is written over.
+
+    The checkpoint is read only where the run's config.yaml tells of another config, or where a finished run is to lose its end.
+    """
+    extends = config.train.extend != "no"
+    if not extends and not _differing(_recorded(folder), config):
+        return
+    with warnings.catch_warnings():  # of a damaged one the workers tell, who go on from the one before it
+        warnings.simplefilter("ignore")
+        state = Checkpoints(folder).latest()
+    if state is not None and extends:
+        check_fits(state, config, data.fingerprint(source, config.data))
+    elif state is not None:
+        _check_config(state, config)
+
+
+def _recorded(folder: Storage) -> Mapping[str, Any]:
+    """The config that the run in `folder` was started with last; empty where there is none that can be read."""
+    try:
+        return RunConfig.from_yaml(folder.read("config.yaml").decode()).flat()
+    except (OSError, UserError, ValueError):
+        return {}
+
+
+def _differing(theirs: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """The keys of two configs that no run can have both of; those that are left to the workers' hardware still are not known yet."""
+    free = {*FREE, *model.open_keys(config)}
     if config.train.extend != "no":  # the driver has held the schedules of both lengths against each other
-        differing = [key for key in differing if key not in LENGTH]
+        free |= set(LENGTH)
+    ours = {key: value for key, value in config.flat().items() if not key.startswith(("scale.", "track."))}
+    return [key for key, value in ours.items() if theirs.get(key, value) != value and key not in free]
+
+
+def _check_config(state: Mapping[str, Any], config: RunConfig) -> None:
+    differing = _differing(RunConfig.from_yaml(state["config"]).flat(), config)
     if differing:
         raise DoesNotFit(
             f"the checkpoint was made with another config; it differs in {', '.join(differing)}. Give the run another --track.name"
         )
+
+
+def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping[str, str]) -> None:
+    """Refuse a checkpoint of another config, or, unless train.allow_changes, of other data or library versions."""
+    _check_config(state, config)
     changed = [
         f"{key} ({state['fingerprint'].get(key, 'none')} -> {value})"
         for key, value in fingerprint.items()
