@@ -172,7 +172,7 @@ def _ranking(metrics: Mapping[str, Spread]) -> list[str]:
 
 def _row(talk: MlflowClient, runs: Sequence[Run], settings: str) -> Row:
     names = sorted({name for run in runs for name in run.data.metrics})
-    metrics = {name: Spread.over(run.data.metrics[name] for run in runs if name in run.data.metrics) for name in names}
+    metrics = {name: Spread.over(_by_seed(runs, name)) for name in names}
     for kind, name in zip(("knn_gain", "linear_gain"), TEST, strict=True):
         both = [run.data.metrics for run in runs if name in run.data.metrics and f"random_{name}" in run.data.metrics]
         metrics[kind] = Spread.over(values[name] - values[f"random_{name}"] for values in both)
@@ -184,6 +184,15 @@ def _row(talk: MlflowClient, runs: Sequence[Run], settings: str) -> Row:
         metrics={name: spread for name, spread in metrics.items() if spread},
         run_ids=tuple(run.info.run_id for run in runs),
     )
+
+
+def _by_seed(runs: Sequence[Run], name: str) -> list[float]:
+    """The metric of each seed; the mean of runs that repeat one, which would pass for agreement between seeds."""
+    found: dict[str | None, list[float]] = defaultdict(list)
+    for run in runs:
+        if name in run.data.metrics:
+            found[run.data.params.get("seed")].append(run.data.metrics[name])
+    return [mean(values) for values in found.values()]
 
 
 def _configuration(run: Run) -> dict[str, str]:

@@ -132,6 +132,17 @@ def test_no_number_and_no_name_is_cut(
         assert text in shown
 
 
+def test_a_repeated_seed_is_one_seed(store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(2):
+        run(store, f"again-{i}", SIMCLR | {"seed": 0}, {"linear_top1": 0.5})
+    (row,) = compare(store, [], "shapes", tmp_path / "compare.png")
+    assert (row.seeds, row.metrics["linear_top1"].n, len(row.run_ids)) == (1, 1, 2)
+    assert "±0.000" not in capsys.readouterr().out
+    run(store, "other", SIMCLR | {"seed": 1}, {"linear_top1": 0.9})
+    (row,) = compare(store, [], "shapes", tmp_path / "compare.png")
+    assert (row.metrics["linear_top1"].mean, row.metrics["linear_top1"].n) == (pytest.approx(0.7), 2)
+
+
 def test_what_is_not_there_is_named(store: str, tmp_path: Path) -> None:
     out = tmp_path / "compare.png"
     run(store, "r", SIMCLR, {"loss": 1.0})
