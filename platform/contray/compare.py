@@ -172,7 +172,7 @@ def _ranking(metrics: Mapping[str, Spread]) -> list[str]:
 
 def _row(talk: MlflowClient, runs: Sequence[Run], settings: str) -> Row:
     names = sorted({name for run in runs for name in run.data.metrics})
-    metrics = {name: Spread.over(run.data.metrics[name] for run in runs if name in run.data.metrics) for name in names}
+    metrics = {name: Spread.over(_by_seed(runs, name)) for name in names}
     for kind, name in zip(("knn_gain", "linear_gain"), TEST, strict=True):
         both = [run.data.metrics for run in runs if name in run.data.metrics and f"random_{name}" in run.data.metrics]
         metrics[kind] = Spread.over(values[name] - values[f"random_{name}"] for values in both)
@@ -184,6 +184,15 @@ def _row(talk: MlflowClient, runs: Sequence[Run], settings: str) -> Row:
         metrics={name: spread for name, spread in metrics.items() if spread},
         run_ids=tuple(run.info.run_id for run in runs),
     )
+
+
+def _by_seed(runs: Sequence[Run], name: str) -> list[float]:
+    """The metric of each seed; the mean of runs that repeat one, which would pass for agreement between seeds."""
+    found: dict[str | None, list[float]] = defaultdict(list)
+    for run in runs:
+        if name in run.data.metrics:
+            found[run.data.params.get("seed")].append(run.data.metrics[name])
+    return [mean(values) for values in found.values()]
 
 
 def _configuration(run: Run) -> dict[str, str]:
@@ -231,9 +240,16 @@ def _show(rows: Sequence[Row], left_out: int, out: Path, link: str) -> None:
         name = f"{row.method} {row.preset}, {row.dataset}\n{row.settings}".rstrip()
         table.add_row(name, str(row.seeds), str(row.steps), *cells)
     console = Console(markup=False, emoji=False)
+    whole = 24 + sum(
+        3 + max(map(len, [*heading.split("\n"), *cells])) for heading, cells in zip(headings, columns.values(), strict=True)
+    )
+    # rich would cut numbers to fit, and the names to nothing: a narrow window folds the lines, and a file (taken for 80 wide) has room
+    console.width = max(console.width if console.is_terminal else 140, whole + len("seeds steps") + 6)
     console.print(table)
     if left_out:
-        console.print(f"{left_out} runs that have not been evaluated are left out")
+        console.print(
+            f"{left_out} run{'s have' if left_out > 1 else ' has'} not been evaluated and {'are' if left_out > 1 else 'is'} left out"
+        )
     console.print(f"plot: {out}\nMLflow: {link}", soft_wrap=True, highlight=False)
 
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def _files(package: str) -> list[str]:
 
 def _load(what: str, package: str, name: str, known: list[str]) -> ModuleType:
     if name.endswith(".py"):
-        return _load_path(what, Path(name))
+        return _load_path(what, package, Path(name))
     if name in _files(package):
         return importlib.import_module(f"{package}.{name}")
     for entry in importlib.metadata.entry_points(group=f"contray.{package}"):
@@ -137,11 +138,13 @@ def _load(what: str, package: str, name: str, known: list[str]) -> ModuleType:
     raise UserError(f"{what} {name!r} is not known; {nearest(name, known)} (a path to a .py file works too)")
 
 
-def _load_path(what: str, path: Path) -> ModuleType:
+def _load_path(what: str, package: str, path: Path) -> ModuleType:
+    """The module of a file, as if it lay in `package`: a copy of a built-in file works anywhere, with its `from ._base import ...` as it stands."""
     path = Path(known_code(str(path))).expanduser().resolve()
     if not path.is_file():
         raise UserError(f"{what} {str(path)!r}: there is no such file")
-    module_name = f"contray_user_{path.stem}"
+    importlib.import_module(package)
+    module_name = f"{package}.contray_user_{path.stem.replace('.', '_')}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -149,6 +152,11 @@ def _load_path(what: str, path: Path) -> ModuleType:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise UserError(f"{what} {path}: it cannot be imported ({error})") from None
+    except Exception as error:  # whatever a file of the user's own may do wrong
+        sys.modules.pop(module_name, None)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"line {lines[-1]}: " if lines else ""
+        kind = "" if isinstance(error, SyntaxError | ImportError) else f"{type(error).__name__}: "
+        said = " ".join(str(error).split())
+        raise UserError(f"{what} {path}: it cannot be imported ({where}{kind}{said})") from None
     return module

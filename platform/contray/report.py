@@ -109,7 +109,7 @@ def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:
     table.add_section()
     known = [[result.metrics[name] for result in results if name in result.metrics] for name in names]
     table.add_row("mean ± std", *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in map(_spread, known)))
-    _print(table, f"see them    {results[0].url}")
+    _print(table, *(f"seed {config.seed + offset:<6} {result.url}" for offset, result in enumerate(results)))
 
 
 def _share(top1: float | None) -> str:

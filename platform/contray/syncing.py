@@ -67,7 +67,12 @@ def sync(
     name_method(method)
     if uri:
         track.check(track.resolve_uri(uri), exists=True)
-    folders = list(_named(runs, storage) if runs else _below(Storage(storage)))
+    place = Storage(storage)
+    folders = list(_named(runs, storage) if runs else _below(place))
+    if not folders:  # a misspelt place, or that of another working directory, is none whose runs lack nothing
+        raise UserError(
+            f"--storage: there is no run in {place.address}; it takes what scale.storage of the runs is, or name their folders"
+        )
     done = []
     for folder in folders:
         try:

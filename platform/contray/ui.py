@@ -116,13 +116,15 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def _check_port(host: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port: got {port}, must be an integer >= 1 and <= 65535, such as the default 5000")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise UserError(
-                f"port {port} on {host} cannot be had ({error.strerror}), perhaps another `contray ui`; give --port {port + 1}"
+                f"port {port} on {host} cannot be had ({error.strerror}), perhaps another `contray ui`; give --port {port + 1 if port < 65535 else 5000}"
             ) from None
 
 

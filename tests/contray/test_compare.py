@@ -60,7 +60,7 @@ def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path, wide: No
     assert (tmp_path / "plots" / "compare.png").read_bytes().startswith(b"\x89PNG")
 
     shown = capsys.readouterr().out
-    for text in ("0.850±0.071", "+0.550", "0.700±0.000", " 0.500 ", " 0.950 ", "1 runs that have not been"):
+    for text in ("0.850±0.071", "+0.550", "0.700±0.000", " 0.500 ", " 0.950 ", "1 run has not been"):
         assert text in shown
     link = next(line for line in shown.splitlines() if line.startswith("MLflow: "))
     assert all(run_id in link for run_id in (*ids, warm))
@@ -112,6 +112,35 @@ def test_the_group_tag_decides_where_there_is_one(store: str, tmp_path: Path, wi
         run(store, str(seed), SIMCLR | {"seed": seed, "data.root": str(seed)}, {"knn_top1": 0.5}, tags={"contray.group": "abc"})
     (row,) = compare(store, [], "shapes", tmp_path / "compare.png")
     assert row.seeds == 2
+
+
+@pytest.mark.parametrize("columns", ["40", "80", ""])
+def test_no_number_and_no_name_is_cut(
+    columns: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    names = ("knn_top1", "linear_top1", "random_knn_top1", "random_linear_top1", "pixels_linear_top1", "finetune_1pct_top1")
+    for seed in (0, 1):
+        run(store, str(seed), SIMCLR | {"seed": seed}, dict.fromkeys(names, 0.25))
+    run(store, "trial", SIMCLR | {"method.temperature": 3, "seed": 0}, {"knn_val_top1": 0.125, "linear_val_top1": 0.375})
+    run(store, "begun", SIMCLR, {"loss": 1.0})
+    compare(store, [], "shapes", tmp_path / "compare.png")
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert shown.count("0.250±0.000") == 3
+    for text in ("seeds", "steps", "0.125", "0.375", "method.temperature=3", "1 run has not been evaluated and is left out"):
+        assert text in shown
+
+
+def test_a_repeated_seed_is_one_seed(store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(2):
+        run(store, f"again-{i}", SIMCLR | {"seed": 0}, {"linear_top1": 0.5})
+    (row,) = compare(store, [], "shapes", tmp_path / "compare.png")
+    assert (row.seeds, row.metrics["linear_top1"].n, len(row.run_ids)) == (1, 1, 2)
+    assert "±0.000" not in capsys.readouterr().out
+    run(store, "other", SIMCLR | {"seed": 1}, {"linear_top1": 0.9})
+    (row,) = compare(store, [], "shapes", tmp_path / "compare.png")
+    assert (row.metrics["linear_top1"].mean, row.metrics["linear_top1"].n) == (pytest.approx(0.7), 2)
 
 
 def test_what_is_not_there_is_named(store: str, tmp_path: Path) -> None:

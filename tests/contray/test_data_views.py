@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as F
 
+from contray import RunConfig
 from contray.data.draws import Draws
 from contray.data.policy import bound, steps
 from contray.data.preview import draw
@@ -302,6 +303,17 @@ def test_preview_draws_every_view(tmp_path: Path):
     assert image is not None
     assert image.shape[1] > 5 * 100
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 500
+
+
+@pytest.mark.parametrize("name", ["simclr", "byol", "dino", "cmc", "cpc"])
+def test_the_whole_policy_stands_in_the_preview(name: str, tmp_path: Path):
+    """The caption is no wider than the picture: right of it there is a white margin."""
+    views = RunConfig.make(name, preset="paper").views
+    split = ArraySplit("set", np.stack([picture(64, 64, seed) for seed in range(2)]), np.arange(2), ["cat", "dog"])
+    views = {key: view for key, view in views.items() if view.source == "image"}
+    image = cv2.imread(str(draw(split, views, strength=1.0, seed=0, samples=2, out=tmp_path / "grid.png")))
+    assert image is not None
+    assert image[:40, -3:].min() > 200, "text reaches the right edge"
 
 
 ALIGNED = {

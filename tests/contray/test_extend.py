@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from contray import RunConfig, model, track
+from contray import RunConfig, data, model, track
 from contray.errors import ConfigError, UserError
 from contray.training import records, sealed, worker
 from contray.training.checkpoint import Checkpoints, Storage, dump
 from contray.training.extend import _differing
 from contray.training.launch import Result, launch
+from contray.training.records import note
 from contray.training.restore import check_kept
 
 TINY = {
@@ -137,11 +138,13 @@ def test_another_config_is_refused_before_the_run_s_record_is_touched(train: Tra
     assert folder.read("config.yaml") == kept, "the run's config is that of a command that was refused"
     run = talk.get_run(first.run_id)
     assert (run.info.status, run.data.tags) == ("KILLED", tags)
+    config = RunConfig.from_yaml(kept.decode())
+    source = data.open_source(config.data)
     for unreadable in (b"\xff", b"[]", b"", kept.replace(b"steps: 2", b"steps: 9")):  # the checkpoint has the last word
         folder.write("config.yaml", unreadable)
         with pytest.raises(UserError, match=r"differs in train\.steps"):
-            check_kept(folder, RunConfig.from_yaml(kept.decode(), {"train.steps": 3}), ())
-        check_kept(folder, RunConfig.from_yaml(kept.decode(), {"data.workers": 3}), ())
+            check_kept(folder, config.replace({"train.steps": 3}), source, ())
+        check_kept(folder, config.replace({"data.workers": 3}), source, ())
 
 
 @pytest.mark.parametrize(("name", "said"), [("", "say which run goes on"), ("gone", "there is no run gone")])
@@ -179,3 +182,32 @@ def test_a_method_of_one_s_own_that_reads_the_length_is_named(tmp_path: Path) ->
     assert list(_differing(config, model.build(config, 640), 640, 20, 30, 20)) == [
         "contray_user_ramped.ramp (it reads the clock's fraction)"
     ]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_that_is_refused_is_left_as_it_was(
+    finished: bool, train: Train, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"eval.every_epochs": 0, "track.model": False}
+    first = train("r", 2, **keys)
+    folder, run = Storage(first.checkpoint), track.attach(store, first.run_id)
+    if not finished:
+        note(folder, run)
+        run.finish("KILLED")
+    extend, steps = ("exact", 4) if finished else ("no", 2)
+
+    def left() -> tuple[Any, ...]:
+        found = track.client(store).get_run(first.run_id)
+        return {name: folder.read(name) for name in folder.names() if name != "lease.json"}, found.info.status, found.data.tags
+
+    before = left()
+    with pytest.raises(UserError, match=r"it differs in backbone\.width\. Give the run another --track\.name"):
+        train("r", steps, extend, **{**keys, "backbone.width": 8})
+    assert left() == before
+    if finished:
+        monkeypatch.setattr("contray.data.sources.PIPELINE", "another")
+        with pytest.raises(UserError, match=r"resuming would not be exact: pipeline .* --train\.allow_changes true"):
+            train("r", steps, extend, **keys)
+        assert left() == before
+        monkeypatch.undo()
+    assert train("r", steps, extend, **keys).step == steps

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -218,6 +219,9 @@ def files(tmp_path: Path) -> Path:
     torch.save({**state, "layer1.0.conv2.weight": torch.zeros(64, 32, 3, 3)}, tmp_path / "grouped.pth")
     torch.save({name: value for name, value in state.items() if not name.startswith("layer4")}, tmp_path / "short.pth")
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>404: not found</html>")
+    (tmp_path / "empty.pth").touch()
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     torch.save({"conv_proj.weight": torch.zeros(8, 3, 4, 4)}, tmp_path / "stub.pth")
     torch.save({"conv1.weight": torch.zeros(())}, tmp_path / "scalar.pth")
@@ -232,6 +236,9 @@ REFUSED = {
     "torn.pth --layout torchvision": ("torn.pth", "torn or no checkpoint"),
     "torn.safetensors --layout torchvision": ("torn.safetensors", "torn or no safetensors"),
     "pickled.pth --layout timm": ("pickled.pth", "pickled objects, which are never loaded", "python -c", "tensors.pt"),
+    "photo.jpg --layout dino": ("photo.jpg", "torn or no checkpoint"),
+    "page.pth --layout dino": ("page.pth", "torn or no checkpoint"),
+    "empty.pth --layout dino": ("empty.pth", "torn or no checkpoint"),
     "extra.pth --layout torchvision": ("resnet_small", "too many: layer1.0.se.weight"),
     "missing.pth --layout torchvision": ("resnet_small", "missing: layer2.0.conv1.weight"),
     "grouped.pth --layout torchvision": ("layer1.0.conv2.weight is 64x32x3x3, not 64x64x3x3",),

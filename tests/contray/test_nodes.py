@@ -109,6 +109,9 @@ def test_while_no_worker_is_alive_it_is_said_what_is_waited_for(monkeypatch: pyt
     assert said[0] == (
         "waiting for 2 workers of {CPU: 2} for 18 s; the cluster has {CPU: 4} (free {CPU: 1}), {CPU: 0} (free {CPU: 0})"
     )
+    monkeypatch.setattr(nodes, "nodes", lambda: [Node("a", "a", {"CPU": 4.0}, {"CPU": 4.0})])
+    now[0] += 31
+    assert waiting.look().endswith("the cluster has {CPU: 4} (free {CPU: 4}), which is enough: Ray is starting them")
     alive[0] = True
     now[0] += 5
     assert waiting.look() == ""

@@ -10,8 +10,10 @@ import pytest
 
 from contray import RunConfig, track
 from contray.cli import main
+from contray.report import show_seeds
 from contray.training import seeds
 from contray.training.checkpoint import Storage
+from contray.training.launch import Result
 from contray.training.lease import held
 
 TINY = {
@@ -42,6 +44,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(seeds, "launch", watched)
     return found
+
+
+def test_every_seed_is_linked(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"knn_top1": 0.5, "linear_top1": 0.25}
+    show_seeds(config, [Result(f"r-s{seed}", metrics, f"id{seed}", f"http://x/id{seed}", "runs/r", 1, True) for seed in (0, 1)])
+    said = capsys.readouterr().out
+    assert [" ".join(line.split()) for line in said.splitlines()[-2:]] == ["seed 0 http://x/id0", "seed 1 http://x/id1"]
 
 
 def test_the_same_command_goes_on_with_the_seeds_that_are_left(config: RunConfig, ran: list[int], tmp_path: Path) -> None:

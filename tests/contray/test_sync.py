@@ -232,3 +232,20 @@ def test_an_unknown_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert err.count("\n") == 1
     assert "moco-onne: there is no run of this name" in err
     assert "did you mean moco-one" in err
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_storage_without_runs_is_no_storage_that_lacks_nothing(
+    there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "contray_rnus"
+    if there:
+        place.mkdir()
+    assert main(["sync", "--storage", str(place)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert (
+        err
+        == f"contray: --storage: there is no run in {place}; it takes what scale.storage of the runs is, or name their folders\n"
+    )
+    assert place.exists() == there

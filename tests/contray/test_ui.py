@@ -116,3 +116,9 @@ def test_a_tracking_server_is_only_opened(
     ui.serve("http://tracker:5000")
     assert capsys.readouterr().out == "contray: http://tracker:5000/#/experiments/1\n"
     assert opened == ["http://tracker:5000/#/experiments/1"]
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536, 99999])
+def test_what_is_no_port_is_refused(store: str, port: int) -> None:
+    with pytest.raises(UserError, match=rf"^--port: got {port}, must be an integer >= 1 and <= 65535"):
+        ui.serve(store, port, open_browser=False)

@@ -19,6 +19,8 @@ from .splits import Split
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+CHARACTERS = 14.5  # of the caption's size that an inch holds
+
 
 def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int, samples: int = 6, out: Path) -> Path:
     """Draw the first `samples` of the first epoch's order into the image file `out` and return it.
@@ -34,10 +36,12 @@ def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int,
     batches = GlobalBatches(split, views, strength=strength, batch_size=samples, seed=seed)
     batch = batches.load(0, range(samples))
     columns = {key: view for name, view in views.items() for key in view.names(name)}
+    width = max(4.5, 1.5 * (1 + len(columns)))
+    caption = _caption(views, strength, split.generated, int(width * CHARACTERS))
     figure, axes = plt.subplots(
         samples,
         1 + len(columns),
-        figsize=(max(4.5, 1.5 * (1 + len(columns))), 1.5 * samples + 1.1),
+        figsize=(width, 1.5 * samples + 0.8 + 0.15 * len(caption)),
         squeeze=False,
         layout="constrained",
     )
@@ -58,7 +62,7 @@ def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int,
                 f"{name}\n{view.size} {'tokens' if view.kind == 'tokens' else 'values' if view.kind == 'array' else 'px'}",
                 fontsize=8,
             )
-        figure.suptitle(_caption(views, strength, split.generated), fontsize=8, x=0.01, ha="left")
+        figure.suptitle("\n".join(caption), fontsize=8, x=0.01, ha="left")
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=110)
     finally:
@@ -119,12 +123,13 @@ def _label(split: Split, i: int) -> str:
     return f"id {i}" if split.labels is None else f"id {i}: {drawable(split.classes[split.labels[i]], SHORT)}"
 
 
-def _caption(views: Mapping[str, View], strength: float, generated: bool) -> str:
+def _caption(views: Mapping[str, View], strength: float, generated: bool, width: int) -> list[str]:
+    """Lines of at most `width` characters: what would stand out of the picture would be cut off."""
     lines = [f"augment.strength {strength:g}" + (" (crop and flip only)" if strength == 0 else "")]
     lines += [f"{name}: {policy_of(view, strength)}" for name, view in views.items()]
     if generated:
         lines.append("every view is a fresh rendering; it shares data.share with its sample")
-    return "\n".join(lines)
+    return [each for line in lines for each in textwrap.wrap(line, width, subsequent_indent="    ")]
 
 
 def policy_of(view: View, strength: float) -> str:

@@ -68,6 +68,13 @@ def _settings(found: dict[str, Any], layout: str) -> dict[str, Any]:
     return settings
 
 
+def _of_torch(file: Path) -> bool:
+    """Whether a file begins as torch's do: a zip archive, or a pickle of protocol 2 and later. torch takes anything else for a pickle, a picture too."""
+    with file.open("rb") as stream:
+        head = stream.read(4)
+    return head == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
+
+
 def read(file: Path) -> Mapping[str, Any]:
     """What a .safetensors or torch file holds. Raises UserError when it is torn, no checkpoint, or holds pickled objects."""
     if not file.is_file():
@@ -83,7 +90,7 @@ def read(file: Path) -> Mapping[str, Any]:
     try:
         raw = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        if "Weights only load failed" not in str(error):
+        if "Weights only load failed" not in str(error) or not _of_torch(file):
             raise UserError(f"{file}: it is torn or no checkpoint") from None
         raise UserError(
             f"{file}: it holds pickled objects, which are never loaded. If you trust where it is from, keep its tensors alone: "

@@ -78,7 +78,7 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
         steps = None
         if config.train.extend != "no":
             steps = check_extension(folder, config, len(source.train), bool(known.get("finished")))
-        check_kept(folder, config, model.open_keys(config))
+        check_kept(folder, config, source, model.open_keys(config))
         before, own = known.get("run_id"), {FOLDER: folder.address, **({FAILURE: ""} if known else {})}
         run = track.begin(
             uri, config.track.experiment, name, params=params, run_id=before, again=config.track.again, parent_id=parent,
@@ -89,8 +89,13 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
                 print(f"{name}: {resend(folder, run)}", flush=True)
             base = config.track.name or config.run_name
             if name != base and not quiet:
+                unit = (
+                    f"than {config.train.steps} --train.steps"
+                    if config.train.steps
+                    else f"than {config.train.epochs:g} --train.epochs"
+                )
                 print(
-                    f"{base} is finished, so this is {name}; to train it longer: --track.name {base} --train.extend exact, and more epochs",
+                    f"{base} is finished, so this is {name}; to train it longer: --track.name {base} --train.extend exact, and more {unit}",
                     flush=True,
                 )
             if steps and known.get("finished"):

@@ -98,7 +98,7 @@ def words(resources: Mapping[str, float]) -> str:
 
 def _room(totals: Iterable[Mapping[str, float]], asked: Mapping[str, float]) -> int:
     """How many workers the nodes can hold, everything on them free."""
-    return sum(min(int(total.get(key, 0) // amount) for key, amount in asked.items()) for total in totals)
+    return sum(min((int(total.get(key, 0) // amount) for key, amount in asked.items() if amount), default=0) for total in totals)
 
 
 def _listed(totals: Sequence[Mapping[str, float]], kinds: Sequence[Mapping[str, float]]) -> str:
@@ -147,7 +147,10 @@ class Waiting:
             self._alive_at, self.words, self._said = now, "", -1e9
         elif now - self._alive_at > FIRST_WORD and now - self._said > NEXT_WORD:
             self._said = now
-            have = ", ".join(f"{words(node.total)} (free {words(node.free)})" for node in nodes()) or "no node"
+            found = nodes()
+            have = ", ".join(f"{words(node.total)} (free {words(node.free)})" for node in found) or "no node"
+            if _room((node.free for node in found), self.asked) >= self.least:  # a slow machine, a new environment
+                have += ", which is enough: Ray is starting them"
             self.words = (
                 f"waiting for {self.least} worker{'s' * (self.least > 1)} of {words(self.asked)} for {round(now - self._alive_at)} s; "
                 f"the cluster has {have}"

@@ -65,7 +65,7 @@ def unseal(content: bytes, where: str, kinds: Kinds, needed: Collection[str] = (
 
 def _dumped(facts: Mapping[str, Any]) -> bytes:
     if SEAL in facts:
-        raise ValueError(f"{SEAL!r} is the seal's own key")
+        raise ValueError(f"{SEAL} is the name of the seal; what is kept under it would never be read again")
     return json.dumps({**facts, SEAL: _digest(facts)}).encode()
 
 

@@ -59,8 +59,11 @@ def sweep(
     scheduler = scheduler or getattr(file, "SCHEDULER", "asha")
     if scheduler not in ("asha", "pbt", "none"):
         raise UserError(f"--scheduler: got {scheduler}, must be asha, pbt or none")
-    if samples < 0 or concurrent < 0 or minutes < 0 or not 0 < grace <= 1:
-        raise UserError("--samples, --concurrent and --minutes must not be negative, --grace must be above 0 and at most 1")
+    for option, value in (("samples", samples), ("concurrent", concurrent), ("minutes", minutes)):
+        if not value >= 0:  # nor not-a-number
+            raise UserError(f"--{option}: got {value:g}, must be at least 0")
+    if not 0 < grace <= 1:
+        raise UserError(f"--grace: got {grace:g}, must be above 0 and at most 1: the share of a run that every trial gets")
     source = data.announced(config.data)
     if source.train.labels is None and metric != UNLABELLED:
         raise UserError(
