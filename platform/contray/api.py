@@ -270,7 +270,13 @@ class _Opened:
         if self.run is None:
             return
         ours, theirs = self.config.data, self.encoder.config.data
-        own = (ours.source, ours.label_column) == (theirs.source, theirs.label_column)
+        shown = [
+            "source",
+            "image_column",
+            "label_column",
+            *(("size", "renderings", "contrast") if ours.source == "digits" else ()),
+        ]
+        own = all(getattr(ours, key) == getattr(theirs, key) for key in shown)
         name = "" if own else slug(self.source.name)  # MLflow refuses many characters in a metric's name
         if metrics:
             self.run.log_metrics({f"{name}.{key}" if name else key: value for key, value in metrics.items()}, step=0)

@@ -45,7 +45,9 @@ class Encoder:
 
     @torch.no_grad()
     def __call__(self, images: list[np.ndarray] | list[Mapping[str, Any]] | np.ndarray) -> Tensor:
-        """uint8 images (H, W, 3) of any sizes, or dicts of columns -> (n, D) features on the CPU."""
+        """uint8 images (H, W, 3) of any sizes, or dicts of columns -> (n, D) features on the CPU. Raises UserError where there are none."""
+        if not len(images):
+            raise UserError("encoder: got no images; give one or more")
         inputs = [self.transform(image) for image in images]
         return self.method.encode({name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}).float().cpu()
 

@@ -238,3 +238,42 @@ def test_torchvision_set(tmp_path, monkeypatch):
     assert (len(source.train), len(source.test)) == (3, 2)
     assert source.train.labels.tolist() == [0, 1, 2]
     assert source.test.image(1, None).shape == (32, 32, 3)
+
+
+class Cifar:
+    """As torchvision gives it."""
+
+    classes = ["cat", "dog"]
+    data, targets = np.zeros((2, 8, 8, 3), np.uint8), [0, 1]
+
+    def __init__(self, *_, **__):
+        pass
+
+
+@pytest.fixture(params=["folder", "cifar10"])
+def without_columns(request, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Cifar)
+    return request.param if request.param == "cifar10" else labelled_folder(tmp_path)
+
+
+def test_without_a_label_column_no_set_has_labels(without_columns):
+    source = opened(without_columns)
+    assert source.train.labels is not None
+    assert source.train.classes == ["cat", "dog"]
+    source = opened(without_columns, label_column="")
+    assert source.test is not None
+    for split in (source.train, source.test):
+        assert split.labels is None
+        assert split.classes == []
+
+
+@pytest.mark.parametrize("key", ["label_column", "image_column"])
+def test_a_column_of_what_has_none_is_refused(without_columns, key):
+    """It was ignored without a word: the numbers were taken for those of the named labels."""
+    with pytest.raises(ConfigError, match=rf"data\.{key}: got 'other', but .* no columns; "):
+        opened(without_columns, **{key: "other"})
+
+
+def test_digits_have_no_column_of_images():
+    with pytest.raises(ConfigError, match=r"data\.image_column: got 'other', but digits have no columns; leave it at image"):
+        opened("digits", image_column="other")

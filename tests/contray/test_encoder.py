@@ -49,6 +49,11 @@ def test_what_is_exported_is_read_back(encoder: Encoder, images: np.ndarray, tmp
     assert torch.equal(again(images), encoder(images))
 
 
+def test_no_images_are_refused_in_one_line(encoder: Encoder) -> None:
+    with pytest.raises(UserError, match=r"^encoder: got no images; give one or more$"):
+        encoder([])
+
+
 def test_weights_of_another_network_are_refused(encoder: Encoder, tmp_path: Path) -> None:
     export(encoder.config, encoder.method, tmp_path)
     (tmp_path / "config.yaml").write_text(encoder.config.replace({"backbone.width": 8}).to_yaml())

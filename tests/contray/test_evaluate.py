@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from contray import RunConfig
+from contray.api import _Opened
 from contray.errors import ConfigError, UserError
 from contray.evaluation import Features, LinearProbes, encode, knn_predict, knn_top1, linear_probe, measure, pixels, report
 from contray.evaluation.knn import _nearest, tile
@@ -359,3 +362,25 @@ def test_report() -> None:
     assert ["raw pixels", "-", "60.0 ± 0.5"] in rows
     assert ["gain over untrained encoder", "+40.0", "+44.0"] in rows
     assert ["gain over raw pixels", "-", "+36.0"] in rows
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_column", "other"),
+        ("label_column", "position"),
+        ("contrast", 1.0),
+        ("renderings", 1),
+        ("size", 16),
+        ("source", "cifar10"),
+    ],
+)
+def test_numbers_of_other_images_never_take_the_place_of_a_runs_own(key, value):
+    """Digits drawn otherwise, and another column of pictures, went for the run's own data: its verdict was written over."""
+    config = RunConfig.make("simclr")
+    kept: list[set[str]] = []
+    source = SimpleNamespace(name="digits")
+    run = SimpleNamespace(log_metrics=lambda metrics, step: kept.append(set(metrics)))
+    for measured in (config.replace({"data.workers": 0, "eval.knn_k": 1}), config.replace({f"data.{key}": value})):
+        _Opened(SimpleNamespace(config=config), measured, source, run).keep({"knn_top1": 0.5}, None)
+    assert kept == [{"knn_top1"}, {"digits.knn_top1"}]

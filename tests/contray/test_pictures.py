@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import itertools
 import sys
 import types
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_neighbours_are_the_nearest_training_images(tmp_path: Path, tiles: dict[
         for place, i in enumerate(order):
             shown = tiles[row, round(place + neighbours.GAP, 2)]
             own = train.labels[ids[i]]
-            assert shown.below == f"{own}: {similar[i]:.3f}"
+            assert shown.below == f"{own}\n{similar[i]:.3f}"
             assert shown.frame == (RIGHT if own == row else WRONG)
             assert np.array_equal(shown.image, known[int(ids[i])])
 
@@ -123,6 +124,34 @@ def test_without_test_set_and_labels_held_out_images_ask(tmp_path: Path, tiles: 
     draw("neighbours", dataclasses.replace(drawn, images=100), tmp_path / "n.png")
     assert len({row for row, _ in tiles}) == neighbours.QUERIES
     assert not any(tile.frame for tile in tiles.values())
+
+
+def test_words_of_neighbours_stay_under_their_own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of ordinary length ran into the words beside them."""
+    sheets: list[Sheet] = []
+    monkeypatch.setattr(Sheet, "save", lambda sheet, out: sheets.append(sheet))
+    drawn = subject("simclr", images=100)
+    for split in (drawn.source.train, drawn.source.test):
+        assert split is not None
+        split.classes = [f"golden retriever of kind {number}" for number in range(8)] + ["\u65e5\u672c", "golden_ret"]
+    draw("neighbours", drawn, tmp_path / "n.png")
+    figure = sheets[0].figure
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent().shrunk(0.99, 0.99) for text in sheets[0].axes.texts if text.get_text()[-1:].isdigit()]
+    assert len(boxes) > 80
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+
+
+def test_too_few_images_for_a_map_say_what_to_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"5 test images are too few for a map, which needs 10; raise --images$"):
+        draw("map", subject("simclr", images=5), tmp_path / "m.png")
+    few = subject("simclr")
+    monkeypatch.setattr(Subject, "asked", lambda drawn: (drawn.source.train, np.arange(8), "training images"))
+    few = dataclasses.replace(few, source=dataclasses.replace(few.source, test=None))
+    with pytest.raises(
+        UserError, match=r"8 training images are .*; raise --eval\.holdout 0\.1, the share that is drawn where no images test$"
+    ):
+        draw("map", few, tmp_path / "m.png")
 
 
 def test_of_few_classes_there_are_several_queries_and_of_many_some() -> None:

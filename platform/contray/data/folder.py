@@ -32,8 +32,10 @@ _OF_ANOTHER = re.compile(
 _SPOKEN = re.compile(rf"(?<![a-z])({'|'.join(word for words in WORDS.values() for word in words)})(?![a-z])", re.IGNORECASE)
 
 
-def open_folder(root: Path, found: Found, cache_gb: float) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
-    """(train, test or None, notes on what was taken for what). found: what `scan` found below `root`."""
+def open_folder(
+    root: Path, found: Found, cache_gb: float, labelled: bool = True
+) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
+    """(train, test or None, notes on what was taken for what). found: what `scan` found below `root`; labelled: whether labels are wanted."""
     if not found.images:
         there = f"; {note}" if (note := found.note()) else ""
         raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders{there})")
@@ -42,6 +44,8 @@ def open_folder(root: Path, found: Found, cache_gb: float) -> tuple[EncodedSplit
     tables = [kind for kind in (".csv", ".tsv", ".jsonl", ".json", ".xlsx", ".mat") if found.skipped[kind]]
     if chosen.train_labels is None and tables:
         chosen.notes.append(f"no labels: they come from the names of folders, and {' or '.join(tables)} files are not read")
+    if not labelled:
+        chosen.train_labels = chosen.test_labels = None
     train = _split(root, chosen.train, chosen.train_labels, chosen.classes, cache_gb)
     test = _split(root, chosen.test, chosen.test_labels, chosen.classes, cache_gb) if chosen.test else None
     return train, test, chosen.notes

@@ -244,12 +244,27 @@ class _Column:
 
     def value(self, i: int, cell: pa.Scalar) -> Any:
         """What a view is drawn from of row i. Raises BrokenImage."""
-        file, row = self.rows.place(i)
+        file, _ = self.rows.place(i)
         try:
             found = cell_bytes(cell, self.rows.files[file].parent) if self.kind == "image" else cell.as_py()
         except UnicodeDecodeError:
-            raise BrokenImage(f"{shown(self.rows.files[file])} row {row}", f"column {self.rows.column!r} is no text") from None
-        return np.asarray(found, np.float32) if self.kind == "array" and found is not None else found
+            raise BrokenImage(self.where(i), f"column {self.rows.column!r} is no text") from None
+        return self._array(i, found) if self.kind == "array" and found is not None else found
+
+    def _array(self, i: int, found: Any) -> np.ndarray:
+        """What no window may be cut from is broken: one value that is not finite would end a training."""
+        try:
+            with np.errstate(over="ignore"):  # said below
+                array = np.asarray(found, np.float32)
+        except (TypeError, ValueError):  # the first: a channel is null
+            raise BrokenImage(self.where(i), f"the channels in column {self.rows.column!r} are of several lengths") from None
+        if not np.isfinite(array).all():
+            raise BrokenImage(self.where(i), f"column {self.rows.column!r} holds values that are not finite")
+        return array
+
+    def where(self, i: int) -> str:
+        file, row = self.rows.place(i)
+        return f"{shown(self.rows.files[file])} row {row}"
 
     def sample(self, count: int) -> Iterator[tuple[int, Any]]:
         """(row, value) of about `count` rows from all over the files; those that cannot be read are left out."""
@@ -301,9 +316,12 @@ class _Part:
         return found
 
     def _describe(self, i: int) -> str:
-        file, row = self.images.rows.place(i)
-        return f"{shown(self.files[file])} row {row}"
+        return self.images.where(i)
 
     def _content(self) -> str:
-        named = set[str]().union(*(named_files(file, self.config.image_column) for file in self.files))
+        """Of the tables and of every file that they name, in whichever column: a view may be drawn from it."""
+        columns = [name for name, (kind, _) in self._others().items() if kind == "image"]
+        named = set[str]().union(
+            *(named_files(file, column) for file in self.files for column in (self.config.image_column, *columns))
+        )
         return digest(self.rows, content_of(self.files), content_of(sorted(named)))

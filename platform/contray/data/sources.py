@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -45,6 +46,8 @@ def open_source(config: DataConfig) -> Source:
     Raises ConfigError or DataError, one line each: no such source, an empty one, a missing column or set.
     """
     name = config.source
+    if name == "digits" or name in NAMES:
+        _check_columns(config, f"{name} have", labels=name != "digits")
     if name == "digits":
         from .digits import open_digits
 
@@ -87,9 +90,30 @@ def _at(path: Path, config: DataConfig) -> Source:
         return Source(shown(path.stem or name), train, test, notes)
     found = scan(path)
     footers, notes = _tables(path, found, config)
-    train, test, taken = open_parquet(path, footers, config) if footers else open_folder(path, found, config.cache_gb)
+    if not footers:
+        _check_columns(config, f"{name} holds image files, which have", labels=True)
+    train, test, taken = (
+        open_parquet(path, footers, config) if footers else open_folder(path, found, config.cache_gb, bool(config.label_column))
+    )
     notes += [*taken, *filter(None, [found.note()])]
     return Source(shown(path.resolve().name), train, test, [shown(note) for note in notes])
+
+
+def _check_columns(config: DataConfig, what: str, labels: bool) -> None:
+    """Raises ConfigError where a column was named of what has none: whoever names it would take the numbers for that column's.
+
+    labels: whether that goes for data.label_column too, besides its default and empty, which mean the only labels there are, and none.
+    """
+    default = DataConfig()
+    if config.image_column != default.image_column:
+        raise ConfigError(
+            "data.image_column", f"got {config.image_column!r}, but {what} no columns; leave it at {default.image_column}"
+        )
+    if labels and config.label_column not in (default.label_column, ""):
+        raise ConfigError(
+            "data.label_column",
+            f"got {config.label_column!r}, but {what} no columns; give {default.label_column} for their only labels, or '' for none",
+        )
 
 
 def _tables(path: Path, found: Found, config: DataConfig) -> tuple[dict[str, Footer], list[str]]:
@@ -128,12 +152,16 @@ def _torchvision(name: str, config: DataConfig) -> tuple[ArraySplit, ArraySplit]
     """STL-10's 100 000 unlabelled images are left out: every training sample has a label."""
     from torchvision import datasets
 
+    def split(part: str, images: np.ndarray, labels: Any, classes: Sequence[str]) -> ArraySplit:
+        known = bool(config.label_column)
+        return ArraySplit(f"{name} {part}", images, np.asarray(labels) if known else None, classes if known else [])
+
     def load(test: bool) -> ArraySplit:
         part = "test" if test else "train"
         try:
             if name == "stl10":
                 found = datasets.STL10(config.root, split=part, download=config.download)
-                return ArraySplit(f"stl10 {part}", found.data.transpose(0, 2, 3, 1), np.asarray(found.labels), found.classes)
+                return split(part, found.data.transpose(0, 2, 3, 1), found.labels, found.classes)
             kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
             cifar = kind(config.root, train=not test, download=config.download)
         except (RuntimeError, OSError) as error:
@@ -142,6 +170,6 @@ def _torchvision(name: str, config: DataConfig) -> tuple[ArraySplit, ArraySplit]
                     f"data.source: {name} could not be downloaded to {config.root}: {str(error).splitlines()[0]}"
                 ) from error
             raise DataError(f"data.source: {name} is not under {config.root}; get it with --data.download true") from error
-        return ArraySplit(f"{name} {part}", cifar.data, np.asarray(cifar.targets), cifar.classes)
+        return split(part, cifar.data, cifar.targets, cifar.classes)
 
     return load(False), load(True)

@@ -74,9 +74,10 @@ class Split:
 class ArraySplit(Split):
     """Decoded images in memory: (N, H, W, 3) uint8."""
 
-    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
+    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray | None, classes: Sequence[str]) -> None:
         super().__init__(classes)
-        self.name, self.images, self.labels = name, images, labels.astype(np.int64)
+        self.name, self.images = name, images
+        self.labels = None if labels is None else labels.astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -173,7 +174,7 @@ class EncodedSplit(Split):
             return self.image(i, rng)
         kind, read = self.others[column]
         found = read(i)
-        if found is None:
+        if found is None or (kind == "text" and not found.strip()) or (kind == "array" and not found.size):
             raise BrokenImage(self.describe(i), f"column {column!r} is empty")
         return self._decode(i, found, column) if kind == "image" else found
 

@@ -32,7 +32,15 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     asked = len(ids)
     features, ids = subject.features(split, subject.limited(split, ids, IMAGES))
     if len(features) < LEAST:
-        raise UserError(f"plot map: {len(features)} {kind} are too few for a map, which needs {LEAST}")
+        few = f"raise --eval.holdout {subject.config.eval.holdout:g}, the share that is drawn where no images test"
+        mend = (
+            "raise --images"
+            if asked >= LEAST > subject.images > 0
+            else few
+            if subject.source.test is None
+            else "give it more of them"
+        )
+        raise UserError(f"plot map: {len(features)} {kind} are too few for a map, which needs {LEAST}; {mend}")
     points = project(features, subject.by, subject.config.seed)
     figure = Figure(figsize=(7.2, 6.6), layout="constrained")
     axes = figure.add_subplot()

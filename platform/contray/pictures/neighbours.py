@@ -11,12 +11,14 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..drawable import SHORT, drawable
+from ..drawable import drawable
 from .sheet import RIGHT, WRONG, Sheet
 from .subject import Subject, apart
 
 QUERIES, NEIGHBOURS = 12, 8
 GAP = 1.3  # tiles from a query to its neighbours
+PITCH = 1.14  # tiles from row to row: a name and a number below each other, for beside each other they run into the next tile's
+NAMED = 13  # characters of a class's name, as wide as a tile
 
 
 def draw(subject: Subject, out: Path) -> dict[str, float]:
@@ -30,20 +32,20 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     shown, known = subject.pictures(split, asked), subject.pictures(train, np.unique(found))
     named = split.labels is not None and train.labels is not None
 
-    note = f"{'class: ' * named}cosine similarity of the features; {len(bank):,} training images were searched"
+    note = f"{'class and ' * named}cosine similarity of the features; {len(bank):,} training images were searched"
     note += "; green: the query's class, red: another" if named else ""
     title = f"{subject.name}: {kind} and the training images nearest to them"
-    sheet = Sheet(len(asked), found.shape[1] + GAP, title, note=note, top=0.28)
+    sheet = Sheet(len(asked), found.shape[1] + GAP, title, note=note, top=0.28, pitch=PITCH)
     sheet.word(-0.12, 0.5, "query", size=9)
     sheet.word(-0.12, GAP + 0.1, "nearest first", size=9, ha="left")
     for row, query in enumerate(asked):
         own = split.classes[split.labels[query]] if split.labels is not None else ""
-        sheet.tile(row, 0, shown[query], below=drawable(own, SHORT) or f"image {query}")
+        sheet.tile(row, 0, shown[query], below=drawable(own, NAMED) or f"image {query}")
         for column, (other, value) in enumerate(zip(found[row], similarity[row].tolist(), strict=True)):
             frame, word = "", f"{value:.3f}"
             if split.labels is not None and train.labels is not None:
                 theirs = train.classes[train.labels[other]]
-                frame, word = RIGHT if theirs == own else WRONG, f"{drawable(theirs, SHORT)}: {word}"
+                frame, word = RIGHT if theirs == own else WRONG, f"{drawable(theirs, NAMED)}\n{word}"
             sheet.tile(row, column + GAP, known[other], frame=frame, below=word)
     sheet.save(out)
     return {}

@@ -16,7 +16,7 @@ RIGHT, WRONG = "#1a9850", "#d73027"
 class Sheet:
     """One axes whose unit of length is a tile: a hundred tiles are drawn in a second, a hundred axes in ten.
 
-    left: tiles' widths to the left of the table, for words about rows; top: heights above it.
+    left: tiles' widths to the left of the table, for words about rows; top: heights above it; pitch: tiles from row to row.
     """
 
     def __init__(
@@ -29,9 +29,11 @@ class Sheet:
         left: float = 0.0,
         top: float = 0.0,
         inches: float = 0.85,
+        pitch: float = 1.0,
     ) -> None:
         from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
+        self.pitch, rows = pitch, pitch * rows
         width, height = (columns + left) * inches, (rows + top) * inches
         head, foot = 0.42, 0.14 + 0.15 * (note.count("\n") + 1) if note else 0.08
         wide = max(width + 0.2, 0.085 * len(title), *(0.065 * len(line) for line in note.split("\n")))
@@ -48,7 +50,7 @@ class Sheet:
         self, row: float, column: float, image: np.ndarray, *, frame: str = "", below: str = "", colour: str = "0.25", **how: Any
     ) -> None:
         """An image (H, W, 3) or, with `how` to colour it, (H, W). frame: its colour; below: a word."""
-        side = 0.8 if below else 0.94
+        side, row = 0.8 if below else 0.94, self.pitch * row
         left, top = column + (1 - side) / 2, row + 0.02
         sharp = "nearest" if max(image.shape[:2]) <= 128 else "antialiased"
         self.axes.imshow(image, extent=(left, left + side, top + side, top), interpolation=sharp, aspect="auto", zorder=1, **how)
