@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from contray.data import BrokenImage, Source, fingerprint, open_source, pixels, splits
 from contray.data.pixels import Depth, decode, survey
 from contray.data.views import Pipeline
+from contray.errors import DataError
 from contray.sections import DataConfig
 from methods._base import View
 
@@ -162,6 +163,16 @@ def test_other_image_columns_have_ranges_of_their_own(tmp_path: Path) -> None:
     pq.write_table(pa.table(table), tmp_path / "train.parquet")
     split = open_source(DataConfig(source=str(tmp_path / "train.parquet"))).train
     assert [split.value(i, "depth", None).max() for i in range(4)] == [64, 127, 254, 16]
+
+
+def test_floats_beside_deep_integers_are_refused(tmp_path: Path) -> None:
+    """Of values up to 1 and up to 4095 together the former would all be black."""
+    source = folder(tmp_path, a_tif=tiff(np.full((8, 8, 1), 0.5, np.float32)), b_png=encoded(GREY), c_png=encoded(RGB))
+    with pytest.raises(
+        DataError,
+        match=r"^data\.source: files of floats \(.*a\.tif\) and integers of more than 8 bits \(.*b\.png\) have no range",
+    ):
+        source.train.notes()
 
 
 def test_a_deep_image_that_no_sample_showed_is_broken_not_as_bright_as_its_own_range(
@@ -305,6 +316,7 @@ def test_thin_pictures_take_little_memory() -> None:
     code = """
 import resource, numpy as np
 from contray.data.views import Pipeline
+from contray.errors import DataError
 from methods._base import View
 pipeline = Pipeline({"a": View(size=224), "b": View(size=224, crop=(0.0, 0.0))}, 1.0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -17,6 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..errors import DataError
+
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what cannot be decoded is said by us, in one line
 
 MOST_PIXELS = 2**28  # that are decoded of a file; a header may claim any number
@@ -90,9 +92,10 @@ def of_set(depth: Depth | None, where: str) -> Depth:
 
 
 def survey(samples: Iterable[tuple[str, bytes | memoryview]]) -> Pixels:
-    """Look at (name, encoded bytes) of some images; broken ones tell nothing."""
+    """Look at (name, encoded bytes) of some images; broken ones tell nothing. Raises DataError where floats lie beside deep integers."""
     deep: list[np.ndarray] = []
     said: dict[str, list[str]] = {}
+    kinds: dict[str, str] = {}  # of numbers -> the first file of them
     count = 0
     for where, data in samples:
         count += 1
@@ -105,6 +108,12 @@ def survey(samples: Iterable[tuple[str, bytes | memoryview]]) -> Pixels:
                 continue
             if image.dtype != np.uint8:
                 deep.append(np.array([image.min(), image.max()]))  # all that the range needs
+                kinds.setdefault("floats" if image.dtype.kind == "f" else "integers of more than 8 bits", where)
+    if len(kinds) > 1:
+        found = " and ".join(f"{kind} ({where})" for kind, where in kinds.items())
+        raise DataError(
+            f"data.source: files of {found} have no range in common, and a set has one; write them alike, or leave one kind out"
+        )
     depth = Depth.of(deep) if deep else None
     notes = [f"{word} ({len(places)} of {count} sampled images, e.g. {places[0]})" for word, places in said.items()]
     if depth is not None:
