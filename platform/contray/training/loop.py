@@ -22,7 +22,7 @@ from .agreement import MENDING, NEVER, NON_FINITE, NonFiniteLoss, NonFiniteState
 from .audit import Audit
 from .checkpoint import Checkpoints, Storage
 from .clustering import embed
-from .determinism import make_deterministic
+from .determinism import Draws, make_deterministic
 from .restore import check_fits, choose
 from .step import Stepper
 
@@ -158,6 +158,7 @@ def _train(
         method.represent = torch.compile(method.represent, dynamic=False)
 
     step = Stepper(config, method, rank, world, storage)
+    draws = Draws(config.method.name, device, rank)
 
     # Go on where the newest checkpoint stands, if there is one.
     checkpoints = (
@@ -259,6 +260,7 @@ def _train(
                 views = {name: normalise(pixels) for name, pixels in raw["views"].items()}
                 batch = Batch(views, raw["index"].to(device), slot, size, seed, done - 1, groups=config.train.norm_groups)
                 lr = optim.set_schedules(optimizer, config, clock)
+                generators = draws.states()
                 reps, out = step(batch, clock)  # represent, loss, backward
                 optim.sum_gradients(params, world)
                 layer_norms = layers() if layers and logs and rank == 0 else None  # before they are clipped
@@ -270,6 +272,7 @@ def _train(
                     torch._foreach_lerp_(targets, online, 1 - method.ema_momentum(clock))
                 with model.autocast(config, device):
                     method.update(reps, batch, clock)
+                draws.check(done, generators)
                 bad_gradients = torch.where(grad_norm.isfinite(), bad_gradients, bad_gradients.clamp(max=done))
                 bad_loss = torch.where(out["loss"].detach().isfinite(), bad_loss, bad_loss.clamp(max=done))
 
