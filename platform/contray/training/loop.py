@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -46,6 +46,8 @@ def caught(stream: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], U
 
 class Listener:
     """What a run tells the outside, on rank 0. This one ignores everything; tracking, progress and Tune each override some."""
+
+    speaks: ClassVar[bool] = False  # whether `trouble` reaches who watches the run; else it is also a warning
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Metrics after `step` optimiser steps."""
@@ -112,18 +114,18 @@ def train(
     rank 0 where train.on_collapse is "stop", Collapsed, after a checkpoint.
     """
     config = model.settled(config, model.device_of(config).type)  # what is trained, and saved, names its precision
-    skipped: frozenset[int] = frozenset()
+    skipped: set[int] = set()  # with those that the checkpoint knows of, which a start after an interruption has from there alone
     while True:
         try:
             return _train(config, source, storage, listener or Listener(), start, skipped)
         except NonFiniteLoss as error:
             if config.train.on_nan == "stop" or error.step in skipped or isinstance(error, NonFiniteState):
                 raise
-            if len(skipped) == MOST_SKIPPED:
+            if len(skipped) >= MOST_SKIPPED:
                 raise NonFiniteLoss(
                     error.step, f"the gradients are not finite after {MOST_SKIPPED} steps were left out already"
                 ) from None
-            skipped |= {error.step}
+            skipped.add(error.step)
             print(
                 f"contray: step {error.step} gave no finite gradients; the run goes back to its newest checkpoint and leaves it out",
                 flush=True,
@@ -136,7 +138,7 @@ def _train(
     storage: Storage | None,
     listener: Listener,
     start: Mapping[str, Any] | None,
-    skipped: frozenset[int],
+    skipped: set[int],
 ) -> Outcome:
     ranks = Ranks()
     rank, world = ranks.rank, ranks.world
@@ -162,7 +164,14 @@ def _train(
 
     # Go on where the newest checkpoint stands, if there is one.
     checkpoints = (
-        Checkpoints(storage, config.train.keep, listener.durable, listener.trouble, config.scale.max_unsaved_minutes)
+        Checkpoints(
+            storage,
+            config.train.keep,
+            listener.durable,
+            listener.trouble,
+            config.scale.max_unsaved_minutes,
+            warns=not listener.speaks,
+        )
         if storage
         else None
     )
@@ -177,7 +186,7 @@ def _train(
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
         done, broken, best, seconds_before = state["step"], dict(state["broken"]), state["best"], state.get("seconds", 0.0)
-        skipped = skipped | set(state.get("skipped", ()))
+        skipped |= set(state.get("skipped", ()))
         worlds = state["worlds"] if state["worlds"][-1] == world else [*state["worlds"], world]
         listener.restore(state)
     source.train.prepare()
