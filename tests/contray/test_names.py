@@ -50,7 +50,13 @@ def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
             RunConfig.make("simclr", {"track.name": name}, preset="digits")
 
 
-@pytest.mark.parametrize("name", ["r", "moco-1", "lr=0.1", "A_b.c+d", "2", "_"])
+@pytest.mark.parametrize("name", ["NUL", "con", "Aux.txt", "com1", "LPT9.", "a.", "a.."])
+def test_a_name_that_some_file_systems_take_for_another_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^track\.name: got .*, must not end with a dot"):
+        RunConfig.make("simclr", {"track.name": name}, preset="digits")
+
+
+@pytest.mark.parametrize("name", ["console", "com", "nul_1", "r", "moco-1", "lr=0.1", "A_b.c+d", "2", "_"])
 def test_usual_names_stay(name: str) -> None:
     assert RunConfig.make("simclr", {"track.name": name}, preset="digits").track.name == name
 

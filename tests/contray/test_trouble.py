@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from contray import progress, track
 from contray.errors import UserError
 from contray.progress import TrainingBar, lasting
 from contray.track import metric_log
+from contray.training.checkpoint import Checkpoints, Storage
 from contray.training.heard import heard
 from contray.training.worker import TROUBLE, Asked, Recorder
 
@@ -133,6 +135,26 @@ def test_an_outage_of_mlflow_is_said_and_so_is_its_end(
     assert recorder.metrics.close(5) == 0
     assert len(sent) == 1, "of a tag the last value alone"
     assert "never" in sent[0]
+
+
+def test_a_failed_write_says_what_is_safe_once_and_is_no_warning_besides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(storage: Storage, name: str, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Storage, "write", full)
+    recorder = Recorder(None, 100, shown(TrainingBar("r", quiet=True)))
+    listener = Checkpoints(Storage(str(tmp_path)), trouble=recorder.trouble, warns=not recorder.speaks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it would end the writing thread
+        listener.save(4, {"step": 4})
+        listener.join()
+    why = "[Errno 28] No space left on device"
+    assert (
+        capsys.readouterr().out
+        == f"contray: the checkpoint of step 4 could not be written to {tmp_path}: {why}; there is no checkpoint yet\n"
+    )
 
 
 # ---------------------------------------------------------------- what workers say

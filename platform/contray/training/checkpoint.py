@@ -124,6 +124,10 @@ class Storage:
                 (Path(self.root) / draft).unlink(missing_ok=True)
 
 
+# How trouble with a checkpoint says what is safe
+NONE_YET, NEWEST = "there is no checkpoint yet", "the newest checkpoint is of step"
+
+
 class Unsaved(OnAllRanks):
     """No checkpoint could be written for longer than scale.max_unsaved_minutes."""
 
@@ -203,7 +207,8 @@ class Checkpoints:
 
     durable(step) is called when a checkpoint is safe, trouble("checkpoint", words) when one is not, and with no words when the next one
     is again; both from the writing thread. trouble("damage", words) tells of one that could not be read. A write that hangs holds up
-    neither training nor its end: see `overdue`, for which `minutes` is scale.max_unsaved_minutes.
+    neither training nor its end: see `overdue`, for which `minutes` is scale.max_unsaved_minutes. warns: a write that fails warns as well, for
+    where `trouble` reaches nobody who watches.
     """
 
     def __init__(
@@ -213,8 +218,9 @@ class Checkpoints:
         durable: Callable[[int], None] = lambda step: None,
         trouble: Callable[[str, str], None] | None = None,
         minutes: float = 0.0,
+        warns: bool = True,
     ) -> None:
-        self.storage, self.keep, self.durable, self.limit = storage, keep, durable, 60 * minutes
+        self.storage, self.keep, self.durable, self.limit, self.warns = storage, keep, durable, 60 * minutes, warns
         self.trouble = trouble or _warn
         self._lock, self._waiting = threading.Lock(), []
         self._writer: threading.Thread | None = None
@@ -355,7 +361,8 @@ class Checkpoints:
             self._error = error
             words = f"the checkpoint of step {job.step} could not be written to {self.storage.address}: {error}"
             self._tell(f"{words}; {self._since()}")
-            warnings.warn(words, stacklevel=1)
+            if self.warns:
+                warnings.warn(words, stacklevel=1)
 
     def _remove_others(self, name: str) -> None:
         """All but the newest `keep` up to this one: later ones are damaged, or of a state that the run went back from."""
@@ -369,8 +376,8 @@ class Checkpoints:
 
     def _since(self) -> str:
         if not self._step:
-            return "there is no checkpoint yet"
-        return f"the newest checkpoint is of step {self._step}, {(time.monotonic() - self._at) / 60:.1f} min ago"
+            return NONE_YET
+        return f"{NEWEST} {self._step}, {(time.monotonic() - self._at) / 60:.1f} min ago"
 
 
 def _warn(what: str, words: str) -> None:

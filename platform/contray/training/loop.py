@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,7 @@ from .agreement import MENDING, NEVER, NON_FINITE, NonFiniteLoss, NonFiniteState
 from .audit import Audit
 from .checkpoint import Checkpoints, Storage
 from .clustering import embed
-from .determinism import make_deterministic
+from .determinism import Draws, make_deterministic
 from .restore import check_fits, choose
 from .step import Stepper
 
@@ -46,6 +46,8 @@ def caught(stream: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], U
 
 class Listener:
     """What a run tells the outside, on rank 0. This one ignores everything; tracking, progress and Tune each override some."""
+
+    speaks: ClassVar[bool] = False  # whether `trouble` reaches who watches the run; else it is also a warning
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Metrics after `step` optimiser steps."""
@@ -112,18 +114,18 @@ def train(
     rank 0 where train.on_collapse is "stop", Collapsed, after a checkpoint.
     """
     config = model.settled(config, model.device_of(config).type)  # what is trained, and saved, names its precision
-    skipped: frozenset[int] = frozenset()
+    skipped: set[int] = set()  # with those that the checkpoint knows of, which a start after an interruption has from there alone
     while True:
         try:
             return _train(config, source, storage, listener or Listener(), start, skipped)
         except NonFiniteLoss as error:
             if config.train.on_nan == "stop" or error.step in skipped or isinstance(error, NonFiniteState):
                 raise
-            if len(skipped) == MOST_SKIPPED:
+            if len(skipped) >= MOST_SKIPPED:
                 raise NonFiniteLoss(
                     error.step, f"the gradients are not finite after {MOST_SKIPPED} steps were left out already"
                 ) from None
-            skipped |= {error.step}
+            skipped.add(error.step)
             print(
                 f"contray: step {error.step} gave no finite gradients; the run goes back to its newest checkpoint and leaves it out",
                 flush=True,
@@ -136,7 +138,7 @@ def _train(
     storage: Storage | None,
     listener: Listener,
     start: Mapping[str, Any] | None,
-    skipped: frozenset[int],
+    skipped: set[int],
 ) -> Outcome:
     ranks = Ranks()
     rank, world = ranks.rank, ranks.world
@@ -158,10 +160,18 @@ def _train(
         method.represent = torch.compile(method.represent, dynamic=False)
 
     step = Stepper(config, method, rank, world, storage)
+    draws = Draws(config.method.name, device, rank)
 
     # Go on where the newest checkpoint stands, if there is one.
     checkpoints = (
-        Checkpoints(storage, config.train.keep, listener.durable, listener.trouble, config.scale.max_unsaved_minutes)
+        Checkpoints(
+            storage,
+            config.train.keep,
+            listener.durable,
+            listener.trouble,
+            config.scale.max_unsaved_minutes,
+            warns=not listener.speaks,
+        )
         if storage
         else None
     )
@@ -176,7 +186,7 @@ def _train(
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
         done, broken, best, seconds_before = state["step"], dict(state["broken"]), state["best"], state.get("seconds", 0.0)
-        skipped = skipped | set(state.get("skipped", ()))
+        skipped |= set(state.get("skipped", ()))
         worlds = state["worlds"] if state["worlds"][-1] == world else [*state["worlds"], world]
         listener.restore(state)
     source.train.prepare()
@@ -259,6 +269,7 @@ def _train(
                 views = {name: normalise(pixels) for name, pixels in raw["views"].items()}
                 batch = Batch(views, raw["index"].to(device), slot, size, seed, done - 1, groups=config.train.norm_groups)
                 lr = optim.set_schedules(optimizer, config, clock)
+                generators = draws.states()
                 reps, out = step(batch, clock)  # represent, loss, backward
                 optim.sum_gradients(params, world)
                 layer_norms = layers() if layers and logs and rank == 0 else None  # before they are clipped
@@ -270,6 +281,7 @@ def _train(
                     torch._foreach_lerp_(targets, online, 1 - method.ema_momentum(clock))
                 with model.autocast(config, device):
                     method.update(reps, batch, clock)
+                draws.check(done, generators)
                 bad_gradients = torch.where(grad_norm.isfinite(), bad_gradients, bad_gradients.clamp(max=done))
                 bad_loss = torch.where(out["loss"].detach().isfinite(), bad_loss, bad_loss.clamp(max=done))
 

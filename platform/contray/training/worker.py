@@ -24,7 +24,7 @@ from ..registry import name_code
 from ..track import MetricLog, TrackedRun, TrackingError
 from . import artifacts, sealed
 from .artifacts import Ended
-from .checkpoint import Storage
+from .checkpoint import NEWEST, NONE_YET, Storage
 from .lease import Fenced
 from .loop import Listener, Outcome, train
 from .spool import close
@@ -59,6 +59,8 @@ class Asked(NamedTuple):
 
 class Recorder(Listener):
     """Sends metrics to MLflow exactly once, and progress and trouble to whoever watches."""
+
+    speaks = True
 
     def __init__(
         self,
@@ -121,7 +123,8 @@ class Recorder(Listener):
         step, since = self._safe
         safe = f"the last durable checkpoint is of step {step}, {lasting(time.monotonic() - since)} ago"
         told = words and f"{words} ({safe if step >= 0 else 'there is no durable checkpoint yet'})"
-        if what == "damage":  # found before the run knows which checkpoint it goes on from; the words name that
+        # damage is found before the run knows which checkpoint it goes on from; its words name that, and so do those of a failed write
+        if what == "damage" or NONE_YET in words or NEWEST in words:
             told = words
         if self.metrics and what != "mlflow":
             self._tag(time.strftime("%Y-%m-%d %H:%M:%S, ") + told if words else "")
