@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from methods._base import View
 
-from .errors import ConfigError, UserError, nearest
+from .errors import ConfigError, UserError, nearest, shown
 from .logins import bare
 from .names import check_name, slug
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
@@ -247,6 +247,9 @@ class Key:
                 raise ConfigError(key, f"got {given!r}, must be true or false")
             return text.lower() == "true"
         if kind is str:
+            if shown(text) != text:
+                words = "must be text in UTF-8 on one line; where a path is not, give . from within it, or a link"
+                raise ConfigError(key, f"got {bare(text)}, {words}")
             return bare(text)
         try:
             number = float(text) if not isinstance(given, bool) else math.nan

@@ -316,7 +316,6 @@ def test_thin_pictures_take_little_memory() -> None:
     code = """
 import resource, numpy as np
 from contray.data.views import Pipeline
-from contray.errors import DataError
 from methods._base import View
 pipeline = Pipeline({"a": View(size=224), "b": View(size=224, crop=(0.0, 0.0))}, 1.0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

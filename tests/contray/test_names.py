@@ -148,3 +148,11 @@ def test_a_missing_driver_is_named(uri: str, package: str, monkeypatch: pytest.M
         ConfigError, match=rf"^track\.uri: {uri} needs the package \w+, which is not installed: pip install {package}"
     ):
         track.check(uri)
+
+
+@pytest.mark.parametrize("key", ["track.experiment", "track.name", "data.source", "scale.storage"])
+@pytest.mark.parametrize("text", ["caf\udce9", "two\nlines", "nul\x00"])
+def test_text_that_no_file_could_hold_is_refused(key: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key}: got .* in UTF-8 on one line") as caught:
+        RunConfig.make("simclr", {key: text}, preset="digits")
+    str(caught.value).encode()
