@@ -108,6 +108,7 @@ class Weather:
     def __init__(self, run: Driver, nodes: Nodes, server: Server, seed: int, disk: Disk | None, control: Path) -> None:
         self.run, self.nodes, self.server, self.disk, self.control = run, nodes, server, disk, control
         self.rng = random.Random(seed)
+        self.had: set[str] = set()
         self.resident: list[tuple[float, float]] = []  # seconds since the start, MB of the driver
 
     def strike(self) -> Event:
@@ -118,7 +119,9 @@ class Weather:
         if self.disk:
             kinds += ["disk full", "disk read-only", "page zeroed", "writes slow"] * 2
             kinds += ["listing stale"] * 2 if len(self.nodes.all) > 1 else []
+        kinds = [kind for kind in kinds if kind not in self.had] or kinds  # each that is possible once before any comes again
         event = Event(self.rng.choice(kinds), self.run.step())
+        self.had.add(event.kind)
         told = self.run.log.stat().st_size
         try:
             self._befall(event)
