@@ -128,6 +128,11 @@ class Storage:
 NONE_YET, NEWEST = "there is no checkpoint yet", "the newest checkpoint is of step"
 
 
+def newest_step(folder: Storage) -> int:
+    """The step of the newest checkpoint, whole or not; 0 without one."""
+    return max((int(found[1]) for name in folder.names() if (found := PATTERN.fullmatch(name))), default=0)
+
+
 class Unsaved(OnAllRanks):
     """No checkpoint could be written for longer than scale.max_unsaved_minutes."""
 

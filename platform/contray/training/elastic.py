@@ -17,7 +17,7 @@ from ray.train import UserCallback
 from ..errors import UserError
 from ..logins import remember, remembered
 from . import sealed
-from .checkpoint import PATTERN, Storage
+from .checkpoint import Storage, newest_step
 
 # How soon the control store takes a silent node for dead (4 to 6 s; stock: 15 to 30 s). `ray_cluster.yaml` starts its head with the same.
 NODE_HEALTH = {
@@ -109,7 +109,7 @@ class Patience(UserCallback):
                 raise NoProgress(one_line(error))
         remember(self.logins)
         storage = Storage(self.folder)
-        step = max((int(found[1]) for name in storage.names() if (found := PATTERN.fullmatch(name))), default=0)
+        step = newest_step(storage)
         try:
             known = sealed.read(storage, FAILURES, KINDS, needed=("count",)) or {}
         except sealed.Damaged:

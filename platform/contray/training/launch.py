@@ -15,7 +15,7 @@ from ..evaluation.samples import check_measurable
 from ..progress import TROUBLES, TrainingBar, lasting
 from ..registry import code_of
 from .audit import check_audit
-from .checkpoint import PATTERN, Storage
+from .checkpoint import Storage, newest_step
 from .extend import check_extension
 from .lease import Fenced, Guarded, Lease, LeaseLost, NotSeen, Watcher, held
 from .nodes import nodes, uses_gpu
@@ -177,11 +177,6 @@ def _end(lease: Lease, folder: Storage, run: track.TrackedRun, status: Status, e
     except (OSError, NotSeen):
         pass  # `end` says so
     end(folder, run, status, ended, reason)
-
-
-def newest_step(folder: Storage) -> int:
-    """The step of the newest checkpoint; 0 without one."""
-    return max((int(found[1]) for name in folder.names() if (found := PATTERN.fullmatch(name))), default=0)
 
 
 def _what_exists(folder: Storage, bar: TrainingBar) -> str:

@@ -14,7 +14,7 @@ from ..evaluation.protocol import Measured
 from ..evaluation.samples import check_measurable
 from ..names import check_case
 from . import sealed
-from .checkpoint import PATTERN, Storage
+from .checkpoint import Storage, newest_step
 from .launch import Result, Status, launch
 from .lease import Lease, held
 from .ray_train import check_machines, ray_session
@@ -142,7 +142,7 @@ def _finished(folder: Storage, parent: track.TrackedRun, measured: bool, quiet: 
             run = track.TrackedRun(record.get("uri") or parent.uri, parent.experiment_id, record["run_id"])
             note(lease.fenced(), run, **{**record, "finished": False})
         return None
-    step = max((int(found[1]) for name in folder.names() if (found := PATTERN.fullmatch(name))), default=0)
+    step = newest_step(folder)
     url = track.run_url(parent.uri, parent.experiment_id, record["run_id"])
     name = folder.address.rstrip("/").rpartition("/")[2]
     found = Measured(metrics or {})
