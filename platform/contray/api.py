@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
+from .config.registry import name_method
 from .errors import UserError
-from .names import slug
-from .registry import name_method
+from .storage.names import slug
 
 if TYPE_CHECKING:
     from . import data, track
-    from .encoder import Encoder
     from .evaluation.protocol import Measured
     from .exchange.embedding import Embedded
-    from .syncing import Synced
+    from .model.encoder import Encoder
     from .training.launch import Result
+    from .training.syncing import Synced
     from .tuning import SweepResult
 
 
@@ -40,7 +40,7 @@ def sync(
     runs: Sequence[str] = (), *, storage: str = "contray_runs", uri: str = "", method: str = "", again: bool = False
 ) -> list[Synced]:
     """Send what MLflow lacks of ended runs as `contray sync` does: of these (names or folders), or of all under `storage`."""
-    from .syncing import sync
+    from .training.syncing import sync
 
     return sync(runs, storage=storage, uri=uri, method=method, again=again)
 
@@ -48,7 +48,7 @@ def sync(
 def load(run_id: str, *, uri: str = "", method: str = "") -> Encoder:
     """The trained encoder of an MLflow run, with its evaluation transform. method: your own method's .py file, where it is of one."""
     from . import track
-    from .encoder import read_folder
+    from .model.encoder import read_folder
 
     name_method(method)
 
@@ -60,9 +60,9 @@ def load(run_id: str, *, uri: str = "", method: str = "") -> Encoder:
 def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str = "", method: str = "") -> Path:
     """Write an encoder for another library into the new folder `out`, as `contray export` does; the file of its weights."""
     from . import track
-    from .encoder import read_checkpoint
     from .exchange import exporting
     from .exchange.cards import Origin
+    from .model.encoder import read_checkpoint
 
     if bool(run) == bool(checkpoint):
         raise UserError("name what to export: either --run RUN_ID or --checkpoint PATH")
@@ -80,8 +80,8 @@ def embed(
     source: str, out: str, *, run: str = "", checkpoint: str = "", uri: str = "", method: str = "", **options: Any
 ) -> Embedded:
     """Features of all images of `source` as Parquet files in the folder `out`; `options` are those of contray.exchange.embedding.embed."""
-    from .encoder import read_checkpoint
     from .exchange.embedding import embed as run_embedding
+    from .model.encoder import read_checkpoint
 
     if bool(run) == bool(checkpoint):
         raise UserError("name whose features: either --run RUN_ID or --checkpoint PATH")
@@ -130,7 +130,7 @@ def evaluate(
     from .evaluation.samples import counts_of_test
     from .evaluation.student import check_by, student_config
     from .evaluation.suite import run_protocols
-    from .progress import TrainingBar
+    from .training.progress import TrainingBar
 
     name_method(method)
     overrides = dict(overrides or {})
@@ -236,7 +236,7 @@ def evaluate_dense(
     from .evaluation.dense.coco import SCENES, open_sets
     from .evaluation.dense.protocol import Task, check_head, measured
     from .evaluation.dense.rows import rows_of
-    from .progress import TrainingBar
+    from .training.progress import TrainingBar
 
     name_method(method)
     head = check_head(task, head)
@@ -298,7 +298,7 @@ def _encoder(
     overrides: Mapping[str, Any], run: str, checkpoint: str, verb: str = "evaluate", noun: str = "an evaluation"
 ) -> Encoder:
     """The encoder of a run or a checkpoint. Raises UserError for keys that would change it, and where neither or both are named."""
-    from .encoder import read_checkpoint
+    from .model.encoder import read_checkpoint
 
     foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
     if foreign:

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from contray import RunConfig, data
-from contray.options import split_dotted
+from contray.cli.options import split_dotted
 from contray.training import loop
 from contray.training.agreement import State
 from tests.ranks import run_ranks

@@ -83,8 +83,8 @@ def pictures(count: int, parquet: str) -> list[np.ndarray]:
     if not parquet:
         rng = np.random.default_rng(0)
         return list(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
+    from contray.config.sections import DataConfig
     from contray.data import open_source
-    from contray.sections import DataConfig
 
     split = open_source(DataConfig(source=parquet)).train
     return [split.image(i, None) for i in range(count)]

@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from contray import RunConfig, data, model
+from contray.config.registry import load_method, method_names
 from contray.data.views import Pipeline
 from contray.errors import UserError
 from contray.evaluation.online import verdict
-from contray.registry import load_method, method_names
 from contray.training.loop import train
 from methods._base import Batch, Clock, Method
 

@@ -27,10 +27,10 @@ from rich.progress import track
 from torch import Tensor
 
 from contray import RunConfig, data, model
-from contray.encoder import read_checkpoint
 from contray.evaluation import linear_probe
 from contray.evaluation.online import features_of
 from contray.evaluation.paper import trained_probe
+from contray.model.encoder import read_checkpoint
 
 LRS, DECAYS = (0.3, 1.0, 3.0, 10.0, 30.0), (0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # 40 probes
 PLAIN_LRS, PLAIN_EPOCHS, BATCH = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0), 100, 256

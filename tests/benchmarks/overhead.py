@@ -28,8 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 import contray
-from contray import RunConfig, data, model, optim, track
-from contray.options import split_dotted
+from contray import RunConfig, data, model, track
+from contray.cli.options import split_dotted
+from contray.model import optim
 from contray.training.loop import Listener, train
 from contray.training.ray_train import ray_session
 from methods._base import Batch, Clock

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from contray import RunConfig, track
-from contray.syncing import sync
 from contray.training.launch import Result, launch
+from contray.training.syncing import sync
 
 TINY = {
     **{"data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4},

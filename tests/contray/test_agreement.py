@@ -13,11 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from contray import RunConfig, data, model, optim
+from contray import RunConfig, data, model
 from contray.errors import OnAllRanks, UserError
+from contray.model import optim
+from contray.storage.checkpoint import latest
+from contray.storage.folder import Storage
 from contray.training import agreement, loop, restore
 from contray.training.agreement import Ranks, State
-from contray.training.checkpoint import Checkpoints, Storage, Unsaved
+from contray.training.checkpoints import Unsaved
 from contray.training.clustering import embed
 from contray.training.loop import Listener, train
 from contray.training.step import LIMIT, Stepper
@@ -190,7 +193,7 @@ def test_broken_images_are_the_union_over_ranks(seen: tuple[list[dict[str, Any]]
     assert first["broken"] == second["broken"]
     assert first["broken"]
     assert set(first["broken"]) <= set(range(0, 64, 8))
-    state = Checkpoints(Storage(str(place / "few"))).latest()
+    state = latest(Storage(str(place / "few")))
     assert state is not None
     assert sorted(state["broken"]) == first["broken"]
     assert first["prepared"] == second["prepared"] == list(range(0, 64, 8)), "found before the first step"

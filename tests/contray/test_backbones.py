@@ -7,8 +7,8 @@ from torch.testing import assert_close
 from torchvision.models import resnet50
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 
-from contray import backbones
 from contray.config import RunConfig
+from contray.model import backbones
 from methods._base import View
 from methods._ranks import BatchNorm, norm_scope
 

@@ -18,8 +18,9 @@ from PIL import Image
 
 from contray import track
 from contray.cli import main
+from contray.storage.checkpoint import latest
+from contray.storage.folder import Storage
 from contray.training import launch, worker
-from contray.training.checkpoint import Checkpoints, Storage
 from contray.training.lease import LEASE
 
 from .test_end_to_end import TINY, words
@@ -134,7 +135,7 @@ def test_a_full_disk_at_the_last_checkpoint_ends_the_run_with_the_older_one_whol
         said,
     )
     assert not [name for name in names(folder) if "draft" in name]
-    state = Checkpoints(Storage(str(folder))).latest()
+    state = latest(Storage(str(folder)))
     assert state is not None
     assert state["step"] == 6
     (failed,) = runs_of(keys["track.uri"])
@@ -217,7 +218,7 @@ def test_images_that_vanish_are_replaced_counted_and_named(
     out = capsys.readouterr().out
     named = [path for path in gone if f"replaced a broken image: {path} (the file is gone)" in out]
     assert named == gone
-    state = Checkpoints(Storage(str(here / "runs" / "r"))).latest()
+    state = latest(Storage(str(here / "runs" / "r")))
     assert state is not None
     assert set(state["broken"].values()) == {"the file is gone"}
     assert len(state["broken"]) == 3

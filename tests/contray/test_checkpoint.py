@@ -16,10 +16,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contray import optim
 from contray.errors import UserError
-from contray.training import checkpoint, loop
-from contray.training.checkpoint import BEST, Checkpoints, Storage, Unsaved, dump, load
+from contray.model import optim
+from contray.storage import checkpoint
+from contray.storage.checkpoint import BEST, dump, latest, load
+from contray.storage.folder import Storage
+from contray.training import loop
+from contray.training.checkpoints import Checkpoints, Unsaved
 from contray.training.determinism import make_deterministic
 from contray.training.lease import held
 from contray.training.loop import Listener, NonFiniteLoss
@@ -134,7 +137,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_is_cleared(stor
     told = Told()
     words = r"step-000000004.pt: it is damaged, its digest differs; the checkpoint before it is used, step-000000002.pt$"
     with pytest.warns(UserWarning, match=words):  # where nobody listens
-        Checkpoints(storage).latest()
+        latest(storage)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it is told, and not said twice
         outcome, _ = run(tiny("simclr", train__steps=4, train__checkpoint_steps=3, train__keep=1), storage, told)
@@ -143,7 +146,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_is_cleared(stor
     assert len(told.words) == 1
     assert re.search(words, told.words[0])
     assert storage.names() == ["step-000000004.pt"], "the newest whole one is kept, not the damaged one with the larger number"
-    state = Checkpoints(storage).latest()
+    state = latest(storage)
     assert state is not None
     assert state["step"] == 4
 
@@ -364,7 +367,7 @@ def test_steps_left_out_at_the_end_still_end_in_a_checkpoint(
     Injected(monkeypatch, "gradients", *bad)
     outcome, told = run(tiny("simclr", train__on_nan="skip", train__checkpoint_steps=5), storage)
     assert outcome.finished
-    state = Checkpoints(storage).latest()
+    state = latest(storage)
     assert state is not None
     assert (state["step"], state["skipped"]) == (6, list(bad))
     assert told.durable_steps[-1] == 6

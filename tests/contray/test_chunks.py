@@ -7,12 +7,12 @@ import torch
 from torch.testing import assert_close
 
 from contray import data, model
-from contray.chunks import Chunk, normed, plan
+from contray.cli.dryrun import describe
 from contray.config import RunConfig
-from contray.dryrun import describe
 from contray.errors import ConfigError, UserError
+from contray.model.chunks import Chunk, normed, plan
+from contray.storage.folder import Storage
 from contray.training import loop
-from contray.training.checkpoint import Storage
 from contray.training.step import LIMIT, Stepper, forward_backward
 from methods._base import Batch, Clock
 from methods._ranks import shares

@@ -11,9 +11,9 @@ import pytest
 
 from contray import RunConfig
 from contray.cli import main
+from contray.cli.options import config_from, split_dotted
 from contray.config import declared_keys
-from contray.options import config_from, split_dotted
-from contray.registry import method_names
+from contray.config.registry import method_names
 
 KEYS = {"track.uri": "sqlite:///elsewhere.db", "seed": "3", "data.share": ["digit", "position"], "views.key.blur": "0.25"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from contray import track
-from contray.compare import compare
 from contray.errors import ConfigError, UserError
+from contray.track.comparing import compare
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload``:DeprecationWarning")  # MLflow 3.17 with SQLAlchemy 2.1
 

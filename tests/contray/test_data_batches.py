@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from contray.config.sections import DataConfig
 from contray.data import BrokenImage, EvalImages, GlobalBatches, holdout, loader, open_source, permutation
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, DataError
-from contray.sections import DataConfig
 from methods._base import View
 from methods._ranks import shares
 

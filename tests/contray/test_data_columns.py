@@ -9,10 +9,10 @@ import torch
 
 from contray import RunConfig, data, model
 from contray.data.batches import EvalImages, GlobalBatches
-from contray.data.preview import draw
 from contray.data.views import END, PAD, Pipeline, tokens
-from contray.encoder import Encoder
 from contray.errors import ConfigError, UserError
+from contray.model.encoder import Encoder
+from contray.pictures.preview import draw
 from methods._base import View, evaluation_view
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from contray.config.sections import DataConfig
 from contray.data import holdout, open_source
 from contray.data.digits import CELLS, TEXTURES, textures
 from contray.errors import ConfigError
-from contray.sections import DataConfig
 
 
 def digits(**fields):

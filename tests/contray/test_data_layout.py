@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from contray.config.sections import DataConfig
 from contray.data import announced, content, fingerprint, layout, open_source
 from contray.data.layout import besides_splits, scan, sort_out, splits_in
 from contray.errors import ConfigError, DataError, UserError, shown
-from contray.sections import DataConfig
 
 FEW = settings(max_examples=80, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 

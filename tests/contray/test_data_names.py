@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contray.config.sections import DataConfig
 from contray.data import open_source
 from contray.data.layout import alike, alikes, plain, scan
 from contray.data.pixels import BrokenImage
 from contray.data.splits import EncodedSplit
 from contray.errors import ConfigError, DataError
-from contray.sections import DataConfig
 
 from .test_data_layout import FEW, PNG, classes, grow, labels_of, opened
 

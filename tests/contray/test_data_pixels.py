@@ -20,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from contray.config.sections import DataConfig
 from contray.data import BrokenImage, Source, fingerprint, open_source, pixels, splits
 from contray.data.pixels import Depth, decode, survey
 from contray.data.views import Pipeline
 from contray.errors import DataError
-from contray.sections import DataConfig
 from methods._base import View
 
 GREY = np.arange(256, dtype=np.uint16).reshape(16, 16)

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from contray.config.sections import DataConfig
 from contray.data import open_source, rows
 from contray.data.rows import Rows
 from contray.errors import DataError, UserError
-from contray.sections import DataConfig
 
 
 def png(value: int, side: int = 6) -> bytes:

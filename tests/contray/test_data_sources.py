@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import contray.data.splits as splits
+from contray.config.sections import DataConfig
 from contray.data import BrokenImage, fingerprint, open_source
 from contray.errors import ConfigError, DataError
-from contray.sections import DataConfig
 
 
 def picture(value, height=6, width=8):

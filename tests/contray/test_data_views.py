@@ -11,10 +11,10 @@ import torchvision.transforms.v2.functional as F
 from contray import RunConfig
 from contray.data.draws import Draws
 from contray.data.policy import bound, steps
-from contray.data.preview import draw
 from contray.data.splits import ArraySplit
 from contray.data.views import Pipeline, _geometry
 from contray.errors import ConfigError
+from contray.pictures.preview import draw
 from methods._base import View, evaluation_view
 
 FULL = View(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import contray
-from contray import RunConfig, data, encoder, model, track
+from contray import RunConfig, data, model, track
 from contray.cli import main
 from contray.data import scenes
 from contray.errors import ConfigError, DataError, UserError
@@ -23,6 +23,7 @@ from contray.evaluation.dense.protocol import Row, Task, losses, measured, rate
 from contray.evaluation.dense.rows import rows_of
 from contray.evaluation.dense.samples import Wanted, batches, training_order
 from contray.evaluation.dense.segmenter import Segmenter
+from contray.model import encoder
 from methods._base import Method
 
 CPU = torch.device("cpu")

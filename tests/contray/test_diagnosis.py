@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from contray import data, model
+from contray.cli.report import GEOMETRY
 from contray.config import RunConfig
+from contray.config.registry import load_method, method_names
 from contray.evaluation.diagnosis import (
     Alarm,
     Collapsed,
@@ -24,9 +26,8 @@ from contray.evaluation.diagnosis import (
     geometry_of,
     layer_of,
 )
-from contray.registry import load_method, method_names
-from contray.report import GEOMETRY
-from contray.training.checkpoint import Checkpoints, Storage
+from contray.storage.checkpoint import latest
+from contray.storage.folder import Storage
 from contray.training.loop import Listener, train
 
 CPU = torch.device("cpu")
@@ -291,7 +292,7 @@ def test_a_killed_run_measures_as_if_nothing_had_been(storage: Storage) -> None:
     whole = run(config)
     with pytest.raises(Killed):
         run(config, storage, Dies())
-    state = Checkpoints(storage).latest()
+    state = latest(storage)
     assert state is not None
     assert state["watch"]["rank"] == max(whole.values[step]["embedding_rankme"] for step in (1, 5))
     rest = run(config, storage)

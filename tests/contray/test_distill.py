@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 import contray
-from contray import RunConfig, data, encoder, model
+from contray import RunConfig, data, model
 from contray.errors import ConfigError, UserError
 from contray.evaluation import finetune, noisy, student
 from contray.evaluation.distill import distillation_kl
@@ -20,6 +20,7 @@ from contray.evaluation.finetune import Classifier, FewLabels, finetuned
 from contray.evaluation.labelled import CroppedImages, first_inputs, score
 from contray.evaluation.noisy import Pool, balanced, by_noised, noised_images, pseudo_labels
 from contray.evaluation.student import by_teacher, distilled, student_config
+from contray.model import encoder
 from tests.contray.test_evaluate_protocols import CPU, RESNET, built, coloured, quiet, vit_config
 
 QUICK = {

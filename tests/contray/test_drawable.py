@@ -16,13 +16,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from contray import RunConfig, data, model, report
-from contray.cli import main
-from contray.curves import draw_runs, draw_similarities
-from contray.data import preview
-from contray.drawable import NAME, SHORT, drawable
+from contray import RunConfig, data, model
+from contray.cli import main, report
+from contray.drawing import NAME, SHORT, draw_runs, draw_similarities, drawable
 from contray.evaluation.diagnosis import Diagnosis, similarities
 from contray.evaluation.diagnosis import draw as draw_geometry
+from contray.pictures import preview
 from contray.pictures.subject import Subject
 
 CPU = torch.device("cpu")
@@ -130,7 +129,7 @@ def test_tables_show_brackets_and_bytes_of_names(capsys: pytest.CaptureFixture[s
 def test_the_picture_of_similarities_shows_the_numbers_that_are_printed(
     named: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from contray import curves
+    from contray import drawing as curves
 
     shown: dict[str, dict[str, str]] = {}
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from contray import RunConfig, registry
+from contray import RunConfig
+from contray.config import registry
 from contray.errors import OnAllRanks
+from contray.storage.folder import Storage
 from contray.training import loop
 from contray.training.agreement import NonFiniteLoss
-from contray.training.checkpoint import Storage
 
 from .test_loop import TINY, DiesAt, Killed, run
 

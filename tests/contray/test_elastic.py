@@ -13,9 +13,9 @@ import torch
 
 from contray import RunConfig, data
 from contray.errors import ConfigError
+from contray.storage.folder import Storage
 from contray.training import elastic, loop
 from contray.training.audit import Audit, attempts, history
-from contray.training.checkpoint import Storage
 from contray.training.elastic import FAILURES, NodeWatch, NoProgress, Patience, one_line
 from contray.training.loop import Listener, NonFiniteLoss, train
 from contray.training.worker import Asked, Recorder

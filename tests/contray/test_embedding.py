@@ -15,9 +15,9 @@ import torch
 
 from contray import RunConfig, model
 from contray.cli import main
-from contray.encoder import Encoder, export, read_folder
 from contray.errors import UserError
 from contray.exchange import embedding
+from contray.model.encoder import Encoder, export, read_folder
 
 
 @pytest.fixture(scope="module")

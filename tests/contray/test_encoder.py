@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from contray import RunConfig, model, track
-from contray.encoder import Encoder, export, read_checkpoint, read_folder
 from contray.errors import UserError
+from contray.model.encoder import Encoder, export, read_checkpoint, read_folder
 
 SIZE = 16
 KEYS = {"backbone.width": 4, "views.view.size": SIZE, "method.projector_hidden": 16, "method.projector_dim": 8}

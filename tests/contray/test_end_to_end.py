@@ -28,12 +28,13 @@ from torch.testing import assert_close
 import contray
 from contray import RunConfig, data, model, track
 from contray.cli import main
-from contray.encoder import read_checkpoint
+from contray.cli.report import GEOMETRY
 from contray.evaluation.online import features_of
-from contray.progress import TrainingBar
-from contray.report import GEOMETRY
-from contray.training.checkpoint import Checkpoints, Storage
+from contray.model.encoder import read_checkpoint
+from contray.storage.checkpoint import latest
+from contray.storage.folder import Storage
 from contray.training.launch import Result, launch
+from contray.training.progress import TrainingBar
 from contray.training.ray_train import ray_session
 
 REPO = Path(__file__).parents[2]
@@ -166,7 +167,7 @@ def test_mlflow_has_the_artifacts(place: Place, config: RunConfig, trained: Resu
 def test_the_loaded_encoder_is_the_trained_one(place: Place, config: RunConfig, trained: Result) -> None:
     images, ids = data.open_source(config.data).test, range(20)
     assert images is not None
-    state = Checkpoints(Storage(trained.checkpoint)).latest()
+    state = latest(Storage(trained.checkpoint))
     assert state is not None
     method = model.build(config, int(state["method"]["samples"]))
     method.load_state_dict(state["method"])

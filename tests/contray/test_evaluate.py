@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from contray import RunConfig
 from contray.api import _Opened
+from contray.config.sections import EvalConfig
 from contray.errors import ConfigError, UserError
 from contray.evaluation import Features, LinearProbes, encode, knn_predict, knn_top1, linear_probe, measure, pixels, report
 from contray.evaluation.knn import _nearest, tile
-from contray.sections import EvalConfig
 
 GRID = {"lrs": (0.3, 3.0, 30.0), "decays": (0.0, 1e-2), "epochs": 5, "batch_size": 64}
 

@@ -14,11 +14,12 @@ from contray import RunConfig, data, model
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, DataError, UserError
 from contray.evaluation import paper
-from contray.evaluation.labelled import CroppedImages, check_labels, cropped_views, score
+from contray.evaluation.labelled import CroppedImages, cropped_views, score
 from contray.evaluation.paper import AttentiveProbe, decayed, last_n_probe, trained_probe
+from contray.evaluation.samples import check_labels
 from contray.evaluation.suite import run_protocols
 from contray.evaluation.tokens import last_blocks, tokens
-from contray.vit import VisionTransformer
+from contray.model.vit import VisionTransformer
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -12,10 +12,10 @@ import torch
 
 from contray import RunConfig, model
 from contray.cli import main
-from contray.encoder import Encoder, read_checkpoint
 from contray.errors import ConfigError, UserError
 from contray.exchange.cards import Origin
 from contray.exchange.exporting import export_to
+from contray.model.encoder import Encoder, read_checkpoint
 
 SMALL = {"backbone.name": "resnet_small", "backbone.width": 64}
 NETS: dict[str, dict[str, Any]] = {

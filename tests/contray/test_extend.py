@@ -11,8 +11,10 @@ import torch
 
 from contray import RunConfig, data, model, track
 from contray.errors import ConfigError, UserError
-from contray.training import records, sealed, worker
-from contray.training.checkpoint import Checkpoints, Storage, dump
+from contray.storage import sealed
+from contray.storage.checkpoint import dump, latest
+from contray.storage.folder import Storage
+from contray.training import records, worker
 from contray.training.extend import _differing
 from contray.training.launch import Result, launch
 from contray.training.records import note
@@ -50,7 +52,7 @@ def train(tmp_path: Path, store: str) -> Train:
 
 
 def state_of(result: Result) -> dict[str, Any]:
-    state = Checkpoints(Storage(result.checkpoint)).latest()
+    state = latest(Storage(result.checkpoint))
     assert state is not None
     return state
 

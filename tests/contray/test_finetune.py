@@ -10,20 +10,13 @@ import pytest
 import torch
 
 from contray import RunConfig, data, model
+from contray.config.registry import method_names
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, UserError
 from contray.evaluation import finetune
-from contray.evaluation.finetune import (
-    Classifier,
-    finetuned,
-    labelled_subset,
-    optimizer_of,
-    rate_scales,
-    warmed_cosine,
-)
+from contray.evaluation.finetune import Classifier, finetuned, labelled_subset, optimizer_of, rate_scales, warmed_cosine
 from contray.evaluation.labelled import first_inputs, score
 from contray.evaluation.suite import run_protocols
-from contray.registry import method_names
 from tests.contray.test_evaluate_protocols import CPU, RESNET, built, coloured, quiet, vit_config
 
 OPTIONS = {"eval.finetune_lrs": (1e-5, 1e-2), "eval.finetune_epochs": 8, "eval.finetune_batch": 16}

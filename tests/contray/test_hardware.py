@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from contray import RunConfig, api, dryrun, hardware, model
-from contray.encoder import read_checkpoint
+from contray import RunConfig, api, model
+from contray.cli import dryrun
 from contray.errors import ConfigError, UserError
-from contray.training import launch, records, sealed
-from contray.training.checkpoint import Storage, dump
+from contray.model import hardware
+from contray.model.encoder import read_checkpoint
+from contray.storage import sealed
+from contray.storage.checkpoint import dump
+from contray.storage.folder import Storage
+from contray.training import launch, records
 from contray.training.settle import settle
 
 SMALL = {

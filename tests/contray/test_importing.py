@@ -15,10 +15,10 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
 from contray.cli import main
-from contray.encoder import read_checkpoint
 from contray.errors import UserError
 from contray.exchange import layouts
 from contray.exchange.importing import import_file
+from contray.model.encoder import read_checkpoint
 from methods._parts import sincos_2d
 
 SIDE, PATCH, WIDTH = 16, 4, 32

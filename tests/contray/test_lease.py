@@ -20,10 +20,10 @@ import pytest
 from contray import track
 from contray.cli import main
 from contray.errors import UserError
-from contray.progress import TrainingBar
+from contray.storage.folder import Storage
 from contray.training import lease
-from contray.training.checkpoint import Storage
 from contray.training.lease import LEASE, Fenced, Lease, LeaseLost, held
+from contray.training.progress import TrainingBar
 
 from .test_end_to_end import TINY, words
 

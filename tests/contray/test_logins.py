@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contray import RunConfig, logins, track
+from contray import RunConfig, track
 from contray.cli import main
 from contray.errors import ConfigError
-from contray.training.checkpoint import Storage
+from contray.storage import logins
+from contray.storage.folder import Storage
 
 SECRET = "hunter2-swordfish"
 FORMS = [

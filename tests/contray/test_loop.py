@@ -9,7 +9,9 @@ from torch.testing import assert_close
 from contray import data
 from contray.config import RunConfig
 from contray.errors import UserError
-from contray.training.checkpoint import Checkpoints, Storage, load
+from contray.storage.checkpoint import latest, load
+from contray.storage.folder import Storage
+from contray.training.checkpoints import Checkpoints
 from contray.training.loop import Listener, NonFiniteLoss, train
 from tests.ranks import run_ranks
 
@@ -119,7 +121,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_checkpoint(t
     storage.create()
     with pytest.raises(NonFiniteLoss, match=r"step \d+: .*not finite"):
         run(config, storage)
-    state = Checkpoints(storage).latest()
+    state = latest(storage)
     assert state is None or all(torch.isfinite(value).all() for value in state["method"].values() if value.is_floating_point())
 
 
@@ -131,7 +133,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
     newest = tmp_path / "step-000000004.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])
     with pytest.warns(UserWarning, match="torn"):
-        state = Checkpoints(storage).latest()
+        state = latest(storage)
     assert state["step"] == 2
 
 
@@ -155,7 +157,7 @@ def test_a_checkpoint_of_another_config_or_other_data_is_refused(tmp_path):
     run(tiny("simclr", train__steps=2), storage)
     with pytest.raises(UserError, match=r"differs in method\.temperature"):
         run(tiny("simclr", train__steps=2, method__temperature=0.5), storage)
-    state = Checkpoints(storage).latest()
+    state = latest(storage)
     state["fingerprint"] = {**state["fingerprint"], "albumentations": "1.0"}
     Checkpoints(storage).save(3, state, wait=True)
     with pytest.raises(UserError, match=r"albumentations \(1.0 -> "):

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from contray import RunConfig, model, registry
+from contray import RunConfig, model
 from contray.cli import main
-from contray.encoder import export, read_checkpoint, read_folder
+from contray.config import registry
 from contray.errors import ConfigError, UserError
+from contray.model.encoder import export, read_checkpoint, read_folder
 from contray.training.worker import Asked, Plan, work
 
 SCIENCE = (Path(__file__).parents[2] / "methods" / "simclr.py").read_text().replace("from ._", "from methods._")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from contray import RunConfig, track
 from contray.config import FREE
 from contray.errors import ConfigError, UserError
-from contray.names import check_case, check_name, folder_of, slug
-from contray.training.checkpoint import Storage
+from contray.storage.folder import Storage
+from contray.storage.names import check_case, check_name, folder_of, slug
 from contray.training.records import name_of
 
 BAD = [

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from contray import RunConfig
 from contray.errors import ConfigError
+from contray.storage.folder import Storage
 from contray.training import nodes
-from contray.training.checkpoint import Storage
 from contray.training.nodes import Node, Waiting, check_seen, demand
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contray import RunConfig, model, registry
+from contray import RunConfig, model
+from contray.config import registry
 from contray.errors import UserError
 from methods._base import Method
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from contray import track, ui
+from contray import track
 from contray.cli import main
+from contray.track import ui
 from tests.browser import chromium, page_text
 
 pytestmark = [

@@ -20,8 +20,8 @@ from matplotlib.image import imread
 import contray
 from contray import RunConfig, data, model, pictures, track
 from contray.cli import main
-from contray.encoder import export
 from contray.errors import UserError
+from contray.model.encoder import export
 from contray.pictures import attention, map, neighbours, prototypes, reconstruction
 from contray.pictures.sheet import RIGHT, WRONG, Sheet
 from contray.pictures.subject import Subject, apart

@@ -10,8 +10,8 @@ import pytest
 
 from contray import RunConfig, model, track
 from contray.cli import main
-from contray.encoder import export
 from contray.errors import UserError
+from contray.model.encoder import export
 
 Make = Callable[..., track.TrackedRun]
 

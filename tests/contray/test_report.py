@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from contray import report
-from contray.cli import main
-from contray.registry import load_method, load_space, method_names, space_names
+from contray.cli import main, report
+from contray.config.registry import load_method, load_space, method_names, space_names
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from contray import track
 from contray.cli import main
 from contray.errors import UserError
-from contray.training import lease, records, sealed, spool
-from contray.training.checkpoint import Storage
+from contray.storage import sealed
+from contray.storage.folder import Storage
+from contray.training import lease, records, spool
 
 from .test_end_to_end import TINY, words
 

@@ -10,9 +10,9 @@ import pytest
 
 from contray import RunConfig, track
 from contray.cli import main
-from contray.report import show_seeds
+from contray.cli.report import show_seeds
+from contray.storage.folder import Storage
 from contray.training import seeds
-from contray.training.checkpoint import Storage
 from contray.training.launch import Result
 from contray.training.lease import held
 

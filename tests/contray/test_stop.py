@@ -14,8 +14,8 @@ import pytest
 
 from contray import data, track
 from contray.cli import main
+from contray.storage.folder import Storage
 from contray.training import launch, records, stop
-from contray.training.checkpoint import Storage
 from contray.training.lease import NotSeen
 from contray.training.seeds import launch_seeds
 

@@ -15,16 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contray import RunConfig, registry
+from contray import RunConfig
+from contray.config import registry
 from contray.errors import UserError
-from contray.training import sealed
-from contray.training.checkpoint import Storage
+from contray.storage import sealed
+from contray.storage.folder import Storage
 from contray.training.lease import LEASE, Fenced, LeaseLost, held
-from contray.training.records import SWEEP
+from contray.training.records import ENDED, SWEEP
 from contray.tuning import kept, trial
 from contray.tuning.launch import VERSION, _folder
 from contray.tuning.search import Search
-from contray.tuning.trial import ENDED, RECORD, REPORTS, TuneReport
+from contray.tuning.trial import RECORD, REPORTS, TuneReport
 
 SPACE = {"optim.lr": "a domain", "train.batch_size": "a domain"}
 VALUES = st.recursive(

@@ -14,9 +14,10 @@ import pytest
 import contray
 from contray import RunConfig, track
 from contray.cli import main
-from contray.report import GEOMETRY
+from contray.cli.report import GEOMETRY
+from contray.storage.checkpoint import latest
+from contray.storage.folder import Storage
 from contray.training import spool, worker
-from contray.training.checkpoint import Checkpoints, Storage
 
 from .test_end_to_end import MEASURED, TINY, words
 
@@ -143,7 +144,7 @@ def test_a_run_whose_driver_died_is_killed_and_its_checkpoint_has_the_points(
     (folder / spool.SPOOL).unlink()
     (folder / "verdict.json").unlink()
     (folder / "run.json").write_text(json.dumps({"run_id": result.run_id, "finished": False}))
-    state = Checkpoints(Storage(result.checkpoint)).latest()
+    state = latest(Storage(result.checkpoint))
     assert state is not None
     (done,) = contray.sync(storage=str(tmp_path / "runs"), uri=store)
     assert done.sent == len(state["points"]) > 0
@@ -191,7 +192,7 @@ def test_a_broken_answer_leaves_what_is_unsent_in_the_spool(
 
     real = track.client(store)
     half = SimpleNamespace(get_metric_history=real.get_metric_history, log_batch=refuse)
-    from contray import syncing
+    from contray.training import syncing
 
     with monkeypatch.context() as patch:
         patch.setattr(track.metric_log, "client", lambda uri: half)

@@ -151,7 +151,7 @@ def test_files_that_cannot_be_written_are_refused_and_nothing_is_created(tmp_pat
 
 def test_importing_the_engine_s_tracking_imports_no_mlflow() -> None:
     probe = (
-        "import sys, contray.track, contray.compare, contray.ui\n"
+        "import sys, contray.track.comparing, contray.track.ui\n"
         "sys.exit(' '.join({'mlflow', 'matplotlib', 'ray', 'rich'} & sys.modules.keys()) or None)"
     )
     assert subprocess.run([sys.executable, "-c", probe], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0

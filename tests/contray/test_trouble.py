@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
-from contray import progress, track
+from contray import track
 from contray.errors import UserError
-from contray.progress import TrainingBar, lasting
+from contray.storage.folder import Storage
 from contray.track import metric_log
-from contray.training.checkpoint import Checkpoints, Storage
+from contray.training import progress
+from contray.training.checkpoints import Checkpoints
 from contray.training.heard import heard
+from contray.training.progress import TrainingBar, lasting
 from contray.training.worker import TROUBLE, Asked, Recorder
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from contray import ui
+from contray.track import ui
 
 REPO = Path(__file__).parents[2]
 SOURCES = sorted(path for folder in ("platform", "methods", "tune_spaces") for path in (REPO / folder).rglob("*.py"))

@@ -20,9 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from contray import track
 from contray.errors import UserError
+from contray.storage import sealed
+from contray.storage.folder import Storage
 from contray.track import metric_log
-from contray.training import lease, records, sealed, spool
-from contray.training.checkpoint import Storage
+from contray.training import lease, records, spool
 from contray.training.lease import Fenced, Lease
 
 RUN = track.TrackedRun("sqlite:////nowhere/mlflow.db", "1", "r")

@@ -13,8 +13,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from contray import track, ui
+from contray import track
 from contray.errors import UserError
+from contray.track import ui
 
 pytestmark = [  # MLflow 3.17's own, on import: about SQLAlchemy 2.1, about its schemas for chat agents
     pytest.mark.filterwarnings("ignore:The ``noload``:DeprecationWarning"),
@@ -49,7 +50,7 @@ def test_it_serves_until_ctrl_c_and_leaves_no_process(store: str, tmp_path: Path
     (tmp_path / "config.yaml").write_text("seed: 0")
     first.log_artifact(tmp_path / "config.yaml")
     port = free_port()
-    command = f"from contray.ui import serve; serve({store!r}, {port}, False)"
+    command = f"from contray.track.ui import serve; serve({store!r}, {port}, False)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [sys.executable, "-c", command], stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment

@@ -16,8 +16,9 @@ from typing import Any, Self
 
 import torch
 
+from contray.storage.checkpoint import latest
+from contray.storage.folder import Storage
 from contray.training.audit import Attempt, History, attempts, history
-from contray.training.checkpoint import Checkpoints, Storage
 from contray.training.elastic import NODE_HEALTH
 
 SLOW = """
@@ -38,7 +39,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from contray.training.checkpoint import PATTERN, Storage
+from contray.storage.checkpoint import PATTERN
+from contray.storage.folder import Storage
 
 read, write, names = Storage.read, Storage.write, Storage.names
 
@@ -266,7 +268,7 @@ class Driver:
         return history(self.lives())
 
     def state(self) -> dict[str, Any]:
-        state = Checkpoints(self.storage).latest()
+        state = latest(self.storage)
         assert state is not None
         return state
 

@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 from torch.testing import assert_close
 
-from contray import model, optim
-from contray.chunks import divide
+from contray import model
 from contray.config import RunConfig
+from contray.config.registry import load_method, method_names
 from contray.data.views import Fetch, Pipeline
-from contray.registry import load_method, method_names
+from contray.model import optim
+from contray.model.chunks import divide
 from contray.training.step import forward_backward
 from methods._base import Batch, Clock, Method, View
 from methods._ranks import shares

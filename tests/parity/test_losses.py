@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from contray.config import RunConfig
-from contray.optim import LARS, learning_rate
+from contray.model.optim import LARS, learning_rate
 from methods import moco
 from methods._base import Batch, Clock
 from methods._parts import cosine, normalize, nt_xent

@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..config.sections import DataConfig
 from ..errors import ConfigError, nearest
-from ..sections import DataConfig
 from .draws import generator
 from .splits import Split, digest
 

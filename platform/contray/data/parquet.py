@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError, shown
-from ..sections import DataConfig
 from .content import absent, content_of
 from .digests import digest
 from .labels import KEY, Labels, join, read_labels

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..sections import DataConfig
+from ..config.sections import DataConfig
 from .digits import _BANK, TEXTURES, WORDS, open_digits, paint, shaded, textures, tint
 from .draws import generator
 

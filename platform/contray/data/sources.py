@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError, nearest, shown
-from ..sections import DataConfig
 from .layout import SUFFIXES, Found, listing, scan, splits_in, suffix
 from .splits import ArraySplit, EncodedSplit, Split, digest
 

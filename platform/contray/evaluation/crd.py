@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from methods._base import Batch
 from methods._parts import bank_scores, constant_of, nce, new_bank, normalize, write_bank
 
-from ..sections import EvalConfig
-from ..seeds import seeded
+from ..config.sections import EvalConfig
+from ..model.seeds import seeded
 
 
 class ContrastiveDistillation(nn.Module):

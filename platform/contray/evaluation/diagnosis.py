@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from methods._base import Method, View, evaluation_view
 
-from .. import backbones, data, model
+from .. import data, model
 from ..config import RunConfig
+from ..config.registry import load_method
 from ..errors import UserError
-from ..seeds import fold
+from ..model import backbones
+from ..model.seeds import fold
 from . import geometry
 
 IMAGES, PAIRS = 2048, 512  # at most: images whose features are looked at, pairs of augmented views
@@ -48,7 +50,7 @@ class Diagnosis:
         count = min(config.eval.online_limit, IMAGES)
         ids = data.part(np.arange(len(source.train)), None, count, SEED)
         pairs, count = data.part(ids, None, PAIRS, SEED), len(ids)
-        inputs = model.load_method(config.method.name).method.eval_views(config.views)
+        inputs = load_method(config.method.name).method.eval_views(config.views)
         drawn, seed, size = drawn_views(inputs, config.views), fold(config.seed, "diagnosis"), config.eval.batch_size
         most = config.data.max_broken
         images = [data.EvalImages(source.train, inputs, ids, size, max_broken=most)]
@@ -158,7 +160,7 @@ def geometry_of(
 
 def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) -> None:
     """Similarities of the untrained encoder's features, of the trained one's, and of what its loss compares; beside them the numbers of `measure`."""
-    from ..curves import draw_similarities
+    from ..drawing import draw_similarities
 
     panels: dict[str, tuple[Similarities, dict[str, str]]] = {}
     images = 0

@@ -23,14 +23,14 @@ from methods._base import Batch, Method
 
 from .. import data, model
 from ..config import RunConfig
+from ..config.sections import EvalConfig
 from ..data.draws import generator
 from ..errors import ConfigError, UserError
-from ..optim import LARS
-from ..sections import EvalConfig
-from ..vit import VisionTransformer
-from .labelled import CroppedImages, Inputs, Show, check_labels, first_inputs, score
+from ..model.optim import LARS
+from ..model.vit import VisionTransformer
+from .labelled import CroppedImages, Inputs, Show, first_inputs, score
 from .linear import MOMENTUM
-from .samples import held_out
+from .samples import check_labels, held_out
 
 WARMUP = 0.1  # of the steps
 SUBSET = 20_200_617  # seed of the labelled subsets; the date of SimCLR v2's first version

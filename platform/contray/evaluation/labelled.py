@@ -16,9 +16,9 @@ from methods._base import Batch, View
 
 from .. import data, model
 from ..config import RunConfig
+from ..config.registry import load_method
 from ..errors import DataError
 from .online import images_of
-from .samples import check_labels as check_labels
 
 Inputs = Mapping[str, Tensor]
 Show = Callable[[dict[str, Any]], None]  # takes what `TrainingBar.show` takes
@@ -33,7 +33,7 @@ def cropped_views(config: RunConfig) -> dict[str, View]:
     drawn = next(iter(config.views.values()))
     crop = drawn.crop if config.eval.crop == (0.0, 0.0) else config.eval.crop
     geometry = {"crop": crop, "ratio": drawn.ratio, "flip": drawn.flip, "interpolation": drawn.interpolation}
-    views = model.load_method(config.method.name).method.eval_views(config.views)
+    views = load_method(config.method.name).method.eval_views(config.views)
     return {name: dataclasses.replace(view, **geometry, geometry="evaluation") for name, view in views.items()}
 
 

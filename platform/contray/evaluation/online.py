@@ -11,9 +11,11 @@ from torch import Tensor
 
 from methods._base import Method
 
-from .. import backbones, data, model
+from .. import data, model
 from ..config import RunConfig
+from ..config.registry import load_method
 from ..errors import DataError, UserError
+from ..model import backbones
 from .knn import knn_top1
 from .protocol import Features, encode, gain_error, pixels, scored
 from .samples import check_labels, counts_of_test, held_out
@@ -21,7 +23,7 @@ from .samples import check_labels, counts_of_test, held_out
 
 def images_of(config: RunConfig, split: data.Split, ids: Sequence[int] | np.ndarray) -> data.EvalImages:
     """The evaluation inputs of some samples, as the method declares them; more broken ones than data.max_broken allows are refused."""
-    views = model.load_method(config.method.name).method.eval_views(config.views)
+    views = load_method(config.method.name).method.eval_views(config.views)
     return data.EvalImages(split, views, np.asarray(ids), config.eval.batch_size, max_broken=config.data.max_broken)
 
 

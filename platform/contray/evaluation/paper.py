@@ -19,15 +19,15 @@ from methods._base import Method
 
 from .. import data, model
 from ..config import RunConfig
+from ..config.sections import EvalConfig
 from ..errors import ConfigError
-from ..optim import LARS
-from ..sections import EvalConfig
-from ..seeds import seeded
-from .labelled import CroppedImages, Inputs, Show, check_labels, first_inputs, score
+from ..model.optim import LARS
+from ..model.seeds import seeded
+from .labelled import CroppedImages, Inputs, Show, first_inputs, score
 from .linear import MOMENTUM, linear_probe
 from .online import images_of
 from .protocol import Features, encode
-from .samples import held_out
+from .samples import check_labels, held_out
 from .tokens import last_blocks, tokens
 
 logger = logging.getLogger(__name__)

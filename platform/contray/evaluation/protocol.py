@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config.sections import EvalConfig
 from ..errors import DataError
-from ..sections import EvalConfig
 from .knn import knn_predict
 from .linear import linear_probe
 

@@ -14,13 +14,15 @@ from methods._base import Batch, Method
 
 from .. import data, model
 from ..config import RunConfig
+from ..config.registry import load_method
 from ..errors import ConfigError, DataError, UserError, nearest
-from ..vit import SHAPES
+from ..model.vit import SHAPES
 from .crd import ContrastiveDistillation
 from .distill import distillation_kl, label_weights, labelled_cross_entropy
 from .finetune import Budget, Classifier, FewLabels, Loss, best_of, finetuned, rate_scales
-from .labelled import Show, check_labels, first_inputs
+from .labelled import Show, first_inputs
 from .noisy import check_noisy, self_trained
+from .samples import check_labels
 
 NAMES = {"soft_labels": "distill", "crd": "crd", "noisy_student": "noisy_student"}  # --by, and how the metrics start
 
@@ -44,7 +46,7 @@ def check_by(by: str, options: Any = None) -> None:
 
 def student_config(config: RunConfig, own: RunConfig) -> RunConfig:
     """The teacher's config with the network of another run. Raises UserError where that one encodes other inputs than the teacher."""
-    inputs = [model.load_method(each.method.name).method.eval_views(each.views) for each in (config, own)]
+    inputs = [load_method(each.method.name).method.eval_views(each.views) for each in (config, own)]
     pixels = [(each.augment.mean, each.augment.std) for each in (config, own)]
     if inputs[0] != inputs[1] or pixels[0] != pixels[1]:
         said = "is normalised by other means" if inputs[0] == inputs[1] else "encodes inputs of another size or kind"

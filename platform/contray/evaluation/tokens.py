@@ -15,9 +15,9 @@ from torchvision.models.resnet import ResNet
 
 from methods._base import Method
 
-from ..backbones import AlexNet
 from ..errors import ConfigError, UserError
-from ..vit import VisionTransformer
+from ..model.backbones import AlexNet
+from ..model.vit import VisionTransformer
 
 
 def outputs_of(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Module]) -> dict[nn.Module, Tensor]:

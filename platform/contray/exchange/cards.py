@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..backbones import RESNETS
 from ..config import RunConfig
-from ..encoder import Encoder
-from ..registry import load_method
-from ..vit import SHAPES
+from ..config.registry import load_method
+from ..model.backbones import RESNETS
+from ..model.encoder import Encoder
+from ..model.vit import SHAPES
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def snippet(trained: Encoder, to: str) -> str:
 from pathlib import Path
 
 import numpy as np
-from contray.encoder import read_folder
+from contray.model.encoder import read_folder
 
 encoder = read_folder(Path("."))
 images = [{given}]  # yours: uint8 RGB of any size

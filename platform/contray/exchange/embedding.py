@@ -25,16 +25,16 @@ from torch import Tensor
 
 from .. import model
 from ..config import RunConfig
+from ..config.registry import code_of, name_code
 from ..data.content import content_of
 from ..data.digests import digest
 from ..data.layout import SUFFIXES, TABLE, Found, listing, scan, sort_out
 from ..data.parquet import cell_bytes, is_image, read_file
 from ..data.pixels import BrokenImage, Depth, decode, of_set, survey
-from ..encoder import Encoder
 from ..errors import DataError, UserError
-from ..logins import bare, remember, remembered
-from ..registry import code_of, name_code
-from ..training.checkpoint import Storage
+from ..model.encoder import Encoder
+from ..storage.folder import Storage
+from ..storage.logins import bare, remember, remembered
 
 PLAN, ROWS_AT_ONCE, PAUSES = "_plan.json", 64, (0.2, 1.0)
 SAMPLED, PLACES = 64, 4  # images that tell what the values mean, and parts that they are taken from

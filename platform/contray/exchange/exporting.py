@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import encoder
-from ..backbones import StandardizedConv2d
 from ..config import RunConfig
 from ..errors import ConfigError, UserError, nearest
-from ..vit import VisionTransformer
+from ..model import encoder
+from ..model.backbones import StandardizedConv2d
+from ..model.plain import blank, plain_backbone
+from ..model.vit import VisionTransformer
 from . import cards, drafts, layouts
 
 FORMATS = {"torchvision": "model.safetensors", "timm": "model.safetensors", "safetensors": encoder.WEIGHTS, "onnx": "model.onnx"}
@@ -70,36 +71,6 @@ def _refuse_unknown(config: RunConfig, to: str) -> None:
         raise ConfigError(
             "backbone.width", f"timm's ResNets start at 64 channels and have batch norm; --to torchvision takes this one, {other}"
         )
-
-
-def blank(config: RunConfig, method: nn.Module) -> dict[str, Tensor]:
-    """Evaluation inputs of two rows, without content: {name: (2, ...)}."""
-    inputs: dict[str, Tensor] = {}
-    for name, view in type(method).eval_views(config.views).items():  # pyright: ignore[reportAttributeAccessIssue]
-        rows, side, _ = view.grid
-        shape = {
-            "image": (3, view.size, view.size), "patches": (rows * rows, 3, side, side), "array": (view.channels, view.size),
-            "tokens": (view.size,),
-        }[view.kind]  # fmt: skip
-        inputs[name] = torch.zeros(2, *shape, dtype=torch.int64 if view.kind == "tokens" else torch.float32)
-    return inputs
-
-
-@torch.no_grad()
-def plain_backbone(config: RunConfig, method: Any) -> nn.Module:
-    """The network that is given the image and whose output the features are. Raises UserError where they are more than that."""
-    inputs, seen = blank(config, method), []
-    nets = [module for module in method.children() if hasattr(module, "out_dim")]
-    hooks = [net.register_forward_hook(lambda net, args, output: seen.append((net, args[0], output))) for net in nets]
-    features = method.encode(inputs)
-    for hook in hooks:
-        hook.remove()
-    for net, given, output in seen:
-        if given is inputs.get("image") and output is features:
-            return net
-    raise UserError(
-        f"the features of {config.method.name} are not the output of one plain network on the image; use --to safetensors or --to onnx"
-    )
 
 
 @torch.no_grad()

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from .. import encoder, model
+from .. import model
 from ..config import RunConfig
 from ..errors import UserError, nearest
+from ..model import encoder
 from . import drafts, layouts
 
 SECTIONS = ("backbone.", "views.", "augment.", "data.")  # what a file does not tell

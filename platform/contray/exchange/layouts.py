@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backbones import RESNETS
 from ..errors import UserError
-from ..vit import SHAPES
+from ..model.backbones import RESNETS
+from ..model.vit import SHAPES
 
 State = dict[str, Tensor]
 

@@ -20,10 +20,10 @@ from torchvision.models.vision_transformer import EncoderBlock
 from methods._base import Method, View, evaluation_view
 
 from .. import data, model
-from ..data.preview import as_seen
 from ..errors import UserError
 from ..evaluation.tokens import outputs_of
-from ..vit import VisionTransformer
+from ..model.vit import VisionTransformer
+from .preview import as_seen
 from .sheet import Sheet
 from .subject import Subject, apart
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import track
-from ..compare import family_of, find_runs, grouped, without_parents
-from ..curves import draw_runs
+from ..drawing import draw_runs
 from ..errors import UserError, nearest
+from ..track.comparing import family_of, find_runs, grouped, without_parents
 
 
 def draw(uri: str, run_ids: Sequence[str], metric: str, out: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..drawable import SHORT, drawable
+from ..drawing import SHORT, drawable
 from ..errors import UserError
 from .subject import Subject
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..drawable import drawable
+from ..drawing import drawable
 from .sheet import RIGHT, WRONG, Sheet
 from .subject import Subject, apart
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..drawable import SHORT, drawable
+from ..drawing import SHORT, drawable
 from ..errors import UserError
 from .sheet import RIGHT, WRONG, Sheet
 from .subject import Subject, apart, offering

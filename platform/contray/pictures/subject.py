@@ -17,10 +17,10 @@ from methods._base import Method, View
 
 from .. import data, model
 from ..config import RunConfig
-from ..data.preview import as_seen
-from ..drawable import drawable
+from ..config.registry import load_method, method_names
+from ..drawing import drawable
 from ..evaluation.online import features_of
-from ..registry import load_method, method_names
+from .preview import as_seen
 
 Image = np.ndarray  # (H, W, 3) uint8
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from ..logins import bare
+from ..storage.logins import bare
 
 UI_PORT = 5000  # of `contray ui`, which serves stores that are no server themselves
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..logins import full
+from ..storage.logins import full
 from .run import TrackedRun
 from .store import asking
 
-LOADER = "contray.encoder"  # has `_load_pyfunc(path)`, which is all that MLflow asks of it
+LOADER = "contray.model.encoder"  # has `_load_pyfunc(path)`, which is all that MLflow asks of it
 DATA = "data/encoder"  # where MLflow's layout puts the folder
 NEEDS = ("torch", "torchvision", "safetensors")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
-from ..logins import bare
-from ..names import folder_of
+from ..storage.logins import bare
+from ..storage.names import folder_of
 from .links import run_url
 from .store import TrackingError, asking, sqlite_path, use_wal
 

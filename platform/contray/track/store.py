@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from urllib.request import urlopen
 
 from ..errors import ConfigError, UserError
-from ..logins import bare, full, scrubbed
+from ..storage.logins import bare, full, scrubbed
 from .links import base_url
 
 if TYPE_CHECKING:

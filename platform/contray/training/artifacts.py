@@ -35,8 +35,10 @@ def keep(
 
     split, method: the training data and the trained module, fetched only if they are needed. Raises TrackingError.
     """
-    from .. import curves, encoder, track
-    from ..data.preview import draw
+    from .. import drawing as curves
+    from .. import track
+    from ..model import encoder
+    from ..pictures.preview import draw
 
     config, there, added = ended.config, run.kept(), []
     with tempfile.TemporaryDirectory() as name:

@@ -25,7 +25,7 @@ import torch
 from methods._ranks import from_first
 
 from ..errors import ConfigError
-from .checkpoint import Storage
+from ..storage.folder import Storage
 
 FOLDER = "audit"
 

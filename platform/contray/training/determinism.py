@@ -6,8 +6,8 @@ import os
 
 import torch
 
+from ..config.sections import TrainConfig
 from ..errors import OnAllRanks
-from ..sections import TrainConfig
 
 
 def make_deterministic(train: TrainConfig, device: torch.device) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 from ray.train import UserCallback
 
 from ..errors import UserError
-from ..logins import remember, remembered
-from . import sealed
-from .checkpoint import Storage, newest_step
+from ..storage import sealed
+from ..storage.checkpoint import newest_step
+from ..storage.folder import Storage
+from ..storage.logins import remember, remembered
 
 # How soon the control store takes a silent node for dead (4 to 6 s; stock: 15 to 30 s). `ray_cluster.yaml` starts its head with the same.
 NODE_HEALTH = {

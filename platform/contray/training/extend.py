@@ -9,10 +9,12 @@ from collections.abc import Iterator
 
 from methods._base import Clock, Method
 
-from .. import model, optim
+from .. import model
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
-from .checkpoint import Checkpoints, Storage
+from ..model import optim
+from ..storage.checkpoint import latest
+from ..storage.folder import Storage
 
 LENGTH = ("train.epochs", "train.steps")  # all that an extension may change
 
@@ -24,7 +26,7 @@ def check_extension(folder: Storage, config: RunConfig, samples: int, finished: 
 
     "exact" asks that every schedule has had, over the steps that are done, the values that it has in the longer run; "anyway" does not.
     """
-    state = Checkpoints(folder).latest()
+    state = latest(folder)
     if state is None:
         raise UserError(f"train.extend: there is no checkpoint in {folder.address} to go on from")
     theirs = RunConfig.from_yaml(state["config"])

@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 from .. import data, model, track
 from ..config import RunConfig
+from ..config.registry import code_of
 from ..errors import UserError
 from ..evaluation.samples import check_measurable
-from ..progress import TROUBLES, TrainingBar, lasting
-from ..registry import code_of
+from ..storage.checkpoint import newest_step
+from ..storage.folder import Storage
 from .audit import check_audit
-from .checkpoint import Storage, newest_step
 from .extend import check_extension
 from .lease import Fenced, Guarded, Lease, LeaseLost, NotSeen, Watcher, held
 from .nodes import nodes, uses_gpu
+from .progress import TROUBLES, TrainingBar, lasting
 from .ray_train import check_machines, cluster_of, fit, ray_session
 from .records import FAILURE, FOLDER, end, name_of, note, record_config, repeatable, tags_of
 from .resend import resend

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import UserError
-from . import sealed
-from .checkpoint import Storage
+from ..storage import sealed
+from ..storage.folder import Storage
 
 LEASE = "lease.json"
 KINDS: sealed.Kinds = {

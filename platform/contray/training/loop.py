@@ -14,13 +14,15 @@ import torch.distributed as dist
 from methods._base import Batch, Clock, Method
 from methods._ranks import shares
 
-from .. import data, model, optim
+from .. import data, model
 from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation.diagnosis import Collapsed, LayerNorms, Watch
+from ..model import optim
+from ..storage.folder import Storage
 from .agreement import MENDING, NEVER, NON_FINITE, NonFiniteLoss, NonFiniteState, Ranks, State, meet, note, same_data
 from .audit import Audit
-from .checkpoint import Checkpoints, Storage
+from .checkpoints import Checkpoints
 from .clustering import embed
 from .determinism import Draws, make_deterministic
 from .restore import check_fits, choose

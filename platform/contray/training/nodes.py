@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config import RunConfig
 from ..errors import ConfigError
-from .checkpoint import Storage
+from ..storage.folder import Storage
 from .lease import LEASE
 
 FIRST_WORD, NEXT_WORD, LOOK = 15.0, 30.0, 3.0  # seconds without a worker until it is said, until it is said again, between looks

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from .. import model, track
 from ..config import RunConfig
+from ..config.registry import code_of
 from ..errors import ConfigError, OnAllRanks, UserError
-from ..logins import remembered
-from ..registry import code_of
-from .checkpoint import Storage
+from ..storage.folder import Storage
+from ..storage.logins import remembered
 from .heard import heard
 from .lease import Watcher
 from .nodes import Waiting, check_seen, demand, nodes

@@ -21,14 +21,15 @@ from typing import Any, Literal
 from .. import data, track
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
-from ..logins import bare
-from ..names import check_case
-from . import sealed
-from .checkpoint import Storage
+from ..storage import sealed
+from ..storage.folder import Storage
+from ..storage.logins import bare
+from ..storage.names import check_case
 from .lease import NotSeen
 
 RECORD, SWEEP, SEEDS = "run.json", "sweep.json", "seeds.json"  # each in a folder of its own
 COPY = "run.copy.json"
+ENDED = "ended.json"  # of a trial that has ended
 KINDS: sealed.Kinds = {
     **{"run_id": str, "uri": str, "finished": bool, "synced": bool, "trial": bool},
     **{"status": str, "ended": (int, type(None)), "unsent": int},

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 from .. import track
-from . import sealed, spool
+from ..storage import sealed
+from ..storage.checkpoint import latest
+from ..storage.folder import Storage
+from . import spool
 from .audit import FOLDER, attempts, history
-from .checkpoint import Checkpoints, Storage
 
 OLDER = re.compile(r"verdict-(\d+)\.json")
 
@@ -24,7 +26,7 @@ def resend(folder: Storage, run: track.TrackedRun) -> str:
             run.log_metrics(sealed.read(folder, name, sealed.NUMBER) or {}, int(name[len("verdict-") : -len(".json")]))
         except sealed.Damaged as error:  # it is on record here alone, and keeps nothing else from going on
             words += f"; {error}, so what was measured at that step is not sent"
-    state = Checkpoints(folder).latest()
+    state = latest(folder)
     if state is None or not folder.local or FOLDER not in folder.folders():
         return words
     waiting = {(name, step) for name, _, _, step in [*state["points"], *spool.get(folder)]}

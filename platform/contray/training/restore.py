@@ -9,8 +9,10 @@ from typing import Any
 from .. import data
 from ..config import FREE, RunConfig
 from ..errors import OnAllRanks, UserError
+from ..storage.checkpoint import PATTERN, latest, read
+from ..storage.folder import Storage
 from .agreement import Ranks
-from .checkpoint import PATTERN, Checkpoints, Storage
+from .checkpoints import Checkpoints
 from .extend import LENGTH
 
 WAIT = 20.0  # seconds until a rank sees the file that rank 0 has read: listings of NFS are as old as that
@@ -48,7 +50,7 @@ def _read(checkpoints: Checkpoints, name: str, digest: str, own: dict[str, Any])
     where, tried = f"{checkpoints.storage.address}/{name}", time.monotonic()
     while True:
         try:
-            found = checkpoints.read(name)
+            found = read(checkpoints.storage, name)
             if found.digest == digest:
                 own["state"] = found.state
                 return ""
@@ -88,10 +90,10 @@ def check_kept(folder: Storage, config: RunConfig, source: data.Source, ignored:
     try:
         check_config(folder.read("config.yaml").decode(), config, ignored)
     except (UserError, UnicodeDecodeError):
-        state = Checkpoints(folder).latest()
+        state = latest(folder)
         if state:
             check_config(state["config"], config, ignored)
-    if config.train.extend != "no" and (state := Checkpoints(folder).latest()):
+    if config.train.extend != "no" and (state := latest(folder)):
         _check_data(state, config, data.fingerprint(source, config.data))
 
 

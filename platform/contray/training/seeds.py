@@ -12,9 +12,10 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation.protocol import Measured
 from ..evaluation.samples import check_measurable
-from ..names import check_case
-from . import sealed
-from .checkpoint import Storage, newest_step
+from ..storage import sealed
+from ..storage.checkpoint import newest_step
+from ..storage.folder import Storage
+from ..storage.names import check_case
 from .launch import Result, Status, launch
 from .lease import Lease, held
 from .ray_train import check_machines, ray_session

@@ -6,9 +6,10 @@ import sys
 
 from .. import model
 from ..config import RunConfig
-from ..hardware import quick_bf16
-from . import sealed
-from .checkpoint import Checkpoints, Storage
+from ..model.hardware import quick_bf16
+from ..storage import sealed
+from ..storage.checkpoint import latest
+from ..storage.folder import Storage
 
 SETTLED = "hardware.json"
 
@@ -43,7 +44,7 @@ def _known(folder: Storage) -> dict[str, str]:
             return known
     except sealed.Damaged as error:
         why = str(error)
-    state = Checkpoints(folder).latest()
+    state = latest(folder)
     if state is None:
         return {}
     before = RunConfig.from_yaml(state["config"]).flat()

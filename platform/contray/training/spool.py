@@ -9,9 +9,9 @@ import math
 import warnings
 from collections.abc import Iterable
 
+from ..storage import sealed
+from ..storage.folder import Storage
 from ..track import MetricLog, Point
-from . import sealed
-from .checkpoint import Storage
 
 SPOOL = "unsent.json"
 

@@ -12,12 +12,12 @@ from methods._base import Batch, Clock, Method, Reps
 from methods._ranks import BatchNorm, apply_statistics, shares
 
 from .. import model
-from ..chunks import Chunk, divide
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
-from . import sealed
+from ..model.chunks import Chunk, divide
+from ..storage import sealed
+from ..storage.folder import Storage
 from .agreement import Ranks
-from .checkpoint import Storage
 
 LIMIT = "max_batch.json"
 

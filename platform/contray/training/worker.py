@@ -15,18 +15,20 @@ from methods._ranks import world_size
 
 from .. import data, model
 from ..config import RunConfig
+from ..config.registry import name_code
 from ..errors import UserError
 from ..evaluation.diagnosis import Collapsed
 from ..evaluation.protocol import Measured
-from ..logins import remember
-from ..progress import TROUBLES, lasting
-from ..registry import name_code
+from ..storage import sealed
+from ..storage.folder import Storage
+from ..storage.logins import remember
 from ..track import MetricLog, TrackedRun, TrackingError
-from . import artifacts, sealed
+from . import artifacts
 from .artifacts import Ended
-from .checkpoint import NEWEST, NONE_YET, Storage
+from .checkpoints import NEWEST, NONE_YET
 from .lease import Fenced
 from .loop import Listener, Outcome, train
+from .progress import TROUBLES, lasting
 from .spool import close
 
 VERDICT = "verdict.json"

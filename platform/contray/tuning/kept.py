@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..config import FREE, RunConfig
+from ..config.registry import known_code
 from ..errors import UserError
-from ..registry import known_code
-from ..training import sealed
-from ..training.checkpoint import Storage
-from .trial import ENDED, RECORD, REPORTS
+from ..storage import sealed
+from ..storage.folder import Storage
+from ..training.records import ENDED
+from .trial import RECORD, REPORTS
 
 KINDS: sealed.Kinds = {"run_id": str, "params": dict, "finished": bool, "search": dict, "version": int, "config": str}
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from .. import data, model, track
 from ..config import RunConfig
+from ..config.registry import load_space
 from ..errors import ConfigError, UserError
 from ..evaluation.samples import check_measurable
-from ..names import check_case, slug
-from ..registry import load_space
-from ..training import sealed
-from ..training.checkpoint import Storage
+from ..storage import sealed
+from ..storage.folder import Storage
+from ..storage.names import check_case, slug
 from ..training.lease import Fenced, Lease, held
 from ..training.nodes import nodes, uses_gpu
 from ..training.ray_train import check_machines, ray_session
@@ -85,7 +85,7 @@ def sweep(
     for word in left_out if not quiet else ():
         print(word)
 
-    from ..report import describe_domain
+    from .domains import describe_domain
 
     search = Search(
         samples or getattr(file, "SAMPLES", 1), scheduler, grace, minutes, concurrent, metric, {key: describe_domain(domain) for key, domain in space.items()}
@@ -153,12 +153,7 @@ def _search(
                     end_trials(parent)
                     parent.finish(status)
     url = track.compare_url(uri, parent.experiment_id, [trial.run_id for trial in trials if trial.run_id])
-    result = SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space)
-    if not quiet:
-        from ..report import show_sweep
-
-        show_sweep(result, parent.url)
-    return result
+    return SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space, parent.url)
 
 
 def _base(file: ModuleType, overrides: Mapping[str, Any], preset: str, config_file: Path | None) -> RunConfig:

@@ -12,10 +12,11 @@ from typing import Any
 from .. import data, model, track
 from ..config import RunConfig
 from ..errors import UserError
-from ..training import sealed
-from ..training.checkpoint import Storage
+from ..storage import sealed
+from ..storage.folder import Storage
+from ..training.records import ENDED
 from .ranking import METRICS, online_of
-from .trial import ENDED, RECORD
+from .trial import RECORD
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class SweepResult:
     run_id: str
     url: str
     space: Mapping[str, Any] = field(default_factory=dict)
+    parent_url: str = ""
 
 
 def trials_of(results: Any, folder: Path, parent: track.TrackedRun) -> list[Trial]:
@@ -93,8 +95,8 @@ def ranked(trials: list[Trial], metric: str) -> list[Trial]:
 
 def crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path) -> tuple[Trial, Path]:
     """Open the test set for the winner, once, where there are labels; write its config; let the sweep's run carry its metrics and params."""
-    from ..encoder import read_checkpoint
     from ..evaluation.online import verdict
+    from ..model.encoder import read_checkpoint
 
     encoder = read_checkpoint(best.folder)
     winner = config.replace(dict(best.params))

@@ -19,7 +19,7 @@ def draw(trials: Sequence[Trial], space: Mapping[str, Any], metric: str, path: P
     from matplotlib import pyplot as plt
     from matplotlib.ticker import LogLocator, NullLocator
 
-    from ..report import describe_domain
+    from .domains import describe_domain
 
     keys = [key for key in space if key != "seed"]
     figure, axes = plt.subplots(

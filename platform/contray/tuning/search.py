@@ -16,8 +16,8 @@ from typing import Any
 
 from .. import track
 from ..config import RunConfig
-from ..logins import remembered
-from ..registry import code_of
+from ..config.registry import code_of
+from ..storage.logins import remembered
 from ..training.lease import POLL, Lease, LeaseLost
 from ..training.stop import heard
 from . import kept

@@ -13,17 +13,19 @@ from typing import Any
 
 from .. import track
 from ..config import RunConfig
-from ..logins import remember
-from ..registry import name_code
-from ..training import sealed
-from ..training.checkpoint import Checkpoints, Storage, dump, load
+from ..config.registry import name_code
+from ..storage import sealed
+from ..storage.checkpoint import dump, latest, load
+from ..storage.folder import Storage
+from ..storage.logins import remember
 from ..training.lease import RENEW, Fenced, LeaseLost
 from ..training.ray_train import fit
+from ..training.records import ENDED
 from ..training.worker import Asked, Plan, work
 
 ONLINE = "knn_val_top1"
 WORST = -1.0  # below any accuracy and any rank
-RECORD, ENDED, REPORTS, STATE = "run.json", "ended.json", "reports.json", "state.pt"
+RECORD, REPORTS, STATE = "run.json", "reports.json", "state.pt"
 
 
 @dataclass(frozen=True)
@@ -184,5 +186,5 @@ def _taken_over(config: RunConfig, trial: str, run: track.TrackedRun) -> dict[st
 
 def _own(config: RunConfig, place: Storage) -> dict[str, Any] | None:
     """The state in which an earlier life of the sweep left this member of a population, as one of the parameters that it has now."""
-    state = Checkpoints(place).latest()
+    state = latest(place)
     return {**state, "config": config.to_yaml()} if state else None

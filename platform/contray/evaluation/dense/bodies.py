@@ -12,10 +12,10 @@ from torch import nn
 
 from methods._base import Method
 
-from ...backbones import RESNETS
 from ...config import RunConfig
 from ...errors import ConfigError, UserError
-from ...exchange.exporting import plain_backbone
+from ...model.backbones import RESNETS
+from ...model.plain import plain_backbone
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from ...config import RunConfig
+from ...config.sections import EvalConfig
 from ...errors import ConfigError, UserError, nearest
-from ...sections import EvalConfig
-from ...seeds import seeded
+from ...model.seeds import seeded
 from ..labelled import Show
 from . import detector, segmenter
 from .coco import IGNORE, CocoSet

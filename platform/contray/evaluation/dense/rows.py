@@ -11,10 +11,11 @@ from methods._base import Method
 
 from ... import data, model
 from ...config import RunConfig
-from ...encoder import read_checkpoint
 from ...errors import DataError, UserError
+from ...model.encoder import read_checkpoint
 from ..finetune import supervised
-from ..labelled import Show, check_labels
+from ..labelled import Show
+from ..samples import check_labels
 from .bodies import resnet_of
 from .protocol import Row
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from methods._base import View
 
-from ..drawable import SHORT, drawable
-from .batches import GlobalBatches
-from .splits import Split
+from ..data.batches import GlobalBatches
+from ..data.splits import Split
+from ..drawing import SHORT, drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from methods._base import Method
 
+from ..config import RunConfig
+from ..config.registry import load_method
+from ..errors import ConfigError
 from . import backbones
 from .chunks import normed, plan
-from .config import RunConfig
-from .errors import ConfigError
 from .hardware import quick_bf16
-from .registry import load_method
 from .seeds import seeded
 from .vit import SHAPES
 

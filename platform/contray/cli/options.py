@@ -8,10 +8,10 @@ from dataclasses import MISSING, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from .errors import UserError, nearest
+from ..errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from .config import RunConfig
+    from ..config import RunConfig
 
 URI_HELP = "MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db"
 METHOD_HELP = "your own method's .py file, where the encoder is of one: only code that you name runs"
@@ -104,7 +104,7 @@ def _why_refused(options: type, words: Sequence[str], prog: str) -> str:
 def _with_keys(options: type, config: "RunConfig") -> type:
     import tyro
 
-    from .config import declared_keys
+    from ..config import declared_keys
 
     shown_keys = []
     values = config.flat()
@@ -127,7 +127,7 @@ def _with_keys(options: type, config: "RunConfig") -> type:
 
 def config_from(method: str, preset: str, file: Path | None, dotted: dict[str, list[str]]) -> "RunConfig":
     """The resolved config of a command line."""
-    from .config import RunConfig
+    from ..config import RunConfig
 
     if file is None:
         return RunConfig.make(method or "simclr", dotted, preset=preset)

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from methods._base import Batch, Clock, Method, View
 
-from . import backbones, model
-from .config import RunConfig
-from .data.views import VOCABULARY
-from .errors import ConfigError
+from .. import model
+from ..config import RunConfig
+from ..data.views import VOCABULARY
+from ..errors import ConfigError
+from . import backbones
 from .vit import SHAPES
 
 _FITTING: set[str] = set()  # keys of what was found to fit

@@ -14,8 +14,8 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 from methods._parts import sincos_2d
 from methods._ranks import DropPath, full
 
-from .errors import ConfigError
-from .sections import BackboneConfig
+from ..config.sections import BackboneConfig
+from ..errors import ConfigError
 
 SHAPES = {  # blocks, heads, features of a token (0: backbone.width)
     "vit_mini": (4, 4, 0),

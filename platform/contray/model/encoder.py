@@ -13,11 +13,12 @@ from torch import Tensor
 
 from methods._base import Method
 
-from . import model
-from .config import RunConfig
-from .data.views import Pipeline
-from .errors import UserError
-from .training.checkpoint import BEST, Checkpoints, Storage, load
+from .. import model
+from ..config import RunConfig
+from ..data.views import Pipeline
+from ..errors import UserError
+from ..storage.checkpoint import BEST, latest, load
+from ..storage.folder import Storage
 
 WEIGHTS, CONFIG = "encoder.safetensors", "config.yaml"
 
@@ -83,7 +84,7 @@ def read_checkpoint(address: str) -> Encoder:
             return read_folder(Path(address))
         if Path(address).is_file():
             raise UserError(f"--checkpoint: {address} is no checkpoint (step-N.pt) and no folder with one")
-        state = Checkpoints(Storage(address)).latest()
+        state = latest(Storage(address))
         if state is None:
             raise UserError(f"--checkpoint: there is no checkpoint in {address}")
         return _restore(RunConfig.from_yaml(state["config"]), state["method"])

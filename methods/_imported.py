@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from methods._base import Method, MethodConfig, Paper, Preset, View, setting
+from ._base import Method, MethodConfig, Paper, Preset, View, setting
 
 PAPER = Paper(title="weights trained elsewhere", year=0, url="", contrasts="unknown: see method.layout and method.file")
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from .errors import UserError, nearest
+from ..errors import UserError, nearest
+from ..pictures import KINDS, check_out
 from .options import METHOD_HELP, URI_HELP, arg, config_from, parse
-from .pictures import KINDS, check_out
 
 if TYPE_CHECKING:
-    from .config import RunConfig
+    from ..config import RunConfig
 
 EVALUATIONS = ("linear", "knn", "finetune", "supervised", "detection", "segmentation", "geometry")
 DENSE = ("detection", "segmentation")
@@ -92,7 +92,7 @@ def evaluate(words: list[str]) -> int:
         return _dense(options, dotted)
     protocol = LINEAR[options.protocol] if options.evaluation == "linear" else options.evaluation
     check_out(options.out)
-    from .api import evaluate as run_evaluation
+    from ..api import evaluate as run_evaluation
     from .report import show_geometry, show_metrics
 
     metrics = run_evaluation(
@@ -146,7 +146,7 @@ def plot(words: list[str]) -> int:
         return config_from("", "", None, {})
 
     options, dotted = parse(Options, words, "plot", keys)
-    from .api import plot as run_plot
+    from ..api import plot as run_plot
 
     out = options.out or Path(f"{options.what}.png")
     metrics = run_plot(
@@ -170,7 +170,7 @@ def plot(words: list[str]) -> int:
 
 
 def _dense(options: Any, dotted: dict[str, list[str]]) -> int:
-    from .api import evaluate_dense
+    from ..api import evaluate_dense
     from .report import show_dense
 
     metrics = evaluate_dense(
@@ -212,7 +212,7 @@ def distill(words: list[str]) -> int:
         return config_from("", "", None, {})
 
     options, dotted = parse(Options, words, "distill", keys)
-    from .api import evaluate as run_evaluation
+    from ..api import evaluate as run_evaluation
     from .report import show_metrics
 
     metrics = run_evaluation(
@@ -243,8 +243,8 @@ def export(words: list[str]) -> int:
     options, _ = parse(Options, words, "export")
     if bool(options.to) != bool(options.out) or not (options.to or options.register):
         raise UserError("name what to do: --to FORMAT --out FOLDER, or --register NAME, or all three")
-    from .api import export as run_export
-    from .api import register
+    from ..api import export as run_export
+    from ..api import register
 
     if options.out:
         if options.register and not options.run:
@@ -273,8 +273,8 @@ def import_(words: list[str]) -> int:
         return config_from("imported", "", None, {})
 
     options, dotted = parse(Options, words, "import", keys)
-    from .exchange.importing import import_file
-    from .exchange.layouts import LAYOUTS
+    from ..exchange.importing import import_file
+    from ..exchange.layouts import LAYOUTS
 
     if not options.layout:
         raise UserError(f"--layout: must be one of {', '.join(LAYOUTS)}")
@@ -309,7 +309,7 @@ def embed(words: list[str]) -> int:
     options, _ = parse(Options, words, "embed")
     if options.part < 1:
         raise UserError(f"--part: got {options.part}, must be at least 1")
-    from .api import embed as run_embed
+    from ..api import embed as run_embed
 
     done = run_embed(
         options.source, options.out, run=options.run, checkpoint=options.checkpoint, method=options.method, uri=options.track__uri, column=options.column,

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from .errors import UserError
+from ..errors import UserError
 
 OVERRIDE = "CONTRAY_BF16"  # yes or no: what to take the hardware for
 

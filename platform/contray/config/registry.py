@@ -16,7 +16,7 @@ from typing import Any
 
 from methods._base import Method, MethodConfig, Paper, Preset, View
 
-from .errors import ConfigError, UserError, nearest
+from ..errors import ConfigError, UserError, nearest
 
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
 
@@ -92,9 +92,7 @@ def known_code(name: str) -> str:
 def load_method(name: str) -> MethodFile:
     """A method by its name, or by the path of a .py file. Raises UserError naming the nearest ones, ConfigError for code that the user did not name."""
     module = (
-        importlib.import_module(".exchange.imported", __package__)
-        if name == IMPORTED
-        else _load("method", "methods", name, method_names())
+        importlib.import_module("methods._imported") if name == IMPORTED else _load("method", "methods", name, method_names())
     )
     for export, kind in EXPORTS.items():
         if not isinstance(getattr(module, export, None), kind):

@@ -17,9 +17,9 @@ from typing import IO
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from . import track
-from .errors import UserError
-from .logins import full
+from .. import track
+from ..errors import UserError
+from ..storage.logins import full
 
 START_SECONDS, STOP_SECONDS = 90.0, 10.0
 

@@ -12,8 +12,8 @@ from torch import nn
 from methods._base import View
 from methods._ranks import convert_norms
 
-from .config import RunConfig
-from .sections import BackboneConfig
+from ..config import RunConfig
+from ..config.sections import BackboneConfig
 from .seeds import seeded
 from .vit import SHAPES, VisionTransformer
 

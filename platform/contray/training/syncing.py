@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from . import data, track
-from .config import RunConfig
-from .encoder import read_checkpoint
-from .errors import UserError, nearest
-from .logins import bare
-from .registry import name_method
-from .sections import ScaleConfig
-from .training import artifacts, records, sealed, spool
-from .training.checkpoint import Checkpoints, Storage
-from .training.lease import held
-from .training.resend import resend
-from .training.worker import VERDICT
-from .tuning.trial import ENDED
+from .. import data, track
+from ..config import RunConfig
+from ..config.registry import name_method
+from ..config.sections import ScaleConfig
+from ..errors import UserError, nearest
+from ..model.encoder import read_checkpoint
+from ..storage import sealed
+from ..storage.checkpoint import latest
+from ..storage.folder import Storage
+from ..storage.logins import bare
+from . import artifacts, records, spool
+from .lease import held
+from .records import ENDED
+from .resend import resend
+from .worker import VERDICT
 
 STORAGE = ScaleConfig.storage
 
@@ -123,7 +125,7 @@ def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> S
     trial = bool(record.get("trial", "finished" not in record))
     if trial and ENDED not in names:
         return Synced(_name(folder), record["run_id"], problem="the trial has not ended; `contray tune --resume` goes on with it")
-    state = Checkpoints(folder).latest()
+    state = latest(folder)
     text = state["config"] if state else folder.read("config.yaml").decode() if "config.yaml" in names else ""
     if not text:
         return Synced(_name(folder), record["run_id"], problem="it has neither a config nor a checkpoint yet")

@@ -16,7 +16,7 @@ from torch import Tensor
 from methods._base import Method
 from methods._ranks import BatchNorm, shares
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import UserError
-from .checkpoint import Storage
+from .folder import Storage
 
 SEAL = "digest"
 Kind = type | tuple[type, ...]

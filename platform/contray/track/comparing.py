@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from . import track
-from .drawable import drawable
-from .errors import UserError, nearest
-from .logins import bare
+from .. import track
+from ..drawing import drawable
+from ..errors import UserError, nearest
+from ..storage.logins import bare
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,7 +6,7 @@ import hashlib
 import re
 from urllib.parse import quote
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 # Begins with no dot (hidden, `..`), holds nothing that a path, an address, a shell pattern or MLflow reads as something else
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,99}")

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .config import RunConfig
-from .registry import load_method, load_space, method_names, space_names
+from ..config import RunConfig
+from ..config.registry import load_method, load_space, method_names, space_names
 
 if TYPE_CHECKING:
-    from .evaluation.protocol import Measured
-    from .training.launch import Result
+    from ..evaluation.protocol import Measured
+    from ..training.launch import Result
+    from ..tuning import SweepResult
 
 METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", "EMA", "predictor", "crops", "presets")
 
@@ -40,7 +41,7 @@ def _print(*things: Any) -> None:
 
 def show_result(config: RunConfig, result: Result) -> None:
     """The verdict of one run and where to look on."""
-    from .evaluation.protocol import report
+    from ..evaluation.protocol import report
 
     details = result.details
     if not result.finished:
@@ -74,7 +75,7 @@ def show_result(config: RunConfig, result: Result) -> None:
 
 def show_unsent(config: RunConfig, results: Sequence[Result]) -> None:
     """What MLflow did not take of these runs, and how to send it later; nothing where it took all."""
-    from .syncing import command
+    from ..training.syncing import command
 
     for result in results:
         left = result.details.get("unsent", 0)
@@ -223,6 +224,8 @@ def show_methods(as_json: bool) -> None:
 
 def space_rows() -> list[dict[str, Any]]:
     """The search spaces: what each asks and over which keys."""
+    from ..tuning.domains import describe_domain
+
     rows = []
     for name in space_names():
         space = load_space(name)
@@ -235,16 +238,6 @@ def space_rows() -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def describe_domain(domain: Any) -> str:
-    """A Tune domain in words."""
-    if isinstance(domain, dict):
-        return f"each of {', '.join(map(str, domain['grid_search']))}"
-    if hasattr(domain, "categories"):
-        return f"one of {', '.join(map(str, domain.categories))}"
-    sampler = type(domain.get_sampler()).__name__.strip("_").lower()
-    return f"{domain.lower:g} to {domain.upper:g}{' (log)' if 'log' in sampler else ''}"
 
 
 def show_spaces(as_json: bool) -> None:
@@ -262,7 +255,7 @@ def show_spaces(as_json: bool) -> None:
     _print(table, *(f"{row['space']}: {row['about']}" for row in rows))
 
 
-def show_sweep(result: Any, parent_url: str) -> None:
+def show_sweep(result: SweepResult) -> None:
     """The ranked trials of a sweep, the winner and where to look on; for a study over seeds, the mean of each value too."""
     keys = list(result.space)
     scores = [name for name in SCORES if any(name in trial.metrics for trial in result.trials)]
@@ -290,10 +283,10 @@ def show_sweep(result: Any, parent_url: str) -> None:
         )
     else:
         _print("no trial finished: there is nothing to rank")
-    _print(f"plots       {result.plots}", f"compare     {result.url}", f"MLflow run  {parent_url}")
+    _print(f"plots       {result.plots}", f"compare     {result.url}", f"MLflow run  {result.parent_url}")
 
 
-def _study(result: Any, keys: Sequence[str]) -> Any:
+def _study(result: SweepResult, keys: Sequence[str]) -> Any:
     """Mean and standard deviation over seeds of each value, and whether the values differ by more than the seeds do."""
     groups: dict[tuple[Any, ...], list[float]] = {}
     for trial in result.trials:

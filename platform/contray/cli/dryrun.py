@@ -8,11 +8,12 @@ import torch
 
 from methods._base import Batch, Clock
 
-from . import backbones, data, hardware, model, optim, shapes
-from .chunks import divide
-from .config import RunConfig
-from .data.splits import ArraySplit, EncodedSplit
-from .evaluation.samples import check_measurable
+from .. import data, model
+from ..config import RunConfig
+from ..data.splits import ArraySplit, EncodedSplit
+from ..evaluation.samples import check_measurable
+from ..model import backbones, hardware, optim, shapes
+from ..model.chunks import divide
 
 
 def describe(config: RunConfig) -> None:

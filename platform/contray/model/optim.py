@@ -13,8 +13,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from methods._base import Clock, Method
 from methods._parts import cosine
 
-from .config import RunConfig
-from .sections import OptimConfig
+from ..config import RunConfig
+from ..config.sections import OptimConfig
 
 
 class LARS(Optimizer):

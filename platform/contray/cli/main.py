@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from ..errors import UserError, nearest
+from ..pictures import check_out
+from ..storage.logins import scrubbed
 from .encoder_commands import distill, embed, evaluate, export, import_, plot
-from .errors import UserError, nearest
-from .logins import scrubbed
 from .options import METHOD_HELP, URI_HELP, arg, config_from, parse
-from .pictures import check_out
 
 if TYPE_CHECKING:
-    from .config import RunConfig
+    from ..config import RunConfig
 
 HELP = """\
 usage: contray COMMAND [OPTIONS]
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
     """A warning of ours without the place in the code that it comes from; others as they are."""
-    if Path(filename).is_relative_to(Path(__file__).parent):
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
         return f"contray: {scrubbed(' '.join(str(message).split()))}\n"
     return PLAIN(message, category, filename, lineno, line)
 
@@ -137,9 +137,9 @@ def train(words: list[str]) -> int:
 
         describe(config)
         return 0
+    from ..training.launch import launch
+    from ..training.seeds import launch_seeds
     from .report import show_result, show_seeds, show_unmeasured, show_unsent
-    from .training.launch import launch
-    from .training.seeds import launch_seeds
 
     if options.seeds > 1:
         results = launch_seeds(config, options.seeds, quiet=options.quiet)
@@ -186,18 +186,21 @@ def tune(words: list[str]) -> int:
         resume: Annotated[bool, arg("go on with the newest sweep of this space and these settings")] = False
 
     def keys(plain: list[str]) -> "RunConfig":
-        from .registry import load_space
+        from ..config.registry import load_space
 
         found = parse(Options, plain or ["simclr"], "tune")[0]
         return config_from(load_space(found.space).METHOD, found.preset, found.config, {})
 
     options, dotted = parse(Options, words, "tune", keys)
-    from .tuning import sweep
+    from ..tuning import sweep
 
     result = sweep(
         options.space, dotted, samples=options.samples, preset=options.preset, config_file=options.config, metric=options.metric, scheduler=options.scheduler,
         grace=options.grace, concurrent=options.concurrent, minutes=options.minutes, resume=options.resume,
     )  # fmt: skip
+    from .report import show_sweep
+
+    show_sweep(result)
     return 0 if result.best else 1
 
 
@@ -215,8 +218,8 @@ def compare(words: list[str]) -> int:
         out: Annotated[Path, arg("where the plot goes")] = Path("compare.png")
 
     options, _ = parse(Options, words, "compare")
-    from . import track
-    from .compare import compare as run_comparison
+    from .. import track
+    from ..track.comparing import compare as run_comparison
 
     run_comparison(track.resolve_uri(options.track__uri), list(options.runs), options.experiment, options.out)
     return 0
@@ -237,7 +240,7 @@ def sync(words: list[str]) -> int:
         method: Annotated[str, arg(METHOD_HELP)] = ""
 
     options, _ = parse(Options, words, "sync")
-    from .syncing import sync as run_sync
+    from ..training.syncing import sync as run_sync
 
     done = run_sync(
         options.runs, storage=options.storage, uri=options.track__uri, method=options.method, again=options.track__again
@@ -262,8 +265,8 @@ def ui(words: list[str]) -> int:
         browser: Annotated[bool, arg("open a browser")] = True
 
     options, _ = parse(Options, words, "ui")
-    from . import track
-    from .ui import serve
+    from .. import track
+    from ..track.ui import serve
 
     serve(track.resolve_uri(options.track__uri), port=options.port, open_browser=options.browser, host=options.host)
     return 0
@@ -324,8 +327,8 @@ def preview(words: list[str]) -> int:
     if options.samples < 1:
         raise UserError(f"--samples: got {options.samples}, must be at least 1")
     check_out(options.out)
-    from . import data
-    from .data.preview import draw
+    from .. import data
+    from ..pictures.preview import draw
 
     source = data.announced(config.data)
     draw(source.train, config.views, strength=config.augment.strength, seed=config.seed, samples=options.samples, out=options.out)
@@ -343,8 +346,8 @@ def scenes(words: list[str]) -> int:
         out: Annotated[Path, arg("the new folder: train.json, val.json, and the pictures in train/ and val/")] = Path("scenes")
 
     options, _ = parse(Options, words, "data scenes")
-    from .data.scenes import write
-    from .exchange.drafts import draft
+    from ..data.scenes import write
+    from ..exchange.drafts import draft
 
     with draft(options.out) as folder:
         write(folder)

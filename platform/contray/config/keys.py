@@ -1,0 +1,124 @@
+"""Dotted keys as they are declared: how their values are parsed, checked and explained."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from ..errors import ConfigError, shown
+from ..storage.logins import bare
+
+if TYPE_CHECKING:
+    from .tree import RunConfig
+
+
+@dataclass(frozen=True)
+class Key:
+    """A dotted key as declared: how its values are parsed, checked and explained."""
+
+    type: Any
+    help: str
+    unit: str
+    bounds: Mapping[str, float]
+
+    def parse(self, key: str, given: Any) -> Any:
+        """Text (from the command line: a string or a list of them) or YAML values -> the declared type."""
+        if isinstance(given, (list, tuple)) and get_origin(self.type) is not tuple:
+            if not given and (self.type is bool or "true" in get_args(self.type)):
+                given = [True]  # a bare --train.compile
+            if len(given) != 1:
+                raise ConfigError(key, f"got {' '.join(map(str, given)) or 'no value'}, takes one value: {self.allowed}")
+            given = given[0]
+        return self._tuple(key, given) if get_origin(self.type) is tuple else self._scalar(key, self.type, given)
+
+    def _tuple(self, key: str, given: Any) -> tuple[Any, ...]:
+        values = given if isinstance(given, (list, tuple)) else str(given).replace(",", " ").split()
+        kinds = get_args(self.type)
+        if kinds[-1] is Ellipsis:
+            return tuple(self._scalar(key, kinds[0], value) for value in values)
+        if len(values) != len(kinds):
+            raise ConfigError(key, f"got {' '.join(map(str, values)) or 'no value'}, takes {len(kinds)} values: {self.allowed}")
+        return tuple(self._scalar(key, kind, value) for kind, value in zip(kinds, values, strict=True))
+
+    def _scalar(self, key: str, kind: Any, given: Any) -> Any:
+        text = str(given).strip()
+        if get_origin(kind) is Literal:
+            if isinstance(given, bool):
+                text = text.lower()  # YAML's true and false
+            if text not in get_args(kind):
+                raise ConfigError(key, f"got {given!r}, must be {self.allowed}")
+            return text
+        if kind is bool:
+            if text.lower() not in ("true", "false"):
+                raise ConfigError(key, f"got {given!r}, must be true or false")
+            return text.lower() == "true"
+        if kind is str:
+            if shown(text) != text:
+                words = "must be text in UTF-8 on one line; where a path is not, give . from within it, or a link"
+                raise ConfigError(key, f"got {bare(text)}, {words}")
+            return bare(text)
+        try:
+            number = float(text) if not isinstance(given, bool) else math.nan
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or (kind is int and number != int(number)):
+            raise ConfigError(key, f"got {given!r}, must be {self.allowed}")
+        return int(text) if kind is int and text.lstrip("+-").isdigit() else kind(number)
+
+    def check(self, key: str, value: Any) -> None:
+        """Refuse a value of another type or outside the bounds."""
+        if isinstance(value, str) and bare(value) != value:
+            raise ConfigError(key, f"{bare(value)} was given with its login; RunConfig.make and replace keep that apart")
+        parsed = self.parse(key, value)
+        if type(parsed) is not type(value) and not (isinstance(parsed, (float, tuple)) and isinstance(value, (int, list))):
+            raise ConfigError(key, f"got {value!r} of type {type(value).__name__}, must be {self.allowed}")
+        for number in parsed if isinstance(parsed, tuple) else (parsed,):
+            if isinstance(number, str):
+                continue
+            if not all(getattr(operator, name)(number, bound) for name, bound in self.bounds.items()):
+                raise ConfigError(
+                    key, f"got {value if not isinstance(value, tuple) else ' '.join(map(str, value))}, must be {self.allowed}"
+                )
+
+    @property
+    def allowed(self) -> str:
+        """What values are allowed, in words."""
+        kind = self.type
+        if get_origin(kind) is Literal:
+            return " | ".join(get_args(kind))
+        many = ""
+        if get_origin(kind) is tuple:
+            kinds = get_args(kind)
+            many = "one or more of " if kinds[-1] is Ellipsis else f"{len(kinds)} times "
+            kind = kinds[0]
+        name = {bool: "true or false", int: "an integer", float: "a number", str: "text"}[kind]
+        signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+        span = " and ".join(f"{signs[bound]} {limit:g}" for bound, limit in self.bounds.items())
+        return f"{many}{name}{' ' + span if span else ''}"
+
+
+def declared_keys(config: RunConfig) -> Iterator[tuple[str, Key]]:
+    """Every dotted key of a config, in the order of the tree."""
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        if section.name == "views":
+            for name, view in value.items():
+                yield from _section_keys(f"views.{name}", view)
+        elif dataclasses.is_dataclass(value):
+            yield from _section_keys(section.name, value)
+        else:
+            yield section.name, Key(int, "seed of everything random", "", {"ge": 0})
+
+
+def _section_keys(prefix: str, section: Any) -> Iterator[tuple[str, Key]]:
+    hints = typing.get_type_hints(type(section))
+    for spec in dataclasses.fields(section):
+        meta = spec.metadata
+        if "help" not in meta:
+            raise TypeError(f"{prefix}.{spec.name} is not declared with setting(default, help, ...)")
+        yield f"{prefix}.{spec.name}", Key(hints[spec.name], meta["help"], meta["unit"], meta["bounds"])

@@ -1,0 +1,1 @@
+"""Files that are right or refused: folders anywhere, checkpoints with their digest, sealed JSON."""

@@ -1,0 +1,100 @@
+"""Where files lie: a local path, NFS or an object store, and how one of them is written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from ..errors import UserError
+from .logins import bare, full, scrubbed
+
+
+class Storage:
+    """A folder: local, or any file system that pyarrow knows by its address (s3://, gs://, hdfs://)."""
+
+    token = ""  # whose lease allows to write here; empty: nobody asks
+    lease = ""  # the folder that the lease lies in; empty: this one
+
+    def __init__(self, address: str) -> None:
+        from pyarrow import ArrowInvalid, fs
+
+        self.local = "://" not in address
+        self.address = (  # absolute: workers run in another folder; of an address what folders in it can be named by
+            str(Path(address).expanduser().resolve()) if self.local else bare(address).partition("?")[0]
+        )
+        try:
+            self.system, self.root = (
+                (fs.LocalFileSystem(), self.address) if self.local else fs.FileSystem.from_uri(full(self.address))
+            )
+        except ArrowInvalid as error:
+            raise UserError(
+                f"scale.storage: got {bare(address)}; give a path, or an address such as s3://bucket/runs ({scrubbed(str(error))})"
+            ) from None
+
+    def __truediv__(self, name: str) -> Storage:
+        return Storage(f"{self.address.rstrip('/')}/{name}")
+
+    def create(self) -> None:
+        """Make the folder. Raises UserError when it cannot be written."""
+        try:
+            self.system.create_dir(self.root, recursive=True)
+        except OSError as error:
+            raise UserError(
+                f"scale.storage: cannot write to {self.address} ({error}); choose another with --scale.storage"
+            ) from None
+
+    def names(self) -> list[str]:
+        """The files in this folder; none if there is no such folder."""
+        from pyarrow import fs
+
+        return sorted(info.base_name for info in self.system.get_file_info(fs.FileSelector(self.root, allow_not_found=True)))
+
+    def folders(self) -> list[str]:
+        """The folders in this folder; none if there is no such folder."""
+        from pyarrow import fs
+
+        found = self.system.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    def read(self, name: str) -> bytes:
+        if self.local:
+            return (Path(self.root) / name).read_bytes()
+        with self.system.open_input_file(f"{self.root}/{name}") as file:
+            return file.read()
+
+    def write(self, name: str, content: bytes | memoryview) -> None:
+        """Write one file, whole or not at all. Object stores show an upload only once it is complete; local files are renamed into place."""
+        if not self.local:
+            with self.system.open_output_stream(f"{self.root}/{name}") as file:
+                file.write(content)
+            return
+        target = Path(self.root) / name
+        draft = target.with_name(
+            f".{name}.{secrets.token_hex(8)}.draft"
+        )  # two containers may share a folder and a process number
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+            folder = os.open(self.root, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+    def remove(self, name: str) -> None:
+        self.system.delete_file(f"{self.root}/{name}")
+
+    def clear_drafts(self, *names: str) -> None:
+        """Remove what killed writers left of these files (none named: of all), on a path; only who alone may write them asks for it."""
+        if not self.local:
+            return
+        for draft in [found for found in self.names() if found.startswith(".") and found.endswith(".draft")]:
+            if not names or any(draft.startswith(f".{name}") for name in names):
+                (Path(self.root) / draft).unlink(missing_ok=True)
