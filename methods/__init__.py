@@ -1,1 +1,22 @@
-"""The science: one file per method, pure torch. The file's name is the method's name; files that start with `_` are shared parts."""
+"""The science: one file per method, pure torch. The file's name is the method's name; files that start with `_` are shared parts.
+
+Its name is `contray.methods` (platform/contray/methods leads here). Where the repository's root is on the path, `methods.simclr` is the same module.
+"""
+
+import importlib
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+
+if __name__ == "methods":
+
+    class _Alias(MetaPathFinder, Loader):
+        """`methods.NAME` is `contray.methods.NAME`: were it loaded twice, its classes would not be each other's."""
+
+        def find_spec(self, fullname, path=None, target=None):
+            return ModuleSpec(fullname, self) if fullname.startswith("methods.") else None
+
+        def exec_module(self, module):
+            sys.modules[module.__name__] = importlib.import_module(f"contray.{module.__name__}")
+
+    sys.meta_path.insert(0, _Alias())

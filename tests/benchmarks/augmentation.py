@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from contray.data.views import Pipeline
-from methods._base import View
+from contray.methods._base import View
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POLICY = View(size=32, count=2, crop=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2)

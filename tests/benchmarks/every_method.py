@@ -32,8 +32,8 @@ from contray.config.registry import load_method, method_names
 from contray.data.views import Pipeline
 from contray.errors import UserError
 from contray.evaluation.online import verdict
+from contray.methods._base import Batch, Clock, Method
 from contray.training.loop import train
-from methods._base import Batch, Clock, Method
 
 
 def config_of(name: str, source: str, seed: int) -> RunConfig:

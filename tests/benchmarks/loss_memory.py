@@ -24,8 +24,8 @@ def measure(images: int, tile: int, threads: int, device: str) -> None:
     """Prints MiB and seconds."""
     import torch
 
-    from methods import _similarity
-    from methods._parts import normalize, nt_xent
+    from contray.methods import _similarity
+    from contray.methods._parts import normalize, nt_xent
 
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)

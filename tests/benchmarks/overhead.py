@@ -30,10 +30,10 @@ from rich.table import Table
 import contray
 from contray import RunConfig, data, model, track
 from contray.cli.options import split_dotted
+from contray.methods._base import Batch, Clock
 from contray.model import optim
 from contray.training.loop import Listener, train
 from contray.training.ray_train import ray_session
-from methods._base import Batch, Clock
 
 WARM = (
     1  # steps before the clock starts, as contray logs its pace after the first one: processes start, oneDNN chooses its kernels

@@ -263,7 +263,7 @@ def test_what_all_ranks_met_ends_a_run_and_is_not_tried_again(monkeypatch: pytes
 
         return raises
 
-    monkeypatch.setattr("methods._ranks.world_size", lambda: 2)
+    monkeypatch.setattr("contray.methods._ranks.world_size", lambda: 2)
     monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 2))
     settings = {"folder": "/nowhere", "board": None, "plan": None}
     for error in (agreement.RanksDiffer("a"), agreement.DataRefused("a"), Unsaved("a"), restore.DoesNotFit("a")):

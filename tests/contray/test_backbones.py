@@ -8,9 +8,9 @@ from torchvision.models import resnet50
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 
 from contray.config import RunConfig
+from contray.methods._base import View
+from contray.methods._ranks import BatchNorm, norm_scope
 from contray.model import backbones
-from methods._base import View
-from methods._ranks import BatchNorm, norm_scope
 
 
 def built(channels=3, method="simclr", **settings):

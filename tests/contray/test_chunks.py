@@ -10,12 +10,12 @@ from contray import data, model
 from contray.cli.dryrun import describe
 from contray.config import RunConfig
 from contray.errors import ConfigError, UserError
+from contray.methods._base import Batch, Clock
+from contray.methods._ranks import shares
 from contray.model.chunks import Chunk, normed, plan
 from contray.storage.folder import Storage
 from contray.training import loop
 from contray.training.step import LIMIT, Stepper, forward_backward
-from methods._base import Batch, Clock
-from methods._ranks import shares
 from tests.methods.test_contract import assert_same, batch_of, begun, clock_of, config_of
 from tests.ranks import run_ranks
 

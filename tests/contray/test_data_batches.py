@@ -12,8 +12,8 @@ from contray.config.sections import DataConfig
 from contray.data import BrokenImage, EvalImages, GlobalBatches, holdout, loader, open_source, permutation
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, DataError
-from methods._base import View
-from methods._ranks import shares
+from contray.methods._base import View
+from contray.methods._ranks import shares
 
 VIEWS = {"view": View(size=16, count=2, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2), "small": View(size=8)}
 

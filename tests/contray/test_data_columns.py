@@ -11,9 +11,9 @@ from contray import RunConfig, data, model
 from contray.data.batches import EvalImages, GlobalBatches
 from contray.data.views import END, PAD, Pipeline, tokens
 from contray.errors import ConfigError, UserError
+from contray.methods._base import View, evaluation_view
 from contray.model.encoder import Encoder
 from contray.pictures.preview import draw
-from methods._base import View, evaluation_view
 
 
 def encoded(value: int, side: int = 20) -> bytes:

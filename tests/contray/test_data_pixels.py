@@ -25,7 +25,7 @@ from contray.data import BrokenImage, Source, fingerprint, open_source, pixels, 
 from contray.data.pixels import Depth, decode, survey
 from contray.data.views import Pipeline
 from contray.errors import DataError
-from methods._base import View
+from contray.methods._base import View
 
 GREY = np.arange(256, dtype=np.uint16).reshape(16, 16)
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -316,7 +316,7 @@ def test_thin_pictures_take_little_memory() -> None:
     code = """
 import resource, numpy as np
 from contray.data.views import Pipeline
-from methods._base import View
+from contray.methods._base import View
 pipeline = Pipeline({"a": View(size=224), "b": View(size=224, crop=(0.0, 0.0))}, 1.0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for shape in ((1, 60_000, 3), (60_000, 1, 3), (2, 9000, 3)):

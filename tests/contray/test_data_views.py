@@ -14,8 +14,8 @@ from contray.data.policy import bound, steps
 from contray.data.splits import ArraySplit
 from contray.data.views import Pipeline, _geometry
 from contray.errors import ConfigError
+from contray.methods._base import View, evaluation_view
 from contray.pictures.preview import draw
-from methods._base import View, evaluation_view
 
 FULL = View(
     size=24,

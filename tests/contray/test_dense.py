@@ -23,8 +23,8 @@ from contray.evaluation.dense.protocol import Row, Task, losses, measured, rate
 from contray.evaluation.dense.rows import rows_of
 from contray.evaluation.dense.samples import Wanted, batches, training_order
 from contray.evaluation.dense.segmenter import Segmenter
+from contray.methods._base import Method
 from contray.model import encoder
-from methods._base import Method
 
 CPU = torch.device("cpu")
 SMALL = {

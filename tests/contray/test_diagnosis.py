@@ -38,9 +38,9 @@ TINY = {
 SIDES = {"simclr": ("view",), "simsiam": ("view",), "byol": ("first", "second")}
 HARD = {"method.output_norm": "bn", "optim.name": "sgd", "optim.lr": 0.8, "optim.weight_decay": 0.05, "optim.warmup_epochs": 0}
 NO_STOP = """
-from methods import simsiam
-from methods._parts import negative_cosine
-from methods.simsiam import PAPER, PRESETS, RECIPE, VIEWS, Config
+from contray.methods import simsiam
+from contray.methods._parts import negative_cosine
+from contray.methods.simsiam import PAPER, PRESETS, RECIPE, VIEWS, Config
 
 
 class NoStop(simsiam.SimSiam):

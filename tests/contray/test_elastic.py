@@ -13,13 +13,13 @@ import torch
 
 from contray import RunConfig, data
 from contray.errors import ConfigError
+from contray.methods.simclr import SimCLR
 from contray.storage.folder import Storage
 from contray.training import elastic, loop
 from contray.training.audit import Audit, attempts, history
 from contray.training.elastic import FAILURES, NodeWatch, NoProgress, Patience, one_line
 from contray.training.loop import Listener, NonFiniteLoss, train
 from contray.training.worker import Asked, Recorder
-from methods.simclr import SimCLR
 
 TINY = {
     "data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4, "method.projector_hidden": 16,

@@ -177,7 +177,7 @@ def test_schedules_are_held_against_each_other(method: str, keys: dict[str, Any]
 
 
 def test_a_method_of_one_s_own_that_reads_the_length_is_named(tmp_path: Path) -> None:
-    science = (Path(__file__).parents[2] / "methods" / "simclr.py").read_text().replace("from ._", "from methods._")
+    science = (Path(__file__).parents[2] / "methods" / "simclr.py").read_text().replace("from ._", "from contray.methods._")
     file = tmp_path / "ramped.py"
     file.write_text(f"{science}\n\ndef ramp(clock):\n    return clock.fraction * 2\n")
     config = RunConfig.make(str(file), {"optim.schedule": "constant", "backbone.width": 4}, preset="digits")

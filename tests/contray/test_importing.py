@@ -18,8 +18,8 @@ from contray.cli import main
 from contray.errors import UserError
 from contray.exchange import layouts
 from contray.exchange.importing import import_file
+from contray.methods._parts import sincos_2d
 from contray.model.encoder import read_checkpoint
-from methods._parts import sincos_2d
 
 SIDE, PATCH, WIDTH = 16, 4, 32
 

@@ -27,7 +27,7 @@ OURS = ("contray", "methods", "tune_spaces", "__editable__", "_editable", "__pyc
 RAY = ("-m", "ray.scripts.scripts")
 
 OWN_METHOD = """
-from methods.simclr import PAPER, PRESETS, RECIPE, VIEWS, Config, SimCLR
+from contray.methods.simclr import PAPER, PRESETS, RECIPE, VIEWS, Config, SimCLR
 
 
 class Mine(SimCLR):

@@ -14,7 +14,7 @@ from contray.errors import ConfigError, UserError
 from contray.model.encoder import export, read_checkpoint, read_folder
 from contray.training.worker import Asked, Plan, work
 
-SCIENCE = (Path(__file__).parents[2] / "methods" / "simclr.py").read_text().replace("from ._", "from methods._")
+SCIENCE = (Path(__file__).parents[2] / "methods" / "simclr.py").read_text().replace("from ._", "from contray.methods._")
 KEYS = {"backbone.width": 4, "views.view.size": 16, "method.projector_hidden": 16, "method.projector_dim": 8}
 REFUSED = (
     r"^method\.name: the config names the code .*theirs\.py, and only code that you name yourself runs: .*--method theirs\.py"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from contray import RunConfig, model
 from contray.config import registry
 from contray.errors import UserError
-from methods._base import Method
+from contray.methods._base import Method
 
 METHODS = Path(__file__).parents[2] / "methods"
 SPACES = Path(__file__).parents[2] / "tune_spaces"
@@ -31,7 +31,7 @@ def test_a_copy_is_built_and_its_space_is_read(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_bytes((METHODS / "simclr.py").read_bytes())
     built = model.build(RunConfig.make(str(file), {"backbone.width": 4}, preset="digits"), 100)
-    assert type(built).__module__ == "methods.contray_user_mine"
+    assert type(built).__module__ == "contray.methods.contray_user_mine"
     space = tmp_path / "space.py"
     space.write_bytes((SPACES / "moco.py").read_bytes())
     assert registry.load_space(str(space)).METHOD == "moco"
@@ -41,7 +41,7 @@ BROKEN = {
     "x = 1\nundefined": "line 2: NameError: name 'undefined' is not defined",
     "def f(:\n": "invalid syntax",
     "import nowhere_to_be_found": "line 1: No module named 'nowhere_to_be_found'",
-    "from methods._base import Methd": "line 1: cannot import name 'Methd'",
+    "from contray.methods._base import Methd": "line 1: cannot import name 'Methd'",
     "raise ValueError('two\\nlines')": "line 1: ValueError: two lines",
     "\x00": "null bytes",
 }

@@ -21,11 +21,11 @@ import contray
 from contray import RunConfig, data, model, pictures, track
 from contray.cli import main
 from contray.errors import UserError
+from contray.methods._parts import patchify, unpatchify
 from contray.model.encoder import export
 from contray.pictures import attention, map, neighbours, prototypes, reconstruction
 from contray.pictures.sheet import RIGHT, WRONG, Sheet
 from contray.pictures.subject import Subject, apart
-from methods._parts import patchify, unpatchify
 
 CPU = torch.device("cpu")
 TINY = {
@@ -498,7 +498,7 @@ def test_a_method_that_cannot_be_drawn_so_is_refused_at_once(
 
 
 def test_tokens_of_a_tokenizer_that_cannot_decode_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from methods._tokenizers import DalleTokenizer
+    from contray.methods._tokenizers import DalleTokenizer
 
     drawn = subject("cae")
     method: Any = drawn.method

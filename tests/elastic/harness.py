@@ -24,7 +24,7 @@ from contray.training.elastic import NODE_HEALTH
 SLOW = """
 import time
 
-from methods.{module} import PAPER, PRESETS, RECIPE, VIEWS, Config, {name}
+from contray.methods.{module} import PAPER, PRESETS, RECIPE, VIEWS, Config, {name}
 
 
 class Slow(Method := {name}):

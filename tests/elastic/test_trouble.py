@@ -23,7 +23,7 @@ sys.exit(main(sys.argv[1:]))
 FULL = """
 import os
 
-from methods.moco import PAPER, PRESETS, RECIPE, VIEWS, Config, MoCo
+from contray.methods.moco import PAPER, PRESETS, RECIPE, VIEWS, Config, MoCo
 
 real = os.fsync
 

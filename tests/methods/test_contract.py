@@ -19,11 +19,11 @@ from contray import model
 from contray.config import RunConfig
 from contray.config.registry import load_method, method_names
 from contray.data.views import Fetch, Pipeline
+from contray.methods._base import Batch, Clock, Method, View
+from contray.methods._ranks import shares
 from contray.model import optim
 from contray.model.chunks import divide
 from contray.training.step import forward_backward
-from methods._base import Batch, Clock, Method, View
-from methods._ranks import shares
 from tests.ranks import run_ranks
 
 SIZE, SAMPLES, GROUPS = 13, 2000, 3  # 13 rows are 7 + 6 on two ranks and 5 + 4 + 4 on three

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from contray import model
 from contray.config import RunConfig
 from contray.evaluation import geometry
-from methods import byol, dino, simsiam, swav
-from methods._base import Batch, Clock, Method
-from methods._parts import negative_cosine, normalize
+from contray.methods import byol, dino, simsiam, swav
+from contray.methods._base import Batch, Clock, Method
+from contray.methods._parts import negative_cosine, normalize
 
 SIZE, DATASET = 64, 256
 
@@ -200,7 +200,7 @@ def test_moco_v3_s_patch_projection_gets_no_gradient() -> None:
 
 
 def test_byol_without_batch_statistics_has_no_batch_norm() -> None:
-    from methods._ranks import BatchNorm
+    from contray.methods._ranks import BatchNorm
 
     method = build("byol", preset="digits_gn_ws")
     norms = [module for module in method.modules() if isinstance(module, (BatchNorm, nn.modules.batchnorm._BatchNorm))]

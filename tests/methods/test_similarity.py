@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from methods import _similarity, clip, invaspread, moco_v3
-from methods._parts import compare, info_nce, normalize, nt_xent
-from methods._ranks import shares, total
+from contray.methods import _similarity, clip, invaspread, moco_v3
+from contray.methods._parts import compare, info_nce, normalize, nt_xent
+from contray.methods._ranks import shares, total
 from tests.ranks import run_ranks
 
 N, D, K = 12, 5, 31

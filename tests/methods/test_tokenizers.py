@@ -15,10 +15,10 @@ from torch.testing import assert_close
 from contray import data, model
 from contray.config import RunConfig
 from contray.errors import ConfigError
+from contray.methods import cae
+from contray.methods._base import Batch, Clock
+from contray.methods._tokenizers import DalleEncoder, read_dalle
 from contray.training.loop import train
-from methods import cae
-from methods._base import Batch, Clock
-from methods._tokenizers import DalleEncoder, read_dalle
 
 WIDTH, VOCABULARY, SIZE = 4, 24, 6
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from methods._base import Batch
-from methods._ranks import BatchNorm, DropPath, gather, norm_scope, shares
+from contray.methods._base import Batch
+from contray.methods._ranks import BatchNorm, DropPath, gather, norm_scope, shares
 from tests.ranks import run_ranks
 
 

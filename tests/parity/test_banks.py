@@ -3,8 +3,8 @@
 import torch
 from torch.testing import assert_close
 
-from methods import invaspread
-from methods._parts import bank_scores, constant_of, nce, write_bank
+from contray.methods import invaspread
+from contray.methods._parts import bank_scores, constant_of, nce, write_bank
 from tests.parity.test_losses import GRADIENTS, VALUES, tensors
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch.testing import assert_close
 
-from methods import dino, mae, swav
-from methods._base import Clock
-from methods._parts import sincos_2d
+from contray.methods import dino, mae, swav
+from contray.methods._base import Clock
+from contray.methods._parts import sincos_2d
 from tests.parity.test_losses import GRADIENTS, VALUES, Identity, tensors
 
 

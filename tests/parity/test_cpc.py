@@ -6,8 +6,8 @@ from torch.testing import assert_close
 
 from contray import model
 from contray.config import RunConfig
-from methods._base import Batch, Clock
-from methods.cpc import Block
+from contray.methods._base import Batch, Clock
+from contray.methods.cpc import Block
 
 CLOCK = Clock(0, 10, 10, 5)
 

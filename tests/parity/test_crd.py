@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from contray.evaluation.crd import ContrastiveDistillation
-from methods._base import Batch
+from contray.methods._base import Batch
 
 N, B, K, S, T, D, TAU, MOMENTUM = 11, 4, 6, 5, 7, 3, 0.3, 0.5
 OPTIONS = SimpleNamespace(crd_negatives=K, crd_temperature=TAU, crd_momentum=MOMENTUM, crd_dim=D)

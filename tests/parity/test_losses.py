@@ -6,10 +6,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from contray.config import RunConfig
+from contray.methods import moco
+from contray.methods._base import Batch, Clock
+from contray.methods._parts import cosine, normalize, nt_xent
 from contray.model.optim import LARS, learning_rate
-from methods import moco
-from methods._base import Batch, Clock
-from methods._parts import cosine, normalize, nt_xent
 
 VALUES = {"rtol": 1e-4, "atol": 1e-5}
 GRADIENTS = {"rtol": 1e-3, "atol": 1e-5}

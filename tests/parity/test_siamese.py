@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from methods import barlow_twins, byol, moco_v3, simsiam
-from methods._base import Batch, Clock
-from methods._parts import negative_cosine
+from contray.methods import barlow_twins, byol, moco_v3, simsiam
+from contray.methods._base import Batch, Clock
+from contray.methods._parts import negative_cosine
 from tests.parity.test_losses import GRADIENTS, VALUES, Identity, tensors
 
 CLOCK = Clock(0, 100, 100, 10)

@@ -14,9 +14,9 @@ from torch.testing import assert_close
 
 from contray import model
 from contray.config import RunConfig
-from methods import cae, clip, deepcluster, deepcluster_v2
-from methods._base import Batch, Clock
-from methods._parts import kmeans, nt_xent, patchify, whiten
+from contray.methods import cae, clip, deepcluster, deepcluster_v2
+from contray.methods._base import Batch, Clock
+from contray.methods._parts import kmeans, nt_xent, patchify, whiten
 
 CLOCK = Clock(0, 10, 10, 5)
 

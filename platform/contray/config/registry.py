@@ -14,9 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from methods._base import Method, MethodConfig, Paper, Preset, View
-
 from ..errors import ConfigError, UserError, nearest
+from ..methods._base import Method, MethodConfig, Paper, Preset, View
 
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
 
@@ -92,7 +91,9 @@ def known_code(name: str) -> str:
 def load_method(name: str) -> MethodFile:
     """A method by its name, or by the path of a .py file. Raises UserError naming the nearest ones, ConfigError for code that the user did not name."""
     module = (
-        importlib.import_module("methods._imported") if name == IMPORTED else _load("method", "methods", name, method_names())
+        importlib.import_module("contray.methods._imported")
+        if name == IMPORTED
+        else _load("method", "methods", name, method_names())
     )
     for export, kind in EXPORTS.items():
         if not isinstance(getattr(module, export, None), kind):
@@ -121,7 +122,9 @@ def load_space(name: str) -> ModuleType:
 
 def _files(package: str) -> list[str]:
     return [
-        info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__) if not info.name.startswith("_")
+        info.name
+        for info in pkgutil.iter_modules(importlib.import_module(f"contray.{package}").__path__)
+        if not info.name.startswith("_")
     ]
 
 
@@ -129,7 +132,7 @@ def _load(what: str, package: str, name: str, known: list[str]) -> ModuleType:
     if name.endswith(".py"):
         return _load_path(what, package, Path(name))
     if name in _files(package):
-        return importlib.import_module(f"{package}.{name}")
+        return importlib.import_module(f"contray.{package}.{name}")
     for entry in importlib.metadata.entry_points(group=f"contray.{package}"):
         if entry.name == name:
             return entry.load()
@@ -141,8 +144,8 @@ def _load_path(what: str, package: str, path: Path) -> ModuleType:
     path = Path(known_code(str(path))).expanduser().resolve()
     if not path.is_file():
         raise UserError(f"{what} {str(path)!r}: there is no such file")
-    importlib.import_module(package)
-    module_name = f"{package}.contray_user_{path.stem.replace('.', '_')}"
+    importlib.import_module(f"contray.{package}")
+    module_name = f"contray.{package}.contray_user_{path.stem.replace('.', '_')}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from methods._base import setting
+from ..methods._base import setting
 
 
 @dataclass(frozen=True)

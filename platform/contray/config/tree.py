@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from methods._base import View
-
 from ..errors import ConfigError, UserError, nearest
+from ..methods._base import View
 from ..storage.names import check_name, slug
 from .keys import declared_keys
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig

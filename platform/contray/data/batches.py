@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from methods._base import View
-
 from ..errors import ConfigError, DataError, UserError
+from ..methods._base import View
 from .order import permutation
 from .splits import BrokenImage, Split
 from .views import Fetch, Pipeline, check_shapes

@@ -13,9 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from methods._base import View
-
 from ..errors import ConfigError
+from ..methods._base import View
 from .draws import Draws, stream
 from .policy import Image, Step, steps
 

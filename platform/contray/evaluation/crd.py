@@ -10,10 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods._base import Batch
-from methods._parts import bank_scores, constant_of, nce, new_bank, normalize, write_bank
-
 from ..config.sections import EvalConfig
+from ..methods._base import Batch
+from ..methods._parts import bank_scores, constant_of, nce, new_bank, normalize, write_bank
 from ..model.seeds import seeded
 
 

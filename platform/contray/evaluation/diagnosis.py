@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods._base import Method, View, evaluation_view
-
 from .. import data, model
 from ..config import RunConfig
 from ..config.registry import load_method
 from ..errors import UserError
+from ..methods._base import Method, View, evaluation_view
 from ..model import backbones
 from ..model.seeds import fold
 from . import geometry

@@ -19,13 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from methods._base import Batch, Method
-
 from .. import data, model
 from ..config import RunConfig
 from ..config.sections import EvalConfig
 from ..data.draws import generator
 from ..errors import ConfigError, UserError
+from ..methods._base import Batch, Method
 from ..model.optim import LARS
 from ..model.vit import VisionTransformer
 from .labelled import CroppedImages, Inputs, Show, first_inputs, score

@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods._base import Batch, View
-
 from .. import data, model
 from ..config import RunConfig
 from ..data.draws import generator
 from ..data.splits import Split, digest
 from ..errors import ConfigError, UserError
+from ..methods._base import Batch, View
 from .finetune import Budget, Classifier, FewLabels, Loss, best_of
 from .labelled import CroppedImages, Show, cropped_views, score
 from .online import images_of

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods._base import Method
-
 from .. import data, model
 from ..config import RunConfig
 from ..config.registry import load_method
 from ..errors import DataError, UserError
+from ..methods._base import Method
 from ..model import backbones
 from .knn import knn_top1
 from .protocol import Features, encode, gain_error, pixels, scored

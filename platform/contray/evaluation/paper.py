@@ -15,12 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from methods._base import Method
-
 from .. import data, model
 from ..config import RunConfig
 from ..config.sections import EvalConfig
 from ..errors import ConfigError
+from ..methods._base import Method
 from ..model.optim import LARS
 from ..model.seeds import seeded
 from .labelled import CroppedImages, Inputs, Show, first_inputs, score

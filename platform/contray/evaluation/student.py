@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods._base import Batch, Method
-
 from .. import data, model
 from ..config import RunConfig
 from ..config.registry import load_method
 from ..errors import ConfigError, DataError, UserError, nearest
+from ..methods._base import Batch, Method
 from ..model.vit import SHAPES
 from .crd import ContrastiveDistillation
 from .distill import distillation_kl, label_weights, labelled_cross_entropy

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from methods._base import Method
-
 from .. import data
 from ..config import RunConfig
 from ..errors import UserError, nearest
+from ..methods._base import Method
 from .finetune import finetuned, supervised
 from .labelled import Show
 from .online import verdict

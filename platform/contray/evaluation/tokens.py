@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
-from methods._base import Method
-
 from ..errors import ConfigError, UserError
+from ..methods._base import Method
 from ..model.backbones import AlexNet
 from ..model.vit import VisionTransformer
 

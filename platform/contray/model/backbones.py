@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from methods._base import View
-from methods._ranks import convert_norms
-
 from ..config import RunConfig
 from ..config.sections import BackboneConfig
+from ..methods._base import View
+from ..methods._ranks import convert_norms
 from .seeds import seeded
 from .vit import SHAPES, VisionTransformer
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods._base import Method
-from methods._ranks import BatchNorm, shares
-
 from ..errors import ConfigError
+from ..methods._base import Method
+from ..methods._ranks import BatchNorm, shares
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods._base import Method
-
 from .. import model
 from ..config import RunConfig
 from ..data.views import Pipeline
 from ..errors import UserError
+from ..methods._base import Method
 from ..storage.checkpoint import BEST, latest, load
 from ..storage.folder import Storage
 

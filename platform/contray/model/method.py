@@ -7,11 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from methods._base import Method
-
 from ..config import RunConfig
 from ..config.registry import load_method
 from ..errors import ConfigError
+from ..methods._base import Method
 from . import backbones
 from .chunks import normed, plan
 from .hardware import quick_bf16

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from methods._base import Clock, Method
-from methods._parts import cosine
-
 from ..config import RunConfig
 from ..config.sections import OptimConfig
+from ..methods._base import Clock, Method
+from ..methods._parts import cosine
 
 
 class LARS(Optimizer):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods._base import Batch, Clock, Method, View
-
 from .. import model
 from ..config import RunConfig
 from ..data.views import VOCABULARY
 from ..errors import ConfigError
+from ..methods._base import Batch, Clock, Method, View
 from . import backbones
 from .vit import SHAPES
 

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 
-from methods._parts import sincos_2d
-from methods._ranks import DropPath, full
-
 from ..config.sections import BackboneConfig
 from ..errors import ConfigError
+from ..methods._parts import sincos_2d
+from ..methods._ranks import DropPath, full
 
 SHAPES = {  # blocks, heads, features of a token (0: backbone.width)
     "vit_mini": (4, 4, 0),

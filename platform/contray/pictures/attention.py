@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 from torchvision.models.vision_transformer import EncoderBlock
 
-from methods._base import Method, View, evaluation_view
-
 from .. import data, model
 from ..errors import UserError
 from ..evaluation.tokens import outputs_of
+from ..methods._base import Method, View, evaluation_view
 from ..model.vit import VisionTransformer
 from .preview import as_seen
 from .sheet import Sheet

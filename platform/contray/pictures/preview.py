@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from methods._base import View
-
 from ..data.batches import GlobalBatches
 from ..data.splits import Split
 from ..drawing import SHORT, drawable
+from ..methods._base import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

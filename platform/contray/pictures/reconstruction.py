@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods._base import Batch, Clock, Reconstruction, evaluation_view
-from methods._parts import patchify, unpatchify
-
 from .. import data, model
 from ..errors import UserError
+from ..methods._base import Batch, Clock, Reconstruction, evaluation_view
+from ..methods._parts import patchify, unpatchify
 from .sheet import Sheet
 from .subject import Subject, offering
 

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods._base import Method, View
-
 from .. import data, model
 from ..config import RunConfig
 from ..config.registry import load_method, method_names
 from ..drawing import drawable
 from ..evaluation.online import features_of
+from ..methods._base import Method, View
 from .preview import as_seen
 
 Image = np.ndarray  # (H, W, 3) uint8

@@ -16,11 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from methods._base import Method
-from methods._ranks import side_group, world_size
-
 from ..data import GlobalBatches
 from ..errors import DataError, OnAllRanks, UserError
+from ..methods._base import Method
+from ..methods._ranks import side_group, world_size
 
 T = TypeVar("T")
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from methods._base import Method
-
 from .. import data
 from ..config import RunConfig
+from ..methods._base import Method
 from ..track import TrackedRun
 from .records import record_config
 

@@ -22,9 +22,8 @@ from typing import Any
 
 import torch
 
-from methods._ranks import from_first
-
 from ..errors import ConfigError
+from ..methods._ranks import from_first
 from ..storage.folder import Storage
 
 FOLDER = "audit"

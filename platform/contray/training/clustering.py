@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from methods._base import Method
-from methods._ranks import shares, side_group
-
 from .. import data
 from ..config import RunConfig
+from ..methods._base import Method
+from ..methods._ranks import shares, side_group
 from .agreement import Ranks
 
 

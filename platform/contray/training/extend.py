@@ -7,11 +7,10 @@ import inspect
 import sys
 from collections.abc import Iterator
 
-from methods._base import Clock, Method
-
 from .. import model
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
+from ..methods._base import Clock, Method
 from ..model import optim
 from ..storage.checkpoint import latest
 from ..storage.folder import Storage

@@ -11,13 +11,12 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed as dist
 
-from methods._base import Batch, Clock, Method
-from methods._ranks import shares
-
 from .. import data, model
 from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation.diagnosis import Collapsed, LayerNorms, Watch
+from ..methods._base import Batch, Clock, Method
+from ..methods._ranks import shares
 from ..model import optim
 from ..storage.folder import Storage
 from .agreement import MENDING, NEVER, NON_FINITE, NonFiniteLoss, NonFiniteState, Ranks, State, meet, note, same_data

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from methods._base import Batch, Clock, Method, Reps
-from methods._ranks import BatchNorm, apply_statistics, shares
-
 from .. import model
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
+from ..methods._base import Batch, Clock, Method, Reps
+from ..methods._ranks import BatchNorm, apply_statistics, shares
 from ..model.chunks import Chunk, divide
 from ..storage import sealed
 from ..storage.folder import Storage

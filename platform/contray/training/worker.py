@@ -11,14 +11,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 
-from methods._ranks import world_size
-
 from .. import data, model
 from ..config import RunConfig
 from ..config.registry import name_code
 from ..errors import UserError
 from ..evaluation.diagnosis import Collapsed
 from ..evaluation.protocol import Measured
+from ..methods._ranks import world_size
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..storage.logins import remember

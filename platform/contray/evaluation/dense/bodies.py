@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from methods._base import Method
-
 from ...config import RunConfig
 from ...errors import ConfigError, UserError
+from ...methods._base import Method
 from ...model.backbones import RESNETS
 from ...model.plain import plain_backbone
 

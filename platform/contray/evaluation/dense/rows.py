@@ -7,11 +7,10 @@ import dataclasses
 import torch
 from torch import nn
 
-from methods._base import Method
-
 from ... import data, model
 from ...config import RunConfig
 from ...errors import DataError, UserError
+from ...methods._base import Method
 from ...model.encoder import read_checkpoint
 from ..finetune import supervised
 from ..labelled import Show
