@@ -62,10 +62,10 @@ class RunConfig:
 
         Without a preset: the one named after the data source where the method has it (digits; cifar for cifar10 and cifar100), else paper.
         """
-        from .registry import name_code
+        from .registry import name_parts
 
         overrides = dict(overrides or {})
-        name_code(_one(overrides.get("method.name", method)))
+        name_parts({"method.name": method, **overrides})
         return cls._resolved(method, overrides, preset)
 
     @classmethod
@@ -149,10 +149,10 @@ class RunConfig:
             raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
         if not isinstance(tree, dict):
             raise UserError(f"{where} holds no mapping of keys such as train.epochs")
-        from .registry import name_code
+        from .registry import name_parts
 
         values, overrides = dict(_flatten(tree)), dict(overrides or {})
-        name_code(method, _one(overrides.get("method.name", "")))  # the caller's words; those of the text name nothing
+        name_parts({"method.name": method, **overrides})  # the caller's words; those of the text name nothing
         if preset or (method and Path(method).name != Path(_one(values.get("method.name", ""))).name):
             values |= {"method.preset": preset}
         if method:
