@@ -397,6 +397,9 @@ def test_determinism_sets_every_switch_of_a_gpu_and_none_for_a_cpu(
     assert switches() == (False, True, False, False)
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled()
+    make_deterministic(tiny("simclr").train, torch.device("cuda"), torch.nn.MultiheadAttention(4, 2))
+    assert not torch.is_deterministic_algorithms_warn_only_enabled(), "under it the gradients of attention have no fixed order"
+    assert not torch.utils.deterministic.fill_uninitialized_memory
     make_deterministic(tiny("simclr", train__deterministic=False).train, torch.device("cuda"))
     assert switches() == (True, False, True, True)
     assert not torch.are_deterministic_algorithms_enabled()

@@ -9,6 +9,7 @@ from methods._base import Method
 from .. import data
 from ..config import RunConfig
 from ..errors import UserError, nearest
+from ..training.determinism import make_deterministic
 from .finetune import finetuned, supervised
 from .labelled import Show
 from .online import verdict
@@ -38,6 +39,7 @@ def run_protocols(
     for name in protocols:
         if name not in PROTOCOLS:
             raise UserError(f"no evaluation {name!r}; {nearest(name, PROTOCOLS)}")
+    make_deterministic(config.train, device, method)
     metrics: dict[str, float] = {}
     frozen = tuple(name for name in protocols if name in ("knn", "linear"))
     if frozen:
