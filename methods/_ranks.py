@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules._functions import SyncBatchNorm
 
 # ---------------------------------------------------------------- ranks
 
@@ -223,6 +224,28 @@ class _GroupedNorm(torch.autograd.Function):
         return grad_x.to(x.dtype), grad_weight, grad_bias, None, None, None
 
 
+def group_by_group(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, rows: int, layout: str, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm of a whole global batch on one rank, each group of so many rows by torch's fused kernels.
+
+    x: (R, C) or (R, C, H, W), whole crops, crop-major. Returns it normed, and the means over groups of mean and unbiased variance, (C,) each.
+    """
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)  # kept: the groups are put together in that order
+    shape, axis = ((-1, groups, rows), 1) if layout == "blocks" else ((-1, rows, groups), 2)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    parts, means, variances = [], [], []
+    for part in (x.movedim(1, -1) if last else x).unflatten(0, shape).movedim(axis, 0).contiguous():  # (V, rows, ...)
+        flat = part.flatten(0, 1)
+        mean, variance = torch.zeros(2, x.shape[1], dtype=wide, device=x.device)
+        normed = F.batch_norm(flat.movedim(-1, 1) if last else flat, mean, variance, weight, bias, True, 1.0, eps)
+        parts.append((normed.movedim(1, -1) if last else normed).unflatten(0, (-1, rows)))
+        means.append(mean)
+        variances.append(variance)
+    y = torch.stack(parts).movedim(0, axis).flatten(0, 2)
+    return y.movedim(-1, 1) if last else y, torch.stack(means).mean(0), torch.stack(variances).mean(0)
+
+
 class BatchNorm(nn.Module):
     """Batch norm under the norm law, for (R, C) and (R, C, H, W): one layer for one rank and many, CPU and GPU.
 
@@ -255,6 +278,26 @@ class BatchNorm(nn.Module):
                 self.num_batches_tracked += 1
             running = (self.running_mean, self.running_var) if track else (None, None)
             return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
+        whole = _scope is None or _scope.statistics is None
+        if x.is_cuda and groups == 1 and whole:  # with torch's fused kernels
+            if track:
+                self.num_batches_tracked += 1
+            running = (self.running_mean, self.running_var) if track else (None, None)
+            return SyncBatchNorm.apply(
+                x, self.weight, self.bias, *running, self.eps, self.momentum, dist.group.WORLD, world_size()
+            )
+        if (
+            x.is_cuda
+            and _scope is not None
+            and whole
+            and world_size() == 1
+            and len(_scope.slot) == _scope.size
+            and _scope.size % groups == 0
+        ):
+            y, mean, variance = group_by_group(x, self.weight, self.bias, groups, _scope.size // groups, _scope.layout, self.eps)
+            if track:
+                self.keep(mean, variance)
+            return y
         ids = None if groups == 1 or _scope is None else _scope.ids(len(x))
         y, mean, variance = _GroupedNorm.apply(x, self.weight, self.bias, ids, groups, self.eps)  # pyright: ignore[reportGeneralTypeIssues]
         if track and _scope is not None and _scope.statistics is not None:
