@@ -202,6 +202,7 @@ class Batch:
             raise KeyError(f"no view {name!r} in this batch; it has {', '.join(self.views)}")
         return torch.cat(found)
 
+    @torch.compiler.disable  # its keys are hashed in Python, and inductor narrows the 64 bit constants that the rest multiplies by
     def rand(self, name: str, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform draws in [0, 1) for each row: (B, *shape), a pure function of (seed, step, slot, name), hence of no world size."""
         count = 1

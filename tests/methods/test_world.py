@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from methods._base import Batch
-from methods._ranks import BatchNorm, DropPath, gather, norm_scope, shares
+from methods._ranks import BatchNorm, DropPath, _GroupedNorm, gather, group_by_group, norm_scope, shares
 from tests.ranks import run_ranks
 
 
@@ -43,6 +43,43 @@ def test_batch_norm_groups_are_plain_batch_norm_of_each_group(layout):
     for group in range(4):
         rows = slot // 3 == group if layout == "blocks" else slot % 4 == group
         assert_close(y[rows], plain(x[rows]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(24, 5), (12, 5, 3, 2), (24, 5, 3, 2)])
+@pytest.mark.parametrize("layout", ["blocks", "strided"])
+def test_group_by_group_is_the_norm_of_groups(shape, layout):
+    """As a GPU computes it, in the memory layout that it was given."""
+    torch.manual_seed(0)
+    for order in [torch.contiguous_format, *([torch.channels_last] if len(shape) == 4 else [])]:
+        x = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=order).requires_grad_()
+        weight, bias = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+        slot = torch.arange(12)
+        ids = (slot // 3 if layout == "blocks" else slot % 4).repeat(shape[0] // 12)
+        y, mean, variance = group_by_group(x, weight, bias, 4, 3, layout, 1e-5)
+        ours, means, variances = _GroupedNorm.apply(x, weight, bias, ids, 4, 1e-5)
+        assert y.is_contiguous(memory_format=order)
+        up = torch.randn(shape, dtype=torch.float64)
+        for found, expected in [
+            (y, ours), (mean, means.mean(0)), (variance, variances.mean(0)),
+            *zip(*(torch.autograd.grad((out * up).sum(), (x, weight, bias)) for out in (y, ours)), strict=True),
+        ]:  # fmt: skip
+            assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_draws_are_not_compiled():
+    """Inductor narrows their 64 bit constants on a GPU."""
+    seen = []
+
+    def note(graph, inputs):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    batch = Batch({}, torch.arange(4), torch.arange(4), 4)
+    run = torch.compile(lambda x: (x * 2) + batch.rand("draws", (3,)), backend=note)
+    assert_close(run(torch.ones(4, 3)), 2 + batch.rand("draws", (3,)))
+    assert any("mul" in name for name in seen)
+    assert not any("xor" in name or "arange" in name for name in seen)
 
 
 def test_batch_norm_gradient_is_right():
