@@ -210,7 +210,7 @@ class Batch:
         key = int.from_bytes(
             hashlib.blake2b(f"{self.seed}/{self.step}/{name}".encode(), digest_size=8).digest(), "little", signed=True
         )
-        bits = _bits(self.slot, key, count)  # (B, count)
+        bits = _bits(self.slot, key, count)  # (B, count)  # pyright: ignore[reportCallIssue]
         return (
             (((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53)
             .to(dtype)
