@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,7 @@ from .audit import Audit
 from .checkpoints import Checkpoints
 from .clustering import embed
 from .determinism import Draws, make_deterministic
+from .listener import Listener
 from .restore import check_fits, choose
 from .step import Stepper
 
@@ -43,42 +44,6 @@ def caught(stream: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], U
             yield raw, None
     except UserError as error:
         yield {"broken": {}}, error
-
-
-class Listener:
-    """What a run tells the outside, on rank 0. This one ignores everything; tracking, progress and Tune each override some."""
-
-    speaks: ClassVar[bool] = False  # whether `trouble` reaches who watches the run; else it is also a warning
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Metrics after `step` optimiser steps."""
-
-    def evaluated(self, step: int, fraction: float, values: Mapping[str, float], save: Callable[[], dict[str, Any]]) -> None:
-        """Online evaluation after `step` steps, `fraction` of the run; `save()` gives the state that a checkpoint would hold."""
-
-    def collapsed(self, step: int, words: str) -> None:
-        """The collapse alarm, once in a run, after the evaluation at `step`."""
-
-    def durable(self, step: int) -> None:
-        """A checkpoint covers everything logged up to `step`. Called from the writing thread."""
-
-    def trouble(self, what: str, words: str) -> None:
-        """Something that must be known goes wrong (`what`: "checkpoint", "damage", "storage"), or, with no words, is mended. Called from any thread."""
-
-    def pending(self) -> list[tuple[str, float, int, int]]:
-        """Points (name, value, time in ms, step) that are not known to have arrived; they travel in checkpoints."""
-        return []
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """The run goes on from this checkpoint."""
-
-    def stop(self) -> bool:
-        """Whether someone asked the run to stop; it then leaves a checkpoint."""
-        return False
-
-    def hurry(self) -> bool:
-        """Whether checkpoints should follow each other closely, since the run may soon lose its machines. Asked before every step."""
-        return False
 
 
 @dataclass
