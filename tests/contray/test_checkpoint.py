@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 
 from contray.errors import UserError
 from contray.model import optim
-from contray.storage import checkpoint
 from contray.storage.checkpoint import BEST, dump, latest, load
 from contray.storage.folder import Storage
-from contray.training import loop
+from contray.training import checkpoints
 from contray.training.checkpoints import Checkpoints, Unsaved
 from contray.training.determinism import make_deterministic
 from contray.training.lease import held
@@ -180,7 +179,7 @@ class Lame(Storage):
 def test_a_write_that_hangs_is_told_and_holds_up_neither_training_nor_the_end(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "LATE", 0.05)
+    monkeypatch.setattr(checkpoints, "LATE", 0.05)
     hangs, told = threading.Event(), Told()
     lame = Lame(storage.address, lambda name: hangs.wait(60) and None)
     try:
@@ -231,7 +230,7 @@ def test_a_storage_that_recovers_is_told_too_and_ends_nothing(storage: Storage) 
 
 
 def test_the_newest_and_the_best_state_wait_for_a_write_that_hangs(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "LATE", 0.0)
+    monkeypatch.setattr(checkpoints, "LATE", 0.0)
     hangs = threading.Event()
     written = Checkpoints(Lame(storage.address, lambda name: hangs.wait(60) and None), keep=9)
     try:
@@ -335,7 +334,7 @@ RARE = {"train__log_every": 50, "train__checkpoint_steps": 4, "eval__every_epoch
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_nothing_is_saved_past_a_bad_step(reads: bool, on_nan: str, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 5 is bad, the evaluation after step 6 and the checkpoint after step 8 are the first occasions to see it without waiting for a GPU."""
-    monkeypatch.setattr(loop, "free_to_read", lambda device: reads)
+    monkeypatch.setattr("contray.training.finite.free_to_read", lambda device: reads)
     Injected(monkeypatch, "gradients", 5)
     offered, config = Offered(), tiny("simclr", train__on_nan=on_nan, **RARE)
     if on_nan == "stop":
