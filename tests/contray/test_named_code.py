@@ -34,6 +34,7 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save({"method": method.state_dict(), "config": config.to_yaml()}, tmp_path / "run" / "step-000000001.pt")
     (tmp_path / "ran").unlink()
     registry._named.clear()
+    monkeypatch.setattr(registry, "_loaded", {})
     return tmp_path
 
 
@@ -106,8 +107,9 @@ def test_a_command_line_names_code(theirs: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_worker_is_told_what_its_driver_was(theirs: Path) -> None:
     config = RunConfig.make(str(theirs / "theirs.py"), KEYS, preset="digits")
     (theirs / "ran").unlink()
-    code = registry.code_of(config.method.name)
+    code = registry.code_of(config)
     registry._named.clear()
+    registry._loaded.clear()
     with pytest.raises(
         UserError, match=r"no such file|does not exist|there is no"
     ):  # past the code: it is the data that is missing

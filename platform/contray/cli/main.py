@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 from ..errors import UserError, nearest
 from ..pictures import check_out
 from ..storage.logins import scrubbed
-from .encoder_commands import distill, embed, evaluate, export, import_, plot
+from .encoder_commands import embed, export, import_, plot
+from .evaluate import distill, evaluate
 from .options import METHOD_HELP, URI_HELP, arg, config_from, parse
 
 if TYPE_CHECKING:

@@ -102,17 +102,21 @@ class Key:
         return f"{many}{name}{' ' + span if span else ''}"
 
 
-def declared_keys(config: RunConfig) -> Iterator[tuple[str, Key]]:
-    """Every dotted key of a config, in the order of the tree."""
+def declared_keys(config: RunConfig, parts: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Key]]:
+    """Every dotted key of a config, in the order of the tree; those of plug-ins follow their section's. parts: instead of its own."""
+    parts = config.parts if parts is None else parts
     for section in dataclasses.fields(config):
         value = getattr(config, section.name)
         if section.name == "views":
             for name, view in value.items():
                 yield from _section_keys(f"views.{name}", view)
-        elif dataclasses.is_dataclass(value):
-            yield from _section_keys(section.name, value)
-        else:
+        elif section.name == "seed":
             yield section.name, Key(int, "seed of everything random", "", {"ge": 0})
+        elif section.name != "parts":
+            yield from _section_keys(section.name, value)
+            for prefix, part in parts.items():
+                if prefix.startswith(f"{section.name}."):
+                    yield from _section_keys(prefix, part)
 
 
 def _section_keys(prefix: str, section: Any) -> Iterator[tuple[str, Key]]:

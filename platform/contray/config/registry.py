@@ -1,4 +1,7 @@
-"""Where methods and search spaces are found: the file's name is the name. The only place that knows of `methods` and `tune_spaces`."""
+"""Where a run's parts are found: by name, by the path of a .py file, or as an entry point. The only place that knows of `methods` and `tune_spaces`.
+
+A part is a module. The file's name is its name; those of installed packages are entry points, named in the group of their kind, that lead to a module.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,45 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, UserError, nearest
 from ..methods._base import Method, MethodConfig, Paper, Preset, View
 
+if TYPE_CHECKING:
+    from .tree import RunConfig
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of parts."""
+
+    package: str  # a file of one's own is loaded as a module of it: a copy of a built-in file works anywhere
+    group: str  # of entry points
+    key: str = ""  # the config's key that names one; empty: none does
+    files: Mapping[str, str] | None = None  # name -> module in the package; None: each file there that does not start with _
+    many: bool = False  # whether the key takes several
+
+
+KINDS = {
+    "method": Kind("contray.methods", "contray.methods", "method.name"),
+    "space": Kind("contray.tune_spaces", "contray.tune_spaces"),
+    "evaluation": Kind("contray.evaluation", "contray.evaluations", "eval.final", {}, many=True),
+    "backbone": Kind("contray.model", "contray.backbones", "backbone.name", {}),
+    "source": Kind("contray.data", "contray.sources", "data.source", {}),
+    "listener": Kind("contray.training", "contray.listeners", "track.listeners", {}, many=True),
+}
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
 
 _named: dict[str, None] = {}  # absolute paths of files that the user named, in order
+_loaded: dict[tuple[str, Path], tuple[tuple[int, int], ModuleType]] = {}  # by kind and path: the file's time and size, its module
 
 IMPORTED = "imported"  # what `contray import` writes; it trains nothing, so it is listed nowhere
 
@@ -37,14 +65,24 @@ class MethodFile:
     method: type[Method]
 
 
+def names(kind: str) -> list[str]:
+    """The built-in parts of a kind and those of installed packages."""
+    return sorted({*_files(KINDS[kind]), *(entry.name for entry in importlib.metadata.entry_points(group=KINDS[kind].group))})
+
+
 def method_names() -> list[str]:
-    """The built-in methods and those of installed packages (entry points of the group `contray.methods`)."""
-    return sorted({*_files("methods"), *(entry.name for entry in importlib.metadata.entry_points(group="contray.methods"))})
+    """`names` of the methods."""
+    return names("method")
 
 
 def space_names() -> list[str]:
-    """The built-in search spaces and studies."""
-    return sorted(_files("tune_spaces"))
+    """`names` of the search spaces and studies."""
+    return names("space")
+
+
+def part_name(name: str) -> str:
+    """By what name the keys of a part go (eval.NAME.key): its own, of a file its stem, with _ for what is no letter or digit."""
+    return re.sub(r"\W", "_", Path(name).stem) if name.endswith(".py") else name
 
 
 def name_code(*words: str) -> None:
@@ -63,13 +101,36 @@ def name_method(path: str) -> None:
     name_code(path)
 
 
-def code_of(name: str) -> tuple[str, ...]:
-    """What the processes of a run must be told with `name_code` so that they may load this method."""
-    return (name,) if name.endswith(".py") else ()
+def code_of(config: RunConfig) -> tuple[str, ...]:
+    """What the processes of a run must be told with `name_code` so that they may load its parts."""
+    return tuple(word for _, word in _code_in(config.flat()))
 
 
-def known_code(name: str) -> str:
-    """The method that a config names, where it may run: a name, or a file that the user named, also from another folder.
+def check_code(config: RunConfig) -> None:
+    """Raises ConfigError where the config names a file that the user did not."""
+    for kind, word in _code_in(config.flat()):
+        known_code(word, kind)
+
+
+def name_parts(values: Mapping[str, Any]) -> None:
+    """`name_code` for the values of dotted keys that the user gave himself."""
+    name_code(*(word for _, word in _code_in(values)))
+
+
+def _code_in(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(kind, path) of the files that values of dotted keys name, in the tree's form or as a command line gives them."""
+    for kind, about in KINDS.items():
+        given = values.get(about.key, "")
+        words = list(map(str, given)) if isinstance(given, (list, tuple)) else [str(given)]
+        if about.many and isinstance(given, str):
+            words = given.replace(",", " ").split()
+        elif not about.many:
+            words = [" ".join(words)]
+        yield from ((kind, word) for word in words if word.endswith(".py"))
+
+
+def known_code(name: str, kind: str = "method") -> str:
+    """The part that a config names, where it may run: a name, or a file that the user named, also from another folder.
 
     Raises ConfigError for any other file.
     """
@@ -81,20 +142,17 @@ def known_code(name: str) -> str:
     namesakes = [each for each in _named if Path(each).name == path.name]
     if len(namesakes) == 1:
         return namesakes[0]
+    key = KINDS[kind].key or kind
+    ways = f"contray train {path.name} ..., --method {path.name} of the other commands, method= in Python"
     raise ConfigError(
-        "method.name",
-        f"the config names the code {name}, and only code that you name yourself runs: "
-        f"contray train {path.name} ..., --method {path.name} of the other commands, method= in Python",
+        key,
+        f"the config names the code {name}, and only code that you name yourself runs: {ways if kind == 'method' else f'--{key} {path.name}'}",
     )
 
 
 def load_method(name: str) -> MethodFile:
     """A method by its name, or by the path of a .py file. Raises UserError naming the nearest ones, ConfigError for code that the user did not name."""
-    module = (
-        importlib.import_module("contray.methods._imported")
-        if name == IMPORTED
-        else _load("method", "methods", name, method_names())
-    )
+    module = importlib.import_module("contray.methods._imported") if name == IMPORTED else find("method", name)
     for export, kind in EXPORTS.items():
         if not isinstance(getattr(module, export, None), kind):
             raise UserError(f"method {name}: the file must define {export} ({kind.__name__}); see methods/simclr.py for the form")
@@ -113,51 +171,76 @@ def load_method(name: str) -> MethodFile:
 def load_space(name: str) -> ModuleType:
     """A search space by its name, or by the path of a .py file: the module with ABOUT, BASE and SPACE."""
     name_code(name)  # no file names a space: whoever calls this has it from the user
-    module = _load("space", "tune_spaces", name, space_names())
+    module = find("space", name)
     for export in ("ABOUT", "METHOD", "SPACE"):
         if not hasattr(module, export):
             raise UserError(f"space {name}: the file must define {export}; see tune_spaces/simclr.py for the form")
     return module
 
 
-def _files(package: str) -> list[str]:
-    return [
-        info.name
-        for info in pkgutil.iter_modules(importlib.import_module(f"contray.{package}").__path__)
-        if not info.name.startswith("_")
-    ]
+def find(kind: str, name: str) -> ModuleType:
+    """The module of a part, by its name or by the path of a .py file.
 
-
-def _load(what: str, package: str, name: str, known: list[str]) -> ModuleType:
+    Raises UserError naming the nearest ones, or the line at which the file cannot be imported; ConfigError for code that the user did not name.
+    """
+    about = KINDS[kind]
     if name.endswith(".py"):
-        return _load_path(what, package, Path(name))
-    if name in _files(package):
-        return importlib.import_module(f"contray.{package}.{name}")
-    for entry in importlib.metadata.entry_points(group=f"contray.{package}"):
+        return _load_path(kind, Path(known_code(name, kind)).expanduser().resolve())
+    own = _files(about)
+    if name in own:
+        return importlib.import_module(f"{about.package}.{own[name]}")
+    for entry in importlib.metadata.entry_points(group=about.group):
         if entry.name == name:
-            return entry.load()
-    raise UserError(f"{what} {name!r} is not known; {nearest(name, known)} (a path to a .py file works too)")
+            found = _imported(f"{kind} {name} ({entry.value})", entry.load)
+            if not isinstance(found, ModuleType):
+                raise UserError(
+                    f"{kind} {name}: the entry point {entry.value} leads to no module; name the module that defines it"
+                )
+            return found
+    raise UserError(f"{kind} {name!r} is not known; {nearest(name, names(kind))} (a path to a .py file works too)")
 
 
-def _load_path(what: str, package: str, path: Path) -> ModuleType:
-    """The module of a file, as if it lay in `package`: a copy of a built-in file works anywhere, with its `from ._base import ...` as it stands."""
-    path = Path(known_code(str(path))).expanduser().resolve()
+def _files(kind: Kind) -> Mapping[str, str]:
+    if kind.files is not None:
+        return kind.files
+    found = pkgutil.iter_modules(importlib.import_module(kind.package).__path__)
+    return {info.name: info.name for info in found if not info.name.startswith("_")}
+
+
+def _load_path(kind: str, path: Path) -> ModuleType:
+    """The module of a file, as if it lay in the package of its kind. Loaded anew when the file has changed: else its classes are what they were."""
     if not path.is_file():
-        raise UserError(f"{what} {str(path)!r}: there is no such file")
-    importlib.import_module(f"contray.{package}")
-    module_name = f"contray.{package}.contray_user_{path.stem.replace('.', '_')}"
+        raise UserError(f"{kind} {str(path)!r}: there is no such file")
+    facts = (path.stat().st_mtime_ns, path.stat().st_size)
+    if _loaded.get((kind, path), (None,))[0] == facts:
+        return _loaded[kind, path][1]
+    package = KINDS[kind].package
+    importlib.import_module(package)
+    module_name = f"{package}.contray_user_{path.stem.replace('.', '_')}"
     spec = importlib.util.spec_from_file_location(module_name, path)
+    loader = spec.loader if spec else None
     assert spec is not None
-    assert spec.loader is not None
+    assert loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a file of the user's own may do wrong
+        _imported(f"{kind} {path}", lambda: loader.exec_module(module), str(path))
+    except UserError:
         sys.modules.pop(module_name, None)
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        raise
+    _loaded[kind, path] = facts, module
+    return module
+
+
+def _imported(what: str, load: Callable[[], Any], path: str = "") -> Any:
+    """What `load` gives. Raises UserError, on one line, for whatever goes wrong in code that is not ours; it names the line of the file `path`."""
+    try:
+        return load()
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         where = f"line {lines[-1]}: " if lines else ""
         kind = "" if isinstance(error, SyntaxError | ImportError) else f"{type(error).__name__}: "
         said = " ".join(str(error).split())
-        raise UserError(f"{what} {path}: it cannot be imported ({where}{kind}{said})") from None
-    return module
+        missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        mend = f"; here its name is contray.{missing}" if missing in ("methods", "tune_spaces") else ""
+        raise UserError(f"{what}: it cannot be imported ({where}{kind}{said}{mend})") from None

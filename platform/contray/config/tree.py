@@ -14,6 +14,7 @@ from ..errors import ConfigError, UserError, nearest
 from ..methods._base import View
 from ..storage.names import check_name, slug
 from .keys import declared_keys
+from .parts import CHOOSING, completed
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 
 # What may change where a run goes on: nothing that it computes depends on these
@@ -50,8 +51,10 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     seed: int = 0
+    parts: Mapping[str, Any] = field(default_factory=dict)  # keys of plug-ins: eval.finetune -> its Config; complete at any time
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", completed(self.parts, {key: _get(self, key) for key in CHOOSING}))
         for key, declared in declared_keys(self):
             declared.check(key, _get(self, key))
         _check_together(self)
@@ -62,10 +65,10 @@ class RunConfig:
 
         Without a preset: the one named after the data source where the method has it (digits; cifar for cifar10 and cifar100), else paper.
         """
-        from .registry import name_code
+        from .registry import name_parts
 
         overrides = dict(overrides or {})
-        name_code(_one(overrides.get("method.name", method)))
+        name_parts({"method.name": method, **overrides})
         return cls._resolved(method, overrides, preset)
 
     @classmethod
@@ -93,7 +96,10 @@ class RunConfig:
 
     def replace(self, overrides: Mapping[str, Any]) -> RunConfig:
         """A copy with some dotted keys set to other values, checked like any other config."""
-        known = dict(declared_keys(self))
+        plain = dict(declared_keys(self))
+        chosen = {key: plain[key].parse(key, overrides[key]) if key in overrides else _get(self, key) for key in CHOOSING}
+        parts = dict(completed(self.parts, chosen))
+        known = dict(declared_keys(self, parts))
         overrides = {"train.settled": [key for key in self.train.settled if key not in overrides], **overrides}
         changed: dict[str, dict[str, Any]] = {}
         for key, given in overrides.items():
@@ -105,11 +111,13 @@ class RunConfig:
         views = dict(self.views)
         for section, values in changed.items():
             first, _, view = section.partition(".")
-            if first == "views":
+            if section in parts:
+                parts[section] = dataclasses.replace(parts[section], **values)
+            elif first == "views":
                 views[view] = dataclasses.replace(views[view], **values)
             else:
                 top[first] = dataclasses.replace(getattr(self, first), **values)
-        return dataclasses.replace(self, **{"views": views, **top})
+        return dataclasses.replace(self, **{"views": views, "parts": parts, **top})
 
     # ------------------------------------------------------------ text
 
@@ -149,10 +157,10 @@ class RunConfig:
             raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
         if not isinstance(tree, dict):
             raise UserError(f"{where} holds no mapping of keys such as train.epochs")
-        from .registry import name_code
+        from .registry import name_parts
 
         values, overrides = dict(_flatten(tree)), dict(overrides or {})
-        name_code(method, _one(overrides.get("method.name", "")))  # the caller's words; those of the text name nothing
+        name_parts({"method.name": method, **overrides})  # the caller's words; those of the text name nothing
         if preset or (method and Path(method).name != Path(_one(values.get("method.name", ""))).name):
             values |= {"method.preset": preset}
         if method:
@@ -200,6 +208,9 @@ def _default(key: str) -> Any:
 
 
 def _get(config: RunConfig, key: str) -> Any:
+    section, _, name = key.rpartition(".")
+    if section in config.parts:
+        return getattr(config.parts[section], name)
     value: Any = config
     for part in key.split("."):
         value = value[part] if isinstance(value, Mapping) else getattr(value, part)

@@ -78,7 +78,7 @@ def embed(source: str, out: str, trained: Encoder, *, column: str = "image", par
         config, sample = trained.config, survey(_sampled(images, source, column, parts))
         for word in sample.notes:
             print(f"contray: {source}: {word}", file=sys.stderr, flush=True)
-        job = _Job(source, out, column, width, config.to_yaml(), state, sample.depth, code_of(config.method.name), remembered())
+        job = _Job(source, out, column, width, config.to_yaml(), state, sample.depth, code_of(config), remembered())
         _run(todo, job, address)
     metadata = [_footer(storage, _file(each["part"])) for each in parts]
     broken = sum(int((each.metadata or {}).get(b"broken", b"0")) for each in metadata)

@@ -216,7 +216,7 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
     threads = config.scale.cpus_per_worker or os.cpu_count() or 1
     with interrupts(asked):
         try:
-            plan = Plan(config.to_yaml(), folder.address, run, threads, token=folder.token, code=code_of(config.method.name))
+            plan = Plan(config.to_yaml(), folder.address, run, threads, token=folder.token, code=code_of(config))
             return work(plan, show)
         except OSError as error:  # a disk that stays unreadable; on Ray another worker tries
             raise UserError(str(error)) from error

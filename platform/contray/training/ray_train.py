@@ -141,7 +141,7 @@ def fit(
     check_seen(folder)
     gpu = "GPU" in resources
     board = _board().remote()
-    code, threads = code_of(config.method.name), int(resources["CPU"])
+    code, threads = code_of(config), int(resources["CPU"])
     plan = Plan(config.to_yaml(), folder.address, run, threads, final, folder.token, folder.lease, code, remembered())
     elastic.forget_failures(folder)
     trainer = TorchTrainer(

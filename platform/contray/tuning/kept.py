@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import FREE, RunConfig
-from ..config.registry import known_code
+from ..config.registry import check_code
 from ..errors import UserError
 from ..storage import sealed
 from ..storage.folder import Storage
@@ -58,7 +58,7 @@ def begun(folder: Path, config: RunConfig, space: Mapping[str, Any]) -> list[Beg
             raise UserError(
                 f"--resume: {record} is no record of a trial of this space; remove the folder {record.parent}, or start anew"
             )
-        known_code(config.replace(params).method.name)  # also refuses values that the space's keys cannot have
+        check_code(config.replace(params))  # also refuses values that the space's keys cannot have
         found.append(Begun(record.parent.name, params))
     return found
 

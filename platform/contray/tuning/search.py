@@ -74,7 +74,7 @@ def run(
     online = online_of(search.metric)
     plan = TrialPlan(
         shared.to_yaml(), str(folder), parent, nested, share, pbt, online, lease.token, lease.folder.address,
-        code_of(config.method.name), remembered(),
+        code_of(config), remembered(),
     )  # fmt: skip
     trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), resources)
     kept.mend(folder)
