@@ -180,3 +180,17 @@ def sum_gradients(params: Sequence[Tensor], world: int) -> None:
         work.wait()
         for grad, summed in zip(members, flat.split([g.numel() for g in members]), strict=True):
             grad.copy_(summed.view_as(grad))
+
+
+class Average:
+    """The averaged networks of a method (its ema_pairs), all moved at once after the optimiser's step."""
+
+    def __init__(self, method: Method) -> None:
+        self.method, pairs = method, list(method.ema_pairs())
+        self.online: list[Tensor] = [p for online, _ in pairs for p in online.parameters()]
+        self.targets: list[Tensor] = [p for _, target in pairs for p in target.parameters()]
+
+    def move(self, clock: Clock) -> None:
+        """target <- m * target + (1 - m) * online."""
+        if self.targets:
+            torch._foreach_lerp_(self.targets, self.online, 1 - self.method.ema_momentum(clock))
