@@ -10,7 +10,7 @@ import torch
 
 from .. import data, model
 from ..config import RunConfig
-from ..evaluation.diagnosis import Watch
+from ..evaluation.common.watch import Watch
 from ..methods._base import Batch, Clock, Method
 from ..methods._ranks import shares
 from ..model import optim

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..evaluation.diagnosis import Collapsed
+from ..evaluation.common.watch import Collapsed
 from .state import TrainState
 
 
@@ -30,8 +30,11 @@ class Online:
         values = watch(run.method)
         top1 = values.get("knn_val_top1", run.best)
         improved, run.best = top1 > run.best, max(run.best, top1)
-        if not (run.step == self.total and run.config.eval.final):  # else the verdict logs them at this step
-            run.listener.log(run.step, values)
+        told = (
+            values if run.step < self.total else watch.without(run.config.eval.final)
+        )  # the verdict logs the others at this step
+        if told:
+            run.listener.log(run.step, told)
         if watch.news:
             run.listener.collapsed(run.step, watch.news)
         run.listener.evaluated(run.step, run.step / self.total, values, run.snapshot)

@@ -237,7 +237,7 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
         with heard(say):
             return work(settings["plan"], show)
     except UserError as error:  # a new worker would meet it again
-        from ..evaluation.diagnosis import Collapsed
+        from ..evaluation.common.watch import Collapsed
         from ..methods._ranks import world_size
 
         if world_size() > 1 and not isinstance(error, (OnAllRanks, Collapsed)):

@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from ..config import RunConfig
-from ..evaluation.diagnosis import Watch
+from ..evaluation.common.watch import Watch
 from ..methods._base import Method
 from .listener import Listener
 from .restore import check_fits

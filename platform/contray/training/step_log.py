@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..config import RunConfig
-from ..evaluation.diagnosis import LayerNorms
+from ..evaluation.common.diagnosis import LayerNorms
 from ..methods._base import Batch, Method
 from .agreement import Ranks
 from .audit import Audit
