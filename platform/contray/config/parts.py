@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from .sections import BackboneConfig, DataConfig, EvalConfig
+from ..errors import ConfigError, UserError, nearest
+from .registry import find, names
+from .sections import BACKBONES, LIBRARIES, BackboneConfig, DataConfig, EvalConfig, LibraryConfig
 
 CHOOSING = ("backbone.name", "data.source")  # keys that name plug-ins
 SECTIONS = {"backbone": BackboneConfig, "data": DataConfig, "eval": EvalConfig}
@@ -17,7 +18,28 @@ SECTIONS = {"backbone": BackboneConfig, "data": DataConfig, "eval": EvalConfig}
 def parts_of(values: Mapping[str, Any]) -> dict[str, type]:
     """Dotted prefix -> Config, of every plug-in that a config has whose keys of CHOOSING have these values."""
     found: dict[str, type] = {}
+    _add_backbone(found, values["backbone.name"])
     return found
+
+
+def _add_backbone(found: dict[str, type], name: str) -> None:
+    """The keys of a library, or of one's own file where it declares some. Raises ConfigError for a name that is none of them."""
+    if name in BACKBONES:
+        return
+    if name.startswith(LIBRARIES):
+        add_part(found, "backbone", name.partition("/")[0], LibraryConfig)
+        return
+    known = [*BACKBONES, *names("backbone")]
+    if not name.endswith(".py") and name not in known:
+        ways = "timm/NAME, torchvision/NAME and a path to a .py file work too"
+        raise ConfigError("backbone.name", f"got {name!r}; {nearest(name, known)} ({ways})")
+    file = find("backbone", name)
+    if not callable(getattr(file, "build", None)) or not isinstance(getattr(file, "ABOUT", None), str):
+        raise UserError(
+            f"backbone {name}: the file must define ABOUT (str) and build(config, channels, side); see docs/examples/vit_like.py"
+        )
+    if hasattr(file, "Config"):
+        add_part(found, "backbone", name, file.Config)
 
 
 def part_name(name: str) -> str:

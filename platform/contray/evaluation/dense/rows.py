@@ -15,10 +15,10 @@ from ...model.encoder import read_checkpoint
 from ..finetune import supervised
 from ..labelled import Show
 from ..samples import check_labels
-from .bodies import resnet_of
+from .bodies import body_of
 from .protocol import Row
 
-NETWORK = ("name", "stem", "width", "norm", "selective_kernels")  # keys of backbone.* that make another network
+NETWORK = ("name", "stem", "width", "norm", "selective_kernels", "patch", "heads")  # keys of backbone.* that make another network
 
 
 def rows_of(config: RunConfig, method: Method, other: str, device: torch.device) -> list[Row]:
@@ -28,10 +28,10 @@ def rows_of(config: RunConfig, method: Method, other: str, device: torch.device)
     Raises UserError and ConfigError before anything is trained.
     """
     mean, std = config.augment.mean, config.augment.std
-    pretrained, samples = resnet_of(config, method), int(method.samples)
+    pretrained, samples = body_of(config, method), int(method.samples)
     rows = [
         Row("", lambda show: pretrained, mean, std),
-        Row("scratch_", lambda show: resnet_of(config, model.build(config, samples)), mean, std),
+        Row("scratch_", lambda show: body_of(config, model.build(config, samples)), mean, std),
     ]
     if other == "none":
         return rows
@@ -50,7 +50,7 @@ def rows_of(config: RunConfig, method: Method, other: str, device: torch.device)
     steps = len(config.eval.finetune_lrs) * config.total_steps(len(source.train))
 
     def taught(show: Show) -> nn.Module:
-        return resnet_of(config, supervised(config, labelled, device, show).networks["supervised"].method)
+        return body_of(config, supervised(config, labelled, device, show).networks["supervised"].method)
 
     return [*rows, Row("supervised_", taught, mean, std, steps)]
 
@@ -64,5 +64,5 @@ def _given(config: RunConfig, place: str) -> Row:
             raise UserError(
                 f"--supervised: {place} has backbone.{key} {its}, the encoder {own}; rows may differ in weights alone"
             )
-    net = resnet_of(found.config, found.method)
+    net = body_of(found.config, found.method)
     return Row("supervised_", lambda show: net, found.config.augment.mean, found.config.augment.std)
