@@ -59,7 +59,11 @@ def show_result(config: RunConfig, result: Result) -> None:
         _print(report({**result.metrics, **details["about"]}, knn_k=config.parts["eval.knn"].k))
     elif GEOMETRY.keys() & result.metrics.keys():
         show_geometry(result.metrics)
-    rest = {name: value for name, value in result.metrics.items() if name not in tabled and name.removeprefix("random_") not in GEOMETRY}
+    rest = {
+        name: value
+        for name, value in result.metrics.items()
+        if name not in tabled and name.removeprefix("random_") not in GEOMETRY
+    }
     if rest:
         show_evaluation(Measured({**rest, **details["about"]}))
     for what, broken in (
@@ -221,8 +225,7 @@ def method_rows() -> list[dict[str, Any]]:
 
 def method_table() -> str:
     """The method table in Markdown; the README holds exactly this."""
-    shown = [column for column in SCORED = ("knn_top1", "linear_top1", "knn_val_top1", "linear_val_top1")  # what the table of a run's verdict has
-METHOD_COLUMNS if column != "paper"]
+    shown = [column for column in METHOD_COLUMNS if column != "paper"]
     lines = ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
     for row in method_rows():
         cells = {**row, "method": f"[{row['method']}]({row['url']})", "presets": ", ".join(row["presets"])}
