@@ -9,11 +9,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# Ranks are forked from a process that has imported this once, in place of each importing it for seconds
+mp.get_context("forkserver").set_forkserver_preload(["pytest", "contray.training.loop", "contray.evaluation.online"])
+
 
 def run_ranks(function: Callable[..., Any], world: int, *args: Any) -> list[Any]:
     """The results of `function(rank, world, *args)` on each rank. The function must be importable; results must pickle."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, args=(world, folder, function, args), nprocs=world)
+        mp.start_processes(_rank, args=(world, folder, function, args), nprocs=world, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 

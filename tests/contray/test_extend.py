@@ -31,7 +31,7 @@ TINY = {
         "eval.linear.lrs": (1.0,),
     },
     **{"eval.linear.decays": (0.0,), "scale.workers": (0, 0), "scale.cpus_per_worker": 1, "optim.schedule": "constant"},
-    **{"optim.warmup_epochs": 0.2},
+    **{"optim.warmup_epochs": 0.2, "track.model": False},
 }
 Train = Callable[..., Result]
 
@@ -59,8 +59,8 @@ def state_of(result: Result) -> dict[str, Any]:
 
 def test_six_steps_and_four_more_are_ten(train: Train, store: str, capsys: pytest.CaptureFixture[str]) -> None:
     whole = train("whole", 10)
-    first = train("r", 6)
-    longer = train("r", 10, "exact")
+    first = train("r", 6, **{"track.model": True})
+    longer = train("r", 10, "exact", **{"track.model": True})
     assert "the test set is opened once more" in capsys.readouterr().out
     assert (longer.run_id, longer.name, longer.step, longer.finished) == (first.run_id, "r", 10, True)
     ours, theirs = state_of(longer), state_of(whole)
@@ -86,7 +86,7 @@ def test_six_steps_and_four_more_are_ten(train: Train, store: str, capsys: pytes
 
 
 def test_a_cosine_is_no_shorter_cosine(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    keys = {"optim.schedule": "cosine", "eval.final": (), "track.model": False}
+    keys = {"optim.schedule": "cosine", "eval.final": ()}
     train("r", 6, **keys)
     with pytest.raises(
         ConfigError,
@@ -113,7 +113,7 @@ def test_an_extension_that_died_while_it_was_measured_goes_on(train: Train, monk
 
 
 def test_an_extension_anyway_does_not_become_exact(train: Train) -> None:
-    keys = {"optim.schedule": "cosine", "eval.final": (), "track.model": False}
+    keys = {"optim.schedule": "cosine", "eval.final": ()}
     first = train("r", 2, **keys)
     state = state_of(first)  # as one leaves it that was stopped on its way to 4
     config = RunConfig.from_yaml(state["config"], {"train.steps": 4, "train.extend": "anyway"})
@@ -124,7 +124,7 @@ def test_an_extension_anyway_does_not_become_exact(train: Train) -> None:
 
 
 def test_another_config_is_refused_before_the_run_s_record_is_touched(train: Train, store: str) -> None:
-    keys = {"eval.final": (), "track.model": False}
+    keys = {"eval.final": ()}
     first = train("r", 2, **keys)
     talk, folder = track.client(store), Storage(first.checkpoint)
     talk.set_terminated(first.run_id, "KILLED")
@@ -189,7 +189,7 @@ def test_a_method_of_one_s_own_that_reads_the_length_is_named(tmp_path: Path) ->
 def test_a_run_that_is_refused_is_left_as_it_was(
     finished: bool, train: Train, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = {"eval.every_epochs": 0, "track.model": False}
+    keys = {"eval.every_epochs": 0}
     first = train("r", 2, **keys)
     folder, run = Storage(first.checkpoint), track.attach(store, first.run_id)
     if not finished:

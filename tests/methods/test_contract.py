@@ -115,7 +115,7 @@ def one_step(
 def some_steps(
     rank: int, world: int, case: str, precision: str, steps: range = range(STEPS), state: Any = None, **shape: int
 ) -> dict[str, Any]:
-    """What came of the steps, from the start or from a state."""
+    """What came of the steps, from the start or from a state, and the states after each."""
     limit = shape.pop("limit", 0)
     config = config_of(case, precision, **shape).replace({"scale.max_batch_per_worker": limit})
     method = begun(config)
@@ -123,8 +123,11 @@ def some_steps(
     if state is not None:
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # ranks are given it in shared memory
-    done = [one_step(config, method, optimizer, step, rank, world) for step in steps]
-    return {"steps": done, "state": {"method": method.state_dict(), "optimizer": optimizer.state_dict()}}
+    done, states = [], []
+    for step in steps:
+        done.append(one_step(config, method, optimizer, step, rank, world))
+        states.append(copy.deepcopy({"method": method.state_dict(), "optimizer": optimizer.state_dict()}))
+    return {"steps": done, "states": states}
 
 
 def all_cases(rank: int, world: int) -> dict[str, Any]:
@@ -135,12 +138,9 @@ def all_cases(rank: int, world: int) -> dict[str, Any]:
     return results | {f"{case} fp32": some_steps(rank, world, case, "fp32", range(1)) for case in CASES}
 
 
-def changing_worlds(rank: int, world: int, states: dict[str, Any] | None, step: int) -> dict[str, Any]:
+def one_more(rank: int, world: int, states: dict[str, Any], step: int) -> dict[str, Any]:
     """One more step of every case, from where the world before left it."""
-    return {
-        case: some_steps(rank, world, case, "fp64", range(step, step + 1), states[case] if states else None)["state"]
-        for case in CASES
-    }
+    return {case: some_steps(rank, world, case, "fp64", range(step, step + 1), states[case])["states"][0] for case in CASES}
 
 
 class Worlds(dict[int, list[dict[str, Any]]]):
@@ -167,12 +167,11 @@ def chunked() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def changed() -> dict[str, Any]:
+def changed(worlds: Worlds) -> dict[str, Any]:
     """The states after three steps on 2, 1 and 2 ranks."""
-    states = None
-    for step, world in enumerate((2, 1, 2)):
-        states = run_ranks(changing_worlds, world, states, step)[0]
-    assert states is not None
+    states = {case: worlds[2][0][case]["states"][0] for case in CASES}
+    for step, world in ((1, 1), (2, 2)):
+        states = run_ranks(one_more, world, states, step)[0]
     return states
 
 
@@ -199,8 +198,7 @@ def test_the_same_steps_on_any_world(worlds: Worlds, case: str, world: int) -> N
     for rank in range(world):
         together = worlds[world][rank][case]
         assert_same(together["steps"], alone["steps"][: len(together["steps"])], 1e-9, 1e-9, f"{case} on rank {rank}")
-        if len(together["steps"]) == STEPS:
-            assert_same(together["state"], alone["state"], 1e-9, 1e-9, f"{case} on rank {rank}")
+        assert_same(together["states"][-1], alone["states"][len(together["states"]) - 1], 1e-9, 1e-9, f"{case} on rank {rank}")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -215,7 +213,7 @@ def test_one_step_in_single_precision_on_any_world(worlds: Worlds, case: str, wo
 @pytest.mark.parametrize("case", CASES)
 def test_buffers_are_bit_equal_on_all_ranks(worlds: Worlds, case: str) -> None:
     names = [name for name, _ in model.build(config_of(case), SAMPLES).named_buffers()]
-    first, *others = [worlds[3][rank][case]["state"]["method"] for rank in range(3)]
+    first, *others = [worlds[3][rank][case]["states"][-1]["method"] for rank in range(3)]
     for name in set(names) & first.keys():  # what is not in the state is constant
         assert all(torch.equal(first[name], other[name]) for other in others), name
 
@@ -240,26 +238,25 @@ def test_chunks_change_nothing(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_chunks_on_two_ranks_change_nothing(chunked: list[dict[str, Any]], case: str) -> None:
+def test_chunks_on_two_ranks_change_nothing(worlds: Worlds, chunked: list[dict[str, Any]], case: str) -> None:
     """Of 7 and 6 rows; the middle one of three norm groups stands on both ranks."""
-    whole = in_chunks(0, 1, [case], SIZE, GROUPS, 0)[case]
+    whole = {name: values[:1] for name, values in worlds[1][0][case].items()}
     for rank in range(2):
         assert_same(chunked[rank][case], whole, 1e-9, 1e-9, f"{case} on rank {rank}")
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_changing_world_changes_nothing(worlds: Worlds, changed: dict[str, Any], case: str) -> None:
-    assert_same(changed[case], worlds[1][0][case]["state"], 1e-9, 1e-9, case)
+    assert_same(changed[case], worlds[1][0][case]["states"][-1], 1e-9, 1e-9, case)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_state_goes_on_bit_equal(worlds: Worlds, case: str) -> None:
     whole = worlds[1][0][case]
     for cut in range(1, STEPS):
-        first = some_steps(0, 1, case, "fp64", range(cut))
-        rest = some_steps(0, 1, case, "fp64", range(cut, STEPS), first["state"])
-        assert_same([*first["steps"], *rest["steps"]], whole["steps"], 0, 0, case)
-        assert_same(rest["state"], whole["state"], 0, 0, case)
+        rest = some_steps(0, 1, case, "fp64", range(cut, STEPS), whole["states"][cut - 1])
+        assert_same(rest["steps"], whole["steps"][cut:], 0, 0, case)
+        assert_same(rest["states"], whole["states"][cut:], 0, 0, case)
 
 
 @pytest.mark.parametrize("case", CASES)
