@@ -8,6 +8,7 @@ from .. import data
 from ..config import RunConfig
 from ..errors import UserError, nearest
 from ..methods._base import Method
+from ..model.determinism import make_deterministic
 from .finetune import finetuned, supervised
 from .labelled import Show
 from .online import verdict
@@ -37,6 +38,7 @@ def run_protocols(
     for name in protocols:
         if name not in PROTOCOLS:
             raise UserError(f"no evaluation {name!r}; {nearest(name, PROTOCOLS)}")
+    make_deterministic(config.train, device, method)
     metrics: dict[str, float] = {}
     frozen = tuple(name for name in protocols if name in ("knn", "linear"))
     if frozen:
