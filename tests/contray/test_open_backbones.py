@@ -17,10 +17,10 @@ from contray import RunConfig, model
 from contray.cli import main
 from contray.config import registry
 from contray.errors import ConfigError, UserError
+from contray.evaluation.common.classifier import Classifier, rate_scales
+from contray.evaluation.common.tokens import last_blocks, tokens
 from contray.evaluation.dense.bodies import Last, Pyramid, body_of
 from contray.evaluation.dense.detector import detector
-from contray.evaluation.finetune import Classifier, rate_scales
-from contray.evaluation.tokens import last_blocks, tokens
 from contray.exchange.cards import Origin
 from contray.exchange.exporting import export_to
 from contray.exchange.importing import import_file
@@ -36,8 +36,8 @@ SMALL = ("patch_size=8", "depth=2", "embed_dim=32", "num_heads=2")
 VIT = {"backbone.name": "timm/vit_tiny_patch16_224", "backbone.timm.options": SMALL}
 TINY = {
     "data.size": 16, "data.renderings": 1, "data.workers": 0, "train.batch_size": 16, "train.precision": "fp32", "train.log_every": 1,
-    "train.checkpoint_seconds": 1e6, "eval.final": False, "eval.every_epochs": 0.0, "scale.workers": (0, 0), "eval.dense_steps": 2,
-    "eval.dense_batch": 2, "eval.dense_proposals": 8, "eval.dense_lr": 1e-3,
+    "train.checkpoint_seconds": 1e6, "eval.final": (), "eval.every_epochs": 0.0, "scale.workers": (0, 0),
+    "eval.detection.steps": 2, "eval.detection.batch": 2, "eval.detection.proposals": 8, "eval.detection.lr": 1e-3,
 }  # fmt: skip
 
 
@@ -333,7 +333,7 @@ def test_blocks_serve_last_n_and_layer_decay() -> None:
             assert last_blocks(method, {"image": x}, 2, True).shape == (2, 3 * 32)
             if keys is VIT:
                 assert_close(last_blocks(method, {"image": x}, 1, False), net(x))
-        scales = rate_scales(Classifier(method, {"image": x}, 3, project=False), 0.5)
+        scales = rate_scales(Classifier(method, {"image": x}, 3, project=False), 0.5, "eval.finetune.")
         own = {name.removeprefix("method.backbone."): scale for name, scale in scales.items()}
         assert own[f"{last}weight"] == 1
         assert {scale for name, scale in own.items() if name.startswith("blocks.1.")} == {0.5}

@@ -30,8 +30,8 @@ import torch.distributed as dist
 from contray import data, model
 from contray.config import RunConfig
 from contray.config.registry import method_names
-from contray.evaluation.diagnosis import geometry_of
-from contray.evaluation.suite import run_protocols
+from contray.evaluation import Subject, geometry
+from contray.evaluation.common.run import run as run_evaluations
 from contray.storage.folder import Storage
 from contray.training import loop, step
 from contray.training.agreement import NonFiniteLoss
@@ -260,8 +260,10 @@ def watch(now: Context) -> None:
 
 def evaluate(now: Context) -> None:
     few = {
-        "eval__probe_epochs": 10, "eval__paper_epochs": 2, "eval__paper_batch": 64, "eval__finetune_epochs": 2, "eval__distill_epochs": 1,
-        "eval__finetune_lrs": (1e-3,), "eval__paper_lrs": (1.0, 3.0), "eval__crd_negatives": 64,
+        "eval__linear__epochs": 10, "eval__last_n__epochs": 10, "eval__finetune__epochs": 2, "eval__finetune__lrs": (1e-3,),
+        "eval__finetune__labels": "0.5", "eval__supervised__lrs": (1e-3,), "eval__distill__labels": "0.5", "eval__distill__epochs": 1,
+        "eval__distill__finetune_epochs": 2, "eval__distill__lrs": (1e-3,),
+        **{f"eval__{name}__{key}": value for name in ("paper", "attentive") for key, value in (("epochs", 2), ("batch", 64), ("lrs", (1.0, 3.0)))},
     }  # fmt: skip
     both = ("knn", "linear", "paper", "finetune", "supervised", "distill")
     for name, protocols in (("simclr", both), ("mae", ("knn", "linear", "last_n", "attentive"))):
@@ -290,8 +292,10 @@ def measured(config: RunConfig, state: dict[str, torch.Tensor], protocols: tuple
     method = model.build(config, len(source.train))
     method.load_state_dict(state)
     method = method.to(device).eval()
-    found = run_protocols(protocols, config, source, method, device, lambda message: None, labels="0.5")
-    return dict(found) | geometry_of(config, source, method, device, untrained=False)
+    subject = Subject(config, method, device, given=source)
+    return dict(run_evaluations(protocols, subject)) | dict(
+        geometry.evaluate(Subject(config, method, device, tests=False, given=source), geometry.Config())
+    )
 
 
 def compiled(now: Context) -> None:

@@ -34,7 +34,7 @@ from tests.gpu.runs import TINY, Context, Result, Told, equal, state_gap
 WARM, STEPS = 6, int(os.environ.get("SPEED_STEPS", "20"))
 
 KEYS = {
-    "train.precision": "bf16", "train.checkpoint_seconds": 1e6, "eval.every_epochs": 0, "eval.final": False, "optim.name": "sgd", "optim.lr": 1e-3,
+    "train.precision": "bf16", "train.checkpoint_seconds": 1e6, "eval.every_epochs": 0, "eval.final": (), "optim.name": "sgd", "optim.lr": 1e-3,
     "optim.warmup_epochs": 0, "optim.clip": 0, "data.renderings": 64, "data.workers": 0,
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from ..errors import UserError, nearest
 from ..pictures import check_out
 from ..storage.logins import scrubbed
 from .encoder_commands import embed, export, import_, plot
-from .evaluate import distill, evaluate
+from .evaluate import distill, evaluate, evaluations
 from .options import METHOD_HELP, URI_HELP, arg, config_from, parse
 
 if TYPE_CHECKING:
@@ -26,11 +26,8 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
 
   train [METHOD]        pretrain, then measure k-NN and a linear probe against the untrained encoder and raw pixels
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
-  eval WHAT             measure a run's encoder or a checkpoint, on its own data or on others: knn; linear --protocol cached | paper |
-                        last_n | attentive; finetune --labels 0.01, beside from scratch; supervised, the reference; geometry, without labels;
-                        detection --head fpn | c4 | mask, segmentation --head fcn | deeplab, beside untrained and supervised
+  eval NAME             measure a run's encoder or a checkpoint, on its own data or on others: linear, finetune --labels 0.01, detection, ...
   plot WHAT             draw a run's encoder or a checkpoint: neighbours, map, attention, reconstruction, prototypes, similarities; curves of runs
-  distill --labels 0.01 fine-tune a run's encoder and let it teach a student of the same or a smaller backbone, on all images
   export                write an encoder for torchvision, timm, ONNX, or register it in MLflow
   import FILE           take a public checkpoint, to measure it beside ours
   embed SRC             features of a folder of images or Parquet files, on all workers
@@ -38,6 +35,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs
   ui                    MLflow's UI on this machine, opened at the right page
   methods               what can be trained
+  evaluations           what can be measured
   spaces                what can be searched
   data preview METHOD   draw the views as the method will see them
   data scenes           write the built-in detection set as a folder in COCO's format
@@ -173,7 +171,10 @@ def tune(words: list[str]) -> int:
         preset: Annotated[str, arg("named settings of the method; default: the data source's own, else paper")] = ""
         config: Annotated[Path | None, arg("YAML of the settings that all trials share")] = None
         metric: Annotated[
-            str, arg("what trials are ranked on: knn_val_top1, linear_val_top1, or rankme, which needs no labels")
+            str,
+            arg(
+                "what trials are ranked on: a held-out metric of an evaluation of eval.final, such as knn_val_top1, or rankme, which needs no labels"
+            ),
         ] = "linear_val_top1"
         scheduler: Annotated[
             str,
@@ -358,5 +359,5 @@ def scenes(words: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train, "tune": tune, "eval": evaluate, "plot": plot, "distill": distill, "export": export, "import": import_, "embed": embed, "compare": compare,
-    "sync": sync, "ui": ui, "methods": methods, "spaces": spaces, "data preview": preview, "data scenes": scenes,
+    "sync": sync, "ui": ui, "methods": methods, "evaluations": evaluations, "spaces": spaces, "data preview": preview, "data scenes": scenes,
 }  # fmt: skip

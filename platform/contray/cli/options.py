@@ -39,15 +39,23 @@ def split_dotted(words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]
 
 
 def parse(
-    options: type, words: Sequence[str], prog: str, keys: Callable[[list[str]], "RunConfig"] | None = None
+    options: type,
+    words: Sequence[str],
+    prog: str,
+    keys: Callable[[list[str]], "RunConfig"] | None = None,
+    shown: Callable[[str], bool] = lambda key: True,
 ) -> tuple[Any, dict[str, list[str]]]:
-    """Parse a command's own options by tyro, and take the dotted ones out. `--help` lists both, the keys of `keys(words)` with their defaults."""
+    """Parse a command's own options by tyro, and take the dotted ones out. `--help` lists both, those keys of `keys(words)` that are `shown`
+    with their defaults; `--help-all` all of them.
+    """
     import tyro
 
     dotted, plain = split_dotted(words) if keys else ({}, list(words))
-    if "-h" in plain or "--help" in plain:
-        shown = _with_keys(options, keys([word for word in plain if word not in ("-h", "--help")])) if keys else options
-        tyro.cli(shown, args=["--help"], prog=f"contray {prog}", description=options.__doc__, use_underscores=True)
+    if {"-h", "--help", "--help-all"} & set(plain):
+        asked = [word for word in plain if word not in ("-h", "--help", "--help-all")]
+        everything = "--help-all" in plain
+        listed = _with_keys(options, keys(asked), lambda key: everything or shown(key)) if keys else options
+        tyro.cli(listed, args=["--help"], prog=f"contray {prog}", description=options.__doc__, use_underscores=True)
     plain = [
         re.sub("^--[a-z_]+", lambda flag: flag[0].replace("_", "-"), word) for word in plain
     ]  # --dry_run, as the help has it, too
@@ -101,7 +109,7 @@ def _why_refused(options: type, words: Sequence[str], prog: str) -> str:
     )
 
 
-def _with_keys(options: type, config: "RunConfig") -> type:
+def _with_keys(options: type, config: "RunConfig", shown: Callable[[str], bool]) -> type:
     import tyro
 
     from ..config import declared_keys
@@ -109,8 +117,10 @@ def _with_keys(options: type, config: "RunConfig") -> type:
     shown_keys = []
     values = config.flat()
     for key, declared in declared_keys(config):
+        if not shown(key):
+            continue
         value = values[key]
-        shown = (
+        default = (
             " ".join(map(str, value))
             if isinstance(value, tuple)
             else str(value).lower()
@@ -119,7 +129,10 @@ def _with_keys(options: type, config: "RunConfig") -> type:
         )
         unit = f" [{declared.unit}]" if declared.unit else ""
         note = tyro.conf.arg(
-            name=key, help=f"{declared.help}{unit}", metavar=declared.allowed, help_behavior_hint=f"(default: {shown or 'empty'})"
+            name=key,
+            help=f"{declared.help}{unit}",
+            metavar=declared.allowed,
+            help_behavior_hint=f"(default: {default or 'empty'})",
         )
         shown_keys.append((key.replace(".", "__"), Annotated[tuple[str, ...], note], field(default=())))
     return make_dataclass("options", shown_keys, bases=(options,), frozen=True)

@@ -6,16 +6,19 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig
 from ..config.registry import load_method, load_space, method_names, space_names
 
 if TYPE_CHECKING:
-    from ..evaluation.protocol import Measured
+    from ..config.evaluations import EvaluationFile
+    from ..evaluation import Measured
     from ..training.launch import Result
     from ..tuning import SweepResult
 
+SCORED = ("knn_top1", "linear_top1", "knn_val_top1", "linear_val_top1")  # what the table of a run's verdict has
 METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", "EMA", "predictor", "crops", "presets")
 
 
@@ -41,7 +44,9 @@ def _print(*things: Any) -> None:
 
 def show_result(config: RunConfig, result: Result) -> None:
     """The verdict of one run and where to look on."""
-    from ..evaluation.protocol import report
+    from ..evaluation import Measured
+    from ..evaluation._base import ENCODERS
+    from ..evaluation.common.protocol import report
 
     details = result.details
     if not result.finished:
@@ -49,12 +54,18 @@ def show_result(config: RunConfig, result: Result) -> None:
         return
     if not details["labelled"]:
         _print(f"{config.data.source} has no labels: the encoder is trained, and k-NN and linear probe have nothing to measure")
-        if result.metrics:
-            show_geometry(result.metrics)
-    elif "knn_val_top1" in result.metrics:
-        _print(report({**result.metrics, **details["about"]}, knn_k=config.eval.knn_k))
-    elif result.metrics:
+    tabled = {prefix + score for prefix in ENCODERS for score in SCORED}
+    if tabled & result.metrics.keys():
+        _print(report({**result.metrics, **details["about"]}, knn_k=config.parts["eval.knn"].k))
+    elif GEOMETRY.keys() & result.metrics.keys():
         show_geometry(result.metrics)
+    rest = {
+        name: value
+        for name, value in result.metrics.items()
+        if name not in tabled and name.removeprefix("random_") not in GEOMETRY
+    }
+    if rest:
+        show_evaluation(Measured({**rest, **details["about"]}))
     for what, broken in (
         ("replaced a broken image", details["broken"]),
         ("left out a broken test image", details["broken_test"]),
@@ -122,6 +133,18 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1))
 
 
+def show_evaluation(measured: Measured) -> None:
+    """What evaluations give: geometry, detection and segmentation in tables of their own."""
+    dense = {name: value for name, value in measured.items() if name.startswith(DENSE)}
+    shape = {name: value for name, value in measured.items() if name.removeprefix("random_") in GEOMETRY}
+    for found, show in ((dense, show_dense), (shape, show_geometry)):
+        if found:
+            show(found)
+    rest = {name: value for name, value in measured.items() if name not in dense | shape}
+    if rest:
+        show_metrics(type(measured)({**rest, **measured.about}))
+
+
 def show_metrics(metrics: Measured) -> None:
     """Metrics of an evaluation: trained encoder and, where they were measured, untrained encoder and raw pixels; and of how many images."""
     rows = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}
@@ -132,13 +155,19 @@ def show_metrics(metrics: Measured) -> None:
         "by the labels of {:,} images": "labelled_images",
     }
     where = [words.format(int(metrics.about[name])) for words, name in of.items() if name in metrics.about]
-    table = _table(", ".join(["top-1 accuracy in per cent", *where]), "features", *names)
+    shares = all(name.endswith("top1") for name in names)
+    title = "top-1 accuracy in per cent" if shares else "metrics; top-1 accuracy in per cent"
+    table = _table(", ".join([title, *where]), "features", *names)
     for prefix, title in rows.items():
         if any(prefix + name in metrics for name in names):
-            table.add_row(title, *(_share(metrics.get(prefix + name)) for name in names))
+            table.add_row(title, *(_value(name, metrics.get(prefix + name)) for name in names))
     broken = int(metrics.about.get("test_images_broken", 0))
     table.caption = f"{broken:,} more test images could not be read" if broken else None
     _print(table)
+
+
+def _value(metric: str, value: float | None) -> str:
+    return _share(value) if metric.endswith("top1") or value is None else f"{value:.4g}"
 
 
 def show_dense(metrics: Mapping[str, float]) -> None:
@@ -151,6 +180,8 @@ def show_dense(metrics: Mapping[str, float]) -> None:
             table.add_row(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
     _print(table)
 
+
+DENSE = tuple(prefix + task for task in ("detection_", "segmentation_") for prefix in ("", "scratch_", "supervised_"))
 
 GEOMETRY = {  # what is measured of the features, and of what the loss compares
     "rankme": "effective rank (RankMe)",
@@ -222,6 +253,25 @@ def show_methods(as_json: bool) -> None:
     _print(table, presets, *(f"{row['method']}: {row['paper']}, {row['url']}" for row in rows))
 
 
+def show_evaluations(files: Sequence[EvaluationFile], as_json: bool) -> None:
+    rows = [
+        {
+            "evaluation": file.name, "about": file.about, "needs": file.needs, "ranks": file.metrics, "paper": file.paper.title,
+            "year": file.paper.year, "url": file.paper.url, "keys": [f"{file.prefix}.{spec.name}" for spec in fields(file.config)],
+        }
+        for file in files
+    ]  # fmt: skip
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    table = _table("contray eval EVALUATION --run RUN_ID", "evaluation", "measures", "needs", "ranks trials by")
+    for column in table.columns:
+        column.justify = "left"
+    for row in rows:
+        table.add_row(row["evaluation"], row["about"], ", ".join(row["needs"]), ", ".join(row["ranks"]))
+    _print(table, *(f"{row['evaluation']}: {row['paper']} ({row['year']}), {row['url']}" for row in rows))
+
+
 def space_rows() -> list[dict[str, Any]]:
     """The search spaces: what each asks and over which keys."""
     from ..tuning.domains import describe_domain
@@ -258,8 +308,13 @@ def show_spaces(as_json: bool) -> None:
 def show_sweep(result: SweepResult) -> None:
     """The ranked trials of a sweep, the winner and where to look on; for a study over seeds, the mean of each value too."""
     keys = list(result.space)
-    scores = [name for name in SCORES if any(name in trial.metrics for trial in result.trials)]
-    table = _table(f"{result.name}: ranked on {result.metric}", "rank", *keys, *(SCORES[name] for name in scores), "status")
+    known = dict.fromkeys(
+        [*SCORES, *(name for trial in result.trials if trial is not result.best for name in trial.metrics), result.metric]
+    )
+    scores = [name for name in known if any(name in trial.metrics for trial in result.trials)]
+    table = _table(
+        f"{result.name}: ranked on {result.metric}", "rank", *keys, *(SCORES.get(name, name) for name in scores), "status"
+    )
     for rank, trial in enumerate(result.trials, 1):
         shown = [f"{_scale(name) * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in scores]
         values = [
@@ -292,7 +347,7 @@ def _study(result: SweepResult, keys: Sequence[str]) -> Any:
     for trial in result.trials:
         if result.metric in trial.metrics:
             groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
-    scale, unit = _scale(result.metric), "" if result.metric == "rankme" else " points"
+    scale, unit = _scale(result.metric), " points" if _scale(result.metric) == 100 else ""
     table = _table(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
     for values in sorted(groups):
         mean, std = _spread(groups[values])
@@ -310,4 +365,4 @@ SCORES = {"knn_val_top1": "k-NN val", "linear_val_top1": "linear val", "rankme":
 
 def _scale(metric: str) -> float:
     """What a metric is shown times: top-1 accuracies in per cent, a rank as it is."""
-    return 1 if metric == "rankme" else 100
+    return 100 if metric.endswith("top1") else 1

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import data, model
 from ..errors import UserError
-from ..evaluation.tokens import inputs_of
+from ..evaluation.common.tokens import inputs_of
 from ..methods._base import Method, View, evaluation_view
 from ..model.anatomy import attention, attention_in, transformers_in
 from .preview import as_seen

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, UserError
-from ..methods._base import Method
-from ..model.anatomy import Reading, networks_in, transformers_in
+from ...errors import ConfigError, UserError
+from ...methods._base import Method
+from ...model.anatomy import Reading, networks_in, transformers_in
 
 
 def outputs_of(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Module]) -> dict[nn.Module, Tensor]:
@@ -52,11 +52,9 @@ def last_blocks(method: Method, inputs: Mapping[str, Tensor], n: int, average: b
     """
     nets = transformers_in(method)
     if not nets:
-        raise UserError(
-            "eval linear --protocol last_n: the backbone has no transformer blocks; cached, paper and attentive need none"
-        )
+        raise UserError("eval last_n: the backbone has no transformer blocks; linear, paper and attentive need none")
     if n > len(nets[0].blocks):
-        raise ConfigError("eval.last_n", f"got {n}, but the backbone has {len(nets[0].blocks)} blocks")
+        raise ConfigError("eval.last_n.blocks", f"got {n}, but the backbone has {len(nets[0].blocks)} blocks")
     seen = outputs_of(method, inputs, [block for net in nets for block in net.blocks[-n:]])
     parts: list[Tensor] = []
     for net in nets:
@@ -80,5 +78,5 @@ def tokens(method: Method, inputs: Mapping[str, Tensor]) -> Tensor:
     rows = len(next(iter(inputs.values())))
     maps = [each.tokens for each in read if each.tokens is not None and len(each.tokens) == rows]
     if not maps:
-        raise UserError("eval linear --protocol attentive: this encoder has no tokens and no feature map of the whole image")
+        raise UserError("eval attentive: this encoder has no tokens and no feature map of the whole image")
     return torch.cat(maps, 2)
