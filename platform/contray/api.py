@@ -147,7 +147,7 @@ def evaluate(
             config, encoder.method.to(device), device, show=bar.show, out=out, taken=taken, load=lambda each: load(each, uri=_uri(given))
         )  # fmt: skip
         measured = run_evaluations(names, subject)
-    name = slug(measured.on or "") if measured.on is not None else opened.data_name(lambda: subject.source)
+    name = opened.data_name(lambda: subject.source) if measured.on is None else measured.on and slug(measured.on)
     opened.keep({**measured, **measured.about}, measured.pictures, name)
     return measured
 

@@ -92,7 +92,8 @@ def short(words: Sequence[str], files: Sequence["EvaluationFile"]) -> list[str]:
         if flag.startswith("--") and flag in MOVED and not owners:
             raise UserError(f"{flag}: {MOVED[flag]}")
         if flag.startswith("--") and not owners and key not in OWN and (others := _owners(key)):
-            raise UserError(f"{flag}: is of eval {' and '.join(others)}, not of eval {' '.join(file.name for file in files)}")
+            said = " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
+            raise UserError(f"{flag}: is of eval {said}, not of eval {' '.join(file.name for file in files)}")
         if flag.startswith("--") and "." not in flag and owners and key not in OWN:
             if len(owners) > 1:
                 raise UserError(f"{flag}: say of which: {' or '.join(f'--{file.prefix}.{key}' for file in owners)}")

@@ -107,7 +107,12 @@ class RunConfig:
         changed: dict[str, dict[str, Any]] = {}
         for key, given in overrides.items():
             if key not in known:
-                raise ConfigError(key, f"unknown key; {nearest(key, known)}")
+                near = (
+                    known
+                    if key.startswith("eval.")
+                    else [each for each in known if each.rpartition(".")[0] not in idle(parts, self.eval)]
+                )
+                raise ConfigError(key, f"unknown key; {nearest(key, near)}")
             section, _, name = key.rpartition(".")
             changed.setdefault(section, {})[name] = known[key].parse(key, given)
         top: dict[str, Any] = dict(changed.pop("", {}))

@@ -1,0 +1,72 @@
+"""`contray eval` and `contray evaluations`: what they show and which words they understand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from contray.cli import main
+from contray.cli.evaluate import short
+from contray.config.evaluations import evaluation_names, load_evaluation
+from contray.config.registry import builtin
+from contray.errors import UserError
+
+NAMES = {
+    "knn", "linear", "paper", "last_n", "attentive", "finetune", "supervised", "distill", "crd", "noisy_student", "detection", "segmentation",
+    "geometry",
+}  # fmt: skip
+
+
+def shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        main(words)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["finetune", "geometry", "crd"])
+def test_help_shows_this_evaluations_keys_and_no_others(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    file, said = load_evaluation(name), shown(["eval", name, "--help"], capsys)
+    assert file.about in " ".join(said.split())
+    assert file.paper.url in said
+    keys = set(re.findall(r"--(eval\.[\w.]+)", said.partition("--run ")[2])) - {"eval.holdout", "eval.crop", "eval.batch_size"}
+    assert keys == {f"{file.prefix}.{spec.name}" for spec in dataclasses.fields(file.config)}
+    assert {"--run", "--checkpoint", "--data.source"} <= set(re.findall(r"--[\w.]+", said))
+    assert ("--backbone.width" in said) == ("backbone" in file.takes)
+    assert "--optim.lr" not in said
+
+
+def test_evaluations_are_listed_with_what_they_need(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(builtin("evaluation")) == NAMES
+    assert set(evaluation_names()) >= NAMES
+    assert main(["evaluations", "--json"]) == 0
+    rows = {row["evaluation"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["geometry"]["needs"] == []
+    assert rows["knn"]["needs"] == ["labels"]
+    assert rows["knn"]["ranks"] == ["knn_val_top1"]
+    assert rows["knn"]["keys"] == ["eval.knn.k", "eval.knn.temperature"]
+    assert all(row["url"].startswith("https://") and row["about"] for row in rows.values())
+    assert main(["evaluations"]) == 0
+    assert "noisy_student" in capsys.readouterr().out
+    assert main(["eval", "--help"]) == 0
+    assert "noisy_student" in capsys.readouterr().out
+
+
+def test_keys_may_be_given_by_their_last_word() -> None:
+    finetune, knn, linear = map(load_evaluation, ("finetune", "knn", "linear"))
+    assert short(["--labels", "0.1", "--layer-decay=0.5"], [finetune]) == [
+        "--eval.finetune.labels",
+        "0.1",
+        "--eval.finetune.layer_decay=0.5",
+    ]
+    assert short(["--run", "x", "--data.size", "3"], [knn]) == ["--run", "x", "--data.size", "3"]
+    assert short(["--k", "3", "--epochs", "2"], [knn, linear]) == ["--eval.knn.k", "3", "--eval.linear.epochs", "2"]
+    with pytest.raises(UserError, match=r"^--epochs: say of which: --eval\.finetune\.epochs or --eval\.linear\.epochs"):
+        short(["--epochs", "2"], [finetune, linear])
+    with pytest.raises(UserError, match=r"^--head: is of eval detection and segmentation, not of eval knn"):
+        short(["--head", "c4"], [knn])
