@@ -17,10 +17,10 @@ from contray import RunConfig, model
 from contray.cli import main
 from contray.config import registry
 from contray.errors import ConfigError, UserError
-from contray.evaluation.dense.bodies import Last, Pyramid, body_of
-from contray.evaluation.dense.detector import detector
 from contray.evaluation.common.classifier import Classifier, rate_scales
 from contray.evaluation.common.tokens import last_blocks, tokens
+from contray.evaluation.dense.bodies import Last, Pyramid, body_of
+from contray.evaluation.dense.detector import detector
 from contray.exchange.cards import Origin
 from contray.exchange.exporting import export_to
 from contray.exchange.importing import import_file
@@ -36,8 +36,8 @@ SMALL = ("patch_size=8", "depth=2", "embed_dim=32", "num_heads=2")
 VIT = {"backbone.name": "timm/vit_tiny_patch16_224", "backbone.timm.options": SMALL}
 TINY = {
     "data.size": 16, "data.renderings": 1, "data.workers": 0, "train.batch_size": 16, "train.precision": "fp32", "train.log_every": 1,
-    "train.checkpoint_seconds": 1e6, "eval.final": (), "eval.every_epochs": 0.0, "scale.workers": (0, 0), "eval.detection.steps": 2,
-    "eval.detection.batch": 2, "eval.detection.proposals": 8, "eval.detection.lr": 1e-3,
+    "train.checkpoint_seconds": 1e6, "eval.final": (), "eval.every_epochs": 0.0, "scale.workers": (0, 0),
+    "eval.detection.steps": 2, "eval.detection.batch": 2, "eval.detection.proposals": 8, "eval.detection.lr": 1e-3,
 }  # fmt: skip
 
 

@@ -19,15 +19,15 @@ def parts_of(values: Mapping[str, Any]) -> dict[str, type]:
     from .evaluations import load_evaluation  # it stands on the registry, which stands on this
 
     found: dict[str, type] = {}
-    for key, given in (("", builtin("evaluation")), *((key, values[key]) for key in ("eval.final", "eval.online"))):
-        for name in given:
+    _add_backbone(found, values["backbone.name"])
+    for key, chosen in (("", builtin("evaluation")), *((key, values[key]) for key in ("eval.final", "eval.online"))):
+        for name in chosen:
             try:
                 add_part(found, "eval", name, load_evaluation(name).config)
             except ConfigError:
                 raise
             except UserError as error:
                 raise ConfigError(key, str(error)) if key else error from None
-    _add_backbone(found, values["backbone.name"])
     return found
 
 

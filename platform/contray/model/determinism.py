@@ -21,7 +21,9 @@ def make_deterministic(train: TrainConfig, device: torch.device, method: nn.Modu
     exact = train.deterministic
     if exact:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    attends = method is not None and any(isinstance(layer, nn.MultiheadAttention) for layer in method.modules())
+    attends = method is not None and any(
+        isinstance(layer, nn.MultiheadAttention) or hasattr(layer, "fused_attn") for layer in method.modules()
+    )
     torch.use_deterministic_algorithms(exact, warn_only=not attends)
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # every new tensor, for who reads what nobody wrote
     torch.backends.cudnn.benchmark = not exact
