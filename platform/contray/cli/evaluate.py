@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import UserError, nearest
 from ..pictures import check_out
-from .options import METHOD_HELP, arg, config_from, parse
+from .options import METHOD_HELP, Positional, arg, config_from, parse
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -18,7 +18,6 @@ LINEAR = {"cached": "linear", "paper": "paper", "last_n": "last_n", "attentive":
 
 def evaluate(words: list[str]) -> int:
     """contray eval"""
-    from tyro.conf import Positional
 
     @dataclass(frozen=True)
     class Options:
@@ -29,7 +28,8 @@ def evaluate(words: list[str]) -> int:
             arg(
                 "linear (probes of frozen features), knn, finetune (the whole network on a part of the labels, beside the same network "
                 "from scratch), supervised (the same backbone, data and steps, trained with all labels), detection or segmentation (a ResNet "
-                "encoder under torchvision's heads, beside the same network untrained and supervised), or geometry (without labels)"
+                "encoder under torchvision's heads, beside the same network untrained and supervised), or geometry (without labels)",
+                choices=EVALUATIONS,
             ),
         ]
         protocol: Annotated[
@@ -164,3 +164,21 @@ def distill(words: list[str]) -> int:
     )  # fmt: skip
     show_metrics(metrics)
     return 0
+
+
+EXAMPLES = {
+    "eval": (
+        ("contray eval linear --run RUN_ID", "probes of frozen features, beside the untrained encoder and raw pixels"),
+        ("contray eval finetune --labels 0.01 --checkpoint contray_runs/RUN", "on 1 % of the labels, beside from scratch"),
+        ("contray eval knn --run RUN_ID --data.source other_photos/", "on other data; the numbers join the run"),
+    ),
+    "distill": (
+        ("contray distill --labels 0.01 --run RUN_ID", "fine-tuned on 1 % of the labels, it teaches itself"),
+        ("contray distill --labels 0.1 --run RUN_ID --backbone.width 8", "a smaller student"),
+        ("contray distill --by noisy_student --checkpoint contray_runs/RUN", "self-training in rounds, under noise"),
+    ),
+}
+FEW = {
+    "eval": ("data.source", "data.label_column", "eval.holdout", "eval.batch_size", "train.device", "track.uri"),
+    "distill": ("backbone.name", "backbone.width", "data.source", "data.label_column", "train.device", "track.uri"),
+}

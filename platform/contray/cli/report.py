@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig
 from ..config.registry import load_method, load_space, method_names, space_names
+from .output import show, table_of
 
 if TYPE_CHECKING:
     from ..evaluation.protocol import Measured
@@ -19,40 +19,20 @@ if TYPE_CHECKING:
 METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", "EMA", "predictor", "crops", "presets")
 
 
-def _table(title: str, *columns: str) -> Any:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    return table
-
-
-def _print(*things: Any) -> None:
-    from rich.console import Console
-
-    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # names of classes and files are what they are
-    console = Console(**plain)
-    if not console.is_terminal:
-        console = Console(**plain, width=140)
-    for thing in things:
-        console.print(thing, soft_wrap=isinstance(thing, str))
-
-
 def show_result(config: RunConfig, result: Result) -> None:
     """The verdict of one run and where to look on."""
     from ..evaluation.protocol import report
 
     details = result.details
     if not result.finished:
-        _print(f"stopped at step {result.step} with a checkpoint; the same command goes on from there")
+        show(f"stopped at step {result.step} with a checkpoint; the same command goes on from there")
         return
     if not details["labelled"]:
-        _print(f"{config.data.source} has no labels: the encoder is trained, and k-NN and linear probe have nothing to measure")
+        show(f"{config.data.source} has no labels: the encoder is trained, and k-NN and linear probe have nothing to measure")
         if result.metrics:
             show_geometry(result.metrics)
     elif "knn_val_top1" in result.metrics:
-        _print(report({**result.metrics, **details["about"]}, knn_k=config.eval.knn_k))
+        show(report({**result.metrics, **details["about"]}, knn_k=config.eval.knn_k))
     elif result.metrics:
         show_geometry(result.metrics)
     for what, broken in (
@@ -60,12 +40,12 @@ def show_result(config: RunConfig, result: Result) -> None:
         ("left out a broken test image", details["broken_test"]),
     ):
         for name, reason in list(broken.items())[:5]:
-            _print(f"{what}: {name} ({reason})")
+            show(f"{what}: {name} ({reason})")
         if len(broken) > 5:
-            _print(f"... and {len(broken) - 5} more")
+            show(f"... and {len(broken) - 5} more")
     rate = details["images_per_second"]
     pace = f", {rate:,.0f} images/s" if rate else ""  # none in a run that had only its verdict left
-    _print(
+    show(
         f"trained {result.step} steps in {details['seconds']:.0f} s{pace}",
         f"checkpoint  {result.checkpoint}",
         f"MLflow run  {result.run_id}",
@@ -104,13 +84,13 @@ def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:
     if not any(name in result.metrics for name in names for result in results):  # no labelled test images
         names = [name.replace("_top1", "_val_top1") for name in names]
     names = [name for name in names if any(name in result.metrics for result in results)]
-    table = _table(f"{results[0].name.rpartition('-s')[0]}: {len(results)} seeds", "seed", *names)
+    table = table_of(f"{results[0].name.rpartition('-s')[0]}: {len(results)} seeds", "seed", *names)
     for offset, result in enumerate(results):
         table.add_row(str(config.seed + offset), *(_share(result.metrics.get(name)) for name in names))
     table.add_section()
     known = [[result.metrics[name] for result in results if name in result.metrics] for name in names]
     table.add_row("mean ± std", *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in map(_spread, known)))
-    _print(table, *(f"seed {config.seed + offset:<6} {result.url}" for offset, result in enumerate(results)))
+    show(table, *(f"seed {config.seed + offset:<6} {result.url}" for offset, result in enumerate(results)))
 
 
 def _share(top1: float | None) -> str:
@@ -132,24 +112,24 @@ def show_metrics(metrics: Measured) -> None:
         "by the labels of {:,} images": "labelled_images",
     }
     where = [words.format(int(metrics.about[name])) for words, name in of.items() if name in metrics.about]
-    table = _table(", ".join(["top-1 accuracy in per cent", *where]), "features", *names)
+    table = table_of(", ".join(["top-1 accuracy in per cent", *where]), "features", *names)
     for prefix, title in rows.items():
         if any(prefix + name in metrics for name in names):
             table.add_row(title, *(_share(metrics.get(prefix + name)) for name in names))
     broken = int(metrics.about.get("test_images_broken", 0))
     table.caption = f"{broken:,} more test images could not be read" if broken else None
-    _print(table)
+    show(table)
 
 
 def show_dense(metrics: Mapping[str, float]) -> None:
     """Detection or segmentation: the pretrained encoder, and what it is compared with, in per cent."""
     rows = {"": "pretrained", "scratch_": "untrained", "supervised_": "supervised"}
     names = [name for name in metrics if not name.startswith(("scratch_", "supervised_"))]
-    table = _table("on the test images, in per cent", "backbone", *names)
+    table = table_of("on the test images, in per cent", "backbone", *names)
     for prefix, title in rows.items():
         if prefix + names[0] in metrics:
             table.add_row(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
-    _print(table)
+    show(table)
 
 
 GEOMETRY = {  # what is measured of the features, and of what the loss compares
@@ -169,11 +149,11 @@ GEOMETRY = {  # what is measured of the features, and of what the loss compares
 
 def show_geometry(metrics: Mapping[str, float]) -> None:
     """What the geometry of features tells, trained beside untrained."""
-    table = _table("geometry of the features on training images, without labels", "", "trained", "untrained")
+    table = table_of("geometry of the features on training images, without labels", "", "trained", "untrained")
     for name, words in GEOMETRY.items():
         if name in metrics:
             table.add_row(words, *(f"{metrics[prefix + name]:.3f}" for prefix in ("", "random_")))
-    _print(table)
+    show(table)
 
 
 def method_rows() -> list[dict[str, Any]]:
@@ -202,24 +182,21 @@ def method_table() -> str:
     return "\n".join(lines)
 
 
-def show_methods(as_json: bool) -> None:
-    rows = method_rows()
-    if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    table = _table(
+def show_methods(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The methods and their presets."""
+    table = table_of(
         "contray train METHOD --preset PRESET", "method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops"
     )
     for row in rows:
         table.add_row(
             *(str(row[column]) for column in ("method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops"))
         )
-    presets = _table("presets", "method", "preset", "what to expect")
+    presets = table_of("presets", "method", "preset", "what to expect")
     presets.columns[1].justify = presets.columns[2].justify = "left"
     for row in rows:
         for preset, about in row["presets"].items():
             presets.add_row(row["method"], preset, about)
-    _print(table, presets, *(f"{row['method']}: {row['paper']}, {row['url']}" for row in rows))
+    show(table, presets, *(f"{row['method']}: {row['paper']}, {row['url']}" for row in rows))
 
 
 def space_rows() -> list[dict[str, Any]]:
@@ -240,35 +217,32 @@ def space_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def show_spaces(as_json: bool) -> None:
-    rows = space_rows()
-    if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    table = _table("contray tune SPACE", "space", "method", "key", "over")
+def show_spaces(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The search spaces and what each asks."""
+    table = table_of("contray tune SPACE", "space", "method", "key", "over")
     for column in table.columns:
         column.justify = "left"
     for row in rows:
         for i, (key, over) in enumerate(row["keys"].items()):
             table.add_row(*((row["space"], row["method"]) if i == 0 else ("", "")), key, over)
         table.add_section()
-    _print(table, *(f"{row['space']}: {row['about']}" for row in rows))
+    show(table, *(f"{row['space']}: {row['about']}" for row in rows))
 
 
 def show_sweep(result: SweepResult) -> None:
     """The ranked trials of a sweep, the winner and where to look on; for a study over seeds, the mean of each value too."""
     keys = list(result.space)
     scores = [name for name in SCORES if any(name in trial.metrics for trial in result.trials)]
-    table = _table(f"{result.name}: ranked on {result.metric}", "rank", *keys, *(SCORES[name] for name in scores), "status")
+    table = table_of(f"{result.name}: ranked on {result.metric}", "rank", *keys, *(SCORES[name] for name in scores), "status")
     for rank, trial in enumerate(result.trials, 1):
         shown = [f"{_scale(name) * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in scores]
         values = [
             f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)
         ]
         table.add_row(str(rank), *values, *shown, trial.status if not trial.problem else f"{trial.status}: {trial.problem}")
-    _print(table)
+    show(table)
     if "seed" in keys:
-        _print(_study(result, [key for key in keys if key != "seed"]))
+        show(_study(result, [key for key in keys if key != "seed"]))
     if result.best:
         tested = ", ".join(
             f"{name} {100 * result.best.metrics[name]:.1f} %"
@@ -277,13 +251,13 @@ def show_sweep(result: SweepResult) -> None:
         )
         count = int(result.best.metrics.get("test_images", 0))
         where = f"{count:,} test images" if count else "the test set"
-        _print(
+        show(
             f"best trial  {result.best.name}: {tested} on {where}" if tested else f"best trial  {result.best.name}",
             f"its config  contray train --config {result.best_config}",
         )
     else:
-        _print("no trial finished: there is nothing to rank")
-    _print(f"plots       {result.plots}", f"compare     {result.url}", f"MLflow run  {result.parent_url}")
+        show("no trial finished: there is nothing to rank")
+    show(f"plots       {result.plots}", f"compare     {result.url}", f"MLflow run  {result.parent_url}")
 
 
 def _study(result: SweepResult, keys: Sequence[str]) -> Any:
@@ -293,7 +267,7 @@ def _study(result: SweepResult, keys: Sequence[str]) -> Any:
         if result.metric in trial.metrics:
             groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
     scale, unit = _scale(result.metric), "" if result.metric == "rankme" else " points"
-    table = _table(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
+    table = table_of(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
     for values in sorted(groups):
         mean, std = _spread(groups[values])
         table.add_row(*map(str, values), str(len(groups[values])), f"{scale * mean:.1f}", f"{scale * std:.1f}")
