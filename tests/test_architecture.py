@@ -117,7 +117,7 @@ def test_science_loop_and_data_need_neither_ray_nor_mlflow() -> None:
         "contray.training.loop",
         "contray.data",
         "contray.evaluation",
-        "contray.evaluation.online",
+        "contray.evaluation.common.features",
         "contray.model.encoder",
     ]
     run(f"""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import evaluate, evaluate_dense, load, plot, sync, train, tune
+    from .api import evaluate, load, plot, sync, train, tune
     from .config import RunConfig
     from .errors import ConfigError, DataError, UserError
 
@@ -22,7 +22,6 @@ __all__ = [
     "RunConfig",
     "UserError",
     "evaluate",
-    "evaluate_dense",
     "load",
     "plot",
     "sync",
@@ -41,7 +40,7 @@ def __getattr__(name: str) -> Any:
             in {
                 "errors": ("ConfigError", "DataError", "UserError"),
                 "config": ("RunConfig",),
-                "api": ("evaluate", "evaluate_dense", "load", "plot", "sync", "train", "tune"),
+                "api": ("evaluate", "load", "plot", "sync", "train", "tune"),
             }[module]
         ):
             return getattr(importlib.import_module(f".{module}", __name__), name)

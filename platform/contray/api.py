@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
 from .config.registry import name_method
-from .errors import UserError
+from .errors import ConfigError, UserError
 from .storage.names import slug
 
 if TYPE_CHECKING:
     from . import data, track
-    from .evaluation.protocol import Measured
+    from .evaluation import Measured
     from .exchange.embedding import Embedded
     from .model.encoder import Encoder
     from .training.launch import Result
@@ -101,66 +101,55 @@ def register(name: str, run: str, *, uri: str = "") -> str:
 
 
 def evaluate(
-    protocols: tuple[str, ...],
+    names: str | Sequence[str],
     *,
     run: str = "",
     checkpoint: str = "",
     overrides: Mapping[str, Any] | None = None,
-    labels: str = "1.0",
     quiet: bool = True,
-    out: Path = Path("similarities.png"),
-    by: str = "soft_labels",
-    student_run: str = "",
-    student_checkpoint: str = "",
     method: str = "",
+    out: Path = Path(),
 ) -> Measured:
-    """What a run's encoder or a checkpoint is worth, by protocols of `contray.evaluation.suite.PROTOCOLS`; `.about` is what they stand on.
+    """What a run's encoder or a checkpoint is worth by these evaluations (`contray evaluations`, or paths of your own .py files).
 
-    overrides: dotted keys of data.* and eval.*, e.g. another data.source, and for "distill" the student's backbone.*; others would change
-    the encoder and are refused. With `run`, the metrics are logged to it, all at the end: under their own names, or after `DATASET.` where the data is not the run's own.
-    labels: how many of them "finetune" gets: a fraction, or "10-per-class"; quiet: no progress bar. "geometry", alone, needs no labels, draws
-    the similarities into `out` and, with `run`, keeps the picture there. by: how "distill" teaches: soft_labels, crd or noisy_student;
-    student_run, student_checkpoint: a pretrained student, whose own fine-tuning "distill" measures beside it.
-    method: your own method's .py file, where the encoder is of one.
+    `.about` says what the metrics stand on, `.pictures` what was drawn into `out`: a folder, or the file of the only picture.
+    overrides: dotted keys of data.* and of these evaluations (eval.NAME.*), and what an evaluation takes besides, such as a student's
+    backbone.*; others would change the encoder and are refused. With `run`, metrics and pictures are logged to it, all at the end: under their
+    own names, or after `DATASET.` where the data is not the run's own. quiet: no progress bar. method: your own method's .py file, where the encoder is of one.
     """
-    from . import model
-    from .evaluation.diagnosis import geometry_of
-    from .evaluation.finetune import labelled_subset
-    from .evaluation.protocol import Measured
-    from .evaluation.samples import counts_of_test
-    from .evaluation.student import check_by, student_config
-    from .evaluation.suite import run_protocols
+    from . import evaluation, model, track
+    from .config.evaluations import load_evaluation
+    from .config.registry import name_code, name_parts
+    from .evaluation.common.run import run as run_evaluations
     from .training.progress import TrainingBar
 
+    names = (names,) if isinstance(names, str) else tuple(names)
     name_method(method)
-    overrides = dict(overrides or {})
-    students = {key: overrides.pop(key) for key in list(overrides) if key.startswith("backbone.") and protocols == ("distill",)}
-    if student_run and student_checkpoint:
-        raise UserError("name one student: either --student-run RUN_ID or --student-checkpoint PATH")
-    if students and (student_run or student_checkpoint):
-        raise UserError(f"{next(iter(students))}: the student's backbone is that of its run; leave the key out, or the run")
-    check_by(by)
-    measured = _open(overrides, run, checkpoint, "evaluate", "an evaluation")
-    config, source = measured.config, measured.source
-    own = _encoder(overrides, student_run, student_checkpoint) if student_run or student_checkpoint else None
-    student = config.replace(students) if own is None else student_config(config, own.config)
-    geometry = protocols == ("geometry",)
-    if source.train.labels is None and not geometry:
-        raise UserError(f"data.source: {source.name} has no labels, and an evaluation needs them")
+    name_code(*names)
+    files = [load_evaluation(name) for name in names]
+    given = dict(overrides or {})
+    name_parts(given)
+    takes = tuple(f"{section}." for file in files for section in file.takes)
+    taken = {key: given.pop(key) for key in list(given) if takes and key.startswith(takes)}
+    for key in given:
+        if key.startswith("eval.") and key.count(".") > 1 and not key.startswith(tuple(f"{file.prefix}." for file in files)):
+            raise ConfigError(key, f"is a key of eval {key.split('.')[1]}, not of eval {' '.join(names)}")
+        if key in ("eval.final", "eval.online", "eval.every_epochs"):
+            raise ConfigError(key, "says what a run measures while it trains and at its end; an evaluation is named by itself")
+    own = {"eval.final": names, **{key: value for key, value in given.items() if key.startswith("eval.")}}
+    RunConfig.make(overrides=own)  # what is wrong with them is said before the encoder is read
+    encoder = _encoder(given, run, checkpoint)
+    config = encoder.config.replace({**given, **own})
+    opened = _Opened(encoder, config, track.attach(track.resolve_uri(_uri(given)), run) if run else None)
     device = model.device_of(config)
-    network = measured.encoder.method.to(device)
-    if geometry:
-        metrics = geometry_of(config, source, network, device, out=out)
-    else:
-        with TrainingBar(" ".join(protocols), quiet) as bar:
-            metrics = run_protocols(
-                protocols, config, source, network, device, bar.show, labels, student, by,
-                None if own is None else own.method.to(device),
-            ) | counts_of_test(source)  # fmt: skip
-        if {"finetune", "distill"} & set(protocols):
-            metrics["labelled_images"] = len(labelled_subset(source.train, labels).ids)
-    measured.keep(metrics, out if geometry else None)
-    return Measured(metrics)
+    with TrainingBar(" ".join(Path(name).stem for name in names), quiet) as bar:
+        subject = evaluation.Subject(
+            config, encoder.method.to(device), device, show=bar.show, out=out, taken=taken, load=lambda each: load(each, uri=_uri(given))
+        )  # fmt: skip
+        measured = run_evaluations(names, subject)
+    name = slug(measured.on or "") if measured.on is not None else opened.data_name(lambda: subject.source)
+    opened.keep({**measured, **measured.about}, measured.pictures, name)
+    return measured
 
 
 def plot(
@@ -184,7 +173,7 @@ def plot(
     """
     from importlib import import_module
 
-    from . import model, pictures, track
+    from . import data, model, pictures, track
 
     name_method(method)
     out = out or Path(f"{what}.png")
@@ -205,70 +194,27 @@ def plot(
         raise UserError(f"--metric: {metric} is of plot curves, not of plot {what}")
     from .pictures.subject import Subject
 
-    drawn = _open(dict(overrides or {}), run, checkpoint, "draw", "a picture")
-    device = model.device_of(drawn.config)
-    subject = Subject(drawn.config, drawn.source, drawn.encoder.method.to(device), device, images, by)
-    metrics: dict[str, float] = import_module(f".pictures.{what}", __package__).draw(subject, out)
-    drawn.keep(metrics, out, "pictures")
-    return metrics
-
-
-def evaluate_dense(
-    task: str,
-    head: str = "",
-    *,
-    run: str = "",
-    checkpoint: str = "",
-    place: str = "scenes",
-    supervised: str = "train",
-    overrides: Mapping[str, Any] | None = None,
-    quiet: bool = True,
-    method: str = "",
-) -> dict[str, float]:
-    """What a ResNet encoder is worth for "detection" (head: fpn, c4, mask) or "segmentation" (fcn, deeplab), fine-tuned whole on `place`.
-
-    place: "scenes", the built-in digits with boxes and masks, or a folder in COCO's format. Beside it the same network untrained
-    (`scratch_*`) and `supervised_*`: "train" trains it with the labels of the run's own data for as many steps, a checkpoint or an
-    imported encoder of the same backbone takes its place, "none" leaves it out. overrides: as of `evaluate`. With `run`, the metrics are
-    logged to it: under their own names for the scenes, else after `FOLDER.`.
-    """
-    from . import model, track
-    from .evaluation.dense.coco import SCENES, open_sets
-    from .evaluation.dense.protocol import Task, check_head, measured
-    from .evaluation.dense.rows import rows_of
-    from .training.progress import TrainingBar
-
-    name_method(method)
-    head = check_head(task, head)
-    overrides = overrides or {}
-    encoder = _encoder(overrides, run, checkpoint)
+    overrides = dict(overrides or {})
+    encoder = _encoder(overrides, run, checkpoint, "draw", "a picture")
     config = encoder.config.replace(overrides)
-    device = model.device_of(config)
-    rows = rows_of(config, encoder.method, supervised, device)
-    name, train, test = open_sets(place, config.data.max_broken)
-    work = Task(task, head, train, test, 0.0 if place == SCENES else config.eval.dense_flip)
-    work.check(config.eval)
-    with TrainingBar(f"{task} {head}", quiet) as bar:
-        metrics = measured(work, rows, config, device, bar.show)
-    if run:
-        named = {key if place == SCENES else f"{name}.{key}": value for key, value in metrics.items()}
-        track.attach(track.resolve_uri(_uri(overrides)), run).log_metrics(named, step=0)
+    drawn = _Opened(encoder, config, track.attach(track.resolve_uri(_uri(overrides)), run) if run else None)
+    source, device = data.announced(config.data), model.device_of(config)
+    subject = Subject(config, source, encoder.method.to(device), device, images, by)
+    metrics: dict[str, float] = import_module(f".pictures.{what}", __package__).draw(subject, out)
+    drawn.keep(metrics, [out], drawn.data_name(lambda: source), "pictures")
     return metrics
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """An encoder, on its own data or others, and the run that results are kept in, if any. config: the encoder's with the overrides."""
+    """An encoder, the config that it is measured with, the encoder's with the overrides, and the run that results are kept in, if any."""
 
     encoder: Encoder
     config: RunConfig
-    source: data.Source
     run: track.TrackedRun | None
 
-    def keep(self, metrics: Mapping[str, float], picture: Path | None, folder: str = "") -> None:
-        """Log to the run: metrics at step 0, after `DATASET.` where the data is not the run's own, and a picture in a folder of that name."""
-        if self.run is None:
-            return
+    def data_name(self, source: Callable[[], data.Source]) -> str:
+        """Of the data, as MLflow takes it in a metric's name; empty for the run's own."""
         ours, theirs = self.config.data, self.encoder.config.data
         shown = [
             "source",
@@ -276,22 +222,16 @@ class _Opened:
             "label_column",
             *(("size", "renderings", "contrast") if ours.source == "digits" else ()),
         ]
-        own = all(getattr(ours, key) == getattr(theirs, key) for key in shown)
-        name = "" if own else slug(self.source.name)  # MLflow refuses many characters in a metric's name
+        return "" if all(getattr(ours, key) == getattr(theirs, key) for key in shown) else slug(source().name)
+
+    def keep(self, metrics: Mapping[str, float], pictures: Sequence[Path], name: str, folder: str = "") -> None:
+        """Log to the run: metrics at step 0, after `NAME.` where there is a name, and pictures in a folder of that name."""
+        if self.run is None:
+            return
         if metrics:
             self.run.log_metrics({f"{name}.{key}" if name else key: value for key, value in metrics.items()}, step=0)
-        if picture is not None:
+        for picture in pictures:
             self.run.log_artifact(picture, "/".join(filter(None, (folder, name))))
-
-
-def _open(overrides: Mapping[str, Any], run: str, checkpoint: str, verb: str, noun: str) -> _Opened:
-    """What `evaluate` and `plot` work on; raises as `_encoder` does."""
-    from . import data, track
-
-    encoder = _encoder(overrides, run, checkpoint, verb, noun)
-    config = encoder.config.replace(overrides)
-    source = data.announced(config.data)
-    return _Opened(encoder, config, source, track.attach(track.resolve_uri(_uri(overrides)), run) if run else None)
 
 
 def _encoder(

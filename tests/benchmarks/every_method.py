@@ -31,7 +31,8 @@ from contray import RunConfig, data, model
 from contray.config.registry import load_method, method_names
 from contray.data.views import Pipeline
 from contray.errors import UserError
-from contray.evaluation.online import verdict
+from contray.evaluation import Subject
+from contray.evaluation.common.run import run as measure
 from contray.methods._base import Batch, Clock, Method
 from contray.training.loop import train
 
@@ -89,7 +90,7 @@ def run(job: tuple[str, str, int, float]) -> dict[str, Any]:
         config = config.replace({"train.steps": steps})
         model.check(config, len(source.train))
         outcome = train(config, source)
-        found = verdict(config, source, outcome.method, torch.device("cpu"))
+        found = measure(["knn", "linear"], Subject(config, outcome.method, torch.device("cpu"), given=source))
         tests = len(source.test) if source.test is not None else 0
     except UserError as error:
         return {"method": name, "skipped": str(error)}

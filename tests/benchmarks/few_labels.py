@@ -28,11 +28,11 @@ import contray
 from contray import RunConfig, data
 from contray.data.parquet import parquet_files
 from contray.errors import UserError
-from contray.evaluation.finetune import labelled_subset
+from contray.evaluation.common.classifier import labelled_subset
 
 SIMCLR = {  # the section CIFAR-10 of docs/RESULTS.md
     "backbone.name": "resnet_small", "method.temperature": 0.2, "method.projector_hidden": 256, "optim.name": "adamw", "optim.lr": 2e-3,
-    "optim.warmup_epochs": 1, "scale.workers": (0, 0), "scale.cpus_per_worker": 1, "data.workers": 0, "eval.every_epochs": 0, "eval.final": False,
+    "optim.warmup_epochs": 1, "scale.workers": (0, 0), "scale.cpus_per_worker": 1, "data.workers": 0, "eval.every_epochs": 0, "eval.final": (),
 }  # fmt: skip
 
 
@@ -66,10 +66,10 @@ class Table:
         print(f"| {network} | {start} | {learns_from} | {100 * top1:.1f} ± {100 * error:.1f} | {steps} | {taken} |", flush=True)
 
 
-def measured(protocol: str, checkpoint: str, overrides: Mapping[str, Any], **more: Any) -> tuple[dict[str, float], str]:
+def measured(name: str, checkpoint: str, overrides: Mapping[str, Any]) -> tuple[dict[str, float], str]:
     """The metrics of an evaluation and the time it took; its progress goes to stderr."""
     start = time.perf_counter()
-    return contray.evaluate((protocol,), checkpoint=checkpoint, overrides=overrides, quiet=False, **more), minutes(start)
+    return contray.evaluate(name, checkpoint=checkpoint, overrides=overrides, quiet=False), minutes(start)
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -88,36 +88,40 @@ def compare(options: argparse.Namespace) -> None:
     teacher = options.teacher or pretrained(options, str(folder), options.width, images)
     student = options.student or pretrained(options, str(folder), options.student_width, images)
 
-    keys = {
-        "data.source": str(folder), "eval.finetune_lrs": tuple(options.rates), "eval.finetune_epochs": options.finetune_epochs,
-        "eval.noisy_threshold": options.noisy_threshold, "eval.distill_epochs": options.distill_epochs, "eval.distill_temperature": options.temperature,
+    taught = {
+        "lrs": tuple(options.rates), "finetune_epochs": options.finetune_epochs, "epochs": options.distill_epochs, "labels": options.labels,
     }  # fmt: skip
-    defaults = RunConfig.make("simclr", keys, preset="cifar").eval
-    own_steps = defaults.finetune_epochs * (len(few.ids) // min(defaults.finetune_batch, len(few.ids)))
-    all_steps = defaults.distill_epochs * (images // min(256, images))
+    own = {
+        "finetune": {"lrs": tuple(options.rates), "epochs": options.finetune_epochs, "labels": options.labels},
+        "distill": {**taught, "temperature": options.temperature},
+        "crd": {**taught, "soft_temperature": options.temperature},
+        "noisy_student": {**taught, "threshold": options.noisy_threshold},
+    }
+    keys = {
+        name: {"data.source": str(folder), **{f"eval.{name}.{key}": value for key, value in given.items()}}
+        for name, given in own.items()
+    }
+    defaults = RunConfig.make("simclr", keys["noisy_student"], preset="cifar").parts["eval.noisy_student"]
+    own_steps = options.finetune_epochs * (len(few.ids) // min(defaults.finetune_batch, len(few.ids)))
+    all_steps = options.distill_epochs * (images // min(256, images))
     table = Table(len(found.test))
     labels, suffix = f"{len(few.ids)} labels", f"_width{options.student_width}"
     for network, checkpoint in ((f"width {options.width}", teacher), (f"width {options.student_width}", student)):
-        metrics, taken = measured("finetune", checkpoint, keys, labels=options.labels)
+        metrics, taken = measured("finetune", checkpoint, keys["finetune"])
         for kind, start in (("finetune", "SimCLR"), ("scratch", "untrained")):
             table.line(network, start, labels, metrics[f"{kind}_{few.name}_top1"], own_steps, taken)
-    ways = {"soft_labels": "distill"} | ({"crd": "crd"} if options.crd else {})
-    for by, name in ways.items():
-        metrics, taken = measured(
-            "distill", teacher, {**keys, "backbone.width": options.student_width}, labels=options.labels, by=by
-        )
-        told = f"the teacher (width {options.width}) on all images, {by}"
+    for name in ("distill", *(["crd"] if options.crd else [])):
+        metrics, taken = measured(name, teacher, {**keys[name], "backbone.width": options.student_width})
+        told = f"the teacher (width {options.width}) on all images, {name}"
         table.line(
             f"width {options.student_width}", "untrained", told, metrics[f"{name}_{few.name}{suffix}_top1"], all_steps, taken
         )
     if options.noisy:
-        metrics, taken = measured("distill", teacher, keys, labels=options.labels, by="noisy_student")
+        metrics, taken = measured("noisy_student", teacher, keys["noisy_student"])
         name = f"noisy_student_{few.name}"
-        rounds = " ".join(f"{100 * metrics[f'{name}_iter{i}_val_top1']:.1f}" for i in range(defaults.noisy_iterations + 1))
+        rounds = " ".join(f"{100 * metrics[f'{name}_iter{i}_val_top1']:.1f}" for i in range(defaults.iterations + 1))
         told = f"noisy_student, held-out top-1 by round: {rounds}"
-        table.line(
-            f"width {options.width}", "untrained", told, metrics[f"{name}_top1"], defaults.noisy_iterations * all_steps, taken
-        )
+        table.line(f"width {options.width}", "untrained", told, metrics[f"{name}_top1"], defaults.iterations * all_steps, taken)
     print(f"\n± one binomial standard error; torch {torch.__version__}, rates {' '.join(f'{rate:g}' for rate in options.rates)}")
 
 

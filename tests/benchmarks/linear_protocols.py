@@ -27,9 +27,10 @@ from rich.progress import track
 from torch import Tensor
 
 from contray import RunConfig, data, model
-from contray.evaluation import linear_probe
-from contray.evaluation.online import features_of
-from contray.evaluation.paper import trained_probe
+from contray.evaluation import Subject
+from contray.evaluation import paper as paper_probe
+from contray.evaluation.common.features import features_of
+from contray.evaluation.linear import linear_probe
 from contray.model.encoder import read_checkpoint
 
 LRS, DECAYS = (0.3, 1.0, 3.0, 10.0, 30.0), (0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # 40 probes
@@ -78,7 +79,7 @@ def paper_seconds(config: RunConfig, source: data.Source, method: Any, steps: in
             raise Enough
 
     with contextlib.suppress(Enough):
-        trained_probe(config, source, method, CPU, attentive=False, show=show)
+        paper_probe.evaluate(Subject(config, method, CPU, given=source, show=show), config.parts["eval.paper"])
     warm = len(marks) // 10
     return (marks[-1] - marks[warm]) / (len(marks) - 1 - warm) * total, total
 
@@ -122,7 +123,15 @@ def compare(options: argparse.Namespace, keys: dict[str, Any]) -> None:
         print(f"{name}: {tuple(x[name].shape)} features after {time.perf_counter() - start:.0f} s", file=sys.stderr)
     encoded = time.perf_counter() - start
     probe = linear_probe(
-        x["fit"], y["fit"], x["val"], y["val"], lrs=LRS, decays=DECAYS, epochs=config.eval.probe_epochs, classes=classes, seed=0
+        x["fit"],
+        y["fit"],
+        x["val"],
+        y["val"],
+        lrs=LRS,
+        decays=DECAYS,
+        epochs=config.parts["eval.linear"].epochs,
+        classes=classes,
+        seed=0,
     )
     standard = (x["test"] - probe.mean) / probe.std
     cached_hits = (standard @ probe.weights + probe.bias).argmax(1) == y["test"]
@@ -138,7 +147,7 @@ def compare(options: argparse.Namespace, keys: dict[str, Any]) -> None:
     paper_top1 = None
     if options.whole:
         start = time.perf_counter()
-        found = trained_probe(config, source, method, CPU, attentive=False, show=lambda message: None)
+        found = paper_probe.evaluate(Subject(config, method, CPU, given=source), config.parts["eval.paper"])
         paper, said, paper_top1 = time.perf_counter() - start, "measured", found["linear_paper_top1"]
     else:
         paper, total = paper_seconds(config, source, method, options.paper_steps)
@@ -155,7 +164,7 @@ def compare(options: argparse.Namespace, keys: dict[str, Any]) -> None:
     print(f"| plain SGD, 6 probes | {plain:.0f} | {plain / cached:.1f} | {100 * top1['plain SGD, 6 probes']:.2f} % |")
     shown = f"{100 * paper_top1:.2f} %" if paper_top1 is not None else ""
     print(
-        f"| paper, {config.eval.paper_epochs} epochs, 6 probes at once ({said}) | {paper:.0f} | {paper / cached:.1f} | {shown} |"
+        f"| paper, {config.parts['eval.paper'].epochs} epochs, 6 probes at once ({said}) | {paper:.0f} | {paper / cached:.1f} | {shown} |"
     )
     print(
         f"\ncached minus plain: {100 * gain.mean():+.2f} points, 95 % of paired bootstraps within {100 * low:+.2f} and {100 * high:+.2f}"

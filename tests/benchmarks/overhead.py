@@ -150,7 +150,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         own = {
-            "train.batch_size": 64, "train.steps": options.steps, "eval.every_epochs": 0, "eval.final": False, "track.model": False,
+            "train.batch_size": 64, "train.steps": options.steps, "eval.every_epochs": 0, "eval.final": (), "track.model": False,
             "scale.workers": (1, 1), "scale.cpus_per_worker": options.threads, "scale.storage": f"{folder}/runs",
             "track.uri": f"sqlite:///{Path(folder) / 'mlflow.db'}",
         }  # fmt: skip

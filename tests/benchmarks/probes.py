@@ -15,7 +15,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from contray.evaluation import knn_predict, linear_probe
+from contray.evaluation.knn import knn_predict
+from contray.evaluation.linear import linear_probe
 
 CLASSES = 10
 

@@ -14,7 +14,7 @@ from contray.training.syncing import sync
 TINY = {
     **{"data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4},
     **{"method.projector_hidden": 16, "method.projector_dim": 8, "train.batch_size": 64, "train.precision": "fp32"},
-    **{"train.device": "cpu", "eval.every_epochs": 0, "eval.final": False, "track.model": False, "optim.schedule": "constant"},
+    **{"train.device": "cpu", "eval.every_epochs": 0, "eval.final": (), "track.model": False, "optim.schedule": "constant"},
     **{"scale.workers": (0, 0), "scale.cpus_per_worker": 1, "track.name": "r", "train.log_every": 1, "train.audit": True},
     **{"optim.warmup_epochs": 0},
 }

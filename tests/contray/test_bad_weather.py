@@ -43,7 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def keys(store: str, here: Path) -> dict[str, Any]:
     own = {"scale.storage": here / "runs", "track.uri": store, "track.name": "r", "track.model": "false", "train.steps": STEPS}
-    return {**TINY, **own, "eval.every_epochs": 0, "eval.final": "false"}
+    return {**TINY, **own, "eval.every_epochs": 0, "eval.final": ""}
 
 
 @pytest.fixture

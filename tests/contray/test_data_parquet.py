@@ -20,7 +20,7 @@ from contray.config.sections import DataConfig
 from contray.data import BrokenImage, fingerprint, open_source
 from contray.data.parquet import cell_bytes
 from contray.errors import UserError
-from contray.evaluation.samples import check_labels
+from contray.evaluation.common.samples import check_labels
 
 FEW = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 

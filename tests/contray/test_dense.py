@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 from torch import nn
 
 import contray
-from contray import RunConfig, data, model, track
+from contray import RunConfig, model, track
 from contray.cli import main
 from contray.data import scenes
 from contray.errors import ConfigError, DataError, UserError
-from contray.evaluation.dense import protocol
+from contray.evaluation import Subject
+from contray.evaluation.dense import protocol, segmenter
 from contray.evaluation.dense.bodies import dilate, resnet_of, stages_of
 from contray.evaluation.dense.coco import CocoSet
 from contray.evaluation.dense.detector import detector
@@ -29,8 +31,8 @@ from contray.model import encoder
 CPU = torch.device("cpu")
 SMALL = {
     "data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 8, "train.precision": "fp32",
-    "method.projector_hidden": 16, "method.projector_dim": 8, "train.batch_size": 64, "eval.dense_steps": 2, "eval.dense_batch": 2,
-    "eval.dense_proposals": 8, "eval.dense_lr": 1e-3,
+    "method.projector_hidden": 16, "method.projector_dim": 8, "train.batch_size": 64, "eval.detection.proposals": 8,
+    **{f"eval.{name}.{key}": value for name in ("detection", "segmentation") for key, value in (("steps", 2), ("batch", 2), ("lr", 1e-3))},
 }  # fmt: skip
 PIXELS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
@@ -63,6 +65,15 @@ def parts() -> tuple[CocoSet, CocoSet]:
 
 def quiet(message: dict) -> None:
     pass
+
+
+def task_of(name: str, head: str, parts: tuple[CocoSet, CocoSet], config: RunConfig, **more: Any) -> Task:
+    return Task(name, head, *parts, dataclasses.replace(config.parts[f"eval.{name}"], **more))
+
+
+def rows(config: RunConfig, method: Method, supervised: str, **more: Any) -> list[Row]:
+    options = dataclasses.replace(config.parts["eval.detection"], supervised=supervised, **more)
+    return rows_of(Subject(config, method, CPU), options, "eval.detection.")
 
 
 # ---------------------------------------------------------------- backbones
@@ -133,7 +144,7 @@ def test_a_step_trains_everything_from_the_pretrained_weights(head: str, stem: s
     config = RunConfig.make("simclr", {**SMALL, "backbone.stem": stem}, preset="digits")
     net = resnet_of(config, model.build(config, 100))
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    task = Task("segmentation" if head in protocol.HEADS["segmentation"] else "detection", head, *parts)
+    task = task_of("segmentation" if head in segmenter.HEADS else "detection", head, parts, config)
     network = protocol.build(task, net, Row("", lambda show: net, **PIXELS), config)
 
     held = {id(p): name for name, p in net.named_parameters()}
@@ -207,7 +218,7 @@ def test_rows_differ_in_their_weights_alone(
 ) -> None:
     """The same weights give the same trained network in any row, others give another; the caller's generator is as it was."""
     mean, std = config.augment.mean, config.augment.std
-    task, trained = Task(name, head, *parts), []
+    task, trained = task_of(name, head, parts, config), []
 
     def kept(task: Task, network: nn.Module, config: RunConfig) -> dict[str, float]:
         trained.append({key: value.clone() for key, value in network.state_dict().items()})
@@ -231,8 +242,9 @@ def test_rows_differ_in_their_weights_alone(
 
 
 def test_training_lowers_the_loss_and_moves_the_statistics(config: RunConfig, parts: tuple[CocoSet, CocoSet]) -> None:
-    longer = config.replace({"eval.dense_steps": 25, "eval.dense_lr": 0.02})
-    task, net = Task("segmentation", "fcn", *parts), resnet_of(longer, model.build(longer, 100))
+    longer = config
+    task = task_of("segmentation", "fcn", parts, config, steps=25, lr=0.02)
+    net = resnet_of(longer, model.build(longer, 100))
     network = protocol.build(task, net, Row("", lambda show: net, **PIXELS), longer)
     seen: list[float] = []
     protocol.train(task, network, longer, CPU, "pretrained", lambda message: seen.append(message["loss"]))
@@ -242,25 +254,23 @@ def test_training_lowers_the_loss_and_moves_the_statistics(config: RunConfig, pa
 
 
 def test_a_diverging_row_is_named(config: RunConfig, parts: tuple[CocoSet, CocoSet]) -> None:
-    hot = config.replace({"eval.dense_lr": 1e30, "eval.dense_steps": 5})
-    task = Task("segmentation", "fcn", *parts)
-    rows = [Row("scratch_", lambda show: resnet_of(hot, model.build(hot, 100)), **PIXELS)]
-    with pytest.raises(ConfigError, match=r"eval\.dense_lr: scratch diverged at step \d with 1e\+30"):
-        measured(task, rows, hot, CPU, quiet)
+    task = task_of("segmentation", "fcn", parts, config, lr=1e30, steps=5)
+    rows = [Row("scratch_", lambda show: resnet_of(config, model.build(config, 100)), **PIXELS)]
+    with pytest.raises(ConfigError, match=r"eval\.segmentation\.lr: scratch diverged at step \d with 1e\+30"):
+        measured(task, rows, config, CPU, quiet)
 
 
 def test_what_the_data_cannot_serve_is_refused(config: RunConfig, parts: tuple[CocoSet, CocoSet]) -> None:
-    task = Task("detection", "mask", *parts)
-    with pytest.raises(ConfigError, match=r"eval\.dense_batch: got 5, but there are 4"):
-        task.check(config.replace({"eval.dense_batch": 5}).eval)
-    with pytest.raises(ConfigError, match=r"eval\.dense_size: got 32"):
-        task.check(config.replace({"eval.dense_size": 32}).eval)
+    with pytest.raises(ConfigError, match=r"eval\.detection\.batch: got 5, but there are 4"):
+        task_of("detection", "mask", parts, config, batch=5).check()
+    with pytest.raises(ConfigError, match=r"eval\.detection\.size: got 32"):
+        task_of("detection", "mask", parts, config, size=32).check()
     for row in (bare := copy.deepcopy(parts[1].truth.dataset))["annotations"]:
         row.pop("segmentation")
     unmasked = CocoSet("val.json", bare, parts[1].read, 0.0)
-    Task("detection", "c4", parts[0], unmasked).check(config.eval)
+    task_of("detection", "c4", (parts[0], unmasked), config).check()
     with pytest.raises(DataError, match=r"val\.json: annotation 1 has the segmentation None"):
-        Task("detection", "mask", parts[0], unmasked).check(config.eval)
+        task_of("detection", "mask", (parts[0], unmasked), config).check()
 
 
 # ---------------------------------------------------------------- rows
@@ -269,24 +279,25 @@ def test_what_the_data_cannot_serve_is_refused(config: RunConfig, parts: tuple[C
 def test_the_supervised_row_learns_from_training_labels_alone(
     config: RunConfig, method: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = config.replace({"train.steps": 2, "eval.finetune_lrs": (1e-3, 3e-3)})
-    opened: list[data.Source] = []
+    quick = config.replace({"train.steps": 2})
+    opened: list[Subject] = []
     from contray.evaluation.dense import rows as module
 
     real = module.supervised
 
-    def watched(config: RunConfig, source: data.Source, *rest: Any) -> Any:
-        opened.append(source)
-        return real(config, source, *rest)
+    def watched(subject: Subject, *rest: Any) -> Any:
+        opened.append(subject)
+        return real(subject, *rest)
 
     monkeypatch.setattr(module, "supervised", watched)
-    pretrained, scratch, taught = rows_of(quick, method, "train", CPU)
+    pretrained, scratch, taught = rows(quick, method, "train", supervised_lrs=(1e-3, 3e-3))
     assert [row.prefix for row in (pretrained, scratch, taught)] == ["", "scratch_", "supervised_"]
     assert taught.steps == 4
     assert not opened, "nothing is trained before its turn"
     messages: list[dict[str, Any]] = []
     nets = [row.backbone(messages.append) for row in (pretrained, scratch, taught)]
     assert opened[0].test is None
+    assert opened[0].source.test is not None
     assert [message["step"] for message in messages] == [1, 2, 3, 4]
     untrained = model.build(quick, 100).backbone.state_dict()
     same = [all(torch.equal(value, untrained[name]) for name, value in net.state_dict().items()) for net in nets]
@@ -297,20 +308,20 @@ def test_the_supervised_row_learns_from_training_labels_alone(
 def test_a_given_supervised_encoder_keeps_its_own_normalisation(config: RunConfig, method: Method, tmp_path: Path) -> None:
     given = config.replace({"augment.mean": (0.1, 0.2, 0.3)})
     encoder.export(given, method, tmp_path / "given")
-    assert [row.prefix for row in rows_of(config, method, "none", CPU)] == ["", "scratch_"]
-    row = rows_of(config, method, str(tmp_path / "given"), CPU)[-1]
+    assert [row.prefix for row in rows(config, method, "none")] == ["", "scratch_"]
+    row = rows(config, method, str(tmp_path / "given"))[-1]
     assert (row.prefix, row.mean, row.steps) == ("supervised_", (0.1, 0.2, 0.3), 0)
     assert torch.equal(row.backbone(quiet).state_dict()["conv1.weight"], method.backbone.state_dict()["conv1.weight"])
     other = config.replace({"backbone.width": 4})
     encoder.export(other, model.build(other, 100), tmp_path / "other")
     with pytest.raises(UserError, match=r"--supervised: .*backbone\.width 4, the encoder 8"):
-        rows_of(config, method, str(tmp_path / "other"), CPU)
+        rows(config, method, str(tmp_path / "other"))
     unlabelled = config.replace({"data.label_column": ""})
     with pytest.raises(DataError, match=r"no labels.*--supervised none"):
-        rows_of(unlabelled, method, "train", CPU)
+        rows(unlabelled, method, "train")
     imported = RunConfig.make("imported", {"backbone.name": "resnet_small", "backbone.width": 4})
     with pytest.raises(UserError, match="--supervised: imported weights"):
-        rows_of(imported, model.build(imported, 0), "train", CPU)
+        rows(imported, model.build(imported, 0), "train")
 
 
 # ---------------------------------------------------------------- the command
@@ -327,8 +338,8 @@ def test_every_row_lands_in_the_run_and_in_the_comparison(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "240")
     keys = {
-        **SMALL, "train.steps": 2, "eval.final": False, "eval.every_epochs": 0.0, "scale.workers": (0, 0), "track.uri": store,
-        "scale.storage": str(tmp_path / "runs"), "eval.finetune_lrs": (1e-3,),
+        **SMALL, "train.steps": 2, "eval.final": (), "eval.every_epochs": 0.0, "scale.workers": (0, 0), "track.uri": store,
+        "scale.storage": str(tmp_path / "runs"), "eval.detection.supervised_lrs": (1e-3,),
     }  # fmt: skip
     run = contray.train(RunConfig.make("simclr", keys, preset="digits"), quiet=True).run_id
     where = ["--run", run, "--track.uri", store]

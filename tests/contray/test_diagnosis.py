@@ -15,17 +15,9 @@ from contray import data, model
 from contray.cli.report import GEOMETRY
 from contray.config import RunConfig
 from contray.config.registry import load_method, method_names
-from contray.evaluation.diagnosis import (
-    Alarm,
-    Collapsed,
-    Diagnosis,
-    LayerNorms,
-    Watch,
-    describe,
-    drawn_views,
-    geometry_of,
-    layer_of,
-)
+from contray.evaluation import Subject, geometry
+from contray.evaluation.common.diagnosis import Diagnosis, LayerNorms, describe, drawn_views, layer_of
+from contray.evaluation.common.watch import Alarm, Collapsed, Watch
 from contray.storage.checkpoint import latest
 from contray.storage.folder import Storage
 from contray.training.loop import Listener, train
@@ -158,7 +150,8 @@ def test_the_picture_and_the_untrained_encoder(tmp_path: Path) -> None:
     config = tiny("simclr")
     source = data.open_source(config.data)
     method = model.build(config, len(source.train))
-    found = geometry_of(config, source, method, CPU, out=tmp_path / "similarities.png")
+    found = geometry.evaluate(Subject(config, method, CPU, out=tmp_path, given=source), geometry.Config())
+    assert found.pictures == (tmp_path / "similarities.png",)
     assert (tmp_path / "similarities.png").stat().st_size > 10_000
     assert all(found[f"random_{name}"] == found[name] for name in GEOMETRY), "it is untrained"
 

@@ -19,8 +19,8 @@ from matplotlib.image import imread
 from contray import RunConfig, data, model
 from contray.cli import main, report
 from contray.drawing import NAME, SHORT, draw_runs, draw_similarities, drawable
-from contray.evaluation.diagnosis import Diagnosis, similarities
-from contray.evaluation.diagnosis import draw as draw_geometry
+from contray.evaluation.common.diagnosis import Diagnosis, similarities
+from contray.evaluation.common.diagnosis import draw as draw_geometry
 from contray.pictures import preview
 from contray.pictures.subject import Subject
 

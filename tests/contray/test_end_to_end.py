@@ -29,7 +29,7 @@ import contray
 from contray import RunConfig, data, model, track
 from contray.cli import main
 from contray.cli.report import GEOMETRY
-from contray.evaluation.online import features_of
+from contray.evaluation.common.features import features_of
 from contray.model.encoder import read_checkpoint
 from contray.storage.checkpoint import latest
 from contray.storage.folder import Storage
@@ -57,9 +57,9 @@ TINY = {
     "train.checkpoint_steps": 2,
     "train.checkpoint_seconds": 1e6,
     "eval.every_epochs": 0.5,
-    "eval.probe_epochs": 2,
-    "eval.probe_lrs": (1.0,),
-    "eval.probe_decays": (0.0,),
+    "eval.linear.epochs": 2,
+    "eval.linear.lrs": (1.0,),
+    "eval.linear.decays": (0.0,),
     "scale.workers": (0, 0),
     "scale.cpus_per_worker": 1,
 }
@@ -234,13 +234,12 @@ def test_evaluations_that_train_land_in_the_run_and_in_the_comparison(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     where = ["--run", trained.run_id, "--track.uri", place.uri]
-    quick = ["--eval.paper_epochs", "1", "--eval.paper_lrs", "0.1", "--eval.finetune_epochs", "1", "--eval.finetune_lrs", "1e-3"]
-    for command in ("linear --protocol paper", "linear --protocol attentive", "finetune --labels 5-per-class", "supervised"):
+    quick = ["--epochs", "1", "--lrs", "0.1"]
+    for command in ("paper", "attentive", "finetune --labels 5-per-class"):
         assert main(["eval", *command.split(), *where, *quick]) == 0
-    assert (
-        main(["distill", "--labels", "5-per-class", "--backbone.width", "2", "--eval.distill_epochs", "1", *where, *quick[4:]])
-        == 0
-    )
+    assert main(["eval", "supervised", *where, "--eval.supervised.lrs", "1e-3"]) == 0
+    taught = ["--labels", "5-per-class", "--backbone.width", "2", "--epochs", "1", "--finetune-epochs", "1", "--lrs", "1e-3"]
+    assert main(["eval", "distill", *taught, *where]) == 0
     metrics = place.run(trained.run_id)
     for name in (
         "linear_paper",
@@ -253,7 +252,7 @@ def test_evaluations_that_train_land_in_the_run_and_in_the_comparison(
         ((step, value),) = metrics.history(f"{name}_top1")
         assert step == 0
         assert 0 < value < 1
-    assert main(["eval", "linear", "--protocol", "last_n", *where]) == 2
+    assert main(["eval", "last_n", *where]) == 2
     assert main(["eval", "finetune", "--labels", "half", *where]) == 2
     err = capsys.readouterr().err
     lines = [line for line in err.splitlines() if line.startswith("contray: ")]
@@ -348,7 +347,7 @@ def test_one_and_two_ray_workers_compute_the_same(method: str, here: Place) -> N
     keys = {key: value for key, value in TINY.items() if method == "simclr" or not key.startswith(("views.", "method."))}
     keys |= {
         "train.batch_size": 65, "train.precision": "fp64", "train.steps": steps, "train.checkpoint_steps": 0, "eval.every_epochs": 0,
-        "eval.final": False, "track.model": False,
+        "eval.final": (), "track.model": False,
         "optim.name": "sgd",  # AdamW would hide gradients that are off by a constant factor
         "optim.lr": 0.003,  # at 0.1 this little network is chaotic: rounding grows by a fifth each step, on any one world as well
     }  # fmt: skip

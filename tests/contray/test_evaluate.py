@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from torch.utils._pytree import tree_leaves
 
 from contray import RunConfig
 from contray.api import _Opened
-from contray.config.sections import EvalConfig
 from contray.errors import ConfigError, UserError
-from contray.evaluation import Features, LinearProbes, encode, knn_predict, knn_top1, linear_probe, measure, pixels, report
-from contray.evaluation.knn import _nearest, tile
+from contray.evaluation import Features, knn, linear
+from contray.evaluation._base import Parts
+from contray.evaluation.common.protocol import encode, pixels, report
+from contray.evaluation.knn import _nearest, knn_predict, knn_top1, tile
+from contray.evaluation.linear import LinearProbes, linear_probe
 
 GRID = {"lrs": (0.3, 3.0, 30.0), "decays": (0.0, 1e-2), "epochs": 5, "batch_size": 64}
 
@@ -240,7 +243,7 @@ def test_a_diverged_probe_never_wins() -> None:
     result = linear_probe(fit.x, fit.y, val.x, val.y, lrs=(1.0, 1e38), decays=(1.0,), epochs=5, classes=4, seed=0)
     assert result.lr == 1.0
     assert result.grid[1][2] == 0
-    with pytest.raises(ConfigError, match=r"^eval\.probe_lrs: every linear probe diverged"):
+    with pytest.raises(ConfigError, match=r"^eval\.linear\.lrs: every linear probe diverged"):
         linear_probe(fit.x, fit.y, val.x, val.y, lrs=(1e38,), decays=(1.0,), epochs=5, classes=4, seed=0)
 
 
@@ -256,12 +259,21 @@ def test_copied_features_change_nothing() -> None:
 
 # ---------------------------------------------------------------- protocol
 
-CONFIG = EvalConfig(knn_k=20, probe_lrs=(1e-3, 3.0), probe_decays=(0.0,), probe_epochs=5)
+KNN, PROBE = knn.Config(k=20), linear.Config(lrs=(1e-3, 3.0), decays=(0.0,), epochs=5)
+
+
+def measure(prefix: str, fit: Features, val: Features, test: Features | None, classes: int) -> dict[str, float]:
+    """k-NN and linear probe of features at hand."""
+    subject: Any = SimpleNamespace(
+        encoders=(prefix,), features=lambda encoder: Parts(fit, val, test), classes=classes, device="cpu", online=False,
+        config=SimpleNamespace(seed=0),
+    )  # fmt: skip
+    return {**knn.evaluate(subject, KNN), **linear.evaluate(subject, PROBE)}
 
 
 def test_measure_names_and_numbers() -> None:
     fit, val, test = split(300, 0), split(100, 1), split(200, 2)
-    trained = measure("", fit, val, test, CONFIG, 4, seed=0)
+    trained = measure("", fit, val, test, 4)
     assert set(trained) == {"knn_val_top1", "linear_val_top1", "knn_top1", "linear_top1"}
     knn = {"k": 20, "temperature": 0.07, "classes": 4}
     assert trained["knn_val_top1"] == knn_top1(fit.x, fit.y, val.x, val.y, **knn)
@@ -270,7 +282,7 @@ def test_measure_names_and_numbers() -> None:
     probe = linear_probe(fit.x, fit.y, val.x, val.y, lrs=(1e-3, 3.0), decays=(0.0,), epochs=5, classes=4, seed=0)
     assert trained["linear_top1"] == probe.top1(test.x, test.y)
     assert trained["linear_val_top1"] == probe.val_top1
-    untested = measure("pixels_", fit, val, None, CONFIG, 4, seed=0)
+    untested = measure("pixels_", fit, val, None, 4)
     assert untested == {f"pixels_{name}": trained[name] for name in ("knn_val_top1", "linear_val_top1")}
 
 
@@ -278,33 +290,33 @@ def test_selection_never_sees_the_test_set() -> None:
     """Labels of the test set that only the other probe gets right: the choice stays, and the number is bad."""
     fit, val, test = (split(300, seed, noise=3.0) for seed in range(3))
     settings = {"decays": (0.0,), "epochs": 5, "classes": 4, "seed": 0}
-    slow, fast = (linear_probe(fit.x, fit.y, val.x, val.y, lrs=(lr,), **settings) for lr in CONFIG.probe_lrs)
+    slow, fast = (linear_probe(fit.x, fit.y, val.x, val.y, lrs=(lr,), **settings) for lr in PROBE.lrs)
     assert fast.val_top1 > slow.val_top1
     scores = (test.x - slow.mean) / slow.std @ slow.weights + slow.bias
     adverse = dataclasses.replace(test, y=scores.argmax(1))
     assert slow.top1(adverse.x, adverse.y) == 1 > fast.top1(adverse.x, adverse.y)
-    honest, tempted = (measure("", fit, val, each, CONFIG, 4, seed=0) for each in (test, adverse))
+    honest, tempted = (measure("", fit, val, each, 4) for each in (test, adverse))
     assert tempted["linear_top1"] == fast.top1(adverse.x, adverse.y)
     for name in ("knn_val_top1", "linear_val_top1"):
         assert honest[name] == tempted[name]
 
 
 def test_measure_tells_of_the_edge(caplog) -> None:
-    with caplog.at_level(logging.INFO, logger="contray.evaluation.protocol"):
-        measure("random_", split(300, 0), split(300, 1), None, CONFIG, 4, seed=0)
-    assert "random_linear probe: lr 3, decay 0 is on the edge of eval.probe_lrs" in caplog.text
+    with caplog.at_level(logging.INFO, logger="contray.evaluation.linear"):
+        measure("random_", split(300, 0), split(300, 1), None, 4)
+    assert "random_linear probe: lr 3, decay 0 is on the edge of eval.linear.lrs" in caplog.text
 
 
 def test_measure_refuses_labels_that_cannot_serve() -> None:
     fit, val = split(50, 0), split(20, 1)
     with pytest.raises(UserError, match="the images have no labels"):
-        measure("", dataclasses.replace(fit, y=None), val, None, CONFIG, 4, seed=0)
+        measure("", dataclasses.replace(fit, y=None), val, None, 4)
     with pytest.raises(UserError, match="the images have no labels"):
-        measure("", fit, val, dataclasses.replace(val, y=None), CONFIG, 4, seed=0)
+        measure("", fit, val, dataclasses.replace(val, y=None), 4)
     with pytest.raises(UserError, match="all images have the same label"):
-        measure("", dataclasses.replace(fit, y=torch.ones_like(fit.y)), val, None, CONFIG, 4, seed=0)
+        measure("", dataclasses.replace(fit, y=torch.ones_like(fit.y)), val, None, 4)
     with pytest.raises(UserError, match=r"labels run from 0 to 3, must be in \[0, 3\)"):
-        measure("", fit, val, None, CONFIG, 3, seed=0)
+        measure("", fit, val, None, 3)
 
 
 def test_features_must_be_finite_and_belong_together() -> None:
@@ -381,6 +393,7 @@ def test_numbers_of_other_images_never_take_the_place_of_a_runs_own(key, value):
     kept: list[set[str]] = []
     source = SimpleNamespace(name="digits")
     run = SimpleNamespace(log_metrics=lambda metrics, step: kept.append(set(metrics)))
-    for measured in (config.replace({"data.workers": 0, "eval.knn_k": 1}), config.replace({f"data.{key}": value})):
-        _Opened(SimpleNamespace(config=config), measured, source, run).keep({"knn_top1": 0.5}, None)
+    for measured in (config.replace({"data.workers": 0, "eval.knn.k": 1}), config.replace({f"data.{key}": value})):
+        opened = _Opened(SimpleNamespace(config=config), measured, run)
+        opened.keep({"knn_top1": 0.5}, (), opened.data_name(lambda: source))
     assert kept == [{"knn_top1"}, {"digits.knn_top1"}]

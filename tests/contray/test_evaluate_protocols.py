@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -14,17 +13,19 @@ from contray import RunConfig, data, model
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, DataError, UserError
 from contray.evaluation import paper
-from contray.evaluation.labelled import CroppedImages, cropped_views, score
-from contray.evaluation.paper import AttentiveProbe, decayed, last_n_probe, trained_probe
-from contray.evaluation.samples import check_labels
-from contray.evaluation.suite import run_protocols
-from contray.evaluation.tokens import last_blocks, tokens
+from contray.evaluation.attentive import AttentiveProbe
+from contray.evaluation.common import trained
+from contray.evaluation.common.labelled import CroppedImages, cropped_views, score
+from contray.evaluation.common.samples import check_labels
+from contray.evaluation.common.tokens import last_blocks, tokens
+from contray.evaluation.common.trained import decayed
 from contray.model.vit import VisionTransformer
+from tests.contray.evaluations import CPU, evaluated
 
-CPU = torch.device("cpu")
 SMALL = {
     "data.size": 16, "data.renderings": 1, "data.workers": 0, "train.batch_size": 64, "train.precision": "fp32",
-    "eval.paper_epochs": 1, "eval.paper_lrs": (0.1, 1.0), "eval.probe_epochs": 2, "eval.probe_lrs": (1.0,), "eval.probe_decays": (0.0,),
+    **{f"eval.{name}.{key}": value for name in ("paper", "attentive") for key, value in (("epochs", 1), ("lrs", (0.1, 1.0)))},
+    **{f"eval.{name}.{key}": value for name in ("linear", "last_n") for key, value in (("epochs", 2), ("lrs", 1.0), ("decays", 0.0))},
 }  # fmt: skip
 RESNET = {**SMALL, "views.view.size": 16, "backbone.width": 4, "method.projector_hidden": 16, "method.projector_dim": 8}
 VIT = {**SMALL, "backbone.name": "vit_mini", "backbone.width": 16, "backbone.patch": 4, "views.view.size": 16}
@@ -59,6 +60,14 @@ def easy() -> data.Source:
 
 def quiet(message: dict) -> None:
     pass
+
+
+def trained_probe(config: RunConfig, source: data.Source, method, *, attentive: bool, show=quiet) -> dict[str, float]:
+    return evaluated("attentive" if attentive else "paper", config, source, method, show=show)
+
+
+def last_n_probe(config: RunConfig, source: data.Source, method) -> dict[str, float]:
+    return evaluated("last_n", config, source, method)
 
 
 def built(config: RunConfig, source: data.Source):
@@ -118,11 +127,11 @@ def test_crop_and_flip_are_the_methods_own_and_colours_stay(config: RunConfig) -
 @pytest.mark.parametrize("optim", ["sgd", "nesterov", "lars"])
 @pytest.mark.parametrize("kind", ["linear_paper", "attentive"])
 def test_probes_side_by_side_train_as_alone(kind: str, optim: str, config: RunConfig, source: data.Source) -> None:
-    options = dataclasses.replace(config.eval, paper_optim=optim, paper_decay=1e-3, paper_batch=32)
+    options = paper.Config(optim=optim, decay=1e-3, batch=32, epochs=1)
     crops = CroppedImages(config, source.train, np.arange(64), 32, CPU)
     method = built(config, source)
 
-    def trained(lrs: list[float]) -> list[nn.Module]:
+    def heads_of(lrs: list[float]) -> list[nn.Module]:
         torch.manual_seed(0)
         head = AttentiveProbe(32, 10) if kind == "attentive" else paper.linear_head(32, 10, norm=True)
         heads = nn.ModuleList()
@@ -134,10 +143,10 @@ def test_probes_side_by_side_train_as_alone(kind: str, optim: str, config: RunCo
         def features(inputs):
             return tokens(method, inputs) if kind == "attentive" else method.encode(inputs)
 
-        paper._train(options, crops, features, heads, lrs, quiet)
+        trained._train(options, crops, features, heads, lrs, quiet)
         return list(heads)
 
-    together, alone = trained([0.1, 3.0]), trained([3.0])
+    together, alone = heads_of([0.1, 3.0]), heads_of([3.0])
     for a, b in zip(together[1].state_dict().values(), alone[0].state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
     assert not torch.equal(next(together[0].parameters()), next(together[1].parameters()))
@@ -147,20 +156,19 @@ def test_probes_side_by_side_train_as_alone(kind: str, optim: str, config: RunCo
 def test_a_trained_probe_learns_and_leaves_the_encoder_as_it_was(attentive: bool, config: RunConfig, easy: data.Source) -> None:
     method = built(config, easy).train()
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    options = config.replace(
-        {"eval.paper_epochs": 8, "eval.paper_batch": 32, "eval.paper_lrs": (1e-6, 0.3), "eval.paper_norm": True}
-    )
+    keys = {"epochs": 8, "batch": 32, "lrs": (1e-6, 0.3), **({} if attentive else {"norm": True})}
+    options = config.replace({f"eval.{'attentive' if attentive else 'paper'}.{key}": value for key, value in keys.items()})
     messages: list[dict] = []
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    results = trained_probe(options, easy, method, CPU, attentive=attentive, show=messages.append)
+    results = trained_probe(options, easy, method, attentive=attentive, show=messages.append)
     name = "attentive" if attentive else "linear_paper"
     assert set(results) == {f"{name}_val_top1", f"{name}_top1"}
     assert results[f"{name}_top1"] > 0.6
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert messages[-1]["step"] == messages[-1]["total"] == 8 * (216 // 32)
-    assert trained_probe(options, easy, method, CPU, attentive=attentive, show=quiet) == results
+    assert trained_probe(options, easy, method, attentive=attentive, show=quiet) == results
 
 
 def test_the_test_set_is_opened_once_and_after_the_choice(
@@ -173,18 +181,18 @@ def test_the_test_set_is_opened_once_and_after_the_choice(
         scored.append(("test" if split is easy.test else "train", len(top1)))
         return top1, loss
 
-    monkeypatch.setattr(paper, "score", noted)
-    trained_probe(config, easy, built(config, easy), CPU, attentive=False, show=quiet)
+    monkeypatch.setattr(trained, "score", noted)
+    trained_probe(config, easy, built(config, easy), attentive=False, show=quiet)
     assert scored == [("train", 2), ("test", 1)]
 
 
 def test_a_diverged_probe_never_wins(config: RunConfig, easy: data.Source) -> None:
     method = built(config, easy)
-    wild = config.replace({"eval.paper_lrs": (0.1, 1e38), "eval.paper_batch": 32, "eval.paper_decay": 1.0})
-    tame = wild.replace({"eval.paper_lrs": (0.1,)})
-    assert trained_probe(wild, easy, method, CPU, attentive=False, show=quiet) == trained_probe(tame, easy, method, CPU, attentive=False, show=quiet)  # fmt: skip
-    with pytest.raises(ConfigError, match=r"^eval\.paper_lrs: every probe diverged with 1e\+38"):
-        trained_probe(wild.replace({"eval.paper_lrs": (1e38,)}), easy, method, CPU, attentive=False, show=quiet)
+    wild = config.replace({"eval.paper.lrs": (0.1, 1e38), "eval.paper.batch": 32, "eval.paper.decay": 1.0})
+    tame = wild.replace({"eval.paper.lrs": (0.1,)})
+    assert trained_probe(wild, easy, method, attentive=False, show=quiet) == trained_probe(tame, easy, method, attentive=False, show=quiet)  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^eval\.paper\.lrs: every probe diverged with 1e\+38"):
+        trained_probe(wild.replace({"eval.paper.lrs": (1e38,)}), easy, method, attentive=False, show=quiet)
 
 
 def test_schedules() -> None:
@@ -244,26 +252,26 @@ def test_tokens_are_of_the_network_that_encodes(source: data.Source) -> None:
 
 
 def test_what_has_no_tokens_or_blocks_is_told_so(config: RunConfig, source: data.Source) -> None:
-    with pytest.raises(UserError, match="--protocol last_n: the backbone has no transformer blocks"):
-        last_n_probe(config, source, built(config, source), CPU)
-    deep = vit_config(**{"eval.last_n": 5})
-    with pytest.raises(ConfigError, match=r"^eval\.last_n: got 5, but the backbone has 4 blocks"):
-        last_n_probe(deep, source, built(deep, source), CPU)
+    with pytest.raises(UserError, match="eval last_n: the backbone has no transformer blocks"):
+        last_n_probe(config, source, built(config, source))
+    deep = vit_config(**{"eval.last_n.blocks": 5})
+    with pytest.raises(ConfigError, match=r"^eval\.last_n\.blocks: got 5, but the backbone has 4 blocks"):
+        last_n_probe(deep, source, built(deep, source))
     cpc = RunConfig.make("cpc", preset="digits")
     with pytest.raises(UserError, match="this encoder has no tokens"):
         tokens(built(cpc, source), {"image": torch.randn(2, cpc.views["patches"].grid[0] ** 2, 3, 8, 8)})
 
 
 def test_last_n_goes_through_the_cached_grid(easy: data.Source) -> None:
-    config = vit_config(**{"eval.probe_epochs": 20})
-    results = last_n_probe(config, easy, built(config, easy), CPU)
+    config = vit_config(**{"eval.last_n.epochs": 20})
+    results = last_n_probe(config, easy, built(config, easy))
     assert set(results) == {"linear_last4_val_top1", "linear_last4_top1"}
     assert results["linear_last4_top1"] > 0.6
-    one = vit_config(**{"eval.last_n": 1})
-    cached = run_protocols(("linear",), one, easy, built(one, easy), CPU, quiet)
-    assert last_n_probe(one, easy, built(one, easy), CPU)["linear_last1_top1"] == cached["linear_top1"]
-    averaged = vit_config(**{"eval.last_n": 1, "eval.last_average": True})
-    assert "linear_last1_avg_top1" in last_n_probe(averaged, easy, built(averaged, easy), CPU)
+    one = vit_config(**{"eval.last_n.blocks": 1})
+    cached = evaluated("linear", one, easy, built(one, easy))
+    assert last_n_probe(one, easy, built(one, easy))["linear_last1_top1"] == cached["linear_top1"]
+    averaged = vit_config(**{"eval.last_n.blocks": 1, "eval.last_n.average": True})
+    assert "linear_last1_avg_top1" in last_n_probe(averaged, easy, built(averaged, easy))
 
 
 # ---------------------------------------------------------------- labels

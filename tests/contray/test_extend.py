@@ -27,10 +27,10 @@ TINY = {
         "train.device": "cpu",
         "eval.every_epochs": 0.1,
         "eval.online_limit": 100,
-        "eval.probe_epochs": 1,
-        "eval.probe_lrs": (1.0,),
+        "eval.linear.epochs": 1,
+        "eval.linear.lrs": (1.0,),
     },
-    **{"eval.probe_decays": (0.0,), "scale.workers": (0, 0), "scale.cpus_per_worker": 1, "optim.schedule": "constant"},
+    **{"eval.linear.decays": (0.0,), "scale.workers": (0, 0), "scale.cpus_per_worker": 1, "optim.schedule": "constant"},
     **{"optim.warmup_epochs": 0.2},
 }
 Train = Callable[..., Result]
@@ -86,7 +86,7 @@ def test_six_steps_and_four_more_are_ten(train: Train, store: str, capsys: pytes
 
 
 def test_a_cosine_is_no_shorter_cosine(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    keys = {"optim.schedule": "cosine", "eval.final": False, "track.model": False}
+    keys = {"optim.schedule": "cosine", "eval.final": (), "track.model": False}
     train("r", 6, **keys)
     with pytest.raises(
         ConfigError,
@@ -113,7 +113,7 @@ def test_an_extension_that_died_while_it_was_measured_goes_on(train: Train, monk
 
 
 def test_an_extension_anyway_does_not_become_exact(train: Train) -> None:
-    keys = {"optim.schedule": "cosine", "eval.final": False, "track.model": False}
+    keys = {"optim.schedule": "cosine", "eval.final": (), "track.model": False}
     first = train("r", 2, **keys)
     state = state_of(first)  # as one leaves it that was stopped on its way to 4
     config = RunConfig.from_yaml(state["config"], {"train.steps": 4, "train.extend": "anyway"})
@@ -124,7 +124,7 @@ def test_an_extension_anyway_does_not_become_exact(train: Train) -> None:
 
 
 def test_another_config_is_refused_before_the_run_s_record_is_touched(train: Train, store: str) -> None:
-    keys = {"eval.final": False, "track.model": False}
+    keys = {"eval.final": (), "track.model": False}
     first = train("r", 2, **keys)
     talk, folder = track.client(store), Storage(first.checkpoint)
     talk.set_terminated(first.run_id, "KILLED")

@@ -13,13 +13,20 @@ from contray import RunConfig, data, model
 from contray.config.registry import method_names
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, UserError
-from contray.evaluation import finetune
-from contray.evaluation.finetune import Classifier, finetuned, labelled_subset, optimizer_of, rate_scales, warmed_cosine
-from contray.evaluation.labelled import first_inputs, score
-from contray.evaluation.suite import run_protocols
-from tests.contray.test_evaluate_protocols import CPU, RESNET, built, coloured, quiet, vit_config
+from contray.evaluation.common import classifier as finetune
+from contray.evaluation.common.classifier import Classifier, labelled_subset, optimizer_of, rate_scales, warmed_cosine
+from contray.evaluation.common.labelled import first_inputs, score
+from contray.evaluation.finetune import Config
+from tests.contray.evaluations import CPU, evaluated
+from tests.contray.test_evaluate_protocols import RESNET, built, coloured, quiet, vit_config
 
-OPTIONS = {"eval.finetune_lrs": (1e-5, 1e-2), "eval.finetune_epochs": 8, "eval.finetune_batch": 16}
+OPTIONS = {
+    "eval.finetune.lrs": (1e-5, 1e-2), "eval.finetune.epochs": 8, "eval.finetune.batch": 16, "eval.supervised.lrs": (1e-5, 1e-2),
+}  # fmt: skip
+
+
+def finetuned(config: RunConfig, source: data.Source, method, labels: str, show=quiet) -> dict[str, float]:
+    return evaluated("finetune", config.replace({"eval.finetune.labels": labels}), source, method, show=show)
 
 
 @pytest.fixture(scope="module")
@@ -106,26 +113,26 @@ def test_what_encodes_is_trained_and_simclr_v2_keeps_a_layer_of_its_projector() 
 
 
 def test_rates_fall_from_block_to_block() -> None:
-    config = vit_config(**{"eval.layer_decay": 0.5})
+    config = vit_config()
     source = data.open_source(config.data)
     network = Classifier(built(config, source), first_inputs(config, source.train, np.arange(4), CPU), 10)
-    scales = rate_scales(network, 0.5)
+    scales = rate_scales(network, 0.5, "")
     net = "method.backbone."
     assert scales["head.weight"] == scales[f"{net}encoder.ln.weight"] == 1
     blocks = [scales[f"{net}encoder.layers.encoder_layer_{i}.ln_1.weight"] for i in range(4)]
     assert blocks == [1 / 16, 1 / 8, 1 / 4, 1 / 2]
     for name in ("conv_proj.weight", "class_token", "encoder.pos_embedding"):
         assert scales[net + name] == 1 / 32
-    assert set(rate_scales(network, 1.0).values()) == {1.0}
-    groups = optimizer_of(network, config.replace({"eval.finetune_decay": 0.1}).eval).param_groups
+    assert set(rate_scales(network, 1.0, "").values()) == {1.0}
+    groups = optimizer_of(network, Config(decay=0.1, layer_decay=0.5), "").param_groups
     assert sum(len(group["params"]) for group in groups) == len(scales)
     assert all((group["weight_decay"] > 0) == (p.ndim > 1) for group in groups for p in group["params"])
 
 
 def test_a_resnet_has_no_layer_decay(config: RunConfig, easy: data.Source) -> None:
-    decayed = config.replace({"eval.layer_decay": 0.65})
-    with pytest.raises(ConfigError, match=r"^eval\.layer_decay: got 0\.65, but the backbone has no transformer blocks"):
-        finetuned(decayed, easy, built(config, easy), CPU, "0.1", quiet)
+    decayed = config.replace({"eval.finetune.layer_decay": 0.65})
+    with pytest.raises(ConfigError, match=r"^eval\.finetune\.layer_decay: got 0\.65, but the backbone has no transformer blocks"):
+        finetuned(decayed, easy, built(config, easy), "0.1")
 
 
 def test_the_rate_warms_up_and_falls_to_zero() -> None:
@@ -147,7 +154,7 @@ def test_only_the_subsets_labels_are_used_and_the_encoder_stays(
     before = copy.deepcopy(method.state_dict())
     torch.manual_seed(5)
     state, messages = torch.get_rng_state(), []
-    results = finetuned(config, easy, method, CPU, "0.1", messages.append).metrics
+    results = finetuned(config, easy, method, "0.1", messages.append)
     assert set(results) == {f"{kind}_10pct_{name}" for kind in ("finetune", "scratch") for name in ("top1", "val_top1")}
     assert results["finetune_10pct_top1"] > 0.5
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
@@ -162,7 +169,7 @@ def test_only_the_subsets_labels_are_used_and_the_encoder_stays(
     train.labels[outside] = np.random.default_rng(0).permutation(train.labels[outside])
     spoilt = data.Source("colours", train, easy.test)
     monkeypatch.setattr(finetune, "labelled_subset", lambda split, labels: finetune.Subset(subset, "10pct"))
-    assert finetuned(config, spoilt, method, CPU, "0.1", quiet).metrics == results
+    assert finetuned(config, spoilt, method, "0.1") == results
 
 
 def test_scratch_starts_from_the_same_network_untrained_with_the_same_budget(
@@ -172,14 +179,14 @@ def test_scratch_starts_from_the_same_network_untrained_with_the_same_budget(
     runs: list[tuple] = []
     train = finetune.train_classifier
 
-    def noted(network, config, images, steps, lr, told, loss_of):
+    def noted(network, config, options, key, images, steps, lr, told, loss_of):
         runs.append((tuple(images.batches.members), images.batch_size, steps, lr))
-        train(network, config, images, steps, lr, told, loss_of)
+        train(network, config, options, key, images, steps, lr, told, loss_of)
 
     monkeypatch.setattr(finetune, "train_classifier", noted)
     untrained = model.build(config, len(easy.train))
-    three = config.replace({"eval.finetune_lrs": (1e-6, 1e-2, 10.0)})
-    results = finetuned(three, easy, untrained, CPU, "10-per-class", quiet).metrics
+    three = config.replace({"eval.finetune.lrs": (1e-6, 1e-2, 10.0)})
+    results = finetuned(three, easy, untrained, "10-per-class")
     assert runs[:4] == runs[4:]
     assert results["finetune_10perclass_top1"] == results["scratch_10perclass_top1"]
     *fits, both = (set(run[0]) for run in runs[:4])
@@ -192,7 +199,7 @@ def test_scratch_starts_from_the_same_network_untrained_with_the_same_budget(
     with torch.no_grad():
         for p in other.parameters():
             p.mul_(torch.rand_like(p))
-    changed = finetuned(three, easy, other, CPU, "10-per-class", quiet).metrics
+    changed = finetuned(three, easy, other, "10-per-class")
     assert changed["scratch_10perclass_top1"] == results["scratch_10perclass_top1"]
     assert changed["finetune_10perclass_top1"] != results["finetune_10perclass_top1"]
 
@@ -207,25 +214,25 @@ def test_held_out_images_pick_the_rate_and_the_test_set_is_opened_last(
         return score(config, split, ids, classify, device)
 
     monkeypatch.setattr(finetune, "score", noted)
-    quick = config.replace({"eval.finetune_epochs": 1})
-    finetuned(quick, easy, built(config, easy), CPU, "0.1", quiet)
+    quick = config.replace({"eval.finetune.epochs": 1})
+    finetuned(quick, easy, built(config, easy), "0.1")
     assert opened == ["train", "train", "test"] * 2
-    untested = finetuned(quick, data.Source("colours", easy.train, None), built(config, easy), CPU, "0.1", quiet)
-    assert set(untested.metrics) == {"finetune_10pct_val_top1", "scratch_10pct_val_top1"}
+    untested = finetuned(quick, data.Source("colours", easy.train, None), built(config, easy), "0.1")
+    assert set(untested) == {"finetune_10pct_val_top1", "scratch_10pct_val_top1"}
 
 
 def test_a_diverged_rate_never_wins(config: RunConfig, easy: data.Source) -> None:
-    wild = config.replace({"eval.finetune_lrs": (1e-2, 1e30), "eval.finetune_epochs": 4})
-    tame = wild.replace({"eval.finetune_lrs": (1e-2,)})
+    wild = config.replace({"eval.finetune.lrs": (1e-2, 1e30), "eval.finetune.epochs": 4})
+    tame = wild.replace({"eval.finetune.lrs": (1e-2,)})
     method = built(config, easy)
-    assert finetuned(wild, easy, method, CPU, "0.1", quiet).metrics == finetuned(tame, easy, method, CPU, "0.1", quiet).metrics
-    with pytest.raises(ConfigError, match=r"^eval\.finetune_lrs: finetune_10pct diverged with each of 1e\+30"):
-        finetuned(wild.replace({"eval.finetune_lrs": (1e30,)}), easy, method, CPU, "0.1", quiet)
+    assert finetuned(wild, easy, method, "0.1") == finetuned(tame, easy, method, "0.1")
+    with pytest.raises(ConfigError, match=r"^eval\.finetune\.lrs: finetune_10pct diverged with each of 1e\+30"):
+        finetuned(wild.replace({"eval.finetune.lrs": (1e30,)}), easy, method, "0.1")
 
 
 def test_one_image_per_class_leaves_nothing_to_choose_by(config: RunConfig, easy: data.Source) -> None:
     with pytest.raises(UserError, match="1-per-class leaves nothing to pick a rate by"):
-        finetuned(config, easy, built(config, easy), CPU, "1-per-class", quiet)
+        finetuned(config, easy, built(config, easy), "1-per-class")
 
 
 def test_batch_norm_is_trained_too(config: RunConfig, easy: data.Source) -> None:
@@ -233,7 +240,7 @@ def test_batch_norm_is_trained_too(config: RunConfig, easy: data.Source) -> None
     network = Classifier(method, first_inputs(config, easy.train, np.arange(4), CPU), 4)
     images = finetune.CroppedImages(config, easy.train, np.arange(64), 16, CPU)
     losses: list[float] = []
-    finetune.train_classifier(network, config, images, 12, 1e-2, lambda step, loss: losses.append(loss))
+    finetune.train_classifier(network, config, Config(), "", images, 12, 1e-2, lambda step, loss: losses.append(loss))
     norm = "backbone.bn1.running_mean"
     assert not torch.equal(network.method.state_dict()[norm], method.state_dict()[norm])
     assert losses[0] == pytest.approx(math.log(4))
@@ -251,12 +258,12 @@ def test_supervised_has_the_steps_and_batches_of_pretraining(
     runs: list[tuple] = []
     train = finetune.train_classifier
 
-    def noted(network, config, images, steps, lr, told, loss_of):
+    def noted(network, config, options, key, images, steps, lr, told, loss_of):
         runs.append((len(images.batches.members), images.batch_size, steps, lr))
-        train(network, config, images, steps, lr, told, loss_of)
+        train(network, config, options, key, images, steps, lr, told, loss_of)
 
     monkeypatch.setattr(finetune, "train_classifier", noted)
-    results = run_protocols(("supervised",), given, easy, built(config, easy), CPU, quiet)
+    results = evaluated("supervised", given, easy, built(config, easy))
     assert set(results) == {"supervised_top1", "supervised_val_top1"}
     assert results["supervised_top1"] > 0.6
     assert runs == [(360, 32, 30, 1e-5), (360, 32, 30, 1e-2)]
@@ -264,4 +271,4 @@ def test_supervised_has_the_steps_and_batches_of_pretraining(
     with torch.no_grad():
         for p in trained.parameters():
             p.add_(1.0)
-    assert run_protocols(("supervised",), given, easy, trained, CPU, quiet) == results, "it starts untrained"
+    assert evaluated("supervised", given, easy, trained) == results, "it starts untrained"

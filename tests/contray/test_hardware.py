@@ -21,7 +21,7 @@ from contray.training.settle import settle
 
 SMALL = {
     "data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 16, "method.projector_hidden": 16,
-    "method.projector_dim": 8, "train.batch_size": 32, "train.steps": 3, "eval.every_epochs": 0, "eval.final": False, "scale.workers": (0, 0),
+    "method.projector_dim": 8, "train.batch_size": 32, "train.steps": 3, "eval.every_epochs": 0, "eval.final": (), "scale.workers": (0, 0),
     "track.model": False,
 }  # fmt: skip
 

@@ -144,7 +144,7 @@ def test_a_job_brings_its_code_along(cluster: tuple[str, dict[str, str]], tree: 
     address, environment = cluster
     train = [
         "python", "-m", "contray", "train", "mine.py", "--preset", "digits", "--data.source", "images", "--data.workers", "0",
-        "--train.batch_size", "16", "--train.steps", "4", "--eval.every_epochs", "0", "--eval.probe_epochs", "2",
+        "--train.batch_size", "16", "--train.steps", "4", "--eval.every_epochs", "0", "--eval.linear.epochs", "2",
         "--track.uri", store, "--track.model", "false", "--scale.storage", str(tmp_path / "runs"),
     ]  # fmt: skip
     submit = ["job", "submit", "--address", address, "--working-dir", ".", "--runtime-env", "runtime_env.yaml", "--"]

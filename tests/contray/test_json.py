@@ -120,7 +120,9 @@ def test_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing was started" in err
 
 
-@pytest.mark.parametrize(("words", "said"), [("methods", documents.METHODS), ("spaces", documents.SPACES)])
+@pytest.mark.parametrize(
+    ("words", "said"), [("methods", documents.METHODS), ("evaluations", documents.EVALUATIONS), ("spaces", documents.SPACES)]
+)
 def test_lists(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([words, "--json"]) == 0
     for row in only(capsys.readouterr().out):
@@ -225,4 +227,4 @@ def test_values_as_json_has_them() -> None:
 
 def test_every_command_with_a_table_has_it() -> None:
     without = {name for name in COMMANDS if "--json" not in {each.flag for each in options_of(command_of(name).Options)}}
-    assert without <= {"ui", "completion", "data preview", "data scenes", "eval", "distill"}
+    assert without <= {"ui", "completion", "data preview", "data scenes"}

@@ -206,7 +206,7 @@ def test_of_many_takers_one_wins(folder: Storage, seen: dict[str, Any]) -> None:
 @pytest.fixture
 def keys(store: str, tmp_path: Path) -> dict[str, Any]:
     own = {"scale.storage": tmp_path / "runs", "track.uri": store, "track.name": "r", "track.model": "false"}
-    return {**TINY, **own, "eval.every_epochs": 0, "eval.final": "false", "train.steps": 2000}
+    return {**TINY, **own, "eval.every_epochs": 0, "eval.final": "", "train.steps": 2000}
 
 
 def test_a_run_of_a_name_that_trains_is_refused_before_anything_is_begun(

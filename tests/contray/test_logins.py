@@ -174,11 +174,11 @@ def test_nothing_that_a_run_leaves_holds_the_secret(
     keys = {
         **{"data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4},
         **{"method.projector_hidden": 16, "method.projector_dim": 8, "train.batch_size": 64, "train.precision": "fp32"},
-        **{"train.steps": 2, "train.device": "cpu", "eval.online_limit": 100, "eval.probe_epochs": 1, "eval.probe_lrs": 1.0},
+        **{"train.steps": 2, "train.device": "cpu", "eval.online_limit": 100, "eval.linear.epochs": 1, "eval.linear.lrs": 1.0},
         **{"data.root": f"s3://KEY:{SECRET}@bucket/x", "track.name": "r", "track.uri": uri},
     }
     words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
-    assert main(["train", "--preset", "digits", *words, "--scale.workers", "0", "0", "--eval.probe_decays", "0"]) == 0
+    assert main(["train", "--preset", "digits", *words, "--scale.workers", "0", "0", "--eval.linear.decays", "0"]) == 0
     (run,) = track.client("postgresql://db/mlflow").search_runs(["1"])
     of = ["--run", run.info.run_id, "--track.uri", uri]
     assert main(["eval", "knn", *of]) == 0

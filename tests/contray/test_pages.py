@@ -24,7 +24,7 @@ pytestmark = [
 ]
 TINY = {
     "data.size": 16, "data.renderings": 1, "data.workers": 0, "views.query.size": 16, "views.key.size": 16, "backbone.width": 4,
-    "method.hidden": 16, "method.dim": 8, "train.batch_size": 64, "train.steps": 4, "train.precision": "fp32", "eval.probe_epochs": 2,
+    "method.hidden": 16, "method.dim": 8, "train.batch_size": 64, "train.steps": 4, "train.precision": "fp32", "eval.linear.epochs": 2,
     "scale.workers": "0 0", "scale.cpus_per_worker": 1,
 }  # fmt: skip
 

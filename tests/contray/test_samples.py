@@ -17,21 +17,22 @@ from contray import RunConfig, data, model
 from contray.cli import main
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, DataError
-from contray.evaluation import report
-from contray.evaluation.diagnosis import Diagnosis
+from contray.evaluation.common.diagnosis import Diagnosis
+from contray.evaluation.common.features import OnlineSubject, online_parts
+from contray.evaluation.common.protocol import gain_error, report
+from contray.evaluation.common.samples import check_measurable, held_out
+from contray.evaluation.common.watch import Watch
 from contray.evaluation.knn import knn_top1
-from contray.evaluation.online import OnlineKNN, online_parts, verdict
-from contray.evaluation.protocol import gain_error
-from contray.evaluation.samples import check_measurable, held_out
 from contray.training.lease import Fenced
 from contray.tuning.outcome import Trial, ranked
 from contray.tuning.trial import TuneReport
+from tests.contray.evaluations import verdict
 
 CPU = torch.device("cpu")
 TINY = {
     "data.workers": 0, "train.batch_size": 8, "train.precision": "fp32", "views.view.size": 16, "backbone.width": 4,
-    "method.projector_hidden": 16, "method.projector_dim": 8, "eval.probe_epochs": 2, "eval.probe_lrs": (1.0,), "eval.probe_decays": (0.0,),
-    "eval.knn_k": 5,
+    "method.projector_hidden": 16, "method.projector_dim": 8, "eval.linear.epochs": 2, "eval.linear.lrs": (1.0,), "eval.linear.decays": (0.0,),
+    "eval.knn.k": 5,
 }  # fmt: skip
 
 
@@ -82,15 +83,18 @@ def shown(table: Any) -> str:
 def test_the_online_knn_sees_every_class_of_a_sorted_set() -> None:
     """The first hundred of 20 sorted classes would be of three."""
     source, config = source_of(np.repeat(np.arange(20), 30)), config_of(eval__online_limit=100)
-    knn = OnlineKNN(config, source, CPU)
-    assert len(knn.ids) == 100
-    asked = source.train.labels[sorted(knn.val)]
-    searched = source.train.labels[[i for i in knn.ids if i not in knn.val]]
+
+    def ids(config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
+        return OnlineSubject(config, CPU, source).held_out
+
+    bank, queries = ids(config)
+    assert len(bank) + len(queries) == 100
+    searched, asked = source.train.labels[bank], source.train.labels[queries]
     assert set(asked) == set(searched) == set(range(20))
-    assert np.array_equal(knn.ids, OnlineKNN(config, source, CPU).ids), "the same images at each start"
-    assert not np.array_equal(knn.ids, OnlineKNN(config.replace({"seed": 1}), source, CPU).ids)
-    knn.top1(model.build(config, 600).eval())
-    assert knn.counts == {"fit_images": len(searched), "val_images": len(asked)}
+    assert all(map(np.array_equal, ids(config), (bank, queries))), "the same images at each start"
+    assert not all(map(np.array_equal, ids(config.replace({"seed": 1})), (bank, queries)))
+    found = Watch(config, source, CPU, None)(model.build(config, 600).eval())
+    assert {name: found[name] for name in found if "_images" in name} == {"fit_images": len(searched), "val_images": len(asked)}
 
 
 @pytest.mark.parametrize("limit", [100, 150, 10_000])
@@ -110,7 +114,9 @@ def test_features_that_are_no_numbers_give_no_accuracy() -> None:
     method = model.build(config, 60)
     with torch.no_grad():
         next(method.backbone.parameters()).fill_(math.nan)
-    assert math.isnan(OnlineKNN(config, source, CPU).top1(method))
+    found = Watch(config.replace({"eval.online": "knn"}), source, CPU, None)(method)
+    assert math.isnan(found["knn_val_top1"])
+    assert found["val_images"] == 6
 
 
 def test_what_is_no_number_is_never_the_best() -> None:
@@ -118,7 +124,7 @@ def test_what_is_no_number_is_never_the_best() -> None:
         return Trial(name, {}, "finished", {"linear_val_top1": value}, "", "", 1)
 
     for values in ((math.nan, 0.2, 0.6), (0.6, math.nan, 0.2), (0.2, 0.6, math.nan)):
-        found = ranked([trial(str(value), value) for value in values], "linear_val_top1")
+        found = ranked([trial(str(value), value) for value in values], "linear_val_top1", "knn_val_top1")
         assert [each.name for each in found] == ["0.6", "0.2", "nan"]
 
 
@@ -159,7 +165,7 @@ def test_broken_test_images_are_no_test_images(tmp_path: Path) -> None:
     config = config_of(data__source=str(folder), data__max_broken=0.5)
     source = data.open_source(config.data)
     check_measurable(config, source)
-    found = verdict(config, source, model.build(config, 40), CPU)
+    found = verdict(config, source, model.build(config, 40))
     assert {name: found[name] for name in ("fit_images", "val_images", "test_images", "test_images_broken")} == {
         "fit_images": 36, "val_images": 4, "test_images": 6, "test_images_broken": 6,
     }  # fmt: skip
@@ -173,7 +179,7 @@ def test_broken_test_images_are_no_test_images(tmp_path: Path) -> None:
     ):
         check_measurable(strict, data.open_source(strict.data))
     with pytest.raises(DataError, match=r"6 of 12 images are broken, more than data\.max_broken 0\.05 allows"):
-        verdict(strict, data.open_source(strict.data), model.build(config, 40), CPU)
+        verdict(strict, data.open_source(strict.data), model.build(config, 40))
 
 
 def test_of_many_test_images_a_few_are_probed_and_all_where_these_are_broken(tmp_path: Path) -> None:
@@ -186,17 +192,17 @@ def test_of_many_test_images_a_few_are_probed_and_all_where_these_are_broken(tmp
 
 def test_held_out_numbers_are_shown_where_there_are_no_test_labels() -> None:
     config = config_of()
-    found = verdict(config, source_of([0] * 30 + [1] * 30), model.build(config, 60), CPU)
+    found = verdict(config, source_of([0] * 30 + [1] * 30), model.build(config, 60))
     assert "test_images" not in found
     said = shown(report(found, knn_k=200))
     assert "top-1 on 6 held-out training images" in said
     assert "no labelled test images" in said
     assert "trained encoder" in said
-    assert "k-NN: all 54 labelled images vote, not eval.knn_k 200" in said
+    assert "k-NN: all 54 labelled images vote, not eval.knn.k 200" in said
     hidden = source_of([0] * 30 + [1] * 30, [0, 1])
     assert hidden.test is not None
     hidden.test.labels = None
-    assert verdict(config, hidden, model.build(config, 60), CPU) == found
+    assert verdict(config, hidden, model.build(config, 60)) == found
 
 
 def test_the_error_of_a_gain_is_paired() -> None:
@@ -212,7 +218,7 @@ def test_the_error_of_a_gain_is_paired() -> None:
     )
     assert "+20.0 ± 12.6" in said
     config = config_of()
-    found = verdict(config, source_of([0, 1] * 30, [0, 1] * 5), model.build(config, 60), CPU)
+    found = verdict(config, source_of([0, 1] * 30, [0, 1] * 5), model.build(config, 60))
     errors = {name for name in found if name.endswith("_gain_error")}
     assert errors == {f"{prefix}_{name}_gain_error" for prefix in ("random", "pixels") for name in ("knn", "linear")}
     assert all(0 <= found[name] <= 0.5 / math.sqrt(9) for name in errors)
@@ -235,7 +241,7 @@ def test_error_bars_of_few_images() -> None:
         ([0] * 40, None, r"^data\.source: all training images of set have the same label, and an evaluation needs two classes; --eval\.final"),
         (range(20), None, r"^eval\.holdout: got 0\.1, which holds out 0 of the 20 labelled images of set, .*; it takes classes of several"),
         ([0, 1], [0, 1], r"^eval\.holdout: got 0\.1, which holds out 0 of the 2 labelled"),
-        ([0] * 10 + [1], None, r"^eval\.holdout: got 0\.1, which holds out 1 of the 11 .*; 0\.2 would do, or --eval\.final false"),
+        ([0] * 10 + [1], None, r"^eval\.holdout: got 0\.1, which holds out 1 of the 11 .*; 0\.2 would do, or --eval\.final= "),
         ([0, 1] * 10, [0, 2], r"^data\.source: training and test images of set have other classes"),
     ],
 )  # fmt: skip
@@ -245,7 +251,7 @@ def test_too_little_to_measure_by_is_refused_before_training(
     source, config = source_of(labels, test, classes=3 if test and 2 in test else 0), config_of()
     with pytest.raises((ConfigError, DataError), match=said):
         check_measurable(config, source)
-    check_measurable(config.replace({"eval.final": False, "eval.every_epochs": 0.0}), source)
+    check_measurable(config.replace({"eval.final": (), "eval.every_epochs": 0.0}), source)
 
 
 def test_what_would_do_does() -> None:
@@ -259,7 +265,7 @@ def test_little_is_measured(labels: list[int], test: list[int]) -> None:
     """Two images of each class, a test set of one image, more classes than neighbours."""
     source, config = source_of(labels, test), config_of()
     check_measurable(config, source)
-    found = verdict(config, source, model.build(config, len(labels)), CPU)
+    found = verdict(config, source, model.build(config, len(labels)))
     assert found["test_images"] == len(test)
     assert all(0 <= value <= 1 for name, value in found.items() if "top1" in name)
 

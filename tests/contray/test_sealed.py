@@ -149,7 +149,7 @@ def test_of_a_record_without_a_digest_everything_must_be_known(content: str, fol
 @pytest.fixture
 def keys(store: str, tmp_path: Path) -> dict[str, Any]:
     own = {"scale.storage": tmp_path / "runs", "track.uri": store, "track.name": "r", "track.model": "false", "train.steps": 4}
-    return {**TINY, **own, "eval.every_epochs": 0, "eval.final": "false"}
+    return {**TINY, **own, "eval.every_epochs": 0, "eval.final": ""}
 
 
 def unfinished(keys: dict[str, Any]) -> Storage:
@@ -214,7 +214,7 @@ def test_a_damaged_spool_and_verdict_are_said_and_the_checkpoint_sends_what_it_h
 def test_a_damaged_verdict_is_measured_again(keys: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     from contray.training.worker import VERDICT
 
-    keys |= {"eval.final": "true", "eval.every_epochs": 0}
+    keys |= {"eval.final": ("knn", "linear", "geometry"), "eval.every_epochs": 0}
     folder = unfinished(keys)
     before = sealed.read(folder, VERDICT, sealed.NUMBER)
     assert before

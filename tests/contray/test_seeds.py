@@ -19,7 +19,7 @@ from contray.training.lease import held
 TINY = {
     **{"data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4},
     **{"method.projector_hidden": 16, "method.projector_dim": 8, "train.batch_size": 64, "train.precision": "fp32"},
-    **{"train.steps": 1, "train.device": "cpu", "eval.every_epochs": 0, "eval.final": False, "track.model": False},
+    **{"train.steps": 1, "train.device": "cpu", "eval.every_epochs": 0, "eval.final": (), "track.model": False},
     **{"scale.workers": (0, 0), "scale.cpus_per_worker": 1},
 }
 
@@ -100,7 +100,12 @@ def test_a_group_has_one_owner_one_config_and_a_name_of_its_own(
     assert "track.name: g is a group of seeds in" in capsys.readouterr().err
 
 
-MEASURED = {"eval.final": True, "eval.probe_epochs": 1, "eval.probe_lrs": (1.0,), "eval.probe_decays": (0.0,)}
+MEASURED = {
+    "eval.final": ("knn", "linear", "geometry"),
+    "eval.linear.epochs": 1,
+    "eval.linear.lrs": (1.0,),
+    "eval.linear.decays": (0.0,),
+}
 
 
 def test_a_seed_whose_verdict_is_lost_is_measured_again_under_its_name(

@@ -25,7 +25,7 @@ from .test_end_to_end import TINY, words
 @pytest.fixture
 def keys(store: str, tmp_path: Path) -> dict[str, Any]:
     own = {"scale.storage": tmp_path / "runs", "track.uri": store, "track.name": "r", "track.model": "false", "train.steps": 4}
-    return {**TINY, **own, "eval.every_epochs": 0, "eval.final": "false"}
+    return {**TINY, **own, "eval.every_epochs": 0, "eval.final": ""}
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_mlflow_is_told_at_once_while_the_run_still_works_on(keys: dict[str, Any
 def test_the_parent_of_seeds_is_stopped_with_them(keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from contray import RunConfig
 
-    config = RunConfig.make("simclr", {**keys, "track.model": False, "eval.final": False}, preset="digits")
+    config = RunConfig.make("simclr", {**keys, "track.model": False, "eval.final": ()}, preset="digits")
     real = launch._in_process
     calls: list[int] = []
 

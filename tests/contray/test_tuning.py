@@ -44,9 +44,9 @@ TINY = {
     "train.device": "cpu",
     "eval.every_epochs": 0.1,  # of 22 steps: every 2 steps
     "eval.online_limit": 400,
-    "eval.probe_epochs": 2,
-    "eval.probe_lrs": (1.0,),
-    "eval.probe_decays": (0.0,),
+    "eval.linear.epochs": 2,
+    "eval.linear.lrs": (1.0,),
+    "eval.linear.decays": (0.0,),
     "scale.workers": (0, 0),
     "scale.cpus_per_worker": 1,
 }
@@ -265,7 +265,7 @@ def test_trials_of_two_workers(ray: None, place: Place) -> None:
 @pytest.mark.parametrize(
     ("settings", "options", "said"),
     [
-        ({"eval.final": False}, {}, "eval.final: got false"),
+        ({"eval.final": ()}, {}, "eval.final: names no evaluation"),
         ({}, {"metric": "linear_top1"}, "the test set selects nothing"),
         ({}, {"scheduler": "pbt"}, "this space has no key that may change on the way"),
         ({}, {"resume": True}, "there is no sweep"),

@@ -78,7 +78,7 @@ METHODS = {"moco": "MoCo", "instdisc": "InstDisc", "dino": "DINO"}  # a queue; a
 SMALL: dict[str, Any] = {
     "data.size": 16, "data.renderings": 1, "data.workers": 0, "backbone.width": 4, "train.batch_size": 13, "train.precision": "fp64",
     "train.norm_groups": 1, "train.log_every": 1, "train.checkpoint_seconds": 2, "train.audit": True, "optim.name": "sgd", "optim.lr": 0.002,
-    "optim.lr_scaling": "none", "eval.every_epochs": 0, "eval.final": False, "track.model": False, "scale.cpus_per_worker": 1,
+    "optim.lr_scaling": "none", "eval.every_epochs": 0, "eval.final": (), "track.model": False, "scale.cpus_per_worker": 1,
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
     "moco": {"views.query.size": 16, "views.key.size": 16, "method.queue_size": 130, "method.dim": 8, "method.temperature": 1.0},

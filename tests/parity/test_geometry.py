@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from contray.evaluation import geometry
-from contray.evaluation.distill import distillation_kl, label_weights, labelled_cross_entropy
+from contray.evaluation.common.losses import distillation_kl, label_weights, labelled_cross_entropy
 
 VALUES = {"rel": 1e-4, "abs": 1e-5}
 

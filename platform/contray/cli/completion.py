@@ -107,7 +107,8 @@ def _possible(before: list[str], now: str) -> Iterable[str]:
         return option.note.choices
     if last.removeprefix("--") in keys:
         return keys[last.removeprefix("--")]
-    return [] if any(not word.startswith("-") for word in rest) else _named(name, known)
+    several = any(each.positional and each.many for each in known)
+    return [] if any(word.startswith("-") for word in rest) or (rest and not several) else _named(name, known)
 
 
 def _flags(known: Iterable[Option], keys: Iterable[str], now: str) -> Iterable[str]:

@@ -28,6 +28,7 @@ EXPORTED = "file (if one was written), registered (what was done in MLflow's reg
 IMPORTED = "out, backbone, size (px)"
 EMBEDDED = "out, rows, broken, parts, there (parts that an earlier call had done), skipped"
 METHODS = "of each method, year, paper, contrasts, negatives, queue, EMA, predictor, crops, presets, url"
+EVALUATIONS = "of each evaluation, about, needs, ranks (metrics that rank trials), paper, year, url, keys"
 SPACES = "of each space, method, about, keys"
 
 

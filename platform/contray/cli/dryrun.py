@@ -9,7 +9,7 @@ import torch
 from .. import data, model
 from ..config import RunConfig
 from ..data.splits import ArraySplit, EncodedSplit
-from ..evaluation.samples import check_measurable
+from ..evaluation.common.samples import check_measurable
 from ..methods._base import Batch, Clock
 from ..model import backbones, hardware, optim, shapes
 from ..model.chunks import divide

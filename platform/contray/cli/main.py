@@ -7,14 +7,15 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from ..errors import UserError, nearest
 from ..storage.logins import scrubbed
 
-COMMANDS = {  # as typed: the file of this folder, or a function of a file that several share
-    "train": "train", "tune": "tune", "eval": "evaluate:evaluate", "plot": "plot", "distill": "evaluate:distill", "export": "export",
-    "import": "import_", "embed": "embed", "compare": "compare", "sync": "sync", "ui": "ui", "methods": "methods", "spaces": "spaces",
+MOVED = {"distill": "it is contray eval distill now, and contray eval crd and noisy_student; the options are the same"}
+COMMANDS = {  # as typed: the file of this folder
+    "train": "train", "tune": "tune", "eval": "evaluate", "plot": "plot", "export": "export",
+    "import": "import_", "embed": "embed", "compare": "compare", "sync": "sync", "ui": "ui", "methods": "methods", "evaluations": "evaluations", "spaces": "spaces",
     "data preview": "preview", "data scenes": "scenes", "completion": "completion",
 }  # fmt: skip
 
@@ -25,11 +26,8 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
 
   train [METHOD]        pretrain, then measure k-NN and a linear probe against the untrained encoder and raw pixels
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
-  eval WHAT             measure a run's encoder or a checkpoint, on its own data or on others: knn; linear --protocol cached | paper |
-                        last_n | attentive; finetune --labels 0.01, beside from scratch; supervised, the reference; geometry, without labels;
-                        detection --head fpn | c4 | mask, segmentation --head fcn | deeplab, beside untrained and supervised
+  eval NAME             measure a run's encoder or a checkpoint, on its own data or on others: linear, finetune --labels 0.01, detection, ...
   plot WHAT             draw a run's encoder or a checkpoint: neighbours, map, attention, reconstruction, prototypes, similarities; curves of runs
-  distill --labels 0.01 fine-tune a run's encoder and let it teach a student of the same or a smaller backbone, on all images
   export                write an encoder for torchvision, timm, ONNX, or register it in MLflow
   import FILE           take a public checkpoint, to measure it beside ours
   embed SRC             features of a folder of images or Parquet files, on all workers
@@ -37,6 +35,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs
   ui                    MLflow's UI on this machine, opened at the right page
   methods               what can be trained
+  evaluations           what can be measured
   spaces                what can be searched
   data preview METHOD   draw the views as the method will see them
   data scenes           write the built-in detection set as a folder in COCO's format
@@ -75,19 +74,9 @@ def _one_line(message: Warning | str, category: type[Warning], filename: str, li
     return PLAIN(message, category, filename, lineno, line)
 
 
-def command_of(name: str) -> Any:
-    """What parse() is given for a command: the module or what stands for it."""
-    from .options import ASK, Asked
-
-    file, _, function = COMMANDS[name].partition(":")
-    command = import_module(f".{file}", __package__)
-    if not function:
-        return command
-    try:
-        getattr(command, function)([ASK])
-    except Asked as asked:
-        return asked.command
-    raise AssertionError(f"{COMMANDS[name]} parses nothing")
+def command_of(name: str) -> ModuleType:
+    """The module of a command."""
+    return import_module(f".{COMMANDS[name]}", __package__)
 
 
 def _run(words: list[str]) -> int:
@@ -113,13 +102,14 @@ def _run(words: list[str]) -> int:
     if name == "data" and rest and not rest[0].startswith("-"):
         name, rest = f"data {rest[0]}", rest[1:]
     try:
+        if name in MOVED:
+            raise UserError(f"{name}: {MOVED[name]}")
         if name not in COMMANDS:
             raise UserError(f"no command {name!r}; {nearest(name, COMMANDS)} (contray --help)")
         from .options import parse
 
-        file, _, function = COMMANDS[name].partition(":")
-        command = import_module(f".{file}", __package__)
-        return getattr(command, function)(rest) if function else command.run(*parse(command, rest, name))
+        command = command_of(name)
+        return command.run(*parse(command, rest, name))
     except UserError as error:
         print(f"contray: {scrubbed(str(error))}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import UserError, nearest
@@ -119,19 +119,12 @@ def split_dotted(words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]
     return dotted, plain
 
 
-def parse(
-    command: Any, words: Sequence[str], prog: str, keys: Callable[[list[str]], RunConfig] | None = None
-) -> tuple[Any, dict[str, list[str]]]:
+def parse(command: ModuleType, words: Sequence[str], prog: str) -> tuple[Any, dict[str, list[str]]]:
     """(the command's Options, the dotted keys with their values). Prints the help and ends where it is asked for.
 
-    command: its module; of a file that has several its Options, and keys(words) -> RunConfig beside them.
     Raises UserError for words that are not understood.
     """
     words = list(words)
-    if isinstance(command, type):
-        command = _command(command, words, prog, keys)
-    if words == [ASK]:
-        raise Asked(command)
     _check_typing(words)
     if words == ["help"] and not Path("help").exists():
         words = ["--help"]
@@ -150,28 +143,7 @@ def parse(
     return command.Options(**_parsed(known, plain, prog)), dotted
 
 
-ASK = "--what-is-declared"
-
-
-class Asked(Exception):
-    """Raised in the place of a command's work by one that is asked for its declaration."""
-
-    def __init__(self, command: Any) -> None:
-        super().__init__()
-        self.command = command
-
-
-def _command(options: type, words: Sequence[str], prog: str, keys: Callable[[list[str]], RunConfig] | None) -> Any:
-    """What stands for the module of a command in a file that has several: there EXAMPLES and FEW are by the command's name."""
-    file = sys.modules[options.__module__]
-    made = SimpleNamespace(Options=options, EXAMPLES=file.EXAMPLES[prog.split()[0]], FEW=file.FEW[prog.split()[0]])
-    if keys is not None:
-        plain = [word for word in words if word not in ("-h", "--help", "--help-all", ASK) and word.split(".")[0] not in SECTIONS]
-        made.keys = lambda given: keys(split_dotted(plain)[1])
-    return made
-
-
-def lenient(command: Any, plain: Sequence[str], prog: str) -> Any:
+def lenient(command: ModuleType, plain: Sequence[str], prog: str) -> Any:
     """The Options of an unfinished line, as help is asked for in it: what is missing is empty."""
     known, words = options_of(command.Options), list(plain)
     if hasattr(command, "keys"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig
@@ -12,7 +13,7 @@ from ..config.registry import load_method, load_space, method_names, space_names
 from .output import show, table_of
 
 if TYPE_CHECKING:
-    from ..evaluation.protocol import Measured
+    from ..evaluation import Measured
     from ..training.launch import Result
     from ..tuning import SweepResult
 
@@ -21,7 +22,7 @@ METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", 
 
 def show_result(config: RunConfig, result: Result) -> None:
     """The verdict of one run and where to look on."""
-    from ..evaluation.protocol import report
+    from ..evaluation.common.protocol import report
 
     details = result.details
     if not result.finished:
@@ -32,7 +33,7 @@ def show_result(config: RunConfig, result: Result) -> None:
         if result.metrics:
             show_geometry(result.metrics)
     elif "knn_val_top1" in result.metrics:
-        show(report({**result.metrics, **details["about"]}, knn_k=config.eval.knn_k))
+        show(report({**result.metrics, **details["about"]}, knn_k=config.parts["eval.knn"].k))
     elif result.metrics:
         show_geometry(result.metrics)
     for what, broken in (
@@ -102,6 +103,18 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1))
 
 
+def show_evaluation(measured: Measured) -> None:
+    """What evaluations give: geometry, detection and segmentation in tables of their own."""
+    dense = {name: value for name, value in measured.items() if name.startswith(DENSE)}
+    shape = {name: value for name, value in measured.items() if name.removeprefix("random_") in GEOMETRY}
+    for found, shown in ((dense, show_dense), (shape, show_geometry)):
+        if found:
+            shown(found)
+    rest = {name: value for name, value in measured.items() if name not in dense | shape}
+    if rest:
+        show_metrics(type(measured)({**rest, **measured.about}))
+
+
 def show_metrics(metrics: Measured) -> None:
     """Metrics of an evaluation: trained encoder and, where they were measured, untrained encoder and raw pixels; and of how many images."""
     rows = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}
@@ -112,13 +125,19 @@ def show_metrics(metrics: Measured) -> None:
         "by the labels of {:,} images": "labelled_images",
     }
     where = [words.format(int(metrics.about[name])) for words, name in of.items() if name in metrics.about]
-    table = table_of(", ".join(["top-1 accuracy in per cent", *where]), "features", *names)
+    shares = all(name.endswith("top1") for name in names)
+    title = "top-1 accuracy in per cent" if shares else "metrics; top-1 accuracy in per cent"
+    table = table_of(", ".join([title, *where]), "features", *names)
     for prefix, title in rows.items():
         if any(prefix + name in metrics for name in names):
-            table.add_row(title, *(_share(metrics.get(prefix + name)) for name in names))
+            table.add_row(title, *(_value(name, metrics.get(prefix + name)) for name in names))
     broken = int(metrics.about.get("test_images_broken", 0))
     table.caption = f"{broken:,} more test images could not be read" if broken else None
     show(table)
+
+
+def _value(metric: str, value: float | None) -> str:
+    return _share(value) if metric.endswith("top1") or value is None else f"{value:.4g}"
 
 
 def show_dense(metrics: Mapping[str, float]) -> None:
@@ -131,6 +150,8 @@ def show_dense(metrics: Mapping[str, float]) -> None:
             table.add_row(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
     show(table)
 
+
+DENSE = tuple(prefix + task for task in ("detection_", "segmentation_") for prefix in ("", "scratch_", "supervised_"))
 
 GEOMETRY = {  # what is measured of the features, and of what the loss compares
     "rankme": "effective rank (RankMe)",
@@ -199,6 +220,29 @@ def show_methods(rows: Sequence[Mapping[str, Any]]) -> None:
     show(table, presets, *(f"{row['method']}: {row['paper']}, {row['url']}" for row in rows))
 
 
+def evaluation_rows() -> list[dict[str, Any]]:
+    """The evaluations: what each measures, what it needs, and by which metrics trials can be ranked."""
+    from ..config.evaluations import evaluation_names, load_evaluation
+
+    return [
+        {
+            "evaluation": file.name, "about": file.about, "needs": file.needs, "ranks": file.metrics, "paper": file.paper.title,
+            "year": file.paper.year, "url": file.paper.url, "keys": [f"{file.prefix}.{spec.name}" for spec in fields(file.config)],
+        }
+        for file in map(load_evaluation, evaluation_names())
+    ]  # fmt: skip
+
+
+def show_evaluations(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The evaluations and where they come from."""
+    table = table_of("contray eval EVALUATION --run RUN_ID", "evaluation", "measures", "needs", "ranks trials by")
+    for column in table.columns:
+        column.justify = "left"
+    for row in rows:
+        table.add_row(row["evaluation"], row["about"], ", ".join(row["needs"]), ", ".join(row["ranks"]))
+    show(table, *(f"{row['evaluation']}: {row['paper']} ({row['year']}), {row['url']}" for row in rows))
+
+
 def space_rows() -> list[dict[str, Any]]:
     """The search spaces: what each asks and over which keys."""
     from ..tuning.domains import describe_domain
@@ -232,8 +276,13 @@ def show_spaces(rows: Sequence[Mapping[str, Any]]) -> None:
 def show_sweep(result: SweepResult) -> None:
     """The ranked trials of a sweep, the winner and where to look on; for a study over seeds, the mean of each value too."""
     keys = list(result.space)
-    scores = [name for name in SCORES if any(name in trial.metrics for trial in result.trials)]
-    table = table_of(f"{result.name}: ranked on {result.metric}", "rank", *keys, *(SCORES[name] for name in scores), "status")
+    known = dict.fromkeys(
+        [*SCORES, *(name for trial in result.trials if trial is not result.best for name in trial.metrics), result.metric]
+    )
+    scores = [name for name in known if any(name in trial.metrics for trial in result.trials)]
+    table = table_of(
+        f"{result.name}: ranked on {result.metric}", "rank", *keys, *(SCORES.get(name, name) for name in scores), "status"
+    )
     for rank, trial in enumerate(result.trials, 1):
         shown = [f"{_scale(name) * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in scores]
         values = [
@@ -266,7 +315,7 @@ def _study(result: SweepResult, keys: Sequence[str]) -> Any:
     for trial in result.trials:
         if result.metric in trial.metrics:
             groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
-    scale, unit = _scale(result.metric), "" if result.metric == "rankme" else " points"
+    scale, unit = _scale(result.metric), " points" if _scale(result.metric) == 100 else ""
     table = table_of(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
     for values in sorted(groups):
         mean, std = _spread(groups[values])
@@ -284,4 +333,4 @@ SCORES = {"knn_val_top1": "k-NN val", "linear_val_top1": "linear val", "rankme":
 
 def _scale(metric: str) -> float:
     """What a metric is shown times: top-1 accuracies in per cent, a rank as it is."""
-    return 1 if metric == "rankme" else 100
+    return 100 if metric.endswith("top1") else 1

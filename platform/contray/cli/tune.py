@@ -39,9 +39,12 @@ class Options:
     samples: Annotated[int, arg("trials to draw; a grid is repeated this often; 0: the space's own number")] = 0
     preset: Annotated[str, arg("named settings of the method; default: the data source's own, else paper")] = ""
     config: Annotated[Path | None, arg("YAML of the settings that all trials share")] = None
-    metric: Annotated[str, arg("what trials are ranked on: knn_val_top1, linear_val_top1, or rankme, which needs no labels")] = (
-        "linear_val_top1"
-    )
+    metric: Annotated[
+        str,
+        arg(
+            "what trials are ranked on: a held-out metric of an evaluation of eval.final, such as knn_val_top1, or rankme, which needs no labels"
+        ),
+    ] = "linear_val_top1"
     scheduler: Annotated[
         str,
         arg(

@@ -8,6 +8,7 @@ import operator
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from ..errors import ConfigError, shown
@@ -40,7 +41,7 @@ class Key:
         values = given if isinstance(given, (list, tuple)) else str(given).replace(",", " ").split()
         kinds = get_args(self.type)
         if kinds[-1] is Ellipsis:
-            return tuple(self._scalar(key, kinds[0], value) for value in values)
+            return tuple(self._scalar(key, kinds[0], value) for value in values if value != "")
         if len(values) != len(kinds):
             raise ConfigError(key, f"got {' '.join(map(str, values)) or 'no value'}, takes {len(kinds)} values: {self.allowed}")
         return tuple(self._scalar(key, kind, value) for kind, value in zip(kinds, values, strict=True))
@@ -120,9 +121,16 @@ def declared_keys(config: RunConfig, parts: Mapping[str, Any] | None = None) -> 
 
 
 def _section_keys(prefix: str, section: Any) -> Iterator[tuple[str, Key]]:
-    hints = typing.get_type_hints(type(section))
+    for name, key in _keys_of(type(section)).items():
+        yield f"{prefix}.{name}", key
+
+
+@cache
+def _keys_of(section: type) -> dict[str, Key]:
+    hints, found = typing.get_type_hints(section), {}
     for spec in dataclasses.fields(section):
         meta = spec.metadata
         if "help" not in meta:
-            raise TypeError(f"{prefix}.{spec.name} is not declared with setting(default, help, ...)")
-        yield f"{prefix}.{spec.name}", Key(hints[spec.name], meta["help"], meta["unit"], meta["bounds"])
+            raise TypeError(f"{section.__name__}.{spec.name} is not declared with setting(default, help, ...)")
+        found[spec.name] = Key(hints[spec.name], meta["help"], meta["unit"], meta["bounds"])
+    return found

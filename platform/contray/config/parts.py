@@ -4,25 +4,58 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import ConfigError, UserError
+from .registry import builtin, part_name
 from .sections import BackboneConfig, DataConfig, EvalConfig
 
-CHOOSING = ("backbone.name", "data.source")  # keys that name plug-ins
+CHOOSING = ("backbone.name", "data.source", "eval.final", "eval.online")  # keys that name plug-ins
 SECTIONS = {"backbone": BackboneConfig, "data": DataConfig, "eval": EvalConfig}
 
 
 def parts_of(values: Mapping[str, Any]) -> dict[str, type]:
     """Dotted prefix -> Config, of every plug-in that a config has whose keys of CHOOSING have these values."""
+    from .evaluations import load_evaluation  # it stands on the registry, which stands on this
+
     found: dict[str, type] = {}
+    for key, names in (("", builtin("evaluation")), *((key, values[key]) for key in ("eval.final", "eval.online"))):
+        for name in names:
+            try:
+                add_part(found, "eval", name, load_evaluation(name).config)
+            except ConfigError:
+                raise
+            except UserError as error:
+                raise ConfigError(key, str(error)) if key else error from None
     return found
 
 
-def part_name(name: str) -> str:
-    """How a plug-in is called in keys: by its name, that of a .py file by its stem."""
-    return (Path(name).stem if name.endswith(".py") else name).replace("-", "_").replace(".", "_")
+def without_absent(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config's values without the evaluations that cannot be had here: of packages that are not installed, of code that nobody named.
+
+    They are not needed to use the encoder.
+    """
+    from .evaluations import load_evaluation
+
+    absent: set[str] = set()
+    for name in {*values.get("eval.final", ()), *values.get("eval.online", ())}:
+        try:
+            load_evaluation(str(name))
+        except UserError:
+            absent.add(str(name))
+    kept = {
+        key: value for key, value in values.items() if not key.startswith(tuple(f"eval.{part_name(name)}." for name in absent))
+    }
+    for key in ("eval.final", "eval.online"):
+        if key in kept:
+            kept[key] = [name for name in kept[key] if str(name) not in absent]
+    return kept
+
+
+def idle(parts: Mapping[str, Any], options: EvalConfig) -> list[str]:
+    """Prefixes of parts that decide nothing in a run: evaluations that it does not make."""
+    made = {f"eval.{part_name(name)}" for name in options.final + (options.online if options.every_epochs else ())}
+    return [prefix for prefix in parts if prefix.startswith("eval.") and prefix not in made]
 
 
 def add_part(found: dict[str, type], section: str, name: str, config: Any) -> None:

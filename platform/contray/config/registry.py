@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -34,12 +35,13 @@ class Kind:
     key: str = ""  # the config's key that names one; empty: none does
     files: Mapping[str, str] | None = None  # name -> module in the package; None: each file there that does not start with _
     many: bool = False  # whether the key takes several
+    also: tuple[str, ...] = ()  # further keys that name some
 
 
 KINDS = {
     "method": Kind("contray.methods", "contray.methods", "method.name"),
     "space": Kind("contray.tune_spaces", "contray.tune_spaces"),
-    "evaluation": Kind("contray.evaluation", "contray.evaluations", "eval.final", {}, many=True),
+    "evaluation": Kind("contray.evaluation", "contray.evaluations", "eval.final", many=True, also=("eval.online",)),
     "backbone": Kind("contray.model", "contray.backbones", "backbone.name", {}),
     "source": Kind("contray.data", "contray.sources", "data.source", {}),
     "listener": Kind("contray.training", "contray.listeners", "track.listeners", {}, many=True),
@@ -68,6 +70,11 @@ class MethodFile:
 def names(kind: str) -> list[str]:
     """The built-in parts of a kind and those of installed packages."""
     return sorted({*_files(KINDS[kind]), *(entry.name for entry in importlib.metadata.entry_points(group=KINDS[kind].group))})
+
+
+def builtin(kind: str) -> list[str]:
+    """The names of the parts of a kind that come with contray."""
+    return sorted(_files(KINDS[kind]))
 
 
 def method_names() -> list[str]:
@@ -119,8 +126,8 @@ def name_parts(values: Mapping[str, Any]) -> None:
 
 def _code_in(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(kind, path) of the files that values of dotted keys name, in the tree's form or as a command line gives them."""
-    for kind, about in KINDS.items():
-        given = values.get(about.key, "")
+    for kind, about, key in ((kind, each, key) for kind, each in KINDS.items() for key in (each.key, *each.also)):
+        given = values.get(key, "")
         words = list(map(str, given)) if isinstance(given, (list, tuple)) else [str(given)]
         if about.many and isinstance(given, str):
             words = given.replace(",", " ").split()
@@ -201,10 +208,14 @@ def find(kind: str, name: str) -> ModuleType:
 
 
 def _files(kind: Kind) -> Mapping[str, str]:
-    if kind.files is not None:
-        return kind.files
-    found = pkgutil.iter_modules(importlib.import_module(kind.package).__path__)
-    return {info.name: info.name for info in found if not info.name.startswith("_")}
+    return kind.files if kind.files is not None else _modules(kind.package)
+
+
+@cache
+def _modules(package: str) -> Mapping[str, str]:
+    """The files of a package that do not start with _."""
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return {info.name: info.name for info in found if not info.name.startswith("_") and not info.ispkg}
 
 
 def _load_path(kind: str, path: Path) -> ModuleType:

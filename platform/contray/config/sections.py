@@ -211,10 +211,15 @@ class ScaleConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Online k-NN and geometry during training, and k-NN and linear probe at its end. Selection uses held-out training data only."""
+    """What is measured while a run trains and at its end; each evaluation's own keys follow. Selection uses held-out training data only."""
 
-    every_epochs: float = setting(
-        10.0, "how often k-NN (with labels) and geometry (without) are measured while training; 0: never", unit="epochs", ge=0
+    every_epochs: float = setting(10.0, "how often the online evaluations measure while training; 0: never", unit="epochs", ge=0)
+    online: tuple[str, ...] = setting(
+        ("knn", "geometry"),
+        "evaluations that measure while training, on held-out images; without labels those are left out that need them",
+    )
+    final: tuple[str, ...] = setting(
+        ("knn", "linear", "geometry"), "evaluations that measure the trained encoder at the end, on the test set; empty: none"
     )
     holdout: float = setting(
         0.1,
@@ -224,20 +229,10 @@ class EvalConfig:
     )
     online_limit: int = setting(
         10_000,
-        "images that the online k-NN uses at most, of every class its share; the geometry, 2048 at most, without labels",
+        "images that an online evaluation with labels uses at most, of every class its share; geometry, 2048 at most",
         unit="images",
         ge=100,
     )
-    knn_k: int = setting(200, "neighbours that vote", ge=1)
-    knn_temperature: float = setting(0.07, "temperature of the votes", gt=0)
-    probe_lrs: tuple[float, ...] = setting(
-        (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
-        "linear probe: learning rates of the grid",
-        unit="1 / largest eigenvalue of the features' correlation",
-        gt=0,
-    )
-    probe_decays: tuple[float, ...] = setting((0.0, 1e-3, 1e-2), "linear probe: weight decays of the grid", ge=0)
-    probe_epochs: int = setting(60, "linear probe: passes over the cached features", unit="epochs", ge=1)
     crop: tuple[float, float] = setting(
         (0.0, 0.0),
         "area of the random crop wherever an evaluation trains on augmented images; 0 0: as the method's first view is cropped",
@@ -245,107 +240,7 @@ class EvalConfig:
         ge=0,
         le=1,
     )
-    paper_optim: Literal["sgd", "nesterov", "lars"] = setting("sgd", "paper and attentive probes: optimiser, of momentum 0.9")
-    paper_lrs: tuple[float, ...] = setting(
-        (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
-        "paper and attentive probes: learning rates, trained side by side on the same crops",
-        unit="per 256 samples",
-        gt=0,
-    )
-    paper_decay: float = setting(0.0, "paper and attentive probes: weight decay", ge=0)
-    paper_epochs: int = setting(90, "paper and attentive probes: passes over the augmented images", unit="epochs", ge=1)
-    paper_batch: int = setting(256, "paper and attentive probes: minibatch", unit="images", ge=2)
-    paper_schedule: Literal["cosine", "step"] = setting(
-        "cosine", "paper and attentive probes: cosine to 0, or a tenth of the rate at 60 and at 80 % (MoCo)"
-    )
-    paper_norm: bool = setting(False, "paper probes: batch norm without scale and shift before the linear layer (MAE)")
-    last_n: int = setting(4, "last_n probes: class tokens of how many of the last blocks (DINO: 4)", unit="blocks", ge=1)
-    last_average: bool = setting(False, "last_n probes: the last block's mean patch token as well (DINO's ViT-B, with last_n 1)")
-    finetune_optim: Literal["adamw", "nesterov", "lars"] = setting(
-        "adamw", "fine-tuning, from scratch and supervised: optimiser; momentum 0.9"
-    )
-    finetune_lrs: tuple[float, ...] = setting(
-        (3e-4, 1e-3, 3e-3),
-        "fine-tuning, from scratch and supervised: peak rates, one picked on held-out images; warm-up over a tenth, then a cosine to 0",
-        unit="absolute: not scaled by the batch",
-        gt=0,
-    )
-    finetune_decay: float = setting(0.0, "fine-tuning, from scratch and supervised: weight decay, not of biases and norms", ge=0)
-    finetune_epochs: int = setting(60, "fine-tuning and from scratch: passes over the labelled images", unit="epochs", ge=1)
-    finetune_batch: int = setting(64, "fine-tuning and from scratch: minibatch", unit="images", ge=2)
-    finetune_holdout: float = setting(
-        0.2, "fine-tuning and from scratch: share of the labelled images that picks the rate", ge=0.01, le=0.5
-    )
-    distill_epochs: int = setting(60, "distillation: the student's passes over all images", unit="epochs", ge=1)
-    distill_temperature: float = setting(
-        1.0, "distillation: temperature of both predictions (SimCLR v2: 0.1 to itself, 1 to a smaller one)", gt=0
-    )
-    distill_labelled: float = setting(
-        0.0, "soft_labels: weight w of the labelled images' cross-entropy, 1 - w of the distillation (SimCLR v2, eq. 3: 1 - alpha)", ge=0, lt=1,
-    )  # fmt: skip
-    distill_start: Literal["untrained", "pretrained"] = setting(
-        "untrained", "distillation: the student's first weights; pretrained: those of --student-run or --student-checkpoint"
-    )
-    crd_weight: float = setting(0.8, "crd: weight of the contrast of the student's and the teacher's features (paper: 0.8)", gt=0)
-    crd_labelled: float = setting(1.0, "crd: weight of the labelled images' cross-entropy (paper: 1)", ge=0)
-    crd_soft: float = setting(1.0, "crd: weight of the teacher's soft labels (paper: CRD 0, CRD + KD 1)", ge=0)
-    crd_negatives: int = setting(1024, "crd: other images that each one is contrasted with (paper: 16384)", ge=1)
-    crd_temperature: float = setting(0.07, "crd: temperature of the similarities (paper: 0.07)", gt=0)
-    crd_momentum: float = setting(0.5, "crd: share of the old row in a memory bank's new one (paper: 0.5)", ge=0, lt=1)
-    crd_dim: int = setting(128, "crd: features of the two linear embeddings (paper: 128)", ge=1)
-    noisy_iterations: int = setting(3, "noisy_student: students in a row, each the next one's teacher (paper: 3)", ge=1)
-    noisy_threshold: float = setting(
-        0.3, "noisy_student: images of which the teacher is less sure are left out (paper: 0.3)", unit="probability", ge=0, lt=1
-    )
-    noisy_per_class: int = setting(
-        0,
-        "noisy_student: pseudo-labelled images of each class: the surest ones, copies where they are fewer (paper: 130000); 0: unlabelled images / classes",
-        unit="images",
-        ge=0,
-    )
-    noisy_labels: Literal["soft", "hard"] = setting(
-        "soft", "noisy_student: the teacher's probabilities or its likeliest class (paper: soft)"
-    )
-    noisy_ratio: float = setting(14.0, "noisy_student: pseudo-labelled images to a labelled one (paper: 14, at last 28)", gt=0)
-    noisy_randaugment: tuple[int, int] = setting(
-        (2, 9), "noisy_student: RandAugment of the student's images: operations and magnitude, 0 to 10 (paper: 2 and 27 of 30)", ge=0, le=10,
-    )  # fmt: skip
-    noisy_dropout: float = setting(
-        0.5, "noisy_student: dropout before the last layer (paper: 0.5)", unit="probability", ge=0, lt=1
-    )
-    noisy_drop_path: float = setting(
-        0.2,
-        "noisy_student: stochastic depth of a ViT at its last block (paper: 0.2, survival 0.8)",
-        unit="probability",
-        ge=0,
-        lt=1,
-    )
-    layer_decay: float = setting(
-        1.0, "fine-tuning ViTs: factor of the rate from each block to the one before it (MAE: 0.65); 1: none", gt=0, le=1
-    )
-    dense_steps: int = setting(
-        300, "detection and segmentation: optimiser steps (MoCo on VOC: 24 000); for the built-in scenes", unit="steps", ge=1
-    )
-    dense_batch: int = setting(16, "detection and segmentation: minibatch (papers: 16)", unit="images", ge=2)
-    dense_lr: float = setting(
-        0.02,
-        "detection and segmentation: rate of SGD, all layers trained (papers: 0.02); warmed up, a tenth after 3/4, a hundredth after 11/12 of the steps",
-        unit="absolute: not scaled by the batch",
-        gt=0,
-    )
-    dense_decay: float = setting(1e-4, "detection and segmentation: weight decay (papers: 1e-4)", ge=0)
-    dense_size: int = setting(
-        0, "detection and segmentation: images' shorter side (papers: 800 on VOC and COCO); 0: the data's median", unit="px", ge=0
-    )
-    dense_flip: float = setting(
-        0.5, "detection and segmentation: horizontal flip; the built-in scenes are digits and never flipped", unit="probability",
-        ge=0, le=1,
-    )  # fmt: skip
-    dense_proposals: int = setting(
-        64, "detection: proposals that train the box head, per image; twice as many are tested (papers: 512)", ge=8
-    )
     batch_size: int = setting(256, "images encoded at once", unit="images", ge=1)
-    final: bool = setting(True, "measure the trained encoder, the untrained one and raw pixels on the test set at the end")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from ..errors import ConfigError, UserError, nearest
 from ..methods._base import View
 from ..storage.names import check_name, slug
 from .keys import declared_keys
-from .parts import CHOOSING, completed
+from .parts import CHOOSING, completed, idle, without_absent
+from .renamed import check_renamed, translated
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 
 # What may change where a run goes on: nothing that it computes depends on these
@@ -97,6 +98,8 @@ class RunConfig:
     def replace(self, overrides: Mapping[str, Any]) -> RunConfig:
         """A copy with some dotted keys set to other values, checked like any other config."""
         plain = dict(declared_keys(self))
+        for key, given in overrides.items():
+            check_renamed(key, given)
         chosen = {key: plain[key].parse(key, overrides[key]) if key in overrides else _get(self, key) for key in CHOOSING}
         parts = dict(completed(self.parts, chosen))
         known = dict(declared_keys(self, parts))
@@ -147,8 +150,12 @@ class RunConfig:
         where: str = "the config",
         method: str = "",
         preset: str = "",
+        encoder: bool = False,
     ) -> RunConfig:
-        """Read what `to_yaml` wrote, or any YAML mapping of dotted or nested keys; `overrides`, `method` and `preset` win over it."""
+        """Read what `to_yaml` wrote, or any YAML mapping of dotted or nested keys; `overrides`, `method` and `preset` win over it.
+
+        encoder: only the encoder is wanted, so that evaluations which cannot be had here are left out.
+        """
         import yaml
 
         try:
@@ -159,8 +166,10 @@ class RunConfig:
             raise UserError(f"{where} holds no mapping of keys such as train.epochs")
         from .registry import name_parts
 
-        values, overrides = dict(_flatten(tree)), dict(overrides or {})
+        values, overrides = translated(dict(_flatten(tree))), dict(overrides or {})
         name_parts({"method.name": method, **overrides})  # the caller's words; those of the text name nothing
+        if encoder:
+            values = without_absent(values)
         if preset or (method and Path(method).name != Path(_one(values.get("method.name", ""))).name):
             values |= {"method.preset": preset}
         if method:
@@ -186,8 +195,18 @@ class RunConfig:
         """Optimiser steps of a run on so many training images; an epoch has full batches alone."""
         return self.train.steps or self.train.epochs * (samples // self.train.batch_size)
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Sections whose keys decide nothing that this run computes: of evaluations that it does not make."""
+        return tuple(idle(self.parts, self.eval))
+
+    def free(self, key: str) -> bool:
+        """Whether a key may change where the run goes on."""
+        return key in FREE or key.rpartition(".")[0] in self.idle
+
     def digest(self, *without: str) -> str:
         """8 hex digits that name this config; sections or keys in `without` do not count."""
+        without = (*without, *self.idle)
         asked = {**self.flat(), **dict.fromkeys(self.train.settled, "auto")}  # the same name on any hardware
         kept = {
             key: _default(key) if key in FREE else value  # else whoever is told to go on with such a key would begin anew
@@ -251,6 +270,8 @@ def _check_together(config: RunConfig) -> None:
             "train.norm_groups",
             f"got {config.train.norm_groups} for a batch of {config.train.batch_size}: each group needs at least 2 rows",
         )
+    if config.train.on_collapse == "stop" and config.eval.every_epochs and "geometry" not in config.eval.online:
+        raise ConfigError("train.on_collapse", "got stop, but eval.online lacks geometry, by which a collapse is seen")
     if config.train.audit and config.train.log_every != 1:
         raise ConfigError("train.audit", f"records every step, so train.log_every must be 1 (got {config.train.log_every})")
     for name, view in config.views.items():

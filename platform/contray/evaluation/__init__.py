@@ -1,18 +1,5 @@
-"""Evaluation of frozen features: k-NN, linear probes and the protocol that compares encoders."""
+"""Evaluations: one file each, found by its name; `_base` says what is asked of one. What they share lies in `common` and `dense`."""
 
-from .knn import knn_predict, knn_top1
-from .linear import LinearProbes, ProbeResult, linear_probe
-from .protocol import Features, encode, measure, pixels, report
+from ._base import Citation, Features, Measured, Subject, setting
 
-__all__ = [
-    "Features",
-    "LinearProbes",
-    "ProbeResult",
-    "encode",
-    "knn_predict",
-    "knn_top1",
-    "linear_probe",
-    "measure",
-    "pixels",
-    "report",
-]
+__all__ = ["Citation", "Features", "Measured", "Subject", "setting"]

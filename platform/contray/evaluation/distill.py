@@ -1,32 +1,70 @@
-"""Distillation: what a student learns from a teacher's outputs."""
+"""Distillation by soft labels: a student learns a fine-tuned teacher's class probabilities. B minibatch, C classes"""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ._base import Citation, Measured, Subject, setting
+from .common.settings import Teaching
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..methods._base import Batch
+    from .common.classifier import Classifier, Loss
+    from .common.student import Lesson
+
+ABOUT = "a teacher fine-tuned on a part of the labels gives a student of any backbone its class probabilities of all images"
+PAPER = Citation("Big Self-Supervised Models are Strong Semi-Supervised Learners", 2020, "https://arxiv.org/abs/2006.10029")
+NEEDS = ("labels", "test labels")
+METRICS = ()
+TAKES = ("backbone",)
 
 
-def distillation_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) of the softened predictions of logits (B, C), the mean over the batch; no gradient to the teacher.
+@dataclass(frozen=True)
+class Config(Teaching):
+    """Keys eval.distill.*."""
 
-    Hinton et al. 2015, https://arxiv.org/abs/1503.02531, §2: gradients shrink as 1 / T^2, hence the factor.
+    temperature: float = setting(1.0, "temperature of both predictions (SimCLR v2: 0.1 to itself, 1 to a smaller one)", gt=0)
+    labelled: float = setting(
+        0.0, "weight w of the labelled images' cross-entropy, 1 - w of the distillation (SimCLR v2, eq. 3: 1 - alpha)", ge=0, lt=1
+    )  # fmt: skip
+
+
+def evaluate(subject: Subject, options: Config) -> Measured:
+    """distill_1pct_width8_top1 of the student, and `Lesson.references`: Chen et al. 2020, eq. 2.
+
+    The student sees no label, only what the teacher says of the same crop of every training image, both softened by eval.distill.temperature.
+    With eval.distill.labelled = w its eq. 3, w (cross-entropy of labelled images) + (1 - w) (eq. 2), so that its alpha is 1 - w; each of its
+    sums is taken as a mean here, so that w means the same however few the labels. The paper's students learn by eq. 2, hence w = 0.
     """
-    goal = (teacher.detach() / temperature).softmax(1)  # (B, C)
-    return temperature**2 * F.kl_div((student / temperature).log_softmax(1), goal, reduction="batchmean")
+    from functools import partial
+
+    from .common.classifier import Classifier
+    from .common.student import Lesson
+
+    lesson = Lesson.of(subject, options, "distill")
+    metrics = lesson.references()
+    teacher = lesson.taught.networks[lesson.teacher]
+    return lesson.measured(metrics | lesson.student(partial(Classifier, *lesson.given), by_teacher(lesson, options, teacher)))
 
 
-def label_weights(labelled: np.ndarray, samples: int) -> Tensor:
-    """(samples,): samples / n for the n `labelled` ids, 0 for the others.
+def by_teacher(lesson: Lesson, options: Config, teacher: Classifier) -> Loss:
+    """SimCLR v2's eq. 3; eq. 2 where eval.distill.labelled is 0."""
+    import torch
 
-    So the weighted mean over random batches of all images is, in expectation, the mean over the labelled ones: a batch needs none of them.
-    """
-    weights = torch.zeros(samples)
-    weights[torch.as_tensor(labelled)] = samples / len(labelled)
-    return weights
+    from .common.losses import distillation_kl, label_weights, labelled_cross_entropy
 
+    share, weights = options.labelled, label_weights(lesson.few.fit, lesson.samples)
 
-def labelled_cross_entropy(scores: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy of class scores (B, C) with labels y (B,), the mean of the rows by `weights` (B,) of `label_weights`."""
-    return (weights * F.cross_entropy(scores, y, reduction="none")).mean()
+    def loss(network: Classifier, batch: Batch, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            goal = teacher(batch.views).float()  # (B, C)
+        scores = network(batch.views).float()  # (B, C)
+        soft = distillation_kl(scores, goal, options.temperature)  # ()
+        if not share:
+            return soft
+        return share * labelled_cross_entropy(scores, y, weights[batch.index].to(scores)) + (1 - share) * soft
+
+    return loss

@@ -6,10 +6,41 @@ Legend of shapes: N rows, D features.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ._base import Citation, Measured, Subject
+
+ABOUT = "rank, spread, alignment and similarities of features, beside the untrained encoder's; no labels"
+PAPER = Citation(
+    "RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their Rank", 2023, "https://arxiv.org/abs/2210.02885"
+)  # fmt: skip
+NEEDS = ()
+METRICS = ("rankme",)
+
+
+@dataclass(frozen=True)
+class Config:
+    """It has no keys of its own."""
+
+
+def evaluate(subject: Subject, options: Config) -> Measured:
+    """The metrics of `Diagnosis.measure` of the encoder and, where it is tested, after `random_`, of the same network untrained; both's
+    similarities as a picture, for which the method must have pairs of views (UserError).
+    """
+    from .common.diagnosis import draw
+
+    found = subject.diagnosis.measure(subject.method)
+    picture = subject.picture("similarities.png")
+    if subject.tests:
+        found |= {f"random_{name}": value for name, value in subject.diagnosis.measure(subject.untrained).items()}
+        if picture is not None:
+            draw(subject.diagnosis, subject.method, subject.untrained, picture)
+    return Measured(found, (picture,) if picture else ())
+
 
 TILE = 2**22  # pairs that are compared at once
 

@@ -5,11 +5,52 @@ Legend of shapes: N bank rows, M queries, D features, k neighbours, C classes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ._base import Citation, Features, Measured, Parts, Subject, setting
+
+ABOUT = "k-NN vote of frozen features, beside the untrained encoder's and raw pixels'; nothing is trained, nothing is chosen"
+PAPER = Citation(
+    "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018, "https://arxiv.org/abs/1805.01978"
+)
+NEEDS = ("labels",)
+METRICS = ("knn_val_top1",)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Keys eval.knn.*."""
+
+    k: int = setting(200, "neighbours that vote", ge=1)
+    temperature: float = setting(0.07, "temperature of the votes", gt=0)
+
+
+def evaluate(subject: Subject, options: Config) -> Measured:
+    """{prefix}knn_val_top1 of held-out images by those that fit and, where the test set is opened, {prefix}knn_top1 by both."""
+    from .common.protocol import beside
+
+    device = None if subject.online else subject.device  # its memory is full while a method trains
+
+    def hits(encoder: str, parts: Parts) -> tuple[Tensor, Tensor | None]:
+        fit, val, test = parts.fit, parts.val, parts.test
+        assert fit.y is not None
+        assert val.y is not None
+
+        def right(bank: Tensor, labels: Tensor, asked: Features) -> Tensor:
+            return asked.y == knn_predict(
+                bank, labels, asked.x, k=options.k, temperature=options.temperature, classes=subject.classes, device=device
+            )
+
+        held = right(fit.x, fit.y, val)  # (M,)
+        return held, None if test is None else right(torch.cat([fit.x, val.x]), torch.cat([fit.y, val.y]), test)
+
+    return beside(subject, "knn", hits)
+
 
 BLOCK = 8  # columns whose maximum decides whether they are looked at again
 QUERY_ROWS = 256  # enough rows for a matrix product at full speed, few enough that wide pieces of the bank fit beside them

@@ -6,6 +6,7 @@ probes last: on a CPU the softmax over a middle axis is many times faster than o
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -13,6 +14,51 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ._base import Citation, Measured, Parts, Subject, setting
+
+ABOUT = "linear probes of frozen features, a grid of them trained at once, beside the untrained encoder's and raw pixels'"
+PAPER = Citation("Colorful Image Colorization (the linear evaluation)", 2016, "https://arxiv.org/abs/1603.08511")
+NEEDS = ("labels",)
+METRICS = ("linear_val_top1",)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Keys eval.linear.*."""
+
+    lrs: tuple[float, ...] = setting(
+        (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+        "learning rates of the grid",
+        unit="1 / largest eigenvalue of the features' correlation",
+        gt=0,
+    )
+    decays: tuple[float, ...] = setting((0.0, 1e-3, 1e-2), "weight decays of the grid", ge=0)
+    epochs: int = setting(60, "passes over the cached features", unit="epochs", ge=1)
+
+
+def evaluate(subject: Subject, options: Config) -> Measured:
+    """{prefix}linear_val_top1, which picked the probe, and, where the test set is opened, {prefix}linear_top1 of that probe."""
+    from .common.protocol import beside
+
+    def hits(encoder: str, parts: Parts) -> tuple[Tensor, Tensor | None]:
+        fit, val, test = parts.fit, parts.val, parts.test
+        assert fit.y is not None
+        assert val.y is not None
+        probe = linear_probe(
+            fit.x, fit.y, val.x, val.y, lrs=options.lrs, decays=options.decays, epochs=options.epochs, classes=subject.classes,
+            seed=subject.config.seed, device=subject.device,
+        )  # fmt: skip
+        if probe.on_edge:
+            logger.info(
+                "%slinear probe: lr %g, decay %g is on the edge of eval.linear.lrs, eval.linear.decays",
+                encoder, probe.lr, probe.decay,
+            )  # fmt: skip
+        return probe.hits(val.x, val.y), None if test is None or test.y is None else probe.hits(test.x, test.y)
+
+    return beside(subject, "linear", hits)
+
 
 MOMENTUM = 0.9
 SPECTRUM_ROWS = 4096  # rows that estimate the largest eigenvalue; it sets a unit, a few per cent do not matter
@@ -137,6 +183,7 @@ def linear_probe(
     classes: int,
     seed: int,
     device: torch.device | str | None = None,
+    key: str = "eval.linear.lrs",
 ) -> ProbeResult:
     """Train the probes of all pairs of `lrs` and `decays` on fit_x (N, D), fit_y (N,), pick the best on val_x (M, D), val_y (M,).
 
@@ -151,9 +198,7 @@ def linear_probe(
     )
     finite = (probes.weights.isfinite().all(0) & probes.bias.isfinite()).all(0).cpu()  # (P,)
     if not finite.any():
-        raise ConfigError(
-            "eval.probe_lrs", f"every linear probe diverged with {' '.join(f'{lr:g}' for lr in lrs)}; give smaller ones"
-        )
+        raise ConfigError(key, f"every linear probe diverged with {' '.join(f'{lr:g}' for lr in lrs)}; give smaller ones")
     top1 = probes.top1(val_x, val_y).where(finite, 0.0).tolist()
     grid = [(lr, decay, score) for (lr, decay), score in zip(pairs, top1, strict=True)]
     best = max(range(len(grid)), key=lambda probe: top1[probe])  # the first of the best

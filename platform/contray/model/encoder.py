@@ -69,7 +69,7 @@ def read_folder(folder: Path) -> Encoder:
     from safetensors.torch import load_file
 
     try:
-        config, state = RunConfig.from_yaml((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
+        config, state = RunConfig.from_yaml((folder / CONFIG).read_text(), encoder=True), load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: no whole encoder ({error})") from None
     return _restore(config, state)
@@ -86,12 +86,12 @@ def read_checkpoint(address: str) -> Encoder:
         state = latest(Storage(address))
         if state is None:
             raise UserError(f"--checkpoint: there is no checkpoint in {address}")
-        return _restore(RunConfig.from_yaml(state["config"]), state["method"])
+        return _restore(RunConfig.from_yaml(state["config"], encoder=True), state["method"])
     storage = Storage(folder or ".")
     if name not in storage.names():
         raise UserError(f"--checkpoint: there is no file {address}")
     state = load(storage.read(name), address)
-    return _restore(RunConfig.from_yaml(state["config"]), state["method"])
+    return _restore(RunConfig.from_yaml(state["config"], encoder=True), state["method"])
 
 
 def _restore(config: RunConfig, state: Mapping[str, Tensor]) -> Encoder:

@@ -19,7 +19,7 @@ from torchvision.models.vision_transformer import EncoderBlock
 
 from .. import data, model
 from ..errors import UserError
-from ..evaluation.tokens import outputs_of
+from ..evaluation.common.tokens import outputs_of
 from ..methods._base import Method, View, evaluation_view
 from ..model.vit import VisionTransformer
 from .preview import as_seen

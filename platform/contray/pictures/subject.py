@@ -17,7 +17,7 @@ from .. import data, model
 from ..config import RunConfig
 from ..config.registry import load_method, method_names
 from ..drawing import drawable
-from ..evaluation.online import features_of
+from ..evaluation.common.features import features_of
 from ..methods._base import Method, View
 from .preview import as_seen
 

@@ -17,7 +17,7 @@ def embed(config: RunConfig, method: Method, source: data.Source, device: torch.
 
     To be called by every rank. Each takes whole batches of eval.batch_size, so that the features are bit for bit those of one rank.
     """
-    from ..evaluation.online import features_of
+    from ..evaluation.common.features import features_of
 
     size, count = config.eval.batch_size, len(source.train)
     part = shares(-(-count // size), ranks.world)[ranks.rank]

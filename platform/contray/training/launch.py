@@ -12,7 +12,7 @@ from .. import data, model, track
 from ..config import RunConfig
 from ..config.registry import code_of
 from ..errors import UserError
-from ..evaluation.samples import check_measurable
+from ..evaluation.common.samples import check_measurable
 from ..storage.checkpoint import newest_step
 from ..storage.folder import Storage
 from .audit import check_audit

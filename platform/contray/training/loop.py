@@ -14,7 +14,8 @@ import torch.distributed as dist
 from .. import data, model
 from ..config import RunConfig
 from ..errors import UserError
-from ..evaluation.diagnosis import Collapsed, LayerNorms, Watch
+from ..evaluation.common.diagnosis import LayerNorms
+from ..evaluation.common.watch import Collapsed, Watch
 from ..methods._base import Batch, Clock, Method
 from ..methods._ranks import shares
 from ..model import optim
@@ -325,8 +326,11 @@ def _train(
                     values = watch(method)
                     top1 = values.get("knn_val_top1", best)
                     improved, best = top1 > best, max(best, top1)
-                    if not (done == total and config.eval.final):  # else the verdict logs them at this step
-                        listener.log(done, values)
+                    told = (
+                        values if done < total else watch.without(config.eval.final)
+                    )  # the verdict logs the others at this step
+                    if told:
+                        listener.log(done, told)
                     if watch.news:
                         listener.collapsed(done, watch.news)
                     listener.evaluated(done, done / total, values, snapshot)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .. import data
-from ..config import FREE, RunConfig
+from ..config import RunConfig
 from ..errors import OnAllRanks, UserError
 from ..storage.checkpoint import PATTERN, latest, read
 from ..storage.folder import Storage
@@ -68,7 +68,7 @@ def check_config(kept: str, config: RunConfig, ignored: Collection[str] = ()) ->
     """Refuse to go on under another config than `kept`, which a checkpoint was made with; keys that decide nothing may differ."""
     theirs = RunConfig.from_yaml(kept).flat()
     ours = {key: value for key, value in config.flat().items() if not key.startswith(("scale.", "track.")) and key not in ignored}
-    differing = [key for key, value in ours.items() if theirs.get(key, value) != value and key not in FREE]
+    differing = [key for key, value in ours.items() if theirs.get(key, value) != value and not config.free(key)]
     if config.train.extend != "no":  # the driver has held the schedules of both lengths against each other
         differing = [key for key in differing if key not in LENGTH]
     if differing:

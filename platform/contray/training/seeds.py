@@ -10,8 +10,8 @@ from typing import Any
 from .. import data, model, track
 from ..config import RunConfig
 from ..errors import UserError
-from ..evaluation.protocol import Measured
-from ..evaluation.samples import check_measurable
+from ..evaluation import Measured
+from ..evaluation.common.samples import check_measurable
 from ..storage import sealed
 from ..storage.checkpoint import newest_step
 from ..storage.folder import Storage
@@ -77,7 +77,7 @@ def _run(
             with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
                 for child in own:
                     lease.check()
-                    done = _finished(storage / child.track.name, parent, config.eval.final, quiet)
+                    done = _finished(storage / child.track.name, parent, bool(config.eval.final), quiet)
                     if done and not quiet:
                         print(f"{done.name} is finished: {done.url}", flush=True)
                     results.append(done or launch(child, quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}))

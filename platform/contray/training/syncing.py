@@ -127,7 +127,7 @@ def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> S
     text = state["config"] if state else folder.read("config.yaml").decode() if "config.yaml" in names else ""
     if not text:
         return Synced(_name(folder), record["run_id"], problem="it has neither a config nor a checkpoint yet")
-    config = RunConfig.from_yaml(text)
+    config = RunConfig.from_yaml(text, encoder=True)
     metrics, kept, damaged = {}, [], []
     try:
         metrics = sealed.read(folder, VERDICT, sealed.NUMBER) or {}
@@ -167,7 +167,7 @@ def _record(folder: Storage, uri: str, quiet: bool = False) -> dict[str, Any]:
     def search() -> dict[str, Any] | None:
         if "config.yaml" not in folder.names():
             return None
-        config = RunConfig.from_yaml(folder.read("config.yaml").decode()).track
+        config = RunConfig.from_yaml(folder.read("config.yaml").decode(), encoder=True).track
         return records.search_for(folder, track.resolve_uri(uri or config.uri), config.experiment)
 
     return records.read(folder, quiet, search)

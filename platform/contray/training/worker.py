@@ -15,8 +15,8 @@ from .. import data, model
 from ..config import RunConfig
 from ..config.registry import name_code
 from ..errors import UserError
-from ..evaluation.diagnosis import Collapsed
-from ..evaluation.protocol import Measured
+from ..evaluation import Measured, Subject
+from ..evaluation.common.watch import Collapsed
 from ..methods._ranks import world_size
 from ..storage import sealed
 from ..storage.folder import Storage
@@ -225,27 +225,19 @@ def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: 
     Training is done and its checkpoint safe: what keeps a run from being measured is said in the second value, and loses nothing. A trial that
     cannot be measured cannot be ranked: that is raised.
     """
-    from ..evaluation.diagnosis import geometry_of
-    from ..evaluation.online import verdict
+    from ..evaluation.common.run import finals
 
     try:
         if known := sealed.read(storage, VERDICT, sealed.NUMBER):
             return Measured(known), ""
     except sealed.Damaged as error:
         print(f"contray: {error}; the same weights are measured again", flush=True)
-    device, test = model.device_of(config), final == "test"
-    metrics: dict[str, float] = {}
-    try:
-        metrics = geometry_of(config, source, outcome.method, device, untrained=test)
-        if source.train.labels is not None:
-            metrics = verdict(config, source, outcome.method, device, test=test) | metrics
-    except Exception as error:
-        if not test:
-            raise
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Measured(metrics), reason.encode(errors="backslashreplace").decode()[:1000]  # as a tag can hold it
-    sealed.write(storage, VERDICT, metrics)
-    return Measured(metrics), ""
+    subject = Subject(config, outcome.method, model.device_of(config), tests=final == "test", given=source)
+    metrics, problem = finals(subject)
+    if problem:
+        return metrics, problem.encode(errors="backslashreplace").decode()[:1000]  # as a tag can hold it
+    sealed.write(storage, VERDICT, {**metrics, **metrics.about})
+    return metrics, ""
 
 
 def _keep_artifacts(

@@ -2,6 +2,5 @@
 
 from .launch import sweep
 from .outcome import SweepResult, Trial
-from .ranking import METRICS
 
-__all__ = ["METRICS", "SweepResult", "Trial", "sweep"]
+__all__ = ["SweepResult", "Trial", "sweep"]

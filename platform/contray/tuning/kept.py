@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import FREE, RunConfig
+from ..config import RunConfig
 from ..config.registry import check_code
 from ..errors import UserError
 from ..storage import sealed
@@ -93,7 +93,7 @@ def differing(text: str, config: RunConfig) -> list[str]:
     return [
         f"{key} ({before.get(key)} -> {now.get(key)})"
         for key in {**before, **now}
-        if key not in FREE and not key.startswith(("scale.", "track.")) and before.get(key) != now.get(key)
+        if not config.free(key) and not key.startswith(("scale.", "track.")) and before.get(key) != now.get(key)
     ]
 
 

@@ -14,7 +14,7 @@ from .. import data, model, track
 from ..config import RunConfig
 from ..config.registry import load_space
 from ..errors import ConfigError, UserError
-from ..evaluation.samples import check_measurable
+from ..evaluation.common.samples import check_measurable
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..storage.names import check_case, slug
@@ -27,7 +27,7 @@ from ..training.stop import settled, stoppable
 from . import kept
 from .outcome import SweepResult, crown, end_trials, ranked, trials_of
 from .picture import draw
-from .ranking import METRICS, UNLABELLED
+from .ranking import check_metric, online_of
 from .search import LIVE_KEYS, Search, run
 
 VERSION = 2  # of how a sweep is kept
@@ -54,8 +54,6 @@ def sweep(
     """
     file = load_space(name)
     config = _base(file, overrides, preset, config_file)
-    if metric not in METRICS:
-        raise UserError(f"--metric: got {metric}, must be {' or '.join(METRICS)}; the test set selects nothing")
     scheduler = scheduler or getattr(file, "SCHEDULER", "asha")
     if scheduler not in ("asha", "pbt", "none"):
         raise UserError(f"--scheduler: got {scheduler}, must be asha, pbt or none")
@@ -65,12 +63,7 @@ def sweep(
     if not 0 < grace <= 1:
         raise UserError(f"--grace: got {grace:g}, must be above 0 and at most 1: the share of a run that every trial gets")
     source = data.announced(config.data)
-    if source.train.labels is None and metric != UNLABELLED:
-        raise UserError(
-            f"data.source: {source.name} has no labels, and {metric} ranks on held-out labels; --metric {UNLABELLED} needs none"
-        )
-    if not config.eval.final:
-        raise ConfigError("eval.final", "got false, and trials are ranked on what it measures")
+    check_metric(metric, config, source)
     check_measurable(config, source)
     if scheduler == "pbt" and config.scale.workers[1] > 1:
         raise UserError("--scheduler pbt: works for trials of one worker only; use asha, or scale.workers 1 1")
@@ -131,7 +124,9 @@ def _search(
         try:
             with ray_session(config, dashboard=config.scale.workers[1] > 1):
                 config = settle(config, place, uses_gpu(config, nodes()))  # once for all trials
-                trials = ranked(trials_of(run(search, config, space, folder, parent, lease, quiet), folder, parent), metric)
+                online = online_of(metric, config, source)
+                results = run(search, config, space, folder, parent, lease, online, quiet)
+                trials = ranked(trials_of(results, folder, parent, config), metric, online)
             best = next(
                 (each for each in trials if each.status == "finished" and math.isfinite(each.metrics.get(metric, math.nan))), None
             )
@@ -140,7 +135,7 @@ def _search(
                 place.check()
                 best, best_config = crown(config, best, parent, folder)
                 trials[0] = best
-            plots = draw(trials, space, metric, folder / "parameters.png")
+            plots = draw(trials, space, metric, online, folder / "parameters.png")
             parent.log_artifact(plots)
             sealed.write(place, SWEEP, {**record, "finished": True})
             status = "FINISHED"

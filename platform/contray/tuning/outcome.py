@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..training.records import ENDED
-from .ranking import METRICS, online_of
+from .ranking import rankable
 from .trial import RECORD
 
 
@@ -49,7 +49,7 @@ class SweepResult:
     parent_url: str = ""
 
 
-def trials_of(results: Any, folder: Path, parent: track.TrackedRun) -> list[Trial]:
+def trials_of(results: Any, folder: Path, parent: track.TrackedRun, config: RunConfig) -> list[Trial]:
     """The trials that began. MLflow gets the last online metrics of those that did not finish: their curves end at their last checkpoint."""
     trials = []
     for result in results:
@@ -60,7 +60,7 @@ def trials_of(results: Any, folder: Path, parent: track.TrackedRun) -> list[Tria
         run_id = (sealed.read(Storage(str(place)), RECORD, {"run_id": str, "params": dict}) or {}).get("run_id", "")
         finished = (place / ENDED).exists()
         ended = (sealed.read(Storage(str(place)), ENDED, sealed.NUMBER) or {}) if finished else last
-        metrics = {key: ended[key] for key in METRICS if key in ended}
+        metrics = {key: value for key, value in ended.items() if rankable(config, key)}
         status = "finished" if finished else "failed" if result.error else "stopped"
         problem = "" if finished or not result.error else str(result.error).strip().splitlines()[-1][:200]
         trials.append(
@@ -80,7 +80,7 @@ def end_trials(parent: track.TrackedRun) -> None:
             talk.set_terminated(run.info.run_id, "KILLED")
 
 
-def ranked(trials: list[Trial], metric: str) -> list[Trial]:
+def ranked(trials: list[Trial], metric: str, online: str) -> list[Trial]:
     """Finished trials first: what a stopped one had reached is no verdict. What is no number is worse than any."""
 
     def known(trial: Trial, name: str) -> float:
@@ -88,14 +88,16 @@ def ranked(trials: list[Trial], metric: str) -> list[Trial]:
         return value if math.isfinite(value) else -1.0
 
     def rank(trial: Trial) -> tuple[bool, float, float]:
-        return trial.status == "finished", known(trial, metric), known(trial, online_of(metric))
+        return trial.status == "finished", known(trial, metric), known(trial, online)
 
     return sorted(trials, key=rank, reverse=True)
 
 
 def crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path) -> tuple[Trial, Path]:
     """Open the test set for the winner, once, where there are labels; write its config; let the sweep's run carry its metrics and params."""
-    from ..evaluation.online import verdict
+    from ..config.evaluations import needing_labels
+    from ..evaluation import Subject
+    from ..evaluation.common.run import run
     from ..model.encoder import read_checkpoint
 
     encoder = read_checkpoint(best.folder)
@@ -104,7 +106,9 @@ def crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path
     measured: dict[str, float] = {}
     try:
         if source.train.labels is not None:
-            measured = verdict(winner, source, encoder.method.to(device), device)
+            subject = Subject(winner, encoder.method.to(device), device, given=source)
+            found = run(needing_labels(winner.eval.final), subject)
+            measured = {**found, **found.about}
     except UserError as error:  # the ranking stands without the test set
         print(f"contray: the winner could not be measured on the test set: {error}", flush=True)
     metrics = {**best.metrics, **measured}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .outcome import Trial
-from .ranking import UNLABELLED, online_of
+from .ranking import UNLABELLED, share
 
 
-def draw(trials: Sequence[Trial], space: Mapping[str, Any], metric: str, path: Path) -> Path:
+def draw(trials: Sequence[Trial], space: Mapping[str, Any], metric: str, online: str, path: Path) -> Path:
     """One panel for each key; finished trials as dots, stopped ones as crosses at their last online metric."""
     import matplotlib
 
@@ -25,9 +25,9 @@ def draw(trials: Sequence[Trial], space: Mapping[str, Any], metric: str, path: P
     figure, axes = plt.subplots(
         1, len(keys), figsize=(max(3.6 * len(keys), 6.5), 3.4), sharey=True, squeeze=False, layout="constrained"
     )
-    best, scale = trials[0].params if trials else {}, 1 if metric == UNLABELLED else 100
+    best, scale = trials[0].params if trials else {}, 100 if share(metric) else 1
     for axis, key in zip(axes[0], keys, strict=True):
-        for ended, marker, name in (("finished", "o", metric), ("stopped", "x", online_of(metric))):
+        for ended, marker, name in (("finished", "o", metric), ("stopped", "x", online)):
             chosen = [trial for trial in trials if trial.status == ended and name in trial.metrics]
             if not chosen:
                 continue
@@ -52,7 +52,9 @@ def draw(trials: Sequence[Trial], space: Mapping[str, Any], metric: str, path: P
             axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel(key)
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("RankMe (effective rank)" if metric == UNLABELLED else "held-out top-1 [%]")
+    axes[0][0].set_ylabel(
+        "RankMe (effective rank)" if metric == UNLABELLED else "held-out top-1 [%]" if share(metric) else metric
+    )
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=130)

@@ -21,7 +21,7 @@ from ..storage.logins import remembered
 from ..training.lease import POLL, Lease, LeaseLost
 from ..training.stop import heard
 from . import kept
-from .ranking import online_of, shown
+from .ranking import shown
 from .trial import ONLINE, TrialPlan, run_trial
 
 WORD = 60.0  # seconds
@@ -45,9 +45,12 @@ class Search:
 
 
 def run(
-    search: Search, config: RunConfig, space: Mapping[str, Any], folder: Path, parent: track.TrackedRun, lease: Lease, quiet: bool
+    search: Search, config: RunConfig, space: Mapping[str, Any], folder: Path, parent: track.TrackedRun, lease: Lease, online: str,
+    quiet: bool,
 ) -> Any:  # fmt: skip
-    """Tune's results. Raises KeyboardInterrupt when the search was interrupted, LeaseLost when another driver has taken it over.
+    """Tune's results; online: the metric that its scheduler goes by.
+
+    Raises KeyboardInterrupt when the search was interrupted, LeaseLost when another driver has taken it over.
 
     Trials that an earlier life of the sweep began come first, in their own folders: one that has ended reports again what it had come to,
     so that scheduler and sampler know it, and one that has not goes on from its checkpoint.
@@ -71,7 +74,6 @@ def run(
     # a trial that starts Ray Train leaves the CPUs to its workers, but Ray wants it to ask for something: a byte
     resources: dict[str, float] = {"memory": 1} if nested else {"cpu": share, **({"gpu": gpus / concurrent} if gpus else {})}
     shared = config.replace({"scale.cpus_per_worker": share, **({"data.workers": 0} if share == 1 and not gpus else {})})
-    online = online_of(search.metric)
     plan = TrialPlan(
         shared.to_yaml(), str(folder), parent, nested, share, pbt, online, lease.token, lease.folder.address,
         code_of(config), remembered(),

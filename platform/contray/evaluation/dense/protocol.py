@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from ...config import RunConfig
-from ...config.sections import EvalConfig
-from ...errors import ConfigError, UserError, nearest
+from ...errors import ConfigError
 from ...model.seeds import seeded
-from ..labelled import Show
+from .._base import Measured, Show, Subject
+from ..common.settings import Dense
 from . import detector, segmenter
-from .coco import IGNORE, CocoSet
+from .coco import IGNORE, SCENES, CocoSet, open_sets
 from .metrics import Confusion, average_precision, found_in
 from .samples import Sample, Wanted, batches, resized, stacked, training_order
 
@@ -30,8 +30,6 @@ MOMENTUM = 0.9
 WARMUP = 100  # steps (MoCo's and detectron2's), of short runs a tenth
 DROPS = (3 / 4, 11 / 12)  # of the steps: 18 000 and 22 000 of the papers' 24 000 on VOC
 SMALLEST = 64  # px: below, the smallest anchors would have no area
-
-HEADS = {"detection": detector.HEADS, "segmentation": segmenter.HEADS}
 
 
 @dataclass(frozen=True)
@@ -42,30 +40,28 @@ class Task:
     head: str
     train: CocoSet
     test: CocoSet
+    options: Dense
     flip: float = 0.0  # probability of a horizontal flip in training
 
     @property
     def masks(self) -> bool:
         return self.name == "segmentation" or self.head == "mask"
 
-    def check(self, options: EvalConfig) -> None:
+    @property
+    def size(self) -> int:
+        """The shorter side of the images that the network sees, in px."""
+        return self.options.size or max(self.train.side, SMALLEST)
+
+    def check(self) -> None:
         """Refuse what the data cannot serve, before anything is trained."""
+        options, key = self.options, f"eval.{self.name}"
         if self.masks:
             self.train.check_masks()
             self.test.check_masks()
-        if options.dense_batch > len(self.train):
-            raise ConfigError("eval.dense_batch", f"got {options.dense_batch}, but there are {len(self.train)} training images")
-        if 0 < options.dense_size < SMALLEST:
-            raise ConfigError("eval.dense_size", f"got {options.dense_size}, must be 0 or at least {SMALLEST} px")
-
-
-def check_head(task: str, head: str) -> str:
-    """The head of a task, its first where `head` is empty. Raises UserError."""
-    if task not in HEADS:
-        raise UserError(f"no evaluation {task!r}; {nearest(task, HEADS)}")
-    if head and head not in HEADS[task]:
-        raise UserError(f"--head: got {head!r}, eval {task} has {' | '.join(HEADS[task])}; {nearest(head, HEADS[task])}")
-    return head or HEADS[task][0]
+        if options.batch > len(self.train):
+            raise ConfigError(f"{key}.batch", f"got {options.batch}, but there are {len(self.train)} training images")
+        if 0 < options.size < SMALLEST:
+            raise ConfigError(f"{key}.size", f"got {options.size}, must be 0 or at least {SMALLEST} px")
 
 
 @dataclass(frozen=True)
@@ -82,12 +78,24 @@ class Row:
     steps: int = 0
 
 
+def evaluated(name: str, subject: Subject, options: Any) -> Measured:
+    """The metrics of detection or segmentation with its options. What cannot be served is refused before anything is trained."""
+    from .rows import rows_of
+
+    rows = rows_of(subject, options, f"eval.{name}.")
+    data, train, test = open_sets(options.data, subject.config.data.max_broken)
+    task = Task(name, options.head, train, test, options, 0.0 if options.data == SCENES else options.flip)
+    task.check()
+    metrics = measured(task, rows, subject.config, subject.device, subject.show)
+    return Measured(metrics, on="" if options.data == SCENES else data)
+
+
 def measured(task: Task, rows: list[Row], config: RunConfig, device: torch.device, show: Show) -> dict[str, float]:
     """Of each row, by its prefix: detection_{head}_ap, _ap50 and _ap75 of boxes, of masks detection_mask_segm_ap and so on, or segmentation_{head}_miou.
 
     All in [0, 1], on the test images. Raises ConfigError where a row diverges.
     """
-    total, done = sum(row.steps + config.eval.dense_steps for row in rows), 0
+    total, done = sum(row.steps + task.options.steps for row in rows), 0
     metrics: dict[str, float] = {}
 
     def shown(message: dict[str, Any], before: int, phase: str) -> None:
@@ -100,7 +108,7 @@ def measured(task: Task, rows: list[Row], config: RunConfig, device: torch.devic
         network = build(task, net, row, config).to(device)
         with seeded(config.seed, "dense draws"):  # of proposals and dropout, the same for all rows
             train(task, network, config, device, name, partial(shown, before=done, phase=name))
-        done += config.eval.dense_steps
+        done += task.options.steps
         metrics |= {f"{row.prefix}{task.name}_{task.head}_{key}": value for key, value in test(task, network, config).items()}
     return metrics
 
@@ -111,13 +119,8 @@ def build(task: Task, net: nn.Module, row: Row, config: RunConfig) -> nn.Module:
     with seeded(config.seed, "dense heads"):
         if task.name == "segmentation":
             return segmenter.Segmenter(task.head, net, classes + 1, row.mean, row.std)
-        size, proposals = size_of(task, config.eval), config.eval.dense_proposals
-        return detector.detector(task.head, net, classes, size=size, mean=row.mean, std=row.std, proposals=proposals)
-
-
-def size_of(task: Task, options: EvalConfig) -> int:
-    """The shorter side of the images that the network sees, in px."""
-    return options.dense_size or max(task.train.side, SMALLEST)
+        proposals = getattr(task.options, "proposals", 0)  # of detection alone
+        return detector.detector(task.head, net, classes, size=task.size, mean=row.mean, std=row.std, proposals=proposals)
 
 
 def rate(step: int, steps: int) -> float:
@@ -139,19 +142,19 @@ def losses(task: Task, network: nn.Module, batch: list[Sample], device: torch.de
 
 def train(task: Task, network: nn.Module, config: RunConfig, device: torch.device, name: str, show: Show) -> None:
     """SGD on all of the network, with batch statistics, in float32. Raises ConfigError where the loss is no number."""
-    options, steps = config.eval, config.eval.dense_steps
-    optimizer = SGD(network.parameters(), lr=options.dense_lr, momentum=MOMENTUM, weight_decay=options.dense_decay)
-    order = training_order(config.seed, len(task.train), options.dense_batch, steps, task.flip)
-    wanted = Wanted(task.name == "segmentation", task.masks, size_of(task, options) if task.name == "segmentation" else 0)
+    options, steps = task.options, task.options.steps
+    optimizer = SGD(network.parameters(), lr=options.lr, momentum=MOMENTUM, weight_decay=options.decay)
+    order = training_order(config.seed, len(task.train), options.batch, steps, task.flip)
+    wanted = Wanted(task.name == "segmentation", task.masks, task.size if task.name == "segmentation" else 0)
     network.train()
     for step, batch in enumerate(batches(task.train, order, wanted, config.data.workers)):
         for group in optimizer.param_groups:
-            group["lr"] = options.dense_lr * rate(step, steps)
+            group["lr"] = options.lr * rate(step, steps)
         loss = losses(task, network, batch, device)
         now = loss.item()
         if not math.isfinite(now):
             raise ConfigError(
-                "eval.dense_lr", f"{name} diverged at step {step + 1} with {options.dense_lr:g}; give a smaller one"
+                f"eval.{task.name}.lr", f"{name} diverged at step {step + 1} with {options.lr:g}; give a smaller one"
             )
         optimizer.zero_grad()
         loss.backward()
@@ -165,11 +168,11 @@ def test(task: Task, network: nn.Module, config: RunConfig) -> dict[str, float]:
     """ap, ap50, ap75 (of masks with segm_ before them) or miou of a network in evaluation mode, over all test images at their own size."""
     device = next(network.parameters()).device
     ids = [(i, False) for i in range(len(task.test))]
-    size = 1 if task.masks else config.eval.dense_batch  # a hundred masks of each image, at its own size, are held at once
+    size = 1 if task.masks else task.options.batch  # a hundred masks of each image, at its own size, are held at once
     order = [ids[start : start + size] for start in range(0, len(ids), size)]
     stream = partial(batches, task.test, order, workers=config.data.workers)
     if task.name == "segmentation":
-        confusion, side = Confusion(len(task.test.classes) + 1), size_of(task, config.eval)
+        confusion, side = Confusion(len(task.test.classes) + 1), task.size
         for (sample,) in stream(Wanted(True)):
             pixels = resized(sample.pixels.permute(1, 2, 0).numpy(), side)
             scores = network(_unit(torch.from_numpy(pixels).permute(2, 0, 1)[None], device))  # (1, C, h, w)

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
 from torch import nn
 
-from ... import data, model
+from ... import model
 from ...config import RunConfig
 from ...errors import DataError, UserError
-from ...methods._base import Method
 from ...model.encoder import read_checkpoint
-from ..finetune import supervised
-from ..labelled import Show
-from ..samples import check_labels
+from .._base import Show, Subject
+from ..common.classifier import supervised
+from ..common.samples import check_labels
+from ..common.settings import Dense
 from .bodies import resnet_of
 from .protocol import Row
 
 NETWORK = ("name", "stem", "width", "norm", "selective_kernels")  # keys of backbone.* that make another network
 
 
-def rows_of(config: RunConfig, method: Method, other: str, device: torch.device) -> list[Row]:
-    """The pretrained row, scratch_ and, unless `other` is "none", supervised_.
+def rows_of(subject: Subject, options: Dense, key: str) -> list[Row]:
+    """The pretrained row, scratch_ and, unless `options.supervised` is "none", supervised_; key: what the options' keys start with.
 
-    other: "train": as `contray eval supervised` trains on the run's own data, in as many steps; else a checkpoint or imported encoder.
+    "train": as `contray eval supervised` trains on the run's own data, in as many steps; else a checkpoint or imported encoder.
     Raises UserError and ConfigError before anything is trained.
     """
+    config, method, other = subject.config, subject.method, options.supervised
     mean, std = config.augment.mean, config.augment.std
     pretrained, samples = resnet_of(config, method), int(method.samples)
     rows = [
@@ -41,16 +41,17 @@ def rows_of(config: RunConfig, method: Method, other: str, device: torch.device)
         raise UserError(
             "--supervised: imported weights tell no data and steps to train as long on; give a supervised checkpoint, or none"
         )
-    source = data.open_source(config.data)
     try:
-        check_labels(source)
+        check_labels(subject.source)
     except DataError as error:
         raise DataError(f"{error}; --supervised none leaves that row out") from None
-    labelled = dataclasses.replace(source, test=None)  # its test images have no part in this
-    steps = len(config.eval.finetune_lrs) * config.total_steps(len(source.train))
+    steps = len(options.supervised_lrs) * config.total_steps(len(subject.source.train))
 
     def taught(show: Show) -> nn.Module:
-        return resnet_of(config, supervised(config, labelled, device, show).networks["supervised"].method)
+        untested = dataclasses.replace(
+            subject, tests=False, show=show, given=subject.source
+        )  # its test images have no part in this
+        return resnet_of(config, supervised(untested, options.training, f"{key}supervised_").networks["supervised"].method)
 
     return [*rows, Row("supervised_", taught, mean, std, steps)]
 

@@ -1,4 +1,4 @@
-"""What features tell without labels, while a method trains and after: their geometry, and a collapse said in words.
+"""What features tell without labels, while a method trains and after: their geometry, and the norms of its layers' gradients.
 
 Legend of shapes: N images, P pairs of views, D features, E embeddings (what the loss compares).
 """
@@ -10,21 +10,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import data, model
-from ..config import RunConfig
-from ..config.registry import load_method
-from ..errors import UserError
-from ..methods._base import Method, View, evaluation_view
-from ..model import backbones
-from ..model.seeds import fold
-from . import geometry
+from ... import data, model
+from ...config import RunConfig
+from ...config.registry import load_method
+from ...errors import UserError
+from ...methods._base import Method, View, evaluation_view
+from ...model import backbones
+from ...model.seeds import fold
+from .. import geometry
 
 IMAGES, PAIRS = 2048, 512  # at most: images whose features are looked at, pairs of augmented views
 SEED = 20_221_005  # of what part of a larger set they are, the same for every run; the date of RankMe's first version
@@ -62,7 +61,7 @@ class Diagnosis:
 
     def features(self, method: Method) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """(N, D) of the images as evaluation shows them, and (P, D) of each of two views (None where the method has no such views)."""
-        from .online import encoded
+        from .features import encoded
 
         plain, *views = (encoded(self.config, method, images, self.device)[0] for images in self.images)
         return plain, (views[0], views[1]) if views else None
@@ -135,31 +134,9 @@ def similarities(x: Tensor, y: Tensor) -> Similarities:
     return Similarities(similar.diagonal(), similar[~torch.eye(len(x), dtype=torch.bool, device=x.device)])
 
 
-def geometry_of(
-    config: RunConfig,
-    source: data.Source,
-    method: Method,
-    device: torch.device,
-    untrained: bool = True,
-    out: Path | None = None,
-) -> dict[str, float]:
-    """The metrics of `Diagnosis.measure` of a trained encoder and, after `random_`, of the same network untrained.
-
-    out: the picture of their similarities to draw; the method must have pairs of views then (UserError).
-    """
-    diagnosis = Diagnosis(config, source, device)
-    found = diagnosis.measure(method)
-    if untrained:
-        other = model.build(config, len(source.train)).to(device)
-        found |= {f"random_{name}": value for name, value in diagnosis.measure(other).items()}
-        if out is not None:
-            draw(diagnosis, method, other, out)
-    return found
-
-
 def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) -> None:
     """Similarities of the untrained encoder's features, of the trained one's, and of what its loss compares; beside them the numbers of `measure`."""
-    from ..drawing import draw_similarities
+    from ...drawing import draw_similarities
 
     panels: dict[str, tuple[Similarities, dict[str, str]]] = {}
     images = 0
@@ -186,108 +163,6 @@ def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) ->
     of = f"{Path(config.method.name).stem} preset {config.method.preset} on {Path(config.data.source).name}"
     count = len(panels["trained encoder"][0].positive)
     draw_similarities(panels, f"{of}: {count:,} samples, two views of each; uniformity and rank of {images:,} images", out)
-
-
-# ---------------------------------------------------------------- while a method trains
-
-
-class Collapsed(UserError):
-    """The features collapsed, and the run was to end then (train.on_collapse "stop")."""
-
-    def __init__(self, step: int, words: str) -> None:
-        super().__init__(f"step {step}: {words}; the run ends (train.on_collapse stop), its checkpoint is kept")
-        self.step, self.words = step, words
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.step, self.words)
-
-
-class Watch:
-    """What is measured online: k-NN where there are labels, the geometry always; and the collapse alarm. For rank 0.
-
-    `state` is all that a checkpoint must hold of it. `news`: the alarm's words, after the evaluation that raised it alone.
-    """
-
-    def __init__(self, config: RunConfig, source: data.Source, device: torch.device, state: Mapping[str, Any] | None) -> None:
-        """state: a checkpoint's, or None at the start."""
-        from .online import OnlineKNN
-
-        self.knn = OnlineKNN(config, source, device) if source.train.labels is not None else None
-        self.diagnosis = Diagnosis(config, source, device)
-        self.alarm = Alarm(**state["watch"]) if state and state.get("watch") else Alarm()
-        self.ends, self.news = config.train.on_collapse == "stop", ""
-
-    @property
-    def state(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.alarm)
-
-    def begin(self, method: Method) -> dict[str, float]:
-        """The geometry that the alarm compares with. After the first step, not before it: batch norm must have seen a batch."""
-        values = self.diagnosis.measure(method)
-        self.alarm.note(values)
-        return values
-
-    def __call__(self, method: Method) -> dict[str, float]:
-        """An evaluation's metrics."""
-        values = {"knn_val_top1": self.knn.top1(method), **self.knn.counts} if self.knn else {}
-        values |= self.diagnosis.measure(method)
-        self.news = self.alarm.hear(values)
-        return values
-
-    @property
-    def stops(self) -> bool:
-        """Whether the run is to end at the next occasion."""
-        return self.ends and bool(self.alarm.words)
-
-
-@dataclass
-class Alarm:
-    """Says when a method has collapsed: its embeddings look so at IN_A_ROW evaluations in a row.
-
-    Either all are one: their spread, of the 1 / sqrt(E) of even ones, is below SPREAD (Chen & He 2021, https://arxiv.org/abs/2011.10566,
-    §4.1) and their effective rank below RANK; healthy features may lie in as narrow a cone (MAE's do), but differ in many directions.
-    Or they use few dimensions: their rank is below SHARE of what it can be (Jing et al. 2022, https://arxiv.org/abs/2110.09348); this is
-    asked only where a projector's output is what the loss compares. Each counts only where training led there: to below half of the most
-    that was seen in the run.
-    """
-
-    SPREAD, RANK, SHARE, IN_A_ROW = 0.1, 2.0, 0.1, 2
-
-    std: float = 0.0  # the most that they have been
-    rank: float = 0.0
-    in_a_row: int = 0
-    words: str = ""  # once it was raised
-
-    def note(self, values: Mapping[str, float]) -> tuple[float, float, float]:
-        """Keep the most; (spread, rank, share) of these values."""
-        names = EMBEDDING if EMBEDDING[0] in values else FEATURE
-        std, rank, share = (values[name] for name in names)
-        self.std, self.rank = max(self.std, std), max(self.rank, rank)
-        return std, rank, share
-
-    def hear(self, values: Mapping[str, float]) -> str:
-        """Take an evaluation in. What there is to say, once in a run; else nothing."""
-        std, rank, share = self.note(values)
-        one = std < self.SPREAD and std < self.std / 2 and rank < self.RANK
-        few = share < self.SHARE and rank < self.rank / 2 and EMBEDDING[0] in values
-        self.in_a_row = self.in_a_row + 1 if one or few else 0
-        if self.words or self.in_a_row < self.IN_A_ROW:
-            return ""
-        what = (
-            "collapse: all images have nearly the same features"
-            if one
-            else "dimensional collapse: the features use few dimensions"
-        )
-        self.words = (
-            f"{what}; at {self.in_a_row} evaluations in a row, by now with a spread of {std:.3f} of evenly spread ones' (it was {self.std:.3f}) and "
-            f"an effective rank of {rank:.1f} of {rank / share:.0f} (it was {self.rank:.1f}). What usually mends it: a lower optim.lr or "
-            "optim.weight_decay, a longer warm-up, and in a method without negatives its stop-gradient, predictor and momentum as published"
-        )
-        return self.words
-
-
-EMBEDDING = ("embedding_std", "embedding_rankme", "embedding_rankme_share")
-FEATURE = ("feature_std", "rankme", "rankme_share")
 
 
 class LayerNorms:

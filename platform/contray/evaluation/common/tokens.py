@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
-from ..errors import ConfigError, UserError
-from ..methods._base import Method
-from ..model.backbones import AlexNet
-from ..model.vit import VisionTransformer
+from ...errors import ConfigError, UserError
+from ...methods._base import Method
+from ...model.backbones import AlexNet
+from ...model.vit import VisionTransformer
 
 
 def outputs_of(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Module]) -> dict[nn.Module, Tensor]:
@@ -40,11 +40,9 @@ def last_blocks(method: Method, inputs: Mapping[str, Tensor], n: int, average: b
     """
     nets = [net for net in method.modules() if isinstance(net, VisionTransformer)]
     if not nets:
-        raise UserError(
-            "eval linear --protocol last_n: the backbone has no transformer blocks; cached, paper and attentive need none"
-        )
+        raise UserError("eval last_n: the backbone has no transformer blocks; linear, paper and attentive need none")
     if n > nets[0].depth:
-        raise ConfigError("eval.last_n", f"got {n}, but the backbone has {nets[0].depth} blocks")
+        raise ConfigError("eval.last_n.blocks", f"got {n}, but the backbone has {nets[0].depth} blocks")
     seen = outputs_of(method, inputs, [block for net in nets for block in list(net.encoder.layers)[-n:]])
     parts: list[Tensor] = []
     for net in nets:
@@ -76,5 +74,5 @@ def tokens(method: Method, inputs: Mapping[str, Tensor]) -> Tensor:
     ]
     maps = [each for each in maps if len(each) == rows]
     if not maps:
-        raise UserError("eval linear --protocol attentive: this encoder has no tokens and no feature map of the whole image")
+        raise UserError("eval attentive: this encoder has no tokens and no feature map of the whole image")
     return torch.cat(maps, 2)

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import data, model
-from ..config import RunConfig
-from ..config.registry import load_method
-from ..errors import DataError
-from ..methods._base import Batch, View
-from .online import images_of
+from ... import data, model
+from ...config import RunConfig
+from ...config.registry import load_method
+from ...errors import DataError
+from ...methods._base import Batch, View
+from .features import images_of
 
 Inputs = Mapping[str, Tensor]
 Show = Callable[[dict[str, Any]], None]  # takes what `TrainingBar.show` takes

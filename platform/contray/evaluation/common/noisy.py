@@ -1,6 +1,4 @@
-"""Noisy Student: a teacher labels the unlabelled images, a noised student of at least its size learns them and becomes the teacher.
-
-Xie et al., "Self-training with Noisy Student improves ImageNet classification", CVPR 2020, https://arxiv.org/abs/1911.04252.
+"""What Noisy Student (Xie et al. 2020, https://arxiv.org/abs/1911.04252) trains its students on: images that the teacher labels, and their noise.
 
 B minibatch, D features, C classes, U unlabelled images, M images of a pool
 """
@@ -16,15 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import data, model
-from ..config import RunConfig
-from ..data.draws import generator
-from ..data.splits import Split, digest
-from ..errors import ConfigError, UserError
-from ..methods._base import Batch, View
-from .finetune import Budget, Classifier, FewLabels, Loss, best_of
-from .labelled import CroppedImages, Show, cropped_views, score
-from .online import images_of
+from ... import data, model
+from ...config import RunConfig
+from ...data.draws import generator
+from ...data.splits import Split, digest
+from ...errors import ConfigError, UserError
+from ...methods._base import Batch, View
+from .._base import Subject
+from ..noisy_student import Config
+from .classifier import Budget, Classifier, FewLabels, Loss, best_of
+from .features import images_of
+from .labelled import CroppedImages, cropped_views, score
 
 
 class Pool(Split):
@@ -65,7 +65,7 @@ def check_noisy(config: RunConfig, source: data.Source, few: FewLabels, student:
             "backbone", f"a student of {sizes[0]:,} parameters, but noisy_student needs at least the teacher's {sizes[1]:,}"
         )
     if not any(view.kind in ("image", "patches") for view in cropped_views(config).values()):
-        raise UserError(f"--by: noisy_student noises images, and {config.method.name} encodes none")
+        raise UserError(f"noisy_student noises images, and {config.method.name} encodes none")
 
 
 @torch.no_grad()
@@ -100,38 +100,44 @@ def balanced(probabilities: Tensor, threshold: float, per_class: int, rng: np.ra
 
 
 def noised_images(
-    config: RunConfig, source: data.Source, few: FewLabels, teacher: Classifier, device: torch.device, iteration: int, batch: int
+    subject: Subject, options: Config, few: FewLabels, teacher: Classifier, iteration: int, batch: int
 ) -> CroppedImages:
     """Labelled and pseudo-labelled images, crops under RandAugment, each with probabilities (M, C).
 
     The labels that pick the rate are not among them: the held-out accuracy stays honest through all iterations.
     """
-    options, classes, known = config.eval, len(source.train.classes), source.train.labels
+    config, source, classes, known = subject.config, subject.source, subject.classes, subject.source.train.labels
     assert known is not None
     unlabelled = np.setdiff1d(np.arange(len(source.train)), few.subset.ids)
-    ids, told = pseudo_labels(config, source, unlabelled, teacher, device)
-    each = options.noisy_per_class or max(1, round(len(ids) / classes))
-    rows = balanced(told, options.noisy_threshold, each, generator(config.seed, "noisy student", iteration))
+    ids, told = pseudo_labels(config, source, unlabelled, teacher, subject.device)
+    each = options.per_class or max(1, round(len(ids) / classes))
+    rows = balanced(told, options.threshold, each, generator(config.seed, "noisy student", iteration))
     if not len(rows):
         raise ConfigError(
-            "eval.noisy_threshold",
-            f"got {options.noisy_threshold:g}, but the teacher is at most {float(told.max()):.2f} sure of any image; give less",
+            "eval.noisy_student.threshold",
+            f"got {options.threshold:g}, but the teacher is at most {float(told.max()):.2f} sure of any image; give less",
         )
-    own = np.resize(few.fit, max(len(few.fit), round(len(rows) / options.noisy_ratio)))  # each label at least once
+    own = np.resize(few.fit, max(len(few.fit), round(len(rows) / options.ratio)))  # each label at least once
     labels = F.one_hot(torch.as_tensor(known[own]), classes).float()  # (M - R, C)
     pseudo = told[rows]  # (R, C)
-    if options.noisy_labels == "hard":
+    if options.pseudo == "hard":
         pseudo = F.one_hot(pseudo.argmax(1), classes).float()  # (R, C)
     pool = Pool(source.train, np.concatenate([own, ids[rows]]))
     return CroppedImages(
-        config, pool, np.arange(len(pool)), batch, device, views=noised_views(config), labels=torch.cat([labels, pseudo])
+        config,
+        pool,
+        np.arange(len(pool)),
+        batch,
+        subject.device,
+        views=noised_views(config, options.randaugment),
+        labels=torch.cat([labels, pseudo]),
     )
 
 
-def noised_views(config: RunConfig) -> dict[str, View]:
+def noised_views(config: RunConfig, randaugment: tuple[int, int]) -> dict[str, View]:
     """The crops that evaluations train on, under RandAugment."""
     views = cropped_views(config)
-    return {name: dataclasses.replace(view, randaugment=config.eval.noisy_randaugment) for name, view in views.items()}
+    return {name: dataclasses.replace(view, randaugment=randaugment) for name, view in views.items()}
 
 
 def by_noised(dropout: float) -> Loss:
@@ -146,25 +152,23 @@ def by_noised(dropout: float) -> Loss:
 
 
 def self_trained(
-    config: RunConfig,
-    source: data.Source,
+    subject: Subject,
+    options: Config,
     name: str,
     build: Callable[[], Classifier],
     teacher: Classifier,
     few: FewLabels,
-    device: torch.device,
     budget: Budget,
-    show: Show,
 ) -> dict[str, float]:
     """{name}_iter1_val_top1 and so on of the students, each anew of `build`, and {name}_top1 of the last on the test set, opened then."""
-    assert source.test is not None
-    unseen = dataclasses.replace(source, test=None)
+    test, unseen = subject.test, dataclasses.replace(subject, tests=False, given=subject.source)
+    assert test is not None
     metrics: dict[str, float] = {}
-    for iteration in range(1, config.eval.noisy_iterations + 1):
-        images = noised_images(config, source, few, teacher, device, iteration, budget.batch_size)
+    for iteration in range(1, options.iterations + 1):
+        images = noised_images(subject, options, few, teacher, iteration, budget.batch_size)
         kind = f"{name}_iter{iteration}"
-        student = best_of({kind: build}, config, unseen, device, budget, show, by_noised(config.eval.noisy_dropout), images)
+        student = best_of({kind: build}, unseen, options, "eval.noisy_student.", budget, by_noised(options.dropout), images)
         metrics |= student.metrics
         teacher = student.networks[kind]
-    top1, _ = score(config, source.test, np.arange(len(source.test)), lambda inputs: teacher(inputs)[None], device)
+    top1, _ = score(subject.config, test, np.arange(len(test)), lambda inputs: teacher(inputs)[None], subject.device)
     return metrics | {f"{name}_top1": float(top1[0])}

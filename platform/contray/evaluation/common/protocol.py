@@ -5,66 +5,21 @@ The same protocol measures the trained encoder, the untrained one and raw pixels
 
 from __future__ import annotations
 
-import logging
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config.sections import EvalConfig
-from ..errors import DataError
-from .knn import knn_predict
-from .linear import linear_probe
+from ...errors import DataError
+from .._base import ENCODERS, Features, Measured, Parts, Subject
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-ENCODERS = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}  # by the prefix of their metrics
-ABOUT = re.compile("_images(_broken)?$|_gain_error$")  # metrics that say what others stand on
 PIXELS_SIDE = 32  # larger images are averaged down to it before their pixels count as features
-
-logger = logging.getLogger(__name__)
-
-
-class Measured(dict[str, float]):
-    """Metrics by name. about: what they stand on.
-
-    fit_images, val_images, test_images: how many could be read and are counted; test_images_broken: how many could not, if any;
-    labelled_images: how many labels fine-tuning was given; {prefix}{knn or linear}_gain_error: the standard error of the gain over that encoder.
-    """
-
-    def __init__(self, metrics: Mapping[str, float]) -> None:
-        """metrics: with what is about them among them."""
-        super().__init__({name: value for name, value in metrics.items() if not ABOUT.search(name)})
-        self.about = {name: value for name, value in metrics.items() if ABOUT.search(name)}
-
-
-@dataclass(frozen=True)
-class Features:
-    """Frozen features of one split: x (N, D) float32 on the CPU, y (N,) int64 or None where there are no labels, ids (N,) int64.
-
-    Raises FloatingPointError where a feature is not finite.
-    """
-
-    x: Tensor
-    y: Tensor | None
-    ids: Tensor
-
-    def __post_init__(self) -> None:
-        if self.x.ndim != 2 or len(self.ids) != len(self.x) or (self.y is not None and len(self.y) != len(self.x)):
-            labels = None if self.y is None else len(self.y)
-            raise ValueError(f"features {tuple(self.x.shape)}, {labels} labels and {len(self.ids)} ids do not belong together")
-        broken = self.ids[~self.x.isfinite().all(1)].tolist()
-        if broken:
-            raise FloatingPointError(
-                f"{len(broken)} of {len(self.x)} images have features that are not finite, the first is image {broken[0]}"
-            )
 
 
 @torch.no_grad()
@@ -100,71 +55,47 @@ def pixels(inputs: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([view.flatten(1) for view in small], dim=1)
 
 
-def measure(
-    prefix: str,
-    fit: Features,
-    val: Features,
-    test: Features | None,
-    cfg: EvalConfig,
-    classes: int,
-    seed: int,
-    *,
-    device: torch.device | str = "cpu",
-) -> dict[str, float]:
-    """k-NN and linear probe of one encoder; `prefix` tells which: "" trained, "random_" untrained, "pixels_" raw pixels.
+Hits = Callable[[str, Parts], tuple[Tensor, Tensor | None]]
 
-    Gives {prefix}knn_val_top1 and {prefix}linear_val_top1 (measured on `val` from `fit`) and, where `test` is given,
-    {prefix}knn_top1 (its bank is fit and val) and {prefix}linear_top1 (of the probe that `val` picked), all in [0, 1].
-    Only these last two depend on `test`.
 
+def beside(subject: Subject, name: str, hits: Hits) -> Measured:
+    """{prefix}{name}_val_top1 of each of the subject's encoders and, where the test set is opened, {prefix}{name}_top1, all in [0, 1].
+
+    hits(prefix, features): which held-out images are told right, and which test images, (M,) bool each, from those that fit. Besides, what it
+    stands on: how many images, and the standard error of the gain over each encoder but the first.
     Raises DataError where labels are missing, out of [0, classes) or all the same, or where there is no image to fit, pick or test by.
     """
-    return scored(prefix, fit, val, test, cfg, classes, seed, device=device)[0]
+    metrics: dict[str, float] = {}
+    first: Tensor | None = None
+    for prefix in subject.encoders:
+        parts = subject.features(prefix)
+        if not subject.online:  # an early part of the data may have one class alone
+            check_parts(parts, subject.classes)
+        held, tested = hits(prefix, parts)
+        metrics[f"{prefix}{name}_val_top1"] = held.double().mean().item()
+        metrics |= {"fit_images": len(parts.fit.ids), "val_images": len(parts.val.ids)}
+        if tested is not None and parts.test is not None:
+            metrics[f"{prefix}{name}_top1"] = tested.double().mean().item()
+            metrics["test_images"] = len(parts.test.ids)
+        shown = held if tested is None else tested
+        if first is None:
+            first = shown
+        else:
+            metrics[f"{prefix}{name}_gain_error"] = gain_error(first, shown)
+    return Measured(metrics)
 
 
-def scored(
-    prefix: str,
-    fit: Features,
-    val: Features,
-    test: Features | None,
-    cfg: EvalConfig,
-    classes: int,
-    seed: int,
-    *,
-    device: torch.device | str = "cpu",
-) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """As `measure`; and by knn and linear which images are told right, (M,) bool each: of `test`, or of `val` where there is none."""
-    fit_y, val_y = _labels(fit, classes), _labels(val, classes)
-    for part, role in ((fit, "fit"), (val, "pick"), (test, "test")):
+def check_parts(parts: Parts, classes: int) -> None:
+    """Raises DataError as `beside` does."""
+    fit_y = _labels(parts.fit, classes)
+    _labels(parts.val, classes)
+    for part, role in ((parts.fit, "fit"), (parts.val, "pick"), (parts.test, "test")):
         if part is not None and not len(part.x):
             raise DataError(f"there is no image to {role} by: k-NN and the linear probe need some")
     if len(fit_y.unique()) < 2:
         raise DataError("all images have the same label: k-NN and the linear probe need at least two classes")
-    predict = partial(knn_predict, k=cfg.knn_k, temperature=cfg.knn_temperature, classes=classes, device=device)
-    probe = linear_probe(
-        fit.x,
-        fit_y,
-        val.x,
-        val_y,
-        lrs=cfg.probe_lrs,
-        decays=cfg.probe_decays,
-        epochs=cfg.probe_epochs,
-        classes=classes,
-        seed=seed,
-        device=device,
-    )
-    if probe.on_edge:
-        logger.info(
-            "%slinear probe: lr %g, decay %g is on the edge of eval.probe_lrs, eval.probe_decays", prefix, probe.lr, probe.decay
-        )
-    hits = {"knn": predict(fit.x, fit_y, val.x) == val_y, "linear": probe.hits(val.x, val_y)}
-    results = {f"{prefix}knn_val_top1": hits["knn"].double().mean().item(), f"{prefix}linear_val_top1": probe.val_top1}
-    if test is not None:
-        test_y = _labels(test, classes)
-        bank, bank_y = torch.cat([fit.x, val.x]), torch.cat([fit_y, val_y])
-        hits = {"knn": predict(bank, bank_y, test.x) == test_y, "linear": probe.hits(test.x, test_y)}
-        results |= {f"{prefix}{name}_top1": hit.double().mean().item() for name, hit in hits.items()}
-    return results, hits
+    if parts.test is not None:
+        _labels(parts.test, classes)
 
 
 def gain_error(hits: Tensor, others: Tensor) -> float:
@@ -178,7 +109,7 @@ def gain_error(hits: Tensor, others: Tensor) -> float:
 def report(results: Mapping[str, float], images: int | None = None, knn_k: int = 0) -> Table:
     """The result table: top-1 in per cent with its binomial standard error, and what training gained, with its own where it is known.
 
-    results: the merged dicts of `measure`, and what `verdict` says about them; an encoder that was not measured has no row. The numbers are those of
+    results: what k-NN and linear probe give, and what they say about it; an encoder that was not measured has no row. The numbers are those of
     the test images, or, where there are none, of held-out training images, and the title says which and how many. images: how many test
     images, where `results` does not say; knn_k: the neighbours that were to vote, which the table tells where there were fewer.
     """
@@ -199,7 +130,7 @@ def report(results: Mapping[str, float], images: int | None = None, knn_k: int =
             table.add_row(f"gain over {ENCODERS[prefix]}", *(_points(results, prefix, score) for score in scores))
     bank = int(results.get("fit_images", 0) + (results.get("val_images", 0) if tested else 0))
     notes = [] if tested else ["no labelled test images; these picked the linear probes, whose numbers flatter"]
-    notes += [f"k-NN: all {bank:,} labelled images vote, not eval.knn_k {knn_k}"] if 0 < bank < knn_k else []
+    notes += [f"k-NN: all {bank:,} labelled images vote, not eval.knn.k {knn_k}"] if 0 < bank < knn_k else []
     table.caption = "\n".join(notes) or None
     return table
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import data
-from ..config import RunConfig
-from ..data.batches import check_broken
-from ..data.splits import BrokenImage, EncodedSplit
-from ..errors import ConfigError, DataError
+from ... import data
+from ...config import RunConfig
+from ...config.evaluations import needing_labels
+from ...data.batches import check_broken
+from ...data.splits import BrokenImage, EncodedSplit
+from ...errors import ConfigError, DataError
 
 PROBED = 32  # test images that are decoded before a run; all of them where too many of these are broken
-UNMEASURED = "--eval.final false --eval.every_epochs 0 trains without measuring"
+UNMEASURED = "--eval.final= --eval.every_epochs 0 trains without measuring"
 
 
 def check_labels(source: data.Source) -> data.Split | None:
@@ -56,11 +57,12 @@ def check_measurable(config: RunConfig, source: data.Source) -> None:
 
     Nothing is asked of data without labels, nor of a run that measures nothing. Of the test images PROBED are decoded.
     """
-    if source.train.labels is None or not (config.eval.final or config.eval.every_epochs):
+    final, online = map(needing_labels, (config.eval.final, config.eval.online if config.eval.every_epochs else ()))
+    if source.train.labels is None or not (final or online):
         return
     test = check_labels(source)
     held_out(config, source)
-    if test is not None and config.eval.final:
+    if test is not None and final:
         check_readable(test, config.data.max_broken)
 
 
