@@ -24,7 +24,7 @@ from contray.tuning import SweepResult, Trial
 
 TINY = (
     "--scale.workers 0 0 --train.steps 2 --train.batch_size 32 --data.renderings 1 --data.size 16 --data.workers 0 --backbone.width 4 "
-    "--eval.every_epochs 0 --eval.knn_k 5 --eval.probe_epochs 1 --track.model true"
+    "--eval.every_epochs 0 --eval.knn.k 5 --eval.linear.epochs 1 --track.model true"
 )
 
 

@@ -57,6 +57,8 @@ def spelled(words: Sequence[str]) -> list[str]:
         owners = [file for file in files if key in {spec.name for spec in dataclasses.fields(file.config)}]
         if flag in MOVED and not owners:
             raise UserError(f"{flag}: {MOVED[flag]}")
+        if files and flag.startswith("--") and not owners and key not in OWN and (others := _owners(key)):
+            raise UserError(f"{flag}: is of eval {' and '.join(others)}, not of eval {' '.join(file.name for file in files)}")
         if flag.startswith("--") and "." not in flag and owners and key not in OWN:
             if len(owners) > 1:
                 raise UserError(f"{flag}: say of which: {' or '.join(f'--{file.prefix}.{key}' for file in owners)}")
@@ -96,7 +98,7 @@ def about(options: Options) -> str:
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
     """Measure, and keep the numbers in the run."""
     if not options.name:
-        raise UserError("EVALUATION is missing; contray eval --help shows what it can be")
+        raise UserError("eval: name what to measure first: contray eval NAME --run RUN_ID; contray evaluations lists the names")
     from ..api import evaluate
     from ..evaluation._base import PICTURES
     from .report import show_evaluation
@@ -118,6 +120,16 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
             print(f"wrote {picture}")
         tell(documents.of_measured(measured))
     return 0
+
+
+def _owners(key: str) -> list[str]:
+    """The built-in evaluations that have a key of this name."""
+    from ..config.evaluations import load_evaluation
+    from ..config.registry import builtin
+
+    return [
+        name for name in builtin("evaluation") if key in {spec.name for spec in dataclasses.fields(load_evaluation(name).config)}
+    ]
 
 
 def _files(names: Sequence[str]) -> list[EvaluationFile]:
