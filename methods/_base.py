@@ -210,14 +210,20 @@ class Batch:
         key = int.from_bytes(
             hashlib.blake2b(f"{self.seed}/{self.step}/{name}".encode(), digest_size=8).digest(), "little", signed=True
         )
-        rows = _mix(self.slot.to(torch.int64) ^ key)[:, None]  # (B, 1)
-        bits = _mix(rows + _mix(torch.arange(1, count + 1, device=self.slot.device)))  # (B, count)
+        bits = _bits(self.slot, key, count)  # (B, count)  # pyright: ignore[reportCallIssue]
         return (
             (((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53)
             .to(dtype)
             .clamp(max=_below_one(dtype))
             .reshape(-1, *shape)
         )
+
+
+@torch.compiler.disable  # inductor narrows its 64 bit constants on a GPU, and Triton then refuses them
+def _bits(slot: Tensor, key: int, count: int) -> Tensor:
+    """(B, count) int64 of slots (B,)"""
+    rows = _mix(slot.to(torch.int64) ^ key)[:, None]  # (B, 1)
+    return _mix(rows + _mix(torch.arange(1, count + 1, device=slot.device)))
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules._functions import SyncBatchNorm
 
 # ---------------------------------------------------------------- ranks
 
@@ -255,6 +256,14 @@ class BatchNorm(nn.Module):
                 self.num_batches_tracked += 1
             running = (self.running_mean, self.running_var) if track else (None, None)
             return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
+        whole = _scope is None or _scope.statistics is None
+        if x.is_cuda and groups == 1 and whole:  # with torch's fused kernels
+            if track:
+                self.num_batches_tracked += 1
+            running = (self.running_mean, self.running_var) if track else (None, None)
+            return SyncBatchNorm.apply(
+                x, self.weight, self.bias, *running, self.eps, self.momentum, dist.group.WORLD, world_size()
+            )
         ids = None if groups == 1 or _scope is None else _scope.ids(len(x))
         y, mean, variance = _GroupedNorm.apply(x, self.weight, self.bias, ids, groups, self.eps)  # pyright: ignore[reportGeneralTypeIssues]
         if track and _scope is not None and _scope.statistics is not None:

@@ -11,6 +11,7 @@ from contray.config import RunConfig
 from contray.methods._base import View
 from contray.methods._ranks import BatchNorm, norm_scope
 from contray.model import backbones
+from contray.model.vit import _Bicubic, _bicubic
 
 
 def built(channels=3, method="simclr", **settings):
@@ -129,3 +130,10 @@ def test_what_is_no_image_has_no_side():
     assert backbones.image_side(View(size=1024, kind="array")) == 0
     assert backbones.image_side(View(size=260, kind="patches", grid=(6, 80, 36))) == 80
     assert backbones.image_side(View(size=96)) == 96
+
+
+def test_the_gradient_of_interpolated_positions_is_torchs() -> None:
+    grid = torch.randn(1, 5, 14, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    up = torch.randn(1, 5, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ours, plain = (torch.autograd.grad((way(grid, (6, 7)) * up).sum(), grid)[0] for way in (_Bicubic.apply, _bicubic))
+    assert_close(ours, plain, rtol=1e-12, atol=1e-12)

@@ -103,7 +103,7 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "tune nope": ("space 'nope'", "moco"),
     "tune simclr_strength --metric linear_top1": ("--metric", "linear_top1", "linear_val_top1", "test set"),
     "tune simclr_strength --method.temperature 0": ("method.temperature", "got 0", "> 0"),
-    "eval": ("EVALUATION is missing", "--help"),
+    "eval": ("contray eval NAME", "contray evaluations"),
     "eval svm --checkpoint x": ("svm", "no such evaluation", "must be one of", "linear", "geometry"),
     "eval linaer --checkpoint x": ("linaer", "no such evaluation", "did you mean linear"),
     "eval linear --protocol paper --checkpoint x": ("--protocol", "contray eval paper"),

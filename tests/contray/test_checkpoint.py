@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 
 from contray.errors import UserError
 from contray.model import optim
-from contray.storage import checkpoint
+from contray.model.determinism import make_deterministic
 from contray.storage.checkpoint import BEST, dump, latest, load
 from contray.storage.folder import Storage
-from contray.training import loop
+from contray.training import checkpoints, loop
 from contray.training.checkpoints import Checkpoints, Unsaved
-from contray.training.determinism import make_deterministic
 from contray.training.lease import held
 from contray.training.loop import Listener, NonFiniteLoss
 
@@ -180,7 +179,7 @@ class Lame(Storage):
 def test_a_write_that_hangs_is_told_and_holds_up_neither_training_nor_the_end(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "LATE", 0.05)
+    monkeypatch.setattr(checkpoints, "LATE", 0.05)
     hangs, told = threading.Event(), Told()
     lame = Lame(storage.address, lambda name: hangs.wait(60) and None)
     try:
@@ -231,7 +230,7 @@ def test_a_storage_that_recovers_is_told_too_and_ends_nothing(storage: Storage) 
 
 
 def test_the_newest_and_the_best_state_wait_for_a_write_that_hangs(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "LATE", 0.0)
+    monkeypatch.setattr(checkpoints, "LATE", 0.0)
     hangs = threading.Event()
     written = Checkpoints(Lame(storage.address, lambda name: hangs.wait(60) and None), keep=9)
     try:
@@ -400,6 +399,9 @@ def test_determinism_sets_every_switch_of_a_gpu_and_none_for_a_cpu(
     assert switches() == (False, True, False, False)
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled()
+    make_deterministic(tiny("simclr").train, torch.device("cuda"), torch.nn.MultiheadAttention(4, 2))
+    assert not torch.is_deterministic_algorithms_warn_only_enabled(), "under it the gradients of attention have no fixed order"
+    assert not torch.utils.deterministic.fill_uninitialized_memory
     make_deterministic(tiny("simclr", train__deterministic=False).train, torch.device("cuda"))
     assert switches() == (True, False, True, True)
     assert not torch.are_deterministic_algorithms_enabled()

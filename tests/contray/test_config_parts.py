@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import yaml
 
-from contray import RunConfig
+import contray
+from contray import RunConfig, model
 from contray.config import parts
+from contray.config.renamed import RENAMED
 from contray.errors import ConfigError, UserError
 from contray.methods._base import setting
+from contray.model import encoder
 
 
 @dataclass(frozen=True)
@@ -67,3 +72,58 @@ def test_a_config_that_cannot_serve_is_refused_by_its_name() -> None:
     found: dict[str, type] = {"eval.knn": Bare}
     with pytest.raises(UserError, match=r"eval\.knn: knn\.py has the name of another one"):
         parts.add_part(found, "eval", "knn.py", Own)
+
+
+# ---------------------------------------------------------------- keys as they were
+
+
+BEFORE = (Path(__file__).parent / "config_before_plugins.yaml").read_text()
+
+
+def test_a_config_that_a_run_wrote_before_is_read_under_todays_keys() -> None:
+    config = RunConfig.from_yaml(BEFORE)
+    assert config.eval.final == ("knn", "linear", "geometry")
+    assert config.parts["eval.knn"].k == 20
+    assert config.parts["eval.linear"].lrs == config.parts["eval.last_n"].lrs == (0.3, 3.0)
+    assert config.parts["eval.last_n"].blocks == 2
+    tuned = [config.parts[f"eval.{name}"].lrs for name in ("finetune", "supervised", "distill", "crd", "noisy_student")]
+    assert tuned == [(1e-3, 3e-3)] * 5
+    assert config.parts["eval.detection"].supervised_lrs == (1e-3, 3e-3)
+    assert config.parts["eval.detection"].steps == config.parts["eval.segmentation"].steps == 4
+    assert config.parts["eval.crd"].temperature == 0.07
+    assert config.parts["eval.crd"].soft_temperature == 1.0
+    assert RunConfig.from_yaml(BEFORE.replace("final: true", "final: false")).eval.final == ()
+    assert RunConfig.from_yaml(config.to_yaml()) == config
+
+
+def test_every_old_key_has_a_new_name_that_exists() -> None:
+    old = {f"eval.{key}" for key in yaml.safe_load(BEFORE)["eval"]}
+    now = RunConfig.make().flat()
+    assert old - RENAMED.keys() <= now.keys()
+    assert RENAMED.keys() <= old
+    assert {new for names in RENAMED.values() for new in names} <= now.keys()
+
+
+def test_old_keys_of_the_users_own_are_refused_by_their_new_name(tmp_path: Path) -> None:
+    for given in ({"eval.finetune_lrs": 1}, {"eval.finetune_lrs": "1 2"}):
+        with pytest.raises(
+            ConfigError, match=r"^eval\.finetune_lrs: is called eval\.finetune\.lrs now \(and eval\.supervised\.lrs"
+        ):
+            RunConfig.make(overrides=given)
+    with pytest.raises(ConfigError, match=r"^eval\.finetune_lrs: is called"):
+        RunConfig.from_yaml(BEFORE, {"eval.finetune_lrs": 1})
+    file = tmp_path / "mine.yaml"
+    file.write_text("eval: {knn_k: 3}\n")
+    with pytest.raises(ConfigError, match=r"^eval\.knn_k: is called eval\.knn\.k now$"):
+        RunConfig.from_file(file)
+    for value, words in (("true", "--eval.final knn linear geometry"), (False, "nothing after it")):
+        with pytest.raises(ConfigError, match=rf"^eval\.final: got .*{words}"):
+            RunConfig.make(overrides={"eval.final": value})
+
+
+def test_an_encoder_from_before_is_measured(tmp_path: Path) -> None:
+    config = RunConfig.from_yaml(BEFORE)
+    encoder.export(config, model.build(config, 100), tmp_path / "old")
+    (tmp_path / "old" / "config.yaml").write_text(BEFORE)
+    found = contray.evaluate("knn", checkpoint=str(tmp_path / "old"))
+    assert 0 < found["knn_top1"] < 1

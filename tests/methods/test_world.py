@@ -45,6 +45,22 @@ def test_batch_norm_groups_are_plain_batch_norm_of_each_group(layout):
         assert_close(y[rows], plain(x[rows]), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_draws_are_not_compiled():
+    """Inductor narrows their 64 bit constants on a GPU."""
+    seen = []
+
+    def note(graph, inputs):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    batch = Batch({}, torch.arange(4), torch.arange(4), 4)
+    run = torch.compile(lambda x: (x * 2) + batch.rand("draws", (3,)), backend=note)
+    assert_close(run(torch.ones(4, 3)), 2 + batch.rand("draws", (3,)))
+    assert any("mul" in name for name in seen)
+    assert not any("xor" in name or "arange" in name for name in seen)
+
+
 def test_batch_norm_gradient_is_right():
     torch.manual_seed(0)
     layer = BatchNorm(3).double()

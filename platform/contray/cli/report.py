@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from ..training.launch import Result
     from ..tuning import SweepResult
 
+SCORED = ("knn_top1", "linear_top1", "knn_val_top1", "linear_val_top1")  # what the table of a run's verdict has
 METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", "EMA", "predictor", "crops", "presets")
 
 
 def show_result(config: RunConfig, result: Result) -> None:
     """The verdict of one run and where to look on."""
+    from ..evaluation import Measured
+    from ..evaluation._base import ENCODERS
     from ..evaluation.common.protocol import report
 
     details = result.details
@@ -30,12 +33,18 @@ def show_result(config: RunConfig, result: Result) -> None:
         return
     if not details["labelled"]:
         show(f"{config.data.source} has no labels: the encoder is trained, and k-NN and linear probe have nothing to measure")
-        if result.metrics:
-            show_geometry(result.metrics)
-    elif "knn_val_top1" in result.metrics:
+    tabled = {prefix + score for prefix in ENCODERS for score in SCORED}
+    if tabled & result.metrics.keys():
         show(report({**result.metrics, **details["about"]}, knn_k=config.parts["eval.knn"].k))
-    elif result.metrics:
+    elif GEOMETRY.keys() & result.metrics.keys():
         show_geometry(result.metrics)
+    rest = {
+        name: value
+        for name, value in result.metrics.items()
+        if name not in tabled and name.removeprefix("random_") not in GEOMETRY
+    }
+    if rest:
+        show_evaluation(Measured({**rest, **details["about"]}))
     for what, broken in (
         ("replaced a broken image", details["broken"]),
         ("left out a broken test image", details["broken_test"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,7 @@ class VisionTransformer(TorchvisionViT):
         if (rows, columns) == (side, side):
             return learned
         grid = learned.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-        wide = F.interpolate(full(grid), size=(rows, columns), mode="bicubic", align_corners=False).to(learned.dtype)
+        wide = (_Bicubic.apply if grid.is_cuda else _bicubic)(full(grid), (rows, columns)).to(learned.dtype)
         return wide.flatten(2).transpose(1, 2)
 
     def tokens(self, patches: Tensor) -> Tensor:
@@ -98,6 +99,27 @@ class VisionTransformer(TorchvisionViT):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tokens(self.patches(x))[:, 0]
+
+
+def _bicubic(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, D, h, w) -> (B, D, *size)"""
+    return F.interpolate(grid, size=size, mode="bicubic", align_corners=False)
+
+
+class _Bicubic(torch.autograd.Function):
+    """As `_bicubic`, with a gradient that is bit-equal twice: torch's own on a GPU adds in no fixed order."""
+
+    @staticmethod
+    def forward(ctx: Any, grid: Tensor, size: tuple[int, int]) -> Tensor:
+        ctx.shape, ctx.size = grid.shape, size
+        return _bicubic(grid, size)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        height, width = ctx.shape[2:]
+        cells = torch.eye(height * width, dtype=grads[0].dtype, device=grads[0].device).reshape(-1, 1, height, width)
+        weights = _bicubic(cells, ctx.size).flatten(1)  # (h * w, H * W) of each cell in what is made of it
+        return (grads[0].flatten(2) @ weights.T).reshape(ctx.shape), None
 
 
 def _initialise(net: VisionTransformer) -> None:

@@ -19,12 +19,13 @@ from ..evaluation.common.watch import Collapsed, Watch
 from ..methods._base import Batch, Clock, Method
 from ..methods._ranks import shares
 from ..model import optim
+from ..model.determinism import make_deterministic
 from ..storage.folder import Storage
 from .agreement import MENDING, NEVER, NON_FINITE, NonFiniteLoss, NonFiniteState, Ranks, State, meet, note, same_data
 from .audit import Audit
 from .checkpoints import Checkpoints
 from .clustering import embed
-from .determinism import Draws, make_deterministic
+from .draws import Draws
 from .restore import check_fits, choose
 from .step import Stepper
 
@@ -147,9 +148,10 @@ def _train(
     device = model.device_of(config)
     size, seed = config.train.batch_size, config.seed
 
-    make_deterministic(config.train, device)
     model.check(config, len(source.train))
-    method = model.build(config, len(source.train)).to(device)
+    method = model.build(config, len(source.train))
+    make_deterministic(config.train, device, method)
+    method = method.to(device)
     if model.channels_last(config):
         method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     method.train()
@@ -267,9 +269,9 @@ def _train(
             saves = saves or done == total or bool(config.train.checkpoint_steps and done % config.train.checkpoint_steps == 0)
 
             if done not in skipped:
-                slot = raw["slot"].to(device)
+                slot, index = (raw[key].to(device, non_blocking=True) for key in ("slot", "index"))
                 views = {name: normalise(pixels) for name, pixels in raw["views"].items()}
-                batch = Batch(views, raw["index"].to(device), slot, size, seed, done - 1, groups=config.train.norm_groups)
+                batch = Batch(views, index, slot, size, seed, done - 1, groups=config.train.norm_groups)
                 lr = optim.set_schedules(optimizer, config, clock)
                 generators = draws.states()
                 reps, out = step(batch, clock)  # represent, loss, backward

@@ -17,6 +17,7 @@ from ... import data
 from ...config.evaluations import EvaluationFile, load_evaluation, needing_labels
 from ...config.registry import builtin
 from ...errors import UserError
+from ...model.determinism import make_deterministic
 from .._base import Measured, Subject
 from .samples import counts_of_test
 
@@ -27,6 +28,7 @@ def run(names: Iterable[str], subject: Subject) -> Measured:
     files = [load_evaluation(name) for name in names]
     if needing_labels(names) and subject.source.train.labels is None:
         raise UserError(f"data.source: {subject.source.name} has no labels, and an evaluation needs them")
+    make_deterministic(subject.config.train, subject.device, subject.method)
     found = [measured(file, subject) for file in files]
     clash(files, found)
     counts = counts_of_test(subject.source) if needing_labels(names) and subject.tests else {}
@@ -91,7 +93,7 @@ def measured(file: EvaluationFile, subject: Subject) -> Measured:
             raise UserError(f"{called}: {name} is of type {type(value).__name__}, must be a number")
         if not math.isfinite(value) and not subject.online:
             raise UserError(f"{called}: {name} is {value}, must be a finite number")
-    return found if isinstance(found, Measured) else Measured(found)
+    return found if isinstance(found, Measured) else Measured({name: float(value) for name, value in found.items()})
 
 
 def clash(files: list[EvaluationFile], found: list[Measured]) -> None:
