@@ -5,6 +5,7 @@ Legend: B rows of this rank, N rows of the global batch, R = V*B rows of V crops
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -124,16 +125,24 @@ class Scope:
     rand: Callable[..., Tensor] | None
     calls: dict[str, int]  # how often each DropPath was met
     statistics: list[tuple[BatchNorm, Tensor, Tensor]] | None  # of a chunk: kept here for `apply_statistics`
-    known: dict[int, Tensor] = field(default_factory=dict)
+    known: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    rows: int = 0  # R of the network that runs now, where it tells by `folding`
 
     def ids(self, rows: int) -> Tensor:
-        """The norm group of each of R = V*B crop-major rows: (R,)."""
-        if rows not in self.known:
-            if rows % max(len(self.slot), 1):
-                raise ValueError(f"batch norm saw {rows} rows, which are not whole crops of a batch of {len(self.slot)}")
+        """The norm group of each of R = V*B crop-major rows, or of each of the k parts of each: (R,) or (R*k,)."""
+        key = rows, self.rows
+        if key not in self.known:
+            crops, parts = self.counts(rows)
             group = self.slot * self.groups // self.size if self.layout == "blocks" else self.slot % self.groups
-            self.known[rows] = group.repeat(rows // max(len(self.slot), 1))
-        return self.known[rows]
+            self.known[key] = group.repeat(crops).repeat_interleave(parts)
+        return self.known[key]
+
+    def counts(self, rows: int) -> tuple[int, int]:
+        """Of so many rows of a layer: crops V of each row of the batch, and parts k that the network folded each crop into (windows, tokens)."""
+        whole, batch = self.rows or rows, max(len(self.slot), 1)
+        if rows % max(whole, 1) or whole % batch:
+            raise ValueError(f"a layer saw {rows} rows, which are not whole crops of a batch of {len(self.slot)}")
+        return whole // batch, rows // max(whole, 1)
 
 
 _scope: Scope | None = None
@@ -286,39 +295,76 @@ def apply_statistics(chunks: Sequence[Sequence[tuple[BatchNorm, Tensor, Tensor]]
         layers[0].keep(torch.stack(means).sum(0), torch.stack(variances).sum(0))
 
 
-def convert_norms(module: nn.Module) -> nn.Module:
-    """Replace torch's batch norms inside `module`, in place, by ours with the same parameters; returns it."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            ours = BatchNorm(child.num_features, child.eps, child.momentum or 0.1, scale=child.affine, shift=child.affine)
-            ours.load_state_dict(child.state_dict())
-            setattr(module, name, ours)
-        else:
-            convert_norms(child)
-    return module
+# ---------------------------------------------------------------- draws per row
 
 
-# ---------------------------------------------------------------- stochastic depth
+def folding(net: nn.Module) -> nn.Module:
+    """`net` tells layers within it how many rows it was given, so that they know of rows that it folds (windows, tokens); returns it."""
+    net.register_forward_pre_hook(_enter)
+    net.register_forward_hook(_leave, always_call=True)
+    return net
 
 
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, arXiv 1603.09382): each row's residual branch is left out with probability `rate`.
+def _enter(net: nn.Module, given: tuple[Tensor, ...]) -> None:
+    if _scope is not None:
+        _scope.rows = len(given[0])
 
-    Draws come from `Batch.rand` of the surrounding `norm_scope`: a pure function of (seed, step, slot, name, call within the step).
-    """
+
+def _leave(net: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+    if _scope is not None:
+        _scope.rows = 0
+
+
+class _Drawing(nn.Module):
+    """Draws come from `Batch.rand` of the surrounding `norm_scope`: a pure function of (seed, step, slot, name, call within the step)."""
 
     def __init__(self, rate: float, name: str) -> None:
         super().__init__()
         self.rate, self.name = rate, name
 
-    def forward(self, x: Tensor) -> Tensor:
+    def drop(self, x: Tensor, *shape: int) -> Tensor:
+        """x (R*k, ...) with what is drawn below `rate` left out and the rest raised by it; one draw for each row and place in `shape`."""
         if not self.training or self.rate == 0:
             return x
         if _scope is None or _scope.rand is None:
             raise RuntimeError(
-                "stochastic depth draws per row: it needs norm_scope(..., rand=batch.rand) around the forward pass"
+                f"{self.name}: {self.what} draws per row: it needs norm_scope(..., rand=batch.rand) around the forward pass"
             )
         call = _scope.calls[self.name] = _scope.calls.get(self.name, -1) + 1
-        draws = _scope.rand(f"{self.name}/{call}", (len(x) // len(_scope.slot),)).T.flatten()  # (R,), crop-major
+        if not len(x):
+            return x  # a chunk of none of this rank's rows
+        crops, parts = _scope.counts(len(x))
+        each = math.prod(shape) * parts
+        draws = _scope.rand(f"{self.name}/{call}", (crops * each,))  # (B, V*k*...)
+        draws = draws.unflatten(1, (crops, each)).transpose(0, 1).reshape(-1, *shape)  # (R*k, ...), crop-major
         kept = (draws >= self.rate).to(x.dtype) / (1 - self.rate)
-        return x * kept.reshape(-1, *[1] * (x.ndim - 1))
+        return x * kept.reshape(*kept.shape, *[1] * (x.ndim - kept.ndim))
+
+    what = "it"
+
+
+class DropPath(_Drawing):
+    """Stochastic depth (Huang et al. 2016, arXiv 1603.09382): each row's residual branch is left out with probability `rate`."""
+
+    what = "stochastic depth"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(x)
+
+
+class Dropout(_Drawing):
+    """Dropout (Srivastava et al. 2014): each feature of each row, or with `whole` each channel, is left out with probability `rate`."""
+
+    what = "dropout"
+
+    def __init__(self, rate: float, name: str, whole: bool = False) -> None:
+        super().__init__(rate, name)
+        self.whole = whole
+
+    @property
+    def p(self) -> float:
+        """As torch's Dropout calls its rate."""
+        return self.rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(x, *(x.shape[1:2] if self.whole else x.shape[1:]))

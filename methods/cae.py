@@ -196,7 +196,8 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
     def places(self, which: Tensor) -> Tensor:
         """Position embeddings (B, M, D) of patches `which` (B, M)."""
         net: Any = self.backbone
-        return net.encoder.pos_embedding[0, 1:][which]
+        side = net.image_size // net.patch_size
+        return net.positions(side, side)[0][which]
 
     @torch.no_grad()
     def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:

@@ -6,7 +6,7 @@ import ast
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ REPO = Path(__file__).parents[1]
 ENGINE = REPO / "platform" / "contray"
 METHOD_FILES = sorted((REPO / "methods").glob("*.py"))
 ALL_PRESETS = [(name, preset) for name in method_names() for preset in load_method(name).presets]
-DIGITS = [each for each in ALL_PRESETS if each[1].startswith("digits")]
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -34,6 +33,11 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "import_module":
             yield from (word.value for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str))
+
+
+def imports(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    for path in sorted(paths):
+        yield from ((path, name) for name in imports_of(path))
 
 
 def within(name: str, *packages: str) -> bool:
@@ -53,22 +57,19 @@ def test_platform_is_no_package() -> None:
     assert not run("import platform; print(platform.__file__)").startswith(str(REPO)), "as `python -m` sees it in the root"
 
 
-@pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.name)
-def test_methods_are_pure_torch(path: Path) -> None:
+def test_methods_are_pure_torch() -> None:
     own = ("methods._base", "methods._parts", "methods._ranks", "methods._similarity", "methods._tokenizers")
-    for name in imports_of(path):
+    for path, name in imports(METHOD_FILES):
         assert name.split(".")[0] in sys.stdlib_module_names or within(name, "torch", *own), f"{path.name} imports {name}"
 
 
-@pytest.mark.parametrize("path", sorted((REPO / "tune_spaces").glob("*.py")), ids=lambda path: path.name)
-def test_spaces_import_domains_alone(path: Path) -> None:
-    for name in imports_of(path):
+def test_spaces_import_domains_alone() -> None:
+    for path, name in imports((REPO / "tune_spaces").glob("*.py")):
         assert within(name, "ray.tune", "contray.config"), f"{path.name} imports {name}"
 
 
-@pytest.mark.parametrize("path", sorted(ENGINE.rglob("*.py")), ids=lambda path: str(path.relative_to(ENGINE)))
-def test_the_engine_reaches_methods_through_the_registry(path: Path) -> None:
-    for name in imports_of(path):
+def test_the_engine_reaches_methods_through_the_registry() -> None:
+    for path, name in imports(ENGINE.rglob("*.py")):
         assert not within(name, "contray.tune_spaces", "tune_spaces", "methods"), f"{path.name} imports {name}"
         own = ["_base", "_parts", "_ranks", *(["_imported"] if path.name == "registry.py" else [])]
         allowed = [f"contray.methods.{part}" for part in own]
@@ -86,14 +87,11 @@ def room_of(path: Path) -> str:
     return path.relative_to(ENGINE).with_suffix("").parts[0]
 
 
-@pytest.mark.parametrize("path", sorted(ENGINE.rglob("*.py")), ids=lambda path: str(path.relative_to(ENGINE)))
-def test_imports_run_downhill(path: Path) -> None:
-    if path == ENGINE / "__init__.py":
-        return  # the package's face: what it offers it imports when it is asked for
-    own = ROOMS.index(room_of(path))
-    for name in imports_of(path):
+def test_imports_run_downhill() -> None:
+    face = ENGINE / "__init__.py"  # what it offers it imports when it is asked for
+    for path, name in imports(each for each in ENGINE.rglob("*.py") if each != face):
         if within(name, "contray"):
-            parts = name.split(".")
+            own, parts = ROOMS.index(room_of(path)), name.split(".")
             room = parts[1] if len(parts) > 1 and parts[1] in ROOMS else ""
             assert room, f"{path.name} imports {name} from the package's face: name the module"
             assert ROOMS.index(room) <= own, f"{path.relative_to(ENGINE)} imports {name}, which lies above {ROOMS[own]}"
@@ -148,37 +146,35 @@ def test_help_answers_at_once() -> None:
 # ---------------------------------------------------------------- methods
 
 
-@pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.name)
-def test_method_files_stay_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+def test_method_files_stay_short() -> None:
+    assert not [path.name for path in METHOD_FILES if len(path.read_text().splitlines()) > 400]
 
 
 def test_most_method_files_fit_on_a_few_screens() -> None:
     assert statistics.median(len((REPO / "methods" / f"{name}.py").read_text().splitlines()) for name in method_names()) <= 150
 
 
-@pytest.mark.parametrize(("name", "preset"), ALL_PRESETS)
-def test_presets_resolve_and_repeat_themselves(name: str, preset: str) -> None:
-    config = RunConfig.make(name, preset=preset)
-    again = RunConfig.from_yaml(config.to_yaml())
-    assert again == config
-    assert again.run_name == config.run_name
-    assert config.method.preset == preset
-    assert load_method(name).presets[preset].about
-
-
-@pytest.mark.parametrize(("name", "preset"), [each for each in DIGITS if hasattr(load_method(each[0]).config, "momentum")])
-def test_momentum_suits_the_length_of_digits_runs(name: str, preset: str) -> None:
-    """1 / (1 - m) steps are what an average over past encoders looks back on: at most a twentieth of the run."""
-    config = RunConfig.make(name, preset=preset)
-    samples = len(data.open_source(config.data).train)
-    steps = config.train.steps or config.train.epochs * (samples // config.train.batch_size)
-    assert 1 / (1 - config.method.momentum) <= steps / 20 + 1e-9
-
-
 @pytest.mark.parametrize("name", method_names())
-def test_methods_have_presets_for_the_paper_and_the_small_sets(name: str) -> None:
-    assert {"paper", "cifar", "digits"} <= set(load_method(name).presets)
+def test_presets_resolve_and_repeat_themselves(name: str) -> None:
+    presets = load_method(name).presets
+    for preset in presets:
+        config = RunConfig.make(name, preset=preset)
+        again = RunConfig.from_yaml(config.to_yaml())
+        assert again == config
+        assert again.run_name == config.run_name
+        assert config.method.preset == preset
+        assert presets[preset].about, preset
+    assert {"paper", "cifar", "digits"} <= set(presets)
+
+
+def test_momentum_suits_the_length_of_digits_runs() -> None:
+    """1 / (1 - m) steps are what an average over past encoders looks back on: at most a twentieth of the run."""
+    for name, preset in ALL_PRESETS:
+        if preset.startswith("digits") and hasattr(load_method(name).config, "momentum"):
+            config = RunConfig.make(name, preset=preset)
+            samples = len(data.open_source(config.data).train)
+            steps = config.train.steps or config.train.epochs * (samples // config.train.batch_size)
+            assert 1 / (1 - config.method.momentum) <= steps / 20 + 1e-9, (name, preset)
 
 
 NAMED = {
@@ -187,9 +183,9 @@ NAMED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_methods_have_the_presets_that_papers_compare(name: str) -> None:
-    assert set(NAMED[name].split()) <= set(load_method(name).presets)
+def test_methods_have_the_presets_that_papers_compare() -> None:
+    for name, presets in NAMED.items():
+        assert set(presets.split()) <= set(load_method(name).presets), name
 
 
 def test_presets_are_what_their_names_say() -> None:

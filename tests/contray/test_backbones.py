@@ -10,7 +10,7 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 from contray.config import RunConfig
 from contray.methods._base import View
 from contray.methods._ranks import BatchNorm, norm_scope
-from contray.model import backbones
+from contray.model import backbones, resnet
 from contray.model.vit import _Bicubic, _bicubic
 
 
@@ -95,7 +95,7 @@ def test_selective_kernels_make_the_papers_networks():
 
 def test_selective_kernels_weigh_two_kernels_per_channel():
     torch.manual_seed(0)
-    layer = backbones.SelectiveKernel(nn.Conv2d(3, 8, 3, 2, 1), 0.5).eval()
+    layer = resnet.SelectiveKernel(nn.Conv2d(3, 8, 3, 2, 1), 0.5).eval()
     x = torch.randn(2, 3, 8, 8)
     first, second = torch.relu(layer.norm(layer.conv(x))).chunk(2, 1)
     seen = (first + second).mean((2, 3), keepdim=True)

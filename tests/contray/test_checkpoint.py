@@ -21,7 +21,7 @@ from contray.model import optim
 from contray.model.determinism import make_deterministic
 from contray.storage.checkpoint import BEST, dump, latest, load
 from contray.storage.folder import Storage
-from contray.training import checkpoints, loop
+from contray.training import checkpoints
 from contray.training.checkpoints import Checkpoints, Unsaved
 from contray.training.lease import held
 from contray.training.loop import Listener, NonFiniteLoss
@@ -334,7 +334,7 @@ RARE = {"train__log_every": 50, "train__checkpoint_steps": 4, "eval__every_epoch
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_nothing_is_saved_past_a_bad_step(reads: bool, on_nan: str, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 5 is bad, the evaluation after step 6 and the checkpoint after step 8 are the first occasions to see it without waiting for a GPU."""
-    monkeypatch.setattr(loop, "free_to_read", lambda device: reads)
+    monkeypatch.setattr("contray.training.finite.free_to_read", lambda device: reads)
     Injected(monkeypatch, "gradients", 5)
     offered, config = Offered(), tiny("simclr", train__on_nan=on_nan, **RARE)
     if on_nan == "stop":

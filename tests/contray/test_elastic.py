@@ -15,7 +15,7 @@ from contray import RunConfig, data
 from contray.errors import ConfigError
 from contray.methods.simclr import SimCLR
 from contray.storage.folder import Storage
-from contray.training import elastic, loop
+from contray.training import elastic, loop, saving
 from contray.training.audit import Audit, attempts, history
 from contray.training.elastic import FAILURES, NodeWatch, NoProgress, Patience, one_line
 from contray.training.loop import Listener, NonFiniteLoss, train
@@ -164,7 +164,7 @@ def test_a_run_hears_what_is_asked_between_logged_steps(monkeypatch: pytest.Monk
 
 
 def test_a_run_in_a_hurry_writes_checkpoints_by_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "HURRY_SECONDS", 0.0)
+    monkeypatch.setattr(saving, "HURRY_SECONDS", 0.0)
     durable: list[int] = []
 
     class Hurried(Listener):

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigError, UserError
-from .registry import builtin, part_name
-from .sections import BackboneConfig, DataConfig, EvalConfig
+from ..errors import ConfigError, UserError, nearest
+from .registry import builtin, find, names, part_name
+from .sections import BACKBONES, LIBRARIES, BackboneConfig, DataConfig, EvalConfig, LibraryConfig
 
 CHOOSING = ("backbone.name", "data.source", "eval.final", "eval.online")  # keys that name plug-ins
 SECTIONS = {"backbone": BackboneConfig, "data": DataConfig, "eval": EvalConfig}
@@ -19,15 +19,36 @@ def parts_of(values: Mapping[str, Any]) -> dict[str, type]:
     from .evaluations import load_evaluation  # it stands on the registry, which stands on this
 
     found: dict[str, type] = {}
-    for key, names in (("", builtin("evaluation")), *((key, values[key]) for key in ("eval.final", "eval.online"))):
-        for name in names:
+    for key, given in (("", builtin("evaluation")), *((key, values[key]) for key in ("eval.final", "eval.online"))):
+        for name in given:
             try:
                 add_part(found, "eval", name, load_evaluation(name).config)
             except ConfigError:
                 raise
             except UserError as error:
                 raise ConfigError(key, str(error)) if key else error from None
+    _add_backbone(found, values["backbone.name"])
     return found
+
+
+def _add_backbone(found: dict[str, type], name: str) -> None:
+    """The keys of a library, or of one's own file where it declares some. Raises ConfigError for a name that is none of them."""
+    if name in BACKBONES:
+        return
+    if name.startswith(LIBRARIES):
+        add_part(found, "backbone", name.partition("/")[0], LibraryConfig)
+        return
+    known = [*BACKBONES, *names("backbone")]
+    if not name.endswith(".py") and name not in known:
+        ways = "timm/NAME, torchvision/NAME and a path to a .py file work too"
+        raise ConfigError("backbone.name", f"got {name!r}; {nearest(name, known)} ({ways})")
+    file = find("backbone", name)
+    if not callable(getattr(file, "build", None)) or not isinstance(getattr(file, "ABOUT", None), str):
+        raise UserError(
+            f"backbone {name}: the file must define ABOUT (str) and build(config, channels, side); see docs/examples/vit_like.py"
+        )
+    if hasattr(file, "Config"):
+        add_part(found, "backbone", name, file.Config)
 
 
 def without_absent(values: Mapping[str, Any]) -> dict[str, Any]:

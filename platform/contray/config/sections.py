@@ -7,26 +7,29 @@ from typing import Literal
 
 from ..methods._base import setting
 
+BACKBONES = (
+    "resnet_small", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet", "vit_mini", "vit_small", "vit_base", "vit_large",
+)  # fmt: skip
+LIBRARIES = ("timm/", "torchvision/")  # how names of their networks start
+
+
+@dataclass(frozen=True)
+class LibraryConfig:
+    """backbone.timm.* and backbone.torchvision.*"""
+
+    options: tuple[str, ...] = setting(
+        (), "arguments of the network's constructor: name=value ..., such as patch_size=4 global_pool=avg"
+    )
+
 
 @dataclass(frozen=True)
 class BackboneConfig:
     """The network that the method trains; the heads are the method's own."""
 
-    name: Literal[
-        "resnet_small",
-        "resnet18",
-        "resnet34",
+    name: str = setting(
         "resnet50",
-        "resnet101",
-        "resnet152",
-        "alexnet",
-        "vit_mini",
-        "vit_small",
-        "vit_base",
-        "vit_large",
-    ] = setting(
-        "resnet50",
-        "residual network (resnet_small: 4 stages of one basic block), AlexNet with batch norm, or vision transformer (vit_mini: 4 blocks of 4 heads)",
+        "resnet_small (4 stages of one basic block), resnet18, 34, 50, 101, 152, alexnet (with batch norm), vit_mini (4 blocks of 4 heads), vit_small, "
+        "vit_base, vit_large; timm/NAME, torchvision/NAME; the path of your own .py file, or an entry point of `contray.backbones`",
     )
     stem: Literal["imagenet", "cifar"] = setting(
         "imagenet", "ResNets: first layers: imagenet = 7x7 stride 2 and max-pool, cifar = 3x3 stride 1"
@@ -50,7 +53,11 @@ class BackboneConfig:
     )
     frozen_patches: bool = setting(False, "ViTs: the patch projection stays as it was drawn (Chen et al. 2021, §4.2)")
     drop_path: float = setting(
-        0.0, "ViTs: stochastic depth, rising from 0 to this from the first block to the last", unit="probability", ge=0, lt=1
+        0.0,
+        "ViTs, timm's and torchvision's: stochastic depth, rising from 0 to this from the first block to the last",
+        unit="probability",
+        ge=0,
+        lt=1,
     )
     layer_scale: float = setting(0.0, "ViTs: initial scale of each residual branch, trained per channel; 0: none", ge=0)
 

@@ -7,6 +7,7 @@ place, on one of ten kinds of texture. Its three label sets (digit, background, 
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import cv2
@@ -161,9 +162,8 @@ def tint(hue: float, saturation: float) -> np.ndarray:
 @cache
 def _handwritten() -> tuple[np.ndarray, np.ndarray]:
     """((1797, 8, 8) uint8, (1797,) int64): ink and class."""
-    from sklearn.datasets import load_digits
-
-    ink, classes = load_digits(return_X_y=True)
+    sklearn = import_module("sklearn.datasets")  # by name: without types of its own, a type checker would read all of it for long
+    ink, classes = sklearn.load_digits(return_X_y=True)
     return (np.asarray(ink).reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8), np.asarray(classes, np.int64)
 
 

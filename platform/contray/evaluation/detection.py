@@ -8,11 +8,13 @@ from typing import Literal
 from ._base import Citation, Measured, Subject, setting
 from .common.settings import Dense
 
-ABOUT = "a ResNet encoder fine-tuned whole to detect objects, under torchvision's heads, beside the same network untrained and supervised"
+ABOUT = (
+    "an encoder fine-tuned whole to detect objects, under torchvision's heads, beside the same network untrained and supervised"
+)
 PAPER = Citation(
     "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", 2015, "https://arxiv.org/abs/1506.01497"
 )
-NEEDS = ("a ResNet", "boxes")
+NEEDS = ("feature maps", "boxes")
 METRICS = ()
 
 

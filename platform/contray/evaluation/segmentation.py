@@ -8,11 +8,9 @@ from typing import Literal
 from ._base import Citation, Measured, Subject, setting
 from .common.settings import Dense
 
-ABOUT = (
-    "a ResNet encoder fine-tuned whole to segment, under torchvision's heads, beside the same network untrained and supervised"
-)
+ABOUT = "an encoder fine-tuned whole to segment, under torchvision's heads, beside the same network untrained and supervised"
 PAPER = Citation("Fully Convolutional Networks for Semantic Segmentation", 2015, "https://arxiv.org/abs/1411.4038")
-NEEDS = ("a ResNet", "masks")
+NEEDS = ("feature maps", "masks")
 METRICS = ()
 
 

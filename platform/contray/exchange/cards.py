@@ -9,8 +9,10 @@ from pathlib import Path
 
 from ..config import RunConfig
 from ..config.registry import load_method
-from ..model.backbones import RESNETS
+from ..config.sections import BACKBONES
+from ..model import backbones, libraries
 from ..model.encoder import Encoder
+from ..model.resnet import RESNETS
 from ..model.vit import SHAPES
 
 
@@ -110,8 +112,9 @@ features = encoder(images)  # one row each"""
     if to == "onnx":
         return _onnx(config, views)
     view = next(iter(views.values()))
-    build = (_vit if config.backbone.name in SHAPES else _resnet)(config, to, view.size)
-    seen = view.size - view.size % config.backbone.patch if config.backbone.name in SHAPES else view.size
+    vit, own = config.backbone.name in SHAPES, config.backbone.name in BACKBONES
+    build = (_vit if vit else _resnet)(config, to, view.size) if own else libraries.code(config, backbones.largest_side(config))
+    seen = view.size - view.size % config.backbone.patch if vit else view.size
     cut = f"[..., :{seen}, :{seen}]" if seen < view.size else ""
     return f"""\
 import torch

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..config import RunConfig
+from ..config.sections import BACKBONES, LIBRARIES
 from ..errors import ConfigError, UserError, nearest
 from ..model import encoder
-from ..model.backbones import StandardizedConv2d
 from ..model.plain import blank, plain_backbone
+from ..model.resnet import StandardizedConv2d
 from ..model.vit import VisionTransformer
 from . import cards, drafts, layouts
 
@@ -63,6 +64,12 @@ def check(to: str, out: Path) -> None:
 def _refuse_unknown(config: RunConfig, to: str) -> None:
     """Backbones that neither library can build from its own classes."""
     net, other = config.backbone, "--to safetensors and --to onnx take any encoder"
+    if net.name not in BACKBONES:
+        library = net.name.partition("/")[0]
+        if library != to:
+            own = f"--to {library} takes this one, " if net.name.startswith(LIBRARIES) else ""
+            raise ConfigError("backbone.name", f"{net.name} is no network of {to}; {own}{other}")
+        return
     if net.name == "alexnet":
         raise ConfigError("backbone.name", f"alexnet with batch norm is no network of {to}; {other}")
     if net.selective_kernels and net.name.startswith("resnet"):

@@ -11,8 +11,9 @@ import torch
 
 from .. import model
 from ..config import RunConfig
+from ..config.sections import LIBRARIES
 from ..errors import UserError, nearest
-from ..model import encoder
+from ..model import encoder, libraries
 from . import drafts, layouts
 
 SECTIONS = ("backbone.", "views.", "augment.", "data.")  # what a file does not tell
@@ -21,7 +22,8 @@ SECTIONS = ("backbone.", "views.", "augment.", "data.")  # what a file does not 
 def import_file(file: Path, layout: str, out: Path, overrides: Mapping[str, Any] | None = None) -> encoder.Encoder:
     """Write the backbone in `file` to the new folder `out`, from which `contray eval --checkpoint` and `read_checkpoint` take it.
 
-    overrides: dotted keys of what the file does not tell: backbone.heads of an unusual ViT, augment.mean and .std, views.image.size.
+    overrides: dotted keys of what the file does not tell: backbone.name of a network that is not built in (timm/NAME), backbone.heads of an
+    unusual ViT, augment.mean and .std, views.image.size.
     Raises UserError, before anything is written, for a file that is no checkpoint, of another layout or of another architecture.
     """
     overrides = dict(overrides or {})
@@ -32,21 +34,18 @@ def import_file(file: Path, layout: str, out: Path, overrides: Mapping[str, Any]
         raise UserError(f"{foreign[0]}: an import takes {', '.join(f'{section}*' for section in SECTIONS)}")
     drafts.check(out)
     raw = read(file)
-    bare = layouts.select(raw, layouts.LAYOUTS[layout])
-    if not bare:
-        others = [name for name, other in layouts.LAYOUTS.items() if layouts.select(raw, other)]
-        seen = f"it looks like {' or '.join(others)}" if others else f"it holds {', '.join(list(map(str, raw))[:3]) or 'nothing'}"
-        raise UserError(f"{file}: there is no backbone in the layout {layout}; {seen}")
-    state = layouts.torchvision_names(bare)
-    try:
-        found = layouts.architecture(state)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
-    config = RunConfig.make("imported", {**_settings(found, layout), **overrides}).replace(
+    given = overrides.get("backbone.name", "")
+    name = " ".join(given) if isinstance(given, list) else str(given)
+    library = name.startswith(LIBRARIES)
+    settings, state = (libraries.published(name), {}) if library else _recognised(file, raw, layout)
+    config = RunConfig.make("imported", {**settings, **overrides}).replace(
         {"method.layout": layout, "method.file": file.name, "method.sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     )
     config = model.settled(config, model.device_of(config).type)
     method = model.build(config, 0).eval()
+    net: Any = method.backbone
+    if library:
+        state = layouts.select_named(raw, layouts.LAYOUTS[layout], set(net.state_dict()), net.classifiers)
     wanted = method.backbone.state_dict()
     counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}  # old files lack them
     state = {**{name: value for name, value in counters.items() if name not in state}, **state}
@@ -57,6 +56,22 @@ def import_file(file: Path, layout: str, out: Path, overrides: Mapping[str, Any]
     with drafts.draft(out) as folder:
         encoder.export(config, method, folder)
     return encoder.Encoder(config, method)
+
+
+def _recognised(file: Path, raw: Mapping[str, Any], layout: str) -> tuple[dict[str, Any], layouts.State]:
+    """What the shapes in a file say of a built-in backbone, and its tensors under that one's names. Raises UserError."""
+    bare = layouts.select(raw, layouts.LAYOUTS[layout])
+    if not bare:
+        others = [name for name, other in layouts.LAYOUTS.items() if layouts.select(raw, other)]
+        seen = f"it looks like {' or '.join(others)}" if others else f"it holds {', '.join(list(map(str, raw))[:3]) or 'nothing'}"
+        raise UserError(f"{file}: there is no backbone in the layout {layout}; {seen}")
+    state = layouts.torchvision_names(bare)
+    try:
+        return _settings(layouts.architecture(state), layout), state
+    except UserError as error:
+        raise UserError(
+            f"{file}: {error}; of another network of timm or torchvision, say which: --backbone.name timm/NAME"
+        ) from None
 
 
 def _settings(found: dict[str, Any], layout: str) -> dict[str, Any]:

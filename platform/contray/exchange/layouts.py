@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UserError
-from ..model.backbones import RESNETS
+from ..model.resnet import RESNETS
 from ..model.vit import SHAPES
 
 State = dict[str, Tensor]
@@ -71,6 +71,17 @@ def select(raw: Mapping[str, Any], layout: Layout) -> State:
             bare = {name[len(prefix) :]: value for name, value in state.items() if str(name).startswith(prefix)}
             return {name: value for name, value in bare.items() if isinstance(value, Tensor) and not re.match(layout.heads, name)}
     return {}
+
+
+def select_named(raw: Mapping[str, Any], layout: Layout, wanted: set[str], classifiers: tuple[str, ...]) -> State:
+    """The tensors of a network whose names are known, under these; without its classifiers."""
+    state = next((raw[key] for key in layout.within if isinstance(raw.get(key), Mapping)), raw)
+    prefix = next((prefix for prefix in layout.prefixes if any(prefix + name in state for name in wanted)), "")
+    bare = {str(name).removeprefix(prefix): value for name, value in state.items() if str(name).startswith(prefix)}
+    left = tuple(f"{name}." for name in classifiers)
+    return {
+        name: value for name, value in bare.items() if isinstance(value, Tensor) and (name in wanted or not name.startswith(left))
+    }
 
 
 def from_timm(name: str) -> str:

@@ -1,4 +1,20 @@
-"""Backbones: torchvision's networks without their classifier, batch norm under the norm law."""
+"""Backbones by name: built-in ones, any network of timm and torchvision, one's own by path or entry point. And what a backbone offers.
+
+A backbone is a module (B, C, H, W) -> (B, D) with the attribute `out_dim` = D, built for C channels and the side of the largest view.
+Whoever builds it has to offer no more than that. What else there is, is found where the network has it:
+
+- a transformer: `blocks` (each (B, P+L, D) -> the same), `norm` (the last one), `patch_size` and `num_prefix_tokens` (P tokens, the class
+  token first, before L patches row by row; 1 where it is not said). For last_n, layer decay, tokens, attention and dense evaluation; see
+  anatomy.py, which knows torchvision's and timm's by this too.
+- attention maps: its blocks have one nn.MultiheadAttention each, or timm's `attn` with `qkv`.
+- feature maps: every module of the network's own or within nn.Sequential that puts out (B, D, h, w); see `anatomy.stages`.
+- patches in reach, for methods that mask or mix them: `patches(x)` -> (B, L, D), `tokens(patches)` -> (B, 1+L', D) of any number of
+  them, `positions(rows, columns)` -> (1, L, D), `patch_size` and `image_size`.
+- `no_weight_decay()` -> names of parameters that do not decay, 1-D ones aside.
+
+Batch norm, dropout and stochastic depth of what is not built in are replaced by layers under our laws (lawful.py), whose names of
+parameters are the same; what breaks the laws otherwise is refused when a run is checked.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +22,33 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..config import RunConfig
-from ..config.sections import BackboneConfig
+from ..config.registry import find
+from ..config.sections import BACKBONES, LIBRARIES
+from ..errors import ConfigError, UserError
 from ..methods._base import View
-from ..methods._ranks import convert_norms
+from . import libraries
+from .lawful import broken, lawful
+from .resnet import AlexNet, resnet, with_norm
 from .seeds import seeded
 from .vit import SHAPES, VisionTransformer
 
-RESNETS = {  # kind of block, blocks of each stage
-    "resnet_small": ("BasicBlock", [1, 1, 1, 1]),
-    "resnet18": ("BasicBlock", [2, 2, 2, 2]),
-    "resnet34": ("BasicBlock", [3, 4, 6, 3]),
-    "resnet50": ("Bottleneck", [3, 4, 6, 3]),
-    "resnet101": ("Bottleneck", [3, 4, 23, 3]),
-    "resnet152": ("Bottleneck", [3, 8, 36, 3]),
-}
+REACH = ("patches", "tokens", "positions", "patch_size", "image_size")  # what methods need that mask or mix patches
 
 
 def factory(config: RunConfig) -> Callable[..., nn.Module]:
     """A function that builds the configured backbone, the same weights at each call: (B, channels, H, W) -> (B, out_dim).
 
-    A ViT learns the positions of the largest view's patches and interpolates them for others.
+    A built-in ViT learns the positions of the largest view's patches and interpolates them for others.
     """
+    name = config.backbone.name
+    side = largest_side(config)
 
     def build(channels: int = 3) -> nn.Module:
         with seeded(config.seed, "backbone"):
-            if config.backbone.name in SHAPES:
-                side = max(image_side(view) for view in config.views.values())
-                net: nn.Module = VisionTransformer(config.backbone, side)
-            else:
-                plain = AlexNet() if config.backbone.name == "alexnet" else _resnet(config.backbone)
-                net = _with_norm(plain, config.backbone.norm)
-            conv: Any = next(layer for layer in net.modules() if isinstance(layer, nn.Conv2d))
-            if channels != conv.in_channels:
-                weight = torch.empty(conv.out_channels, channels, *conv.kernel_size)
-                nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
-                conv.weight, conv.in_channels = nn.Parameter(weight, conv.weight.requires_grad), channels
-            return net
+            return _built_in(config, channels, side) if name in BACKBONES else _foreign(config, channels, side)
 
     return build
 
@@ -55,144 +58,60 @@ def image_side(view: View) -> int:
     return {"image": view.size, "patches": view.grid[1]}.get(view.kind, 0)
 
 
-def _resnet(config: BackboneConfig) -> nn.Module:
-    """torchvision's ResNet with the configured stem and width; its `fc` is the identity."""
-    from torchvision.models import resnet
+def largest_side(config: RunConfig) -> int:
+    """Side in px of the largest image that the backbone is given."""
+    return max(image_side(view) for view in config.views.values())
 
-    block, layers = RESNETS[config.name]
-    net: Any = resnet.ResNet(getattr(resnet, block), layers, zero_init_residual=config.zero_init_residual)
-    if config.width != 64:
-        _scale_width(net, config.width / 64)
-    if config.stem == "cifar":  # Chen et al. 2020, appendix B.9
-        net.conv1 = nn.Conv2d(3, config.width, kernel_size=3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        net.maxpool = nn.Identity()
-    if config.selective_kernels:
-        _select_kernels(net, config.selective_kernels)
-    out_dim = round(net.fc.in_features * config.width / 64)
-    net.fc = nn.Identity()
-    net.out_dim = out_dim
+
+def sketch(config: RunConfig, channels: int = 3) -> nn.Module:
+    """The backbone without its numbers, on torch's meta device, or with them where it asks for some while it is built."""
+    try:
+        with torch.device("meta"):
+            return factory(config)(channels)
+    except (RuntimeError, NotImplementedError):
+        return factory(config)(channels)
+
+
+def lacking(config: RunConfig) -> list[str]:
+    """What the backbone has not of the patches in reach."""
+    net = sketch(config)
+    return [name for name in REACH if not hasattr(net, name)]
+
+
+def check_laws(config: RunConfig) -> None:
+    """Refuse a network of others that breaks the laws, tried on a few rows of noise. Raises ConfigError."""
+    sides = [side for view in config.views.values() if (side := image_side(view))]
+    if config.backbone.name in BACKBONES or not sides:
+        return
+    problem = broken(factory(config)(3), 3, min(sides))
+    if problem:
+        raise ConfigError("backbone.name", f"got {config.backbone.name}: {problem}")
+
+
+def _built_in(config: RunConfig, channels: int, side: int) -> nn.Module:
+    if config.backbone.name in SHAPES:
+        net: nn.Module = VisionTransformer(config.backbone, side)
+    else:
+        plain = AlexNet() if config.backbone.name == "alexnet" else resnet(config.backbone)
+        net = with_norm(plain, config.backbone.norm)
+    libraries.with_channels(net, channels)
     return net
 
 
-class AlexNet(nn.Module):
-    """AlexNet with batch norm after its convolutions, as DeepCluster trains it: (B, 3, H, W) -> (B, 4096), before the last ReLU.
-
-    Without its two dropouts: they draw per feature from the global generator, which would make a step depend on the world.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        inputs = 3
-        shapes = [(96, 11, 4, 2, True), (256, 5, 1, 2, True), (384, 3, 1, 1, False), (384, 3, 1, 1, False), (256, 3, 1, 1, True)]
-        for outputs, kernel, stride, padding, pools in shapes:
-            layers += [nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-            layers += [nn.MaxPool2d(3, 2)] if pools else []
-            inputs = outputs
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(6))
-        self.classifier = nn.Sequential(nn.Linear(256 * 36, 4096), nn.ReLU(), nn.Linear(4096, 4096))
-        self.out_dim = 4096
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.features(x).flatten(1))
+def _foreign(config: RunConfig, channels: int, side: int) -> nn.Module:
+    name = config.backbone.name
+    if name.startswith(LIBRARIES):
+        net = libraries.build(config, channels, side)
+    else:
+        net = find("backbone", name).build(own_config(config), channels, side)
+        if not isinstance(net, nn.Module) or not isinstance(getattr(net, "out_dim", None), int):
+            raise UserError(f"backbone {name}: build must return an nn.Module with out_dim, the number of its features")
+    try:
+        return lawful(net)
+    except ValueError as error:
+        raise ConfigError("backbone.name", f"got {name}: {error}") from None
 
 
-class SelectiveKernel(nn.Module):
-    """Two 3x3 convolutions of which each image weighs every channel (Li et al. 2019, in the form of SimCLR v2's ResNets).
-
-    (B, C, H, W) -> (B, D, H', W'), after norm and ReLU. `ratio`: width of the weighing layer over D, at least 32 channels.
-    """
-
-    def __init__(self, conv: nn.Conv2d, ratio: float) -> None:
-        super().__init__()
-        outputs, middle = conv.out_channels, max(32, round(conv.out_channels * ratio))
-        self.conv = nn.Conv2d(conv.in_channels, 2 * outputs, 3, conv.stride, padding=1, bias=False)  # pyright: ignore[reportArgumentType]
-        self.norm = nn.BatchNorm2d(2 * outputs)
-        self.squeeze = nn.Conv2d(outputs, middle, 1, bias=False)
-        self.squeeze_norm = nn.BatchNorm2d(middle)
-        self.weigh = nn.Conv2d(middle, 2 * outputs, 1, bias=False)
-        for layer in (self.conv, self.squeeze, self.weigh):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        both = F.relu(self.norm(self.conv(x))).unflatten(1, (2, -1))  # (B, 2, D, H', W')
-        seen = both.sum(1).mean((2, 3), keepdim=True)  # (B, D, 1, 1)
-        weights = self.weigh(F.relu(self.squeeze_norm(self.squeeze(seen)))).unflatten(1, (2, -1)).softmax(1)
-        return (both * weights).sum(1)
-
-
-def _select_kernels(net: Any, ratio: float) -> None:
-    """SimCLR v2's ResNet (Chen et al. 2020, §2): selective kernels for each block's 3x3 convolution (of basic blocks the first),
-    ResNet-D's shortcuts (average pooling before a 1x1 convolution) and, for the ImageNet stem, its three 3x3 convolutions
-    (He et al. 2019, fig. 2).
-    """
-    if net.conv1.kernel_size == (7, 7):
-        narrow = net.conv1.out_channels // 2
-        stem = [nn.Conv2d(3, narrow, 3, 2, 1, bias=False), nn.BatchNorm2d(narrow), nn.ReLU()]
-        stem += [nn.Conv2d(narrow, narrow, 3, 1, 1, bias=False), nn.BatchNorm2d(narrow), nn.ReLU()]
-        net.conv1 = nn.Sequential(*stem, nn.Conv2d(narrow, net.conv1.out_channels, 3, 1, 1, bias=False))
-        for layer in net.conv1:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
-        for block in stage:
-            name, norm = ("conv2", "bn2") if hasattr(block, "conv3") else ("conv1", "bn1")
-            setattr(block, name, SelectiveKernel(getattr(block, name), ratio))
-            setattr(block, norm, nn.Identity())  # the selection has its own
-            if block.downsample is not None:
-                conv, norm = block.downsample
-                stride = conv.stride[0]
-                pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
-                conv.stride = (1, 1)
-                block.downsample = nn.Sequential(pool, conv, norm)
-
-
-def _scale_width(net: nn.Module, factor: float) -> None:
-    """Every convolution and norm of a torchvision ResNet, `factor` times as wide (torchvision widens bottlenecks only)."""
-    for name, child in net.named_children():
-        if isinstance(child, nn.Conv2d):
-            inputs = child.in_channels if child.in_channels == 3 else round(child.in_channels * factor)
-            outputs, stride = round(child.out_channels * factor), child.stride
-            conv = nn.Conv2d(inputs, outputs, child.kernel_size, stride, child.padding, bias=False)  # pyright: ignore[reportArgumentType]
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            setattr(net, name, conv)
-        elif isinstance(child, nn.BatchNorm2d):
-            norm = nn.BatchNorm2d(round(child.num_features * factor))
-            with torch.no_grad():
-                norm.weight.copy_(child.weight[0].expand_as(norm.weight))
-            setattr(net, name, norm)
-        else:
-            _scale_width(child, factor)
-
-
-class StandardizedConv2d(nn.Conv2d):
-    """A convolution whose filters have mean 0 and variance 1 / fan-in (Qiao et al. 2019, arXiv 1903.10520, eq. 4)."""
-
-    def filters(self) -> torch.Tensor:
-        weight = self.weight.flatten(1)
-        weight = (weight - weight.mean(1, keepdim=True)) / (weight.std(1, keepdim=True) * weight.shape[1] ** 0.5 + 1e-5)
-        return weight.view_as(self.weight)
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(input, self.filters(), self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-
-def _with_norm(net: nn.Module, norm: str) -> nn.Module:
-    """The same network with another norm after its convolutions: no batch statistics anywhere, except for bn."""
-    if norm == "bn":
-        return convert_norms(net)
-    for name, child in net.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            channels = child.num_features
-            groups = 1 if norm == "ln" else next(count for count in range(16, 0, -1) if channels % count == 0)
-            replaced = nn.Identity() if norm == "none" else nn.GroupNorm(groups, channels)
-            if isinstance(replaced, nn.GroupNorm):
-                with torch.no_grad():
-                    replaced.weight.copy_(child.weight)
-            setattr(net, name, replaced)
-        elif isinstance(child, nn.Conv2d) and norm == "gn_ws":
-            child.__class__ = StandardizedConv2d
-        else:
-            _with_norm(child, norm)
-    return net
+def own_config(config: RunConfig) -> Any:
+    """The backbone's own keys, backbone.NAME.*, or backbone.* where its file declares none."""
+    return next((part for prefix, part in config.parts.items() if prefix.startswith("backbone.")), config.backbone)

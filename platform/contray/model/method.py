@@ -66,10 +66,12 @@ def check(config: RunConfig, samples: int) -> None:
             f"got {batch}, but {config.data.source} has {samples} training samples and every global batch is full",
         )
     method = load_method(config.method.name).method
-    if method.needs_vit(config.method) and config.backbone.name not in SHAPES:
+    lacking = backbones.lacking(config) if method.needs_vit(config.method) else ()
+    if lacking:
         raise ConfigError(
             "backbone.name",
-            f"got {config.backbone.name}, but {config.method.name} so configured needs a transformer: {', '.join(SHAPES)}",
+            f"got {config.backbone.name}, but {config.method.name} so configured needs patches in reach, and that has no {', '.join(lacking)}; "
+            f"the built-in transformers have: {', '.join(SHAPES)}",
         )
     try:
         method.check(config.method, samples=samples, batch=batch, views=config.views)

@@ -14,6 +14,7 @@ from ..config import RunConfig
 from ..config.sections import OptimConfig
 from ..methods._base import Clock, Method
 from ..methods._parts import cosine
+from .anatomy import undecayed
 
 
 class LARS(Optimizer):
@@ -108,14 +109,17 @@ def learning_rate(config: RunConfig, clock: Clock, constant: bool = False) -> fl
 
 
 def build(config: RunConfig, method: Method) -> Optimizer:
-    """The configured optimiser over the method's parameter groups, 1-D parameters apart where they do not decay."""
+    """The configured optimiser over the method's parameter groups; those that do not decay apart (optim.decay_norms false): 1-D
+    parameters, and what networks of others name in no_weight_decay().
+    """
     optim, groups = config.optim, []
+    exempt = undecayed(method)
     for group in method.param_groups():
         options = {"lr_scale": 1.0, "decay_scale": 1.0, "schedule": "decay"} | {
             key: value for key, value in group.items() if key != "params"
         }
-        decayed = [p for p in group["params"] if p.ndim > 1 or optim.decay_norms]
-        bare = [p for p in group["params"] if not (p.ndim > 1 or optim.decay_norms)]
+        decayed = [p for p in group["params"] if optim.decay_norms or (p.ndim > 1 and id(p) not in exempt)]
+        bare = [p for p in group["params"] if not optim.decay_norms and (p.ndim <= 1 or id(p) in exempt)]
         groups.append({"params": decayed, **options})
         if bare:
             groups.append({"params": bare, **options, "decay_scale": 0.0})
@@ -180,3 +184,17 @@ def sum_gradients(params: Sequence[Tensor], world: int) -> None:
         work.wait()
         for grad, summed in zip(members, flat.split([g.numel() for g in members]), strict=True):
             grad.copy_(summed.view_as(grad))
+
+
+class Average:
+    """The averaged networks of a method (its ema_pairs), all moved at once after the optimiser's step."""
+
+    def __init__(self, method: Method) -> None:
+        self.method, pairs = method, list(method.ema_pairs())
+        self.online: list[Tensor] = [p for online, _ in pairs for p in online.parameters()]
+        self.targets: list[Tensor] = [p for _, target in pairs for p in target.parameters()]
+
+    def move(self, clock: Clock) -> None:
+        """target <- m * target + (1 - m) * online."""
+        if self.targets:
+            torch._foreach_lerp_(self.targets, self.online, 1 - self.method.ema_momentum(clock))

@@ -34,6 +34,7 @@ def check(config: RunConfig) -> None:
         field, got = ("grid", " ".join(map(str, view.grid))) if view.kind == "patches" else ("size", view.size)
         words = f"got {got}, which {config.backbone.name} cannot take in {config.method.name} ({problem})"
         raise ConfigError(f"views.{name}.{field}", words)
+    backbones.check_laws(config)
     _FITTING.add(key)
 
 

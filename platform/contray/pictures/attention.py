@@ -10,18 +10,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models.vision_transformer import EncoderBlock
 
 from .. import data, model
 from ..errors import UserError
-from ..evaluation.common.tokens import outputs_of
+from ..evaluation.common.tokens import inputs_of
 from ..methods._base import Method, View, evaluation_view
-from ..model.vit import VisionTransformer
+from ..model.anatomy import attention, attention_in, transformers_in
 from .preview import as_seen
 from .sheet import Sheet
 from .subject import Subject, apart
@@ -82,17 +80,14 @@ def look(subject: Subject, method: Method, split: data.Split, ids: np.ndarray, s
 
 def attended(method: Method, inputs: Mapping[str, Tensor], name: str) -> Tensor:
     """(B, A, h, w) attention of the class token to patches of the input `name` in the last block, a share of 1 in sum with its own."""
-    nets = [net for net in method.modules() if isinstance(net, VisionTransformer)]
-    blocks = {cast(EncoderBlock, net.encoder.layers[-1]).ln_1: net for net in nets}
+    nets = [net for net in transformers_in(method) if net.prefix]
+    layers = {layer: net for net in nets if (layer := attention_in(net.blocks[-1])) is not None}
     image = inputs[name]
-    for layer, x in outputs_of(method, inputs, list(blocks)).items():  # (B, 1+L, D), what queries and keys are made of
-        net = blocks[cast(torch.nn.LayerNorm, layer)]
-        grid = [side // net.patch_size for side in image.shape[-2:]] if image.ndim == 4 else [0, 0]
-        if x.shape[:2] != (len(image), 1 + grid[0] * grid[1]):
-            continue
-        block = cast(EncoderBlock, net.encoder.layers[-1])
-        weights = block.self_attention(x, x, x, need_weights=True, average_attn_weights=False)[1]  # (B, A, 1+L, 1+L)
-        return weights[:, :, 0, 1:].unflatten(2, grid)
+    for layer, x in inputs_of(method, inputs, list(layers)).items():  # (B, P+L, D), what queries and keys are made of
+        net = layers[layer]
+        grid = net.grid(image) if image.ndim == 4 else (0, 0)
+        if x.shape[:2] == (len(image), net.prefix + grid[0] * grid[1]):
+            return attention(layer, x)[:, :, 0, net.prefix :].unflatten(2, grid)  # (B, A, h, w)
     raise UserError(
         "plot attention: this encoder has no class token that looks at patches of the whole image; it takes a vision transformer "
         "(--backbone.name vit_mini and the like when it is trained)"

@@ -6,6 +6,7 @@ Legend of shapes: N images, D features, C classes.
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,12 +74,15 @@ def project(features: Tensor, by: str, seed: int) -> np.ndarray:
     if by == "umap":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its import: what is not installed besides
-            import umap  # pyright: ignore[reportMissingImports]
-
+            umap = import_module(
+                "umap"
+            )  # by name, as scikit-learn below: without types, a type checker would read all of them for long
             return umap.UMAP(n_neighbors=min(NEIGHBOURS, len(unit) - 1), random_state=seed, n_jobs=1).fit_transform(unit)
-    from sklearn.manifold import TSNE
-
-    return TSNE(perplexity=perplexity_of(len(unit)), init="pca", random_state=seed).fit_transform(unit)
+    return (
+        import_module("sklearn.manifold")
+        .TSNE(perplexity=perplexity_of(len(unit)), init="pca", random_state=seed)
+        .fit_transform(unit)
+    )
 
 
 def perplexity_of(count: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +20,7 @@ from ..data import GlobalBatches
 from ..errors import DataError, OnAllRanks, UserError
 from ..methods._base import Method
 from ..methods._ranks import side_group, world_size
+from .finite import MENDING, NEVER, NON_FINITE, NonFiniteLoss, NonFiniteState
 
 T = TypeVar("T")
 
@@ -30,21 +31,6 @@ class RanksDiffer(OnAllRanks):
 
 class DataRefused(DataError, OnAllRanks):
     """The data that the ranks have met together are refused."""
-
-
-class NonFiniteLoss(OnAllRanks):
-    """The loss or the gradients stopped being numbers in `step`."""
-
-    def __init__(self, step: int, text: str) -> None:
-        super().__init__(f"step {step}: {text}")
-        self.step, self.text = step, text
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.step, self.text)
-
-
-class NonFiniteState(NonFiniteLoss):
-    """The state is not finite after `step`, though loss and gradients were: no step that could be left out is to blame."""
 
 
 class Ranks:
@@ -103,6 +89,15 @@ def same_data(ranks: Ranks, fingerprint: Mapping[str, str]) -> None:
 
 
 # ---------------------------------------------------------------- before each step
+
+
+def caught(stream: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], UserError | None]]:
+    """The batches, and what ends them if it is for all ranks to hear."""
+    try:
+        for raw in stream:
+            yield raw, None
+    except UserError as error:
+        yield {"broken": {}}, error
 
 
 def meet(
@@ -209,12 +204,6 @@ class State:
         return total
 
 
-NEVER = 2**62  # a step that does not come
-NON_FINITE = "loss or gradients are not finite"
-MENDING = (
-    "the newest checkpoint is from before it. "
-    "A lower optim.lr, optim.clip or train.precision fp32 may mend it, train.on_nan skip leaves the step out"
-)
 PIECE = 1 << 20  # elements that are summed at once: 8 MB
 MIX = -7046029254386353131  # 2^64 divided by the golden ratio, as a signed number
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

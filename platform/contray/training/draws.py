@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from ..errors import OnAllRanks
@@ -20,8 +23,11 @@ class Draws:
     def states(self) -> list[torch.Tensor]:
         return [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [])]
 
-    def check(self, step: int, before: list[torch.Tensor]) -> None:
-        """Raises OnAllRanks where the CPU's generator has moved since `before`; where a GPU's has, a library may have moved it unread, so it is said once."""
+    @contextlib.contextmanager
+    def watched(self, step: int) -> Iterator[None]:
+        """Raises OnAllRanks where the CPU's generator has moved within; where a GPU's has, a library may have moved it unread, so it is said once."""
+        before = self.states()
+        yield
         host, *gpu = (not torch.equal(now, then) for now, then in zip(self.states(), before, strict=True))
         words = (
             f"method.name: {self.method} draws from torch's global generator in step {step} (torch.randn, nn.Dropout, ...), where each worker "

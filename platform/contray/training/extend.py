@@ -5,29 +5,25 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .. import model
 from ..config import RunConfig
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError
 from ..methods._base import Clock, Method
 from ..model import optim
-from ..storage.checkpoint import latest
-from ..storage.folder import Storage
 
 LENGTH = ("train.epochs", "train.steps")  # all that an extension may change
 
 
-def check_extension(folder: Storage, config: RunConfig, samples: int, finished: bool = True) -> tuple[int, int]:
-    """The steps that the run in `folder` has and is to have. Raises UserError where it cannot go on so.
+def check_extension(state: Mapping[str, Any], config: RunConfig, samples: int, finished: bool) -> tuple[int, int]:
+    """The steps that the run whose newest checkpoint is `state` has and is to have. Raises UserError where it cannot go on so.
 
     One that is not `finished` may have all its steps: it died while it was measured.
 
     "exact" asks that every schedule has had, over the steps that are done, the values that it has in the longer run; "anyway" does not.
     """
-    state = latest(folder)
-    if state is None:
-        raise UserError(f"train.extend: there is no checkpoint in {folder.address} to go on from")
     theirs = RunConfig.from_yaml(state["config"])
     done, before, total = int(state["step"]), theirs.total_steps(samples), config.total_steps(samples)
     if total < done or (total == done and finished):

@@ -6,14 +6,14 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from .. import data, model, track
 from ..config import RunConfig
 from ..config.registry import code_of
 from ..errors import UserError
 from ..evaluation.common.samples import check_measurable
-from ..storage.checkpoint import newest_step
+from ..storage.checkpoint import latest, newest_step
 from ..storage.folder import Storage
 from .audit import check_audit
 from .extend import check_extension
@@ -23,12 +23,10 @@ from .progress import TROUBLES, TrainingBar, lasting
 from .ray_train import check_machines, cluster_of, fit, ray_session
 from .records import FAILURE, FOLDER, end, name_of, note, record_config, repeatable, tags_of
 from .resend import resend
-from .restore import check_kept
+from .restore import check_fits, check_kept
 from .settle import settle
-from .stop import interrupts, settled, stoppable
+from .stop import Status, interrupts, settled, stoppable
 from .worker import VERDICT, Asked, Plan, work
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,7 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
         if not cluster_of(config):  # else the workers' hardware says, which is not in reach yet
             config = settle(config, lease.fenced())
         params = {key: value for key, value in config.flat().items() if key not in model.open_keys(config)}
-        steps = None
-        if config.train.extend != "no":
-            steps = check_extension(folder, config, len(source.train), bool(known.get("finished")))
-        check_kept(folder, config, source, model.open_keys(config))
+        steps = _check_kept(folder, config, source, bool(known.get("finished")))
         before, own = known.get("run_id"), {FOLDER: folder.address, **({FAILURE: ""} if known else {})}
         run = track.begin(
             uri, config.track.experiment, name, params=params, run_id=before, again=config.track.again, parent_id=parent,
@@ -102,6 +97,19 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
             if steps and known.get("finished"):
                 _reopen(lease.fenced(), run, *steps)
             return _run(config, source, lease, run, name, quiet)
+
+
+def _check_kept(folder: Storage, config: RunConfig, source: data.Source, finished: bool) -> tuple[int, int] | None:
+    """Refuse what the run in `folder` cannot go on as, before its record is touched; for train.extend the steps that it has and is to have."""
+    if config.train.extend == "no":
+        check_kept(folder, config, model.open_keys(config))
+        return None
+    state = latest(folder)
+    if state is None:
+        raise UserError(f"train.extend: there is no checkpoint in {folder.address} to go on from")
+    steps = check_extension(state, config, len(source.train), finished)
+    check_fits(state, config, data.fingerprint(source, config.data), model.open_keys(config))  # it is to lose its end
+    return steps
 
 
 def _reopen(folder: Storage, run: track.TrackedRun, done: int, total: int) -> None:

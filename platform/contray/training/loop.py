@@ -2,85 +2,35 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from .. import data, model
 from ..config import RunConfig
-from ..errors import UserError
-from ..evaluation.common.diagnosis import LayerNorms
-from ..evaluation.common.watch import Collapsed, Watch
+from ..evaluation.common.watch import Watch
 from ..methods._base import Batch, Clock, Method
 from ..methods._ranks import shares
 from ..model import optim
 from ..model.determinism import make_deterministic
 from ..storage.folder import Storage
-from .agreement import MENDING, NEVER, NON_FINITE, NonFiniteLoss, NonFiniteState, Ranks, State, meet, note, same_data
+from .agreement import Ranks, State, caught, meet, note, same_data
 from .audit import Audit
 from .checkpoints import Checkpoints
 from .clustering import embed
 from .draws import Draws
-from .restore import check_fits, choose
+from .finite import NEVER, Finite, NonFiniteLoss, NonFiniteState
+from .listener import Listener
+from .online import Online
+from .restore import choose
+from .saving import Saver
+from .state import TrainState
 from .step import Stepper
+from .step_log import StepLog
 
-HURRY_SECONDS = 1.0  # between checkpoints while the run may lose its machines
 MOST_SKIPPED = 10  # steps that train.on_nan skip leaves out of one run
-
-
-def free_to_read(device: torch.device) -> bool:
-    """Whether reading a tensor waits for nothing."""
-    return device.type == "cpu"
-
-
-def caught(stream: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], UserError | None]]:
-    """The batches, and what ends them if it is for all ranks to hear."""
-    try:
-        for raw in stream:
-            yield raw, None
-    except UserError as error:
-        yield {"broken": {}}, error
-
-
-class Listener:
-    """What a run tells the outside, on rank 0. This one ignores everything; tracking, progress and Tune each override some."""
-
-    speaks: ClassVar[bool] = False  # whether `trouble` reaches who watches the run; else it is also a warning
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Metrics after `step` optimiser steps."""
-
-    def evaluated(self, step: int, fraction: float, values: Mapping[str, float], save: Callable[[], dict[str, Any]]) -> None:
-        """Online evaluation after `step` steps, `fraction` of the run; `save()` gives the state that a checkpoint would hold."""
-
-    def collapsed(self, step: int, words: str) -> None:
-        """The collapse alarm, once in a run, after the evaluation at `step`."""
-
-    def durable(self, step: int) -> None:
-        """A checkpoint covers everything logged up to `step`. Called from the writing thread."""
-
-    def trouble(self, what: str, words: str) -> None:
-        """Something that must be known goes wrong (`what`: "checkpoint", "damage", "storage"), or, with no words, is mended. Called from any thread."""
-
-    def pending(self) -> list[tuple[str, float, int, int]]:
-        """Points (name, value, time in ms, step) that are not known to have arrived; they travel in checkpoints."""
-        return []
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """The run goes on from this checkpoint."""
-
-    def stop(self) -> bool:
-        """Whether someone asked the run to stop; it then leaves a checkpoint."""
-        return False
-
-    def hurry(self) -> bool:
-        """Whether checkpoints should follow each other closely, since the run may soon lose its machines. Asked before every step."""
-        return False
 
 
 @dataclass
@@ -143,206 +93,89 @@ def _train(
     start: Mapping[str, Any] | None,
     skipped: set[int],
 ) -> Outcome:
-    ranks = Ranks()
-    rank, world = ranks.rank, ranks.world
-    device = model.device_of(config)
-    size, seed = config.train.batch_size, config.seed
-
+    ranks, device, size = Ranks(), model.device_of(config), config.train.batch_size
     model.check(config, len(source.train))
-    method = model.build(config, len(source.train))
-    make_deterministic(config.train, device, method)
-    method = method.to(device)
-    if model.channels_last(config):
-        method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    method.train()
+    method = _built(config, len(source.train), device)
     params = [p for p in method.parameters() if p.requires_grad]
-    optimizer = optim.build(config, method)
-    pairs = [[list(module.parameters()) for module in pair] for pair in method.ema_pairs()]
-    targets: list[torch.Tensor] = [p for pair in pairs for p in pair[1]]
-    online: list[torch.Tensor] = [p for pair in pairs for p in pair[0]]
-    if config.train.compile:
-        method.represent = torch.compile(method.represent, dynamic=False)
-
-    step = Stepper(config, method, rank, world, storage)
-    draws = Draws(config.method.name, device, rank)
+    optimizer, average = optim.build(config, method), optim.Average(method)
+    step = Stepper(config, method, ranks.rank, ranks.world, storage)
+    draws = Draws(config.method.name, device, ranks.rank)
 
     # Go on where the newest checkpoint stands, if there is one.
-    checkpoints = (
-        Checkpoints(
-            storage,
-            config.train.keep,
-            listener.durable,
-            listener.trouble,
-            config.scale.max_unsaved_minutes,
-            warns=not listener.speaks,
-        )
-        if storage
-        else None
-    )
+    checkpoints = _checkpoints(config, storage, listener) if storage else None
     fingerprint = data.fingerprint(source, config.data)
     same_data(ranks, fingerprint)
     state = start or choose(ranks, checkpoints)
-    done, broken, worlds, best, seconds_before = 0, {}, [world], -1.0, 0.0
-    if skipped and not state:
-        listener.restore({"step": 0, "points": []})
-    if state:
-        check_fits(state, config, fingerprint)
-        method.load_state_dict(state["method"])
-        optimizer.load_state_dict(state["optimizer"])
-        done, broken, best, seconds_before = state["step"], dict(state["broken"]), state["best"], state.get("seconds", 0.0)
-        skipped |= set(state.get("skipped", ()))
-        worlds = state["worlds"] if state["worlds"][-1] == world else [*state["worlds"], world]
-        listener.restore(state)
+    run = TrainState(config, method, optimizer, listener, fingerprint, skipped, [ranks.world])
+    run.restore(state)
     source.train.prepare()
     for found in ranks.all(source.train.broken):
-        broken = {**found, **broken}
+        run.broken = {**found, **run.broken}
 
+    strength, most = config.augment.strength, config.data.max_broken
     batches = data.GlobalBatches(
-        source.train,
-        config.views,
-        strength=config.augment.strength,
-        batch_size=size,
-        seed=seed,
-        broken=broken,
-        max_broken=config.data.max_broken,
+        source.train, config.views, strength=strength, batch_size=size, seed=config.seed, broken=run.broken, max_broken=most
     )
-    note(batches, broken)
-    epoch_steps = batches.steps_per_epoch
-    total = config.total_steps(len(source.train))
-    own = shares(size, world)[rank]
-    normalise = model.normaliser(config, device)
-    watch = Watch(config, source, device, state) if config.eval.every_epochs and rank == 0 else None
-    layers = LayerNorms(method) if config.train.log_layers else None
-    eval_steps = max(1, round(config.eval.every_epochs * epoch_steps))
+    note(batches, run.broken)
+    epoch, total = batches.steps_per_epoch, config.total_steps(len(source.train))
+    own, normalise = shares(size, ranks.world)[ranks.rank], model.normaliser(config, device)
+    run.watch = Watch(config, source, device, state) if config.eval.every_epochs and ranks.rank == 0 else None
 
-    def snapshot() -> dict[str, Any]:
-        return {
-            "format": 1,
-            "step": done,
-            "config": config.to_yaml(),
-            "method": method.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "broken": broken,
-            "skipped": sorted(skipped),
-            "best": best,
-            "worlds": worlds,
-            "seconds": seconds_before + time.monotonic() - began,
-            "fingerprint": fingerprint,
-            "points": listener.pending(),
-            "watch": watch.state if watch else {},
-        }
-
-    def asked() -> tuple[bool, bool, UserError | None]:
-        """What rank 0 asks of all ranks before a step: a checkpoint after it, an end after it, an end now."""
-        if rank:
-            return False, False, None
-        most = config.train.checkpoint_seconds
-        pace = min(most, HURRY_SECONDS) if listener.hurry() else most
-        due = checkpoints is not None and time.monotonic() - saved > pace and not checkpoints.busy
-        stops = listener.stop() or (watch is not None and watch.stops)
-        return due, stops, checkpoints.overdue() if checkpoints else None
-
-    def facts() -> dict[str, Any]:
-        return {"step": done, "broken": sorted(broken.items()), "skipped": sorted(skipped)}
-
-    # The first step whose gradients (on all ranks alike) or own share of the loss were not finite: read where the loop synchronises anyway.
-    bad_gradients = bad_loss = torch.tensor(NEVER, device=device)
-    began = saved = window = time.monotonic()
-    window_done, rate, trained_seconds, started_at, lr = done, 0.0, 0.0, done, 0.0
+    # What evaluates, saves, compares and logs on the way.
+    run.begin()
+    online, saver, finite = Online(run, epoch, total), Saver(run, checkpoints, ranks, total), Finite(device)
     agreed = State(ranks, method, optimizer)
-    agreed.check(done, NEVER, facts())
-    audit = Audit(storage, done, world, rank, device) if storage and config.train.audit else None
-    stream = iter(data.loader(batches, range(done, total), own, workers=config.data.workers, pin=device.type == "cuda"))
+    agreed.check(run.step, NEVER, run.facts())
+    audit = Audit(storage, run.step, ranks.world, ranks.rank, device) if storage and config.train.audit else None
+    log, lr = StepLog(config, method, ranks, listener, audit, run.step, total), 0.0
+    stream = iter(data.loader(batches, range(run.step, total), own, workers=config.data.workers, pin=device.type == "cuda"))
     try:
         for raw, error in caught(stream):
-            saves, stop, met = meet(ranks, raw["broken"], error, *asked())
+            saves, stops, met = meet(ranks, raw["broken"], error, *saver.asked())
             if met:
-                broken = {**broken, **met}
+                run.broken = {**run.broken, **met}
                 note(batches, met)
-            clock = Clock(done * size, total * size, epoch_steps * size, size)
-            if done % epoch_steps == 0:
+            clock = Clock(run.step * size, total * size, epoch * size, size)
+            if run.step % epoch == 0:
                 for param in method.begin_epoch(clock, lambda: embed(config, method, source, device, ranks)):
                     optimizer.state.pop(param, None)
-            done += 1
-            logs = (done % config.train.log_every == 0 or done in (1, total)) and done not in skipped
-            evaluates = config.eval.every_epochs > 0 and (done in (1, total) or done % eval_steps == 0)
-            saves = saves or done == total or bool(config.train.checkpoint_steps and done % config.train.checkpoint_steps == 0)
+            run.step += 1
+            trains = run.step not in run.skipped
+            logs, evaluates = trains and log.due(run.step), online.due(run.step)
+            saves = saves or saver.due(run.step)
 
-            if done not in skipped:
-                slot, index = (raw[key].to(device, non_blocking=True) for key in ("slot", "index"))
+            if trains:
                 views = {name: normalise(pixels) for name, pixels in raw["views"].items()}
-                batch = Batch(views, index, slot, size, seed, done - 1, groups=config.train.norm_groups)
+                index, slot = (raw[key].to(device, non_blocking=True) for key in ("index", "slot"))
+                batch = Batch(views, index, slot, size, config.seed, run.step - 1, groups=config.train.norm_groups)
                 lr = optim.set_schedules(optimizer, config, clock)
-                generators = draws.states()
-                reps, out = step(batch, clock)  # represent, loss, backward
-                optim.sum_gradients(params, world)
-                layer_norms = layers() if layers and logs and rank == 0 else None  # before they are clipped
-                grad_norm = optim.clip_gradients(config.optim, params)
-                method.after_backward(clock)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                if targets:
-                    torch._foreach_lerp_(targets, online, 1 - method.ema_momentum(clock))
-                with model.autocast(config, device):
-                    method.update(reps, batch, clock)
-                draws.check(done, generators)
-                bad_gradients = torch.where(grad_norm.isfinite(), bad_gradients, bad_gradients.clamp(max=done))
-                bad_loss = torch.where(out["loss"].detach().isfinite(), bad_loss, bad_loss.clamp(max=done))
+                with draws.watched(run.step):
+                    reps, out = step(batch, clock)  # represent, loss, backward
+                    optim.sum_gradients(params, ranks.world)
+                    if logs:
+                        log.gradients()
+                    grad_norm = optim.clip_gradients(config.optim, params)
+                    method.after_backward(clock)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                    average.move(clock)
+                    with model.autocast(config, device):
+                        method.update(reps, batch, clock)
+                finite.see(run.step, grad_norm, out["loss"])
 
-            if (logs or free_to_read(device)) and int(bad_gradients) < NEVER:
-                raise NonFiniteLoss(int(bad_gradients), f"{NON_FINITE} (learning rate {lr:.3g}); {MENDING}")
+            finite.check_gradients(lr, waits=logs)
             if logs:
-                wide = torch.float64 if torch.float64 in {value.dtype for value in out.values()} else torch.float32
-                values = torch.stack([value.detach().to(wide) for value in out.values()])
-                if world > 1:
-                    dist.all_reduce(values)
-                totals = values.tolist()
-                now = time.monotonic()
-                if done > window_done:
-                    rate = (done - window_done) * size / (now - window)
-                    trained_seconds += now - window
-                window, window_done = now, done
-                if audit:
-                    audit.step(done, batch.index.tolist(), dict(zip(out, totals, strict=True))["loss"])
-                if rank == 0:
-                    listener.log(
-                        done,
-                        {
-                            **dict(zip(out, totals, strict=True)),
-                            "lr": lr,
-                            "grad_norm": float(grad_norm),
-                            "images_per_second": rate,
-                            **(layers.named(layer_norms) if layers and layer_norms is not None else {}),
-                        },
-                    )
-                if not all(map(math.isfinite, totals)):
-                    raise NonFiniteLoss(done, f"{NON_FINITE} ({dict(zip(out, totals, strict=True))}); {MENDING}")
-            if saves or stop or evaluates:
-                agreed.check(done, min(int(bad_gradients), int(bad_loss)), facts())
+                finite.check_loss(run.step, log(run.step, batch, out, lr, grad_norm))
+            if saves or stops or evaluates:
+                agreed.check(run.step, finite.first, run.facts())
             improved = False
-            if watch and evaluates:
-                pause = time.monotonic()
-                if done == 1 < min(eval_steps, total):
-                    listener.log(done, watch.begin(method))
-                else:
-                    values = watch(method)
-                    top1 = values.get("knn_val_top1", best)
-                    improved, best = top1 > best, max(best, top1)
-                    told = (
-                        values if done < total else watch.without(config.eval.final)
-                    )  # the verdict logs the others at this step
-                    if told:
-                        listener.log(done, told)
-                    if watch.news:
-                        listener.collapsed(done, watch.news)
-                    listener.evaluated(done, done / total, values, snapshot)
-                window += time.monotonic() - pause  # images_per_second is of training alone
-            if checkpoints and rank == 0 and (saves or improved or stop):
-                checkpoints.save(done, snapshot(), best=improved, wait=stop or done == total)
-                saved = time.monotonic()
-            if stop:
-                if watch and watch.stops and done < total:
-                    raise Collapsed(done, watch.alarm.words)
+            if evaluates:
+                with log.paused():
+                    improved = online()
+            if saves or stops or improved:
+                saver(best=improved, last=stops or run.step == total)
+            if stops:
+                online.check_collapse()
                 break
     finally:
         close = getattr(stream, "close", None)
@@ -350,7 +183,22 @@ def _train(
             close()
         if checkpoints:
             checkpoints.join()
-        if audit:
-            audit.close()
-    speed = (done - started_at) * size / trained_seconds if trained_seconds else 0.0
-    return Outcome(method, done, total, worlds, seconds_before + time.monotonic() - began, speed, broken)
+        log.close()
+    return Outcome(method, run.step, total, run.worlds, run.seconds, log.images_per_second(run.step), run.broken)
+
+
+def _built(config: RunConfig, samples: int, device: torch.device) -> Method:
+    """The method as it trains on `device`: in its memory layout, compiled where that is asked."""
+    method = model.build(config, samples)
+    make_deterministic(config.train, device, method)
+    method = method.to(device)
+    if model.channels_last(config):
+        method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if config.train.compile:
+        method.represent = torch.compile(method.represent, dynamic=False)
+    return method.train()
+
+
+def _checkpoints(config: RunConfig, storage: Storage, listener: Listener) -> Checkpoints:
+    keep, minutes = config.train.keep, config.scale.max_unsaved_minutes
+    return Checkpoints(storage, keep, listener.durable, listener.trouble, minutes, warns=not listener.speaks)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,8 +127,6 @@ def fit(
     final: Literal["test", "validation"] = "test",
 ) -> dict[str, Any]:
     """Run Ray Train on the cluster that is joined, showing its progress to `watcher`; what rank 0 returned."""
-    import ray
-    from ray.exceptions import RayActorError
     from ray.train import FailureConfig, LoggingConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -164,17 +162,30 @@ def fit(
             logging_config=LoggingConfig("ERROR"),
         ),
     )
+    ended = _watched(trainer.fit, board, watcher, Waiting(least, resources))
+    if "refused" in ended:
+        raise UserError(ended["refused"])
+    return ended
+
+
+def _watched(train: Callable[[], Any], board: Any, watcher: Watcher, waiting: Waiting) -> dict[str, Any]:
+    """What rank 0 of `train`, which runs in a thread, returned; meanwhile its messages are shown, and interrupts and lost nodes passed on."""
+    import ray
+    from ray.exceptions import RayActorError
+
+    from .elastic import NodeWatch
+
     ended: dict[str, Any] = {}
 
     def run_trainer() -> None:
         try:
-            ended["result"] = trainer.fit().return_value
+            ended["result"] = train().return_value
         except BaseException as error:
             ended["error"] = error
 
     thread = threading.Thread(target=run_trainer, name="ray-train", daemon=True)
     thread.start()
-    asked, watch, waiting = [False], elastic.NodeWatch(), Waiting(least, resources)
+    asked, watch = [False], NodeWatch()
     with interrupts(asked):
         while thread.is_alive():
             thread.join(0.5)
@@ -188,8 +199,6 @@ def fit(
     ray.kill(board)
     if "error" in ended:
         raise _plain(ended["error"])
-    if "refused" in ended["result"]:
-        raise UserError(ended["result"]["refused"])
     return ended["result"]
 
 
@@ -228,8 +237,8 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
         with heard(say):
             return work(settings["plan"], show)
     except UserError as error:  # a new worker would meet it again
+        from ..evaluation.common.watch import Collapsed
         from ..methods._ranks import world_size
-        from .loop import Collapsed
 
         if world_size() > 1 and not isinstance(error, (OnAllRanks, Collapsed)):
             raise

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .. import data, track
 from ..config import RunConfig
@@ -26,6 +26,7 @@ from ..storage.folder import Storage
 from ..storage.logins import bare
 from ..storage.names import check_case
 from .lease import NotSeen
+from .stop import Status
 
 RECORD, SWEEP, SEEDS = "run.json", "sweep.json", "seeds.json"  # each in a folder of its own
 COPY = "run.copy.json"
@@ -49,7 +50,7 @@ def note(folder: Storage, run: track.TrackedRun, **facts: Any) -> None:
 def end(
     folder: Storage,
     run: track.TrackedRun,
-    status: Literal["FINISHED", "FAILED", "KILLED"],
+    status: Status,
     ended: Mapping[str, Any],
     reason: str = "",
 ) -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .. import data
 from ..config import RunConfig
 from ..errors import OnAllRanks, UserError
 from ..storage.checkpoint import PATTERN, latest, read
@@ -79,11 +78,8 @@ def check_config(kept: str, config: RunConfig, ignored: Collection[str] = ()) ->
         )
 
 
-def check_kept(folder: Storage, config: RunConfig, source: data.Source, ignored: Collection[str]) -> None:
-    """As `check_config`, before the run's record is touched: its config.yaml tells at no cost, and where that differs its checkpoint.
-
-    Of a run that train.extend goes on with the data too, as `check_fits`: it is to lose its end.
-    """
+def check_kept(folder: Storage, config: RunConfig, ignored: Collection[str]) -> None:
+    """As `check_config`, before the run's record is touched: its config.yaml tells at no cost, and where that differs its checkpoint."""
     names = folder.names()
     if "config.yaml" not in names or not any(map(PATTERN.fullmatch, names)):
         return
@@ -93,17 +89,13 @@ def check_kept(folder: Storage, config: RunConfig, source: data.Source, ignored:
         state = latest(folder)
         if state:
             check_config(state["config"], config, ignored)
-    if config.train.extend != "no" and (state := latest(folder)):
-        _check_data(state, config, data.fingerprint(source, config.data))
 
 
-def check_fits(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping[str, str]) -> None:
+def check_fits(
+    state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping[str, str], ignored: Collection[str] = ()
+) -> None:
     """Refuse a checkpoint of another config, or, unless train.allow_changes, of other data or library versions."""
-    check_config(state["config"], config)
-    _check_data(state, config, fingerprint)
-
-
-def _check_data(state: Mapping[str, Any], config: RunConfig, fingerprint: Mapping[str, str]) -> None:
+    check_config(state["config"], config, ignored)
     changed = [
         f"{key} ({state['fingerprint'].get(key, 'none')} -> {value})"
         for key, value in fingerprint.items()

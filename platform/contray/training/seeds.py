@@ -16,11 +16,11 @@ from ..storage import sealed
 from ..storage.checkpoint import newest_step
 from ..storage.folder import Storage
 from ..storage.names import check_case
-from .launch import Result, Status, launch
+from .launch import Result, launch
 from .lease import Lease, held
 from .ray_train import check_machines, ray_session
 from .records import SEEDS, check_kind, note, read, tags_of
-from .stop import settled, stoppable
+from .stop import Status, ending, stoppable
 from .worker import VERDICT
 
 KINDS: sealed.Kinds = {"run_id": str, "config": str, "seeds": int, "finished": bool}
@@ -71,28 +71,24 @@ def _run(
     known = {"run_id": parent.run_id, "config": config.digest("scale", "track"), "seeds": max(seeds, record.get("seeds", 0))}
     sealed.write(folder, SEEDS, {**known, "finished": False})
     results: list[Result] = []
-    status: Status = "FAILED"
-    with stoppable(lambda: parent.finish("KILLED")):
-        try:
-            with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
-                for child in own:
-                    lease.check()
-                    done = _finished(storage / child.track.name, parent, bool(config.eval.final), quiet)
-                    if done and not quiet:
-                        print(f"{done.name} is finished: {done.url}", flush=True)
-                    results.append(done or launch(child, quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}))
-                    if not results[-1].finished:
-                        status = "KILLED"  # the one signal was for all of them
-                        return results
-            sealed.write(folder, SEEDS, {**known, "finished": True})
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            with settled():
+
+    def end(status: Status) -> None:
+        lease.check()
+        _end(parent, name, status, results)
+
+    with ending(lambda: parent.finish("KILLED"), end) as how:
+        with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
+            for child in own:
                 lease.check()
-                _end(parent, name, status, results)
+                done = _finished(storage / child.track.name, parent, bool(config.eval.final), quiet)
+                if done and not quiet:
+                    print(f"{done.name} is finished: {done.url}", flush=True)
+                results.append(done or launch(child, quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}))
+                if not results[-1].finished:
+                    how.status = "KILLED"  # the one signal was for all of them
+                    return results
+        sealed.write(folder, SEEDS, {**known, "finished": True})
+        how.status = "FINISHED"
     return results
 
 

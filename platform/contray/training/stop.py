@@ -11,7 +11,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TELL_SECONDS = 20.0  # that a run's end waits for what a signal began to tell
 
@@ -64,6 +66,28 @@ def settled() -> Iterator[None]:
         yield
     if asked[0]:
         raise KeyboardInterrupt
+
+
+@dataclass
+class Ending:
+    """How something under way ends: FAILED until it says otherwise."""
+
+    status: Status = "FAILED"
+
+
+@contextlib.contextmanager
+def ending(killed: Callable[[], object], end: Callable[[Status], None]) -> Iterator[Ending]:
+    """Within, `stoppable`: a signal calls `killed`. Afterwards, `settled`, `end` is told how it ended, KILLED where by KeyboardInterrupt."""
+    how = Ending()
+    with stoppable(killed):
+        try:
+            yield how
+        except KeyboardInterrupt:
+            how.status = "KILLED"
+            raise
+        finally:
+            with settled():
+                end(how.status)
 
 
 @contextlib.contextmanager

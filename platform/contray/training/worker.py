@@ -26,7 +26,8 @@ from . import artifacts
 from .artifacts import Ended
 from .checkpoints import NEWEST, NONE_YET
 from .lease import Fenced
-from .loop import Listener, Outcome, train
+from .listener import Listener
+from .loop import Outcome, train
 from .progress import TROUBLES, lasting
 from .spool import close
 

@@ -23,7 +23,7 @@ from ..training.nodes import nodes, uses_gpu
 from ..training.ray_train import check_machines, ray_session
 from ..training.records import SWEEP, check_kind, tags_of
 from ..training.settle import settle
-from ..training.stop import settled, stoppable
+from ..training.stop import Status, ending
 from . import kept
 from .outcome import SweepResult, crown, end_trials, ranked, trials_of
 from .picture import draw
@@ -119,35 +119,30 @@ def _search(
     if not quiet:
         print(f"sweep {folder.name}: {parent.url}", flush=True)
 
-    status = "FAILED"
-    with stoppable(lambda: parent.finish("KILLED")):
-        try:
-            with ray_session(config, dashboard=config.scale.workers[1] > 1):
-                config = settle(config, place, uses_gpu(config, nodes()))  # once for all trials
-                online = online_of(metric, config, source)
-                results = run(search, config, space, folder, parent, lease, online, quiet)
-                trials = ranked(trials_of(results, folder, parent, config), metric, online)
-            best = next(
-                (each for each in trials if each.status == "finished" and math.isfinite(each.metrics.get(metric, math.nan))), None
-            )
-            best_config = None
-            if best:
-                place.check()
-                best, best_config = crown(config, best, parent, folder)
-                trials[0] = best
-            plots = draw(trials, space, metric, online, folder / "parameters.png")
-            parent.log_artifact(plots)
-            sealed.write(place, SWEEP, {**record, "finished": True})
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            with settled():
-                lease.check()  # LeaseLost: what becomes of the trials is another driver's to say
-                with contextlib.suppress(track.TrackingError):
-                    end_trials(parent)
-                    parent.finish(status)
+    def end(status: Status) -> None:
+        lease.check()  # LeaseLost: what becomes of the trials is another driver's to say
+        with contextlib.suppress(track.TrackingError):
+            end_trials(parent)
+            parent.finish(status)
+
+    with ending(lambda: parent.finish("KILLED"), end) as how:
+        with ray_session(config, dashboard=config.scale.workers[1] > 1):
+            config = settle(config, place, uses_gpu(config, nodes()))  # once for all trials
+            online = online_of(metric, config, source)
+            results = run(search, config, space, folder, parent, lease, online, quiet)
+            trials = ranked(trials_of(results, folder, parent, config), metric, online)
+        best = next(
+            (each for each in trials if each.status == "finished" and math.isfinite(each.metrics.get(metric, math.nan))), None
+        )
+        best_config = None
+        if best:
+            place.check()
+            best, best_config = crown(config, best, parent, folder)
+            trials[0] = best
+        plots = draw(trials, space, metric, online, folder / "parameters.png")
+        parent.log_artifact(plots)
+        sealed.write(place, SWEEP, {**record, "finished": True})
+        how.status = "FINISHED"
     url = track.compare_url(uri, parent.experiment_id, [trial.run_id for trial in trials if trial.run_id])
     return SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space, parent.url)
 

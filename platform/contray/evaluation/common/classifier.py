@@ -24,8 +24,8 @@ from ...config import RunConfig
 from ...data.draws import generator
 from ...errors import ConfigError, UserError
 from ...methods._base import Batch, Method
+from ...model.anatomy import depths, networks_in, undecayed
 from ...model.optim import LARS
-from ...model.vit import VisionTransformer
 from .._base import Subject
 from ..linear import MOMENTUM
 from .labelled import CroppedImages, Inputs, first_inputs, score
@@ -114,26 +114,24 @@ def rate_scales(network: Classifier, layer_decay: float, key: str) -> dict[str, 
     scales = {name: 1.0 for name, p in network.named_parameters() if p.requires_grad}
     if layer_decay == 1:
         return scales
-    nets = {name: net for name, net in network.named_modules() if isinstance(net, VisionTransformer)}
+    nets = {name: found for name, net in networks_in(network).items() if (found := depths(net)) is not None}
     if not nets:
         raise ConfigError(f"{key}layer_decay", f"got {layer_decay:g}, but the backbone has no transformer blocks; 1 means none")
-    for name in scales:
-        for prefix, net in nets.items():
-            if name.startswith(f"{prefix}."):
-                own = name.removeprefix(f"{prefix}.")
-                block = re.match(r"encoder\.layers\.encoder_layer_(\d+)\.", own)
-                layer = int(block[1]) + 1 if block else net.depth + 1 if own.startswith("encoder.ln.") else 0
-                scales[name] = layer_decay ** (net.depth + 1 - layer)
+    for prefix, layers in nets.items():
+        for own, layer in layers.items():
+            if f"{prefix}.{own}" in scales:
+                scales[f"{prefix}.{own}"] = layer_decay ** (max(layers.values()) - layer)
     return scales
 
 
 def optimizer_of(network: Classifier, options: FineTuning, key: str) -> Optimizer:
-    """Parameter groups carry `scale`; biases, norms and other 1-D parameters do not decay."""
+    """Parameter groups carry `scale`; biases, norms, other 1-D parameters and those of no_weight_decay() do not decay."""
+    bare = undecayed(network)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     scales = rate_scales(network, options.layer_decay, key)
     for name, p in network.named_parameters():
         if p.requires_grad:
-            groups.setdefault((scales[name], options.decay if p.ndim > 1 else 0.0), []).append(p)
+            groups.setdefault((scales[name], options.decay if p.ndim > 1 and id(p) not in bare else 0.0), []).append(p)
     given = [{"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()]
     if options.optim == "lars":
         return LARS(given, lr=0.0, momentum=MOMENTUM)

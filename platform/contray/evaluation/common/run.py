@@ -28,7 +28,8 @@ def run(names: Iterable[str], subject: Subject) -> Measured:
     files = [load_evaluation(name) for name in names]
     if needing_labels(names) and subject.source.train.labels is None:
         raise UserError(f"data.source: {subject.source.name} has no labels, and an evaluation needs them")
-    make_deterministic(subject.config.train, subject.device, subject.method)
+    if not subject.online:  # a run has set them for itself
+        make_deterministic(subject.config.train, subject.device, subject.method)
     found = [measured(file, subject) for file in files]
     clash(files, found)
     counts = counts_of_test(subject.source) if needing_labels(names) and subject.tests else {}
@@ -93,7 +94,7 @@ def measured(file: EvaluationFile, subject: Subject) -> Measured:
             raise UserError(f"{called}: {name} is of type {type(value).__name__}, must be a number")
         if not math.isfinite(value) and not subject.online:
             raise UserError(f"{called}: {name} is {value}, must be a finite number")
-    return found if isinstance(found, Measured) else Measured({name: float(value) for name, value in found.items()})
+    return found if isinstance(found, Measured) else Measured(found)
 
 
 def clash(files: list[EvaluationFile], found: list[Measured]) -> None:

@@ -11,12 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import ResNet
 
 from ...errors import ConfigError, UserError
 from ...methods._base import Method
-from ...model.backbones import AlexNet
-from ...model.vit import VisionTransformer
+from ...model.anatomy import Reading, networks_in, transformers_in
 
 
 def outputs_of(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Module]) -> dict[nn.Module, Tensor]:
@@ -33,22 +31,36 @@ def outputs_of(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Mod
     return outputs
 
 
+def inputs_of(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Module]) -> dict[nn.Module, Tensor]:
+    """What those of the layers were given first that `encode` ran, the last time that each was run."""
+    given: dict[nn.Module, Tensor] = {}
+
+    def keep(layer: nn.Module, args: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> None:
+        given[layer] = args[0] if args else next(iter(named.values()))
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        method.encode(inputs)
+    return given
+
+
 def last_blocks(method: Method, inputs: Mapping[str, Tensor], n: int, average: bool) -> Tensor:
     """(B, n*D) class tokens of the last n blocks, each after the network's last norm; `average` adds (B, D), the mean patch of the last.
 
     The features of DINO's linear evaluation (Caron et al. 2021). Raises UserError for a backbone without blocks, ConfigError for too many of them.
     """
-    nets = [net for net in method.modules() if isinstance(net, VisionTransformer)]
+    nets = transformers_in(method)
     if not nets:
         raise UserError("eval last_n: the backbone has no transformer blocks; linear, paper and attentive need none")
-    if n > nets[0].depth:
-        raise ConfigError("eval.last_n.blocks", f"got {n}, but the backbone has {nets[0].depth} blocks")
-    seen = outputs_of(method, inputs, [block for net in nets for block in list(net.encoder.layers)[-n:]])
+    if n > len(nets[0].blocks):
+        raise ConfigError("eval.last_n.blocks", f"got {n}, but the backbone has {len(nets[0].blocks)} blocks")
+    seen = outputs_of(method, inputs, [block for net in nets for block in net.blocks[-n:]])
     parts: list[Tensor] = []
     for net in nets:
-        blocks = [net.encoder.ln(seen[block]) for block in list(net.encoder.layers)[-n:] if block in seen]  # (B, 1+L, D) each
-        parts += [block[:, 0] for block in blocks]
-        parts += [blocks[-1][:, 1:].mean(1)] if blocks and average else []
+        blocks = [net.norm(seen[block]) for block in net.blocks[-n:] if block in seen]  # (B, P+L, D) each
+        parts += [block[:, 0] if net.prefix else block.mean(1) for block in blocks]
+        parts += [blocks[-1][:, net.prefix :].mean(1)] if blocks and average else []
     return torch.cat(parts, 1)
 
 
@@ -60,19 +72,11 @@ def tokens(method: Method, inputs: Mapping[str, Tensor]) -> Tensor:
     found = method.taps(inputs).get("tokens")
     if found is not None:
         return found
-    layers: list[nn.Module] = []
-    for net in method.modules():
-        if isinstance(net, VisionTransformer):
-            layers.append(net.encoder.ln)
-        elif isinstance(net, ResNet):
-            layers.append(net.layer4)
-        elif isinstance(net, AlexNet):
-            layers.append(net.features)
+    with ExitStack() as stack:
+        read = [stack.enter_context(Reading(net)) for net in networks_in(method).values()]
+        method.encode(inputs)
     rows = len(next(iter(inputs.values())))
-    maps = [
-        seen[:, 1:] if seen.ndim == 3 else seen.flatten(2).transpose(1, 2) for seen in outputs_of(method, inputs, layers).values()
-    ]
-    maps = [each for each in maps if len(each) == rows]
+    maps = [each.tokens for each in read if each.tokens is not None and len(each.tokens) == rows]
     if not maps:
         raise UserError("eval attentive: this encoder has no tokens and no feature map of the whole image")
     return torch.cat(maps, 2)

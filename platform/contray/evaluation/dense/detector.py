@@ -1,4 +1,4 @@
-"""torchvision's Faster and Mask R-CNN on an encoder's ResNet, with a feature pyramid or the C4 head of MoCo's papers.
+"""torchvision's Faster and Mask R-CNN on an encoder's network, with a feature pyramid or the C4 head of MoCo's papers.
 
 He et al. 2020 (arXiv 1911.05722), §4.2: all layers are trained, batch norm too, and pyramid, mask head and C4's last stage get batch norm.
 The widths of what is added go with the backbone's: torchvision's own at 64 channels in the first stage.
@@ -12,12 +12,13 @@ from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.resnet import ResNet
 from torchvision.ops import MultiScaleRoIAlign
 
-from .bodies import STAGES, stages_of
+from ...errors import UserError
+from .bodies import Pyramid, stages_of
 
 HEADS = ("fpn", "c4", "mask")
 ANCHORS = (0.04, 0.08, 0.16, 0.32, 0.64)  # sides, of the image's shorter side: 32 to 512 px of the 800 that the papers test at
@@ -28,7 +29,7 @@ FINEST = 4  # px: the pyramid stands on the stages from this stride on, as the p
 def detector(
     head: str, net: Any, classes: int, *, size: int, mean: tuple[float, ...], std: tuple[float, ...], proposals: int
 ) -> FasterRCNN:
-    """head: fpn (Faster R-CNN), mask (Mask R-CNN, both on a pyramid) or c4. `net`, a ResNet, becomes part of it and is trained whole.
+    """head: fpn (Faster R-CNN), mask (Mask R-CNN, both on a pyramid) or c4. `net` becomes part of it and is trained whole.
 
     classes: without the background; size: shorter side that images in [0, 1] are resized to, the longer at most 1333 / 800 of it;
     proposals: per image, that train the box head, out of four times as many; twice as many are looked at in testing (papers: 512, 2000, 1000).
@@ -42,6 +43,10 @@ def detector(
 
 def _c4(net: Any, classes: int, size: int, options: dict[str, Any]) -> FasterRCNN:
     """Proposals from the third stage; the fourth is the box head, and a batch norm follows it (detectron2's Res5ROIHeadsExtraNorm for MoCo)."""
+    if not isinstance(net, ResNet):
+        raise UserError(
+            "--head: got c4, whose box head is the fourth stage of a ResNet, and this backbone is none; fpn and mask take it"
+        )
     stages = stages_of(net)
     body: Any = IntermediateLayerGetter(net, {"layer3": "0"})
     body.out_channels = stages["layer3"].channels
@@ -58,12 +63,10 @@ def _c4(net: Any, classes: int, size: int, options: dict[str, Any]) -> FasterRCN
 
 def _pyramid(net: Any, classes: int, size: int, masks: bool, options: dict[str, Any]) -> FasterRCNN:
     """The anchors' sizes are spread over the levels: one each where there are five, else neighbouring levels share some."""
-    stages = stages_of(net)
-    used = [name for name in STAGES if stages[name].stride >= FINEST]
-    width = 4 * stages["layer1"].channels // net.layer1[0].expansion
-    levels = len(used) + 1  # and the coarsest once more, pooled
+    body = Pyramid(net, FINEST)
+    width, levels = body.out_channels, len(body.strides) + 1  # and the coarsest once more, pooled
     shared = len(ANCHORS) - levels + 1
-    names = [str(i) for i in range(len(used))]
+    names = [str(i) for i in range(len(body.strides))]
     options |= {
         "rpn_anchor_generator": AnchorGenerator(
             tuple(_sides(ANCHORS[i : i + shared], size) for i in range(levels)), (RATIOS,) * levels
@@ -72,9 +75,7 @@ def _pyramid(net: Any, classes: int, size: int, masks: bool, options: dict[str, 
         "box_head": TwoMLPHead(49 * width, 4 * width),
         "box_predictor": FastRCNNPredictor(4 * width, classes + 1),
     }
-    body = BackboneWithFPN(
-        net, dict(zip(used, names, strict=True)), [stages[name].channels for name in used], width, norm_layer=nn.BatchNorm2d
-    )
+    body.build()
     if not masks:
         return FasterRCNN(body, **options)
     return MaskRCNN(

@@ -66,7 +66,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """A ResNet to start from: "" the pretrained encoder's, "scratch_", "supervised_"; made when its turn comes. mean, std: of its images.
+    """A network to start from: "" the pretrained encoder's, "scratch_", "supervised_"; made when its turn comes. mean, std: of its images.
 
     steps: how many it takes to make it, which `backbone` tells the function that it is given.
     """
@@ -114,7 +114,7 @@ def measured(task: Task, rows: list[Row], config: RunConfig, device: torch.devic
 
 
 def build(task: Task, net: nn.Module, row: Row, config: RunConfig) -> nn.Module:
-    """Fresh heads on a row's ResNet, the same for all rows."""
+    """Fresh heads on a row's network, the same for all rows."""
     classes = len(task.train.classes)
     with seeded(config.seed, "dense heads"):
         if task.name == "segmentation":

@@ -14,10 +14,10 @@ from .._base import Show, Subject
 from ..common.classifier import supervised
 from ..common.samples import check_labels
 from ..common.settings import Dense
-from .bodies import resnet_of
+from .bodies import body_of
 from .protocol import Row
 
-NETWORK = ("name", "stem", "width", "norm", "selective_kernels")  # keys of backbone.* that make another network
+NETWORK = ("name", "stem", "width", "norm", "selective_kernels", "patch", "heads")  # keys of backbone.* that make another network
 
 
 def rows_of(subject: Subject, options: Dense, key: str) -> list[Row]:
@@ -28,10 +28,10 @@ def rows_of(subject: Subject, options: Dense, key: str) -> list[Row]:
     """
     config, method, other = subject.config, subject.method, options.supervised
     mean, std = config.augment.mean, config.augment.std
-    pretrained, samples = resnet_of(config, method), int(method.samples)
+    pretrained, samples = body_of(config, method), int(method.samples)
     rows = [
         Row("", lambda show: pretrained, mean, std),
-        Row("scratch_", lambda show: resnet_of(config, model.build(config, samples)), mean, std),
+        Row("scratch_", lambda show: body_of(config, model.build(config, samples)), mean, std),
     ]
     if other == "none":
         return rows
@@ -51,7 +51,7 @@ def rows_of(subject: Subject, options: Dense, key: str) -> list[Row]:
         untested = dataclasses.replace(
             subject, tests=False, show=show, given=subject.source
         )  # its test images have no part in this
-        return resnet_of(config, supervised(untested, options.training, f"{key}supervised_").networks["supervised"].method)
+        return body_of(config, supervised(untested, options.training, f"{key}supervised_").networks["supervised"].method)
 
     return [*rows, Row("supervised_", taught, mean, std, steps)]
 
@@ -65,5 +65,5 @@ def _given(config: RunConfig, place: str) -> Row:
             raise UserError(
                 f"--supervised: {place} has backbone.{key} {its}, the encoder {own}; rows may differ in weights alone"
             )
-    net = resnet_of(found.config, found.method)
+    net = body_of(found.config, found.method)
     return Row("supervised_", lambda show: net, found.config.augment.mean, found.config.augment.std)

@@ -1,4 +1,4 @@
-"""torchvision's FCN and DeepLab v3 heads on the last stage of an encoder's ResNet.
+"""torchvision's FCN and DeepLab v3 heads on the last map of an encoder's network.
 
 B images, C classes with the background
 """
@@ -10,11 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
-from .bodies import dilate, stages_of
+from .bodies import Last
 
 HEADS = ("fcn", "deeplab")
 STRIDE = 16  # px per step of the last stage's grid, at most (MoCo, appendix: the last stage is dilated, not strided)
@@ -29,14 +28,12 @@ class Segmenter(nn.Module):
 
     def __init__(self, head: str, net: Any, classes: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        last = stages_of(net)["layer4"]
-        if last.stride > STRIDE:
-            dilate(net.layer4)
-        self.body = IntermediateLayerGetter(net, {"layer4": "out"})
-        self.head = FCNHead(last.channels, classes) if head == "fcn" else DeepLabHead(last.channels, classes, RATES)
+        self.body = Last(net, STRIDE)
+        channels = self.body.channels
+        self.head = FCNHead(channels, classes) if head == "fcn" else DeepLabHead(channels, classes, RATES)
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.body((images - self.mean) / self.std)["out"]  # (B, D, H / s, W / s)
+        x = self.body((images - self.mean) / self.std)  # (B, D, H / s, W / s)
         return F.interpolate(self.head(x), size=images.shape[-2:], mode="bilinear", align_corners=False)  # (B, C, H, W)
