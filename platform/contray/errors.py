@@ -48,7 +48,7 @@ class OnAllRanks(UserError):
 
 def nearest(word: str, known: Iterable[str], ending: str = "") -> str:
     """' - did you mean a, b?' for the known words nearest to `word`, or a list of what is known when none is near."""
-    known = sorted(known)
+    known = sorted(known, key=lambda name: (name.count("."), name))  # a section's own key before those of its plug-ins
     tail = _tail(word)  # `train.lr` means `optim.lr`, `temprature` means `method.temperature`
     near = [name for name in known if _tail(name) == tail] or difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if not near:
