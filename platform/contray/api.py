@@ -180,7 +180,7 @@ def plot(
     pictures.check(what, out, by, images)
     if what == "curves":
         if run or checkpoint or not runs:
-            raise UserError("plot curves: name the MLflow runs: contray plot curves RUN_ID RUN_ID ...")
+            raise UserError("plot curves: name the MLflow runs: contray plot curves --run RUN_ID RUN_ID ...")
         from .pictures.curves import draw
 
         foreign = [key for key in overrides or {} if key != "track.uri"]

@@ -48,12 +48,16 @@ class OnAllRanks(UserError):
 
 def nearest(word: str, known: Iterable[str], ending: str = "") -> str:
     """' - did you mean a, b?' for the known words nearest to `word`, or a list of what is known when none is near."""
-    known = sorted(known)
-    tail = word.rsplit(".", 1)[-1]  # `train.lr` means `optim.lr`, `temprature` means `method.temperature`
-    near = [name for name in known if name.rsplit(".", 1)[-1] == tail] or difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    known = sorted(known, key=lambda name: (name.count("."), name))  # a section's own key before those of its plug-ins
+    tail = _tail(word)  # `train.lr` means `optim.lr`, `temprature` means `method.temperature`
+    near = [name for name in known if _tail(name) == tail] or difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if not near:
-        near_tails = difflib.get_close_matches(tail, {name.rsplit(".", 1)[-1] for name in known}, n=2, cutoff=0.6)
-        near = [name for name in known if name.rsplit(".", 1)[-1] in near_tails]
+        near_tails = difflib.get_close_matches(tail, {_tail(name) for name in known}, n=2, cutoff=0.6)
+        near = [name for name in known if _tail(name) in near_tails]
     if near:
         return f"did you mean {', '.join(near[:3])}?{ending}"
     return f"known: {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}{ending}"
+
+
+def _tail(name: str) -> str:
+    return name.rsplit(".", 1)[-1].lstrip("-")

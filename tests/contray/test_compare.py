@@ -47,7 +47,7 @@ def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path, wide: No
     warm = run(store, "warm", SIMCLR | {"method.temperature": 0.5, "seed": 0}, {"linear_top1": 0.95}, step=400)
     run(store, "still running", SIMCLR | {"seed": 2}, {"loss": 1.0})
 
-    best, other = compare(store, [], "shapes", tmp_path / "plots" / "compare.png")
+    best, other = compare(store, [], "shapes", tmp_path / "plots" / "compare.png").rows
     assert (best.run_ids, best.settings, best.seeds, best.steps) == ((warm,), "method.temperature=0.5", 1, 400)
     assert best.metrics["linear_top1"].std == 0
     assert "linear_gain" not in best.metrics
@@ -78,7 +78,7 @@ def test_evaluations_on_demand_have_columns_of_their_own(
     track.attach(store, tuned).log_metrics(
         {"finetune_1pct_top1": 0.62, "finetune_1pct_val_top1": 0.33, "scratch_1pct_top1": 0.41, "supervised_top1": 0.9, "linear_last4_avg_top1": 0.66}, 0
     )  # fmt: skip
-    rows = compare(store, [], "shapes", tmp_path / "compare.png")
+    rows = compare(store, [], "shapes", tmp_path / "compare.png").rows
     assert {row.run_ids: row.steps for row in rows} == {(tuned,): 300, (probed,): 200}
     shown = capsys.readouterr().out
     for text in ("0.810", "0.620", "0.410", "0.900", "0.660", "paper", "1pct", "supervised"):
@@ -101,16 +101,16 @@ def test_children_stand_for_their_parent(store: str, tmp_path: Path, wide: None,
         for i in (3, 5)
     ]
     for asked in ([], [parent], [parent, trials[0]]):
-        rows = compare(store, asked, "shapes", tmp_path / "compare.png")
+        rows = compare(store, asked, "shapes", tmp_path / "compare.png").rows
         assert [row.run_ids for row in rows] == [(trials[1],), (trials[0],)]
     assert "knn_val" in capsys.readouterr().out
-    assert [row.run_ids for row in compare(store, trials[:1], "shapes", tmp_path / "compare.png")] == [(trials[0],)]
+    assert [row.run_ids for row in compare(store, trials[:1], "shapes", tmp_path / "compare.png").rows] == [(trials[0],)]
 
 
 def test_the_group_tag_decides_where_there_is_one(store: str, tmp_path: Path, wide: None) -> None:
     for seed in (0, 1):
         run(store, str(seed), SIMCLR | {"seed": seed, "data.root": str(seed)}, {"knn_top1": 0.5}, tags={"contray.group": "abc"})
-    (row,) = compare(store, [], "shapes", tmp_path / "compare.png")
+    (row,) = compare(store, [], "shapes", tmp_path / "compare.png").rows
     assert row.seeds == 2
 
 
@@ -135,11 +135,11 @@ def test_no_number_and_no_name_is_cut(
 def test_a_repeated_seed_is_one_seed(store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(2):
         run(store, f"again-{i}", SIMCLR | {"seed": 0}, {"linear_top1": 0.5})
-    (row,) = compare(store, [], "shapes", tmp_path / "compare.png")
+    (row,) = compare(store, [], "shapes", tmp_path / "compare.png").rows
     assert (row.seeds, row.metrics["linear_top1"].n, len(row.run_ids)) == (1, 1, 2)
     assert "±0.000" not in capsys.readouterr().out
     run(store, "other", SIMCLR | {"seed": 1}, {"linear_top1": 0.9})
-    (row,) = compare(store, [], "shapes", tmp_path / "compare.png")
+    (row,) = compare(store, [], "shapes", tmp_path / "compare.png").rows
     assert (row.metrics["linear_top1"].mean, row.metrics["linear_top1"].n) == (pytest.approx(0.7), 2)
 
 

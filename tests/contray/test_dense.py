@@ -357,7 +357,7 @@ def test_every_row_lands_in_the_run_and_in_the_comparison(
     assert all(0 <= metrics[name] <= 1 for name in boxes | classes | masks)
     assert all(metrics[name] > 0 for name in classes)
     capsys.readouterr()
-    assert main(["compare", run, "--track.uri", store, "--out", str(tmp_path / "compare.png")]) == 0
+    assert main(["compare", "--run", run, "--track.uri", store, "--out", str(tmp_path / "compare.png")]) == 0
     shown = capsys.readouterr().out
     assert "segmentation" in shown
     assert f"{metrics['my_set.segmentation_fcn_miou']:.3f}" in shown

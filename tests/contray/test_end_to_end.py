@@ -259,7 +259,7 @@ def test_evaluations_that_train_land_in_the_run_and_in_the_comparison(
     assert len(lines) == 2
     assert "no transformer blocks" in lines[0]
     assert "--labels: got 'half'" in lines[1]
-    assert main(["compare", trained.run_id, "--track.uri", place.uri, "--out", str(tmp_path / "compare.png")]) == 0
+    assert main(["compare", "--run", trained.run_id, "--track.uri", place.uri, "--out", str(tmp_path / "compare.png")]) == 0
     told = capsys.readouterr().out
     for name in ("paper", "attentive", "finetune", "scratch", "5perclass", "supervised", "distill"):
         assert name in told

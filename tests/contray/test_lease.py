@@ -215,7 +215,7 @@ def test_a_run_of_a_name_that_trains_is_refused_before_anything_is_begun(
     folder = Storage(str(tmp_path / "runs" / "r"))
     folder.create()
     with held(folder):
-        for command in (words(keys), ["sync", "r", "--storage", str(tmp_path / "runs")]):
+        for command in (words(keys), ["sync", "r", "--scale.storage", str(tmp_path / "runs")]):
             if command[0] == "sync":
                 folder.write("run.json", b'{"run_id": "x", "finished": false}')
             assert main(command) == 2

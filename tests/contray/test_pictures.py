@@ -446,7 +446,7 @@ def test_curves_of_runs_over_seeds(
 
     plain = curves.draw_runs
     monkeypatch.setattr(curves, "draw_runs", lambda *args: drawn.append(args[0]) or plain(*args))
-    assert main(["plot", "curves", *ids, "--track.uri", store, "--out", str(tmp_path / "c.png")]) == 0
+    assert main(["plot", "curves", "--run", *ids, "--track.uri", store, "--out", str(tmp_path / "c.png")]) == 0
     assert shows_something(tmp_path / "c.png")
     ((first, seeds), (second, lone)) = drawn[0]
     assert (first, second) == (
@@ -460,7 +460,7 @@ def test_curves_of_runs_over_seeds(
         ([*ids, "--metric", "lose"], "--metric: run " + ids[0]),
         (["nope"], "there is no run 'nope'"),
     ):
-        assert main(["plot", "curves", *words, "--track.uri", store, "--out", str(tmp_path / "no.png")]) == 2
+        assert main(["plot", "curves", "--run", *words, "--track.uri", store, "--out", str(tmp_path / "no.png")]) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "no.png").exists()
 

@@ -187,7 +187,7 @@ def test_where_nothing_tells_the_run_it_is_refused_in_one_line(keys: dict[str, A
     for name in (records.RECORD, records.COPY):
         folder.write(name, b"{")
     capsys.readouterr()
-    for command in (words(keys), ["sync", "r", "--storage", str(keys["scale.storage"])]):
+    for command in (words(keys), ["sync", "r", "--scale.storage", str(keys["scale.storage"])]):
         assert main(command) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1

@@ -79,21 +79,21 @@ def test_what_an_outage_kept_away_is_said_and_sent_once(
     folder = tmp_path / "runs" / "r"
     left = json.loads((folder / spool.SPOOL).read_text())["points"]
     assert f"contray: {len(left)} metric points and artifacts did not reach MLflow" in err
-    assert f"`contray sync r --storage {tmp_path / 'runs'}` sends them" in err
+    assert f"`contray sync r --scale.storage {tmp_path / 'runs'}` sends them" in err
     record = json.loads((folder / "run.json").read_text())
     assert (record["finished"], record["synced"], record["status"]) == (True, False, "FINISHED")
     assert {name for name, *_ in left} >= set(MEASURED)
 
     monkeypatch.setattr(worker.Recorder, "log", lambda *args: pytest.fail("nothing trains"))
     down_from_step_2.down = True
-    assert main(["sync", "r", "--storage", "runs"]) == 2
+    assert main(["sync", "r", "--scale.storage", "runs"]) == 2
     assert "MLflow" in capsys.readouterr().err
     assert json.loads((folder / spool.SPOOL).read_text())["points"] == left
 
     down_from_step_2.down = False
     run, before = of_mlflow(store, record)
     assert run.info.status == "RUNNING"
-    assert main(["sync", "r", "--storage", "runs"]) == 0
+    assert main(["sync", "r", "--scale.storage", "runs"]) == 0
     out = capsys.readouterr().out
     run, after = of_mlflow(store, record)
     sent = sum(map(len, after.values())) - sum(map(len, before.values()))
@@ -111,9 +111,9 @@ def test_what_an_outage_kept_away_is_said_and_sent_once(
     assert not (folder / "lease.json").exists()
     assert contray.load(run.info.run_id, uri=store).config.run_name == RunConfig.from_file(folder / "config.yaml").run_name
 
-    assert main(["sync", "r", "--storage", "runs"]) == 0
+    assert main(["sync", "r", "--scale.storage", "runs"]) == 0
     assert capsys.readouterr().out == "r: nothing was missing\n"
-    assert main(["sync", "--storage", "runs"]) == 0
+    assert main(["sync", "--scale.storage", "runs"]) == 0
     assert "lacks nothing" in capsys.readouterr().out
     assert of_mlflow(store, record)[1] == after
 
@@ -228,7 +228,7 @@ def test_trials_are_synced_by_the_folder_of_their_sweep(store: str, tmp_path: Pa
 
 def test_an_unknown_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "moco-one").mkdir()
-    assert main(["sync", "moco-onne", "--storage", str(tmp_path)]) == 2
+    assert main(["sync", "moco-onne", "--scale.storage", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "moco-onne: there is no run of this name" in err
@@ -242,11 +242,8 @@ def test_a_storage_without_runs_is_no_storage_that_lacks_nothing(
     place = tmp_path / "contray_rnus"
     if there:
         place.mkdir()
-    assert main(["sync", "--storage", str(place)]) == 2
+    assert main(["sync", "--scale.storage", str(place)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert (
-        err
-        == f"contray: --storage: there is no run in {place}; it takes what scale.storage of the runs is, or name their folders\n"
-    )
+    assert err == f"contray: scale.storage: there is no run in {place}; give what it is for the runs, or name their folders\n"
     assert place.exists() == there

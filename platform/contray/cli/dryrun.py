@@ -15,8 +15,8 @@ from ..model import backbones, hardware, optim, shapes
 from ..model.chunks import divide
 
 
-def describe(config: RunConfig) -> None:
-    """Print the resolved config, then what follows from it. One small step on random pixels is measured, here and now."""
+def describe(config: RunConfig) -> tuple[RunConfig, dict[str, str]]:
+    """Print the resolved config, then what follows from it, and give both. One small step on random pixels is measured, here and now."""
     from rich.console import Console
     from rich.table import Table
 
@@ -76,6 +76,7 @@ def describe(config: RunConfig) -> None:
         table.add_row(name, text)
     print(config.to_yaml())
     Console(highlight=False).print(table)
+    return config, facts
 
 
 def trial_step(config: RunConfig, rows: int, samples: int) -> tuple[float, int]:

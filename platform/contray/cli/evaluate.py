@@ -1,4 +1,6 @@
-"""contray eval and evaluations: what an encoder is worth."""
+"""contray eval: what an encoder is worth."""
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,91 +9,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ..errors import UserError, nearest
-from .options import METHOD_HELP, arg, parse
+from . import documents
+from .options import CHECKPOINT_HELP, METHOD_HELP, Positional, arg, json_note
+from .output import answer
 
 if TYPE_CHECKING:
     from ..config import RunConfig
     from ..config.evaluations import EvaluationFile
 
+EXAMPLES = (
+    ("contray eval linear --run RUN_ID", "probes of frozen features, beside the untrained encoder and raw pixels"),
+    ("contray eval finetune --labels 0.01 --checkpoint contray_runs/RUN", "on 1 % of the labels, beside from scratch"),
+    ("contray eval knn linear --run RUN_ID --data.source other_photos/", "two of them, on other data; the numbers join the run"),
+)
+OWN = ("run", "checkpoint", "method", "out", "json")
 MOVED = {
     "--protocol": "paper, last_n and attentive are evaluations of their own: contray eval paper",
     "--by": "the ways to teach are evaluations of their own: contray eval distill, crd or noisy_student",
 }
 
 
-OWN = ("run", "checkpoint", "method", "out")
+@dataclass(frozen=True)
+class Options:
+    """Measure an encoder on the test set; what is chosen is chosen on held-out training data. With --run the numbers join that MLflow run.
+
+    `contray evaluations` lists what can be measured; `contray eval NAME --help` has an evaluation's own keys.
+    """
+
+    name: Annotated[
+        Positional[tuple[str, ...]], arg("names from `contray evaluations`, or paths of your own .py files, first on the line")
+    ] = ()
+    run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
+    checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
+    method: Annotated[str, arg(METHOD_HELP)] = ""
+    out: Annotated[Path, arg("where pictures go: a folder, or the file of the only one (.png, .jpg, .pdf or .svg)")] = Path()
+    json: Annotated[bool, json_note(documents.MEASURED)] = False
 
 
-def evaluate(words: list[str]) -> int:
-    """contray eval"""
-    names, rest = named(words)
-    if not names:
-        return _overview(rest)
-    files = _files(names)
-    words = short(rest, files)
-
-    @dataclass(frozen=True)
-    class Options:
-        run: Annotated[str, arg("MLflow run whose encoder is measured; the numbers join it")] = ""
-        checkpoint: Annotated[str, arg("a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder")] = ""
-        method: Annotated[str, arg(METHOD_HELP)] = ""
-        out: Annotated[Path, arg("where pictures go: a folder, or the file of the only one (.png, .jpg, .pdf or .svg)")] = Path()
-
-    Options.__doc__ = "\n\n".join(map(_about, files))
-
-    def keys(plain: list[str]) -> "RunConfig":
-        from ..config import RunConfig
-
-        return RunConfig.make(overrides={"eval.final": names})
-
-    takes = tuple(f"{section}." for file in files for section in file.takes)
-    shown = (
-        *(f"{file.prefix}." for file in files),
-        "data.",
-        "eval.holdout",
-        "eval.crop",
-        "eval.batch_size",
-        "train.device",
-        *takes,
-    )
-    options, dotted = parse(Options, words, f"eval {' '.join(names)}", keys, shown=lambda key: key.startswith(shown))
-    from ..api import evaluate as run_evaluations
-    from ..evaluation._base import PICTURES
-    from .report import show_evaluation
-
-    if options.out.suffix and options.out.suffix not in PICTURES:
-        raise UserError(f"--out: got {options.out}, must be a folder, or a file that ends in {', '.join(PICTURES)}")
-    measured = run_evaluations(
-        names,
-        run=options.run,
-        checkpoint=options.checkpoint,
-        method=options.method,
-        overrides=dotted,
-        out=options.out,
-        quiet=False,
-    )
-    show_evaluation(measured)
-    for picture in measured.pictures:
-        print(f"wrote {picture}")
-    return 0
-
-
-def named(words: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """(the evaluations that are named, the other words): those that stand before the first option."""
-    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    return tuple(words[:count]), list(words[count:])
-
-
-def short(words: Sequence[str], files: Sequence["EvaluationFile"]) -> list[str]:
+def spelled(words: Sequence[str]) -> list[str]:
     """The words with an evaluation's keys in full: --labels 0.01 is --eval.finetune.labels 0.01. Raises UserError where several have the key."""
+    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    files = _files(words[:count])
     found = []
     for word in words:
         flag, given, value = word.partition("=")
         key = flag.removeprefix("--").replace("-", "_")
         owners = [file for file in files if key in {spec.name for spec in dataclasses.fields(file.config)}]
-        if flag.startswith("--") and flag in MOVED and not owners:
+        if flag in MOVED and not owners:
             raise UserError(f"{flag}: {MOVED[flag]}")
-        if flag.startswith("--") and not owners and key not in OWN and (others := _owners(key)):
+        if files and flag.startswith("--") and not owners and key not in OWN and (others := _owners(key)):
             said = " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
             raise UserError(f"{flag}: is of eval {said}, not of eval {' '.join(file.name for file in files)}")
         if flag.startswith("--") and "." not in flag and owners and key not in OWN:
@@ -102,7 +68,63 @@ def short(words: Sequence[str], files: Sequence["EvaluationFile"]) -> list[str]:
     return found
 
 
+def keys(options: Options) -> RunConfig:
+    """A config that has the keys of these evaluations."""
+    from ..config import RunConfig
+
+    return RunConfig.make(overrides={"eval.final": options.name} if options.name else {})
+
+
+def few(options: Options) -> tuple[str, ...]:
+    """Their own keys, those of the sections that they take, and a few of the data and of all evaluations."""
+    files = _files(options.name)
+    takes = (f"{section}.*" for file in files for section in file.takes)
+    return (
+        *(f"{file.prefix}.*" for file in files),
+        *takes,
+        "data.source",
+        "data.label_column",
+        "eval.holdout",
+        "eval.crop",
+        "train.device",
+        "track.uri",
+    )
+
+
+def about(options: Options) -> str:
+    """What these evaluations measure and need, and whose they are."""
+    return "\n\n".join(map(_about, _files(options.name))) or str(Options.__doc__)
+
+
+def run(options: Options, dotted: dict[str, list[str]]) -> int:
+    """Measure, and keep the numbers in the run."""
+    if not options.name:
+        raise UserError("eval: name what to measure first: contray eval NAME --run RUN_ID; contray evaluations lists the names")
+    from ..api import evaluate
+    from ..evaluation._base import PICTURES
+    from .report import show_evaluation
+
+    if options.out.suffix and options.out.suffix not in PICTURES:
+        raise UserError(f"--out: got {options.out}, must be a folder, or a file that ends in {', '.join(PICTURES)}")
+    with answer(options.json) as tell:
+        measured = evaluate(
+            options.name,
+            run=options.run,
+            checkpoint=options.checkpoint,
+            method=options.method,
+            overrides=dotted,
+            out=options.out,
+            quiet=False,
+        )
+        show_evaluation(measured)
+        for picture in measured.pictures:
+            print(f"wrote {picture}")
+        tell(documents.of_measured(measured))
+    return 0
+
+
 def _owners(key: str) -> list[str]:
+    """The built-in evaluations that have a key of this name."""
     from ..config.evaluations import load_evaluation
     from ..config.registry import builtin
 
@@ -111,7 +133,7 @@ def _owners(key: str) -> list[str]:
     ]
 
 
-def _files(names: Sequence[str]) -> list["EvaluationFile"]:
+def _files(names: Sequence[str]) -> list[EvaluationFile]:
     from ..config.evaluations import evaluation_names, load_evaluation
     from ..config.registry import name_code
 
@@ -124,44 +146,13 @@ def _files(names: Sequence[str]) -> list["EvaluationFile"]:
     return [load_evaluation(name) for name in names]
 
 
-def _about(file: "EvaluationFile") -> str:
+def _about(file: EvaluationFile) -> str:
     needs = f" Needs {', '.join(file.needs)}." if file.needs else ""
-    named = f"contray eval {file.name}: {file.about}.{needs}"
-    keys = [spec.name for spec in dataclasses.fields(file.config)]
-    short = f"Its keys may be given by their last word: --{keys[-1]} is --{file.prefix}.{keys[-1]}." if keys else ""
-    return "\n\n".join(filter(None, (named, f"{file.paper.title} ({file.paper.year}), {file.paper.url}", short)))
-
-
-def _overview(words: list[str]) -> int:
-    """What `contray eval` says where no evaluation is named."""
-    if {"-h", "--help"} & set(words):
-        print("usage: contray eval NAME [NAME ...] [OPTIONS]\n")
-        print(
-            "Measure an encoder on the test set; what is chosen is chosen on held-out training data. With --run the numbers join that run.\n"
-        )
-        return evaluations([])
-    if words:
-        raise UserError("eval: name what comes first: contray eval NAME --run RUN_ID; contray evaluations lists the names")
-    raise UserError("EVALUATION is missing; contray eval --help shows what it can be")
-
-
-def distill(words: list[str]) -> int:
-    """contray distill"""
-    raise UserError("distill: it is contray eval distill now, and contray eval crd and noisy_student; the options are the same")
-
-
-def evaluations(words: list[str]) -> int:
-    """contray evaluations"""
-
-    @dataclass(frozen=True)
-    class Options:
-        """List the evaluations: what each measures, what it needs, and by which of its metrics trials can be ranked."""
-
-        json: Annotated[bool, arg("as JSON")] = False
-
-    options, _ = parse(Options, words, "evaluations")
-    from ..config.evaluations import evaluation_names
-    from .report import show_evaluations
-
-    show_evaluations(_files(evaluation_names()), options.json)
-    return 0
+    own = [spec.name for spec in dataclasses.fields(file.config)]
+    short = f"Its keys may be given by their last word: --{own[-1]} is --{file.prefix}.{own[-1]}." if own else ""
+    words = (
+        f"contray eval {file.name}: {file.about}.{needs}",
+        f"{file.paper.title} ({file.paper.year}), {file.paper.url}",
+        short,
+    )
+    return "\n\n".join(filter(None, words))

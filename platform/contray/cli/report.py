@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,35 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig
 from ..config.registry import load_method, load_space, method_names, space_names
+from .output import show, table_of
 
 if TYPE_CHECKING:
-    from ..config.evaluations import EvaluationFile
     from ..evaluation import Measured
     from ..training.launch import Result
     from ..tuning import SweepResult
 
 SCORED = ("knn_top1", "linear_top1", "knn_val_top1", "linear_val_top1")  # what the table of a run's verdict has
 METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", "EMA", "predictor", "crops", "presets")
-
-
-def _table(title: str, *columns: str) -> Any:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    return table
-
-
-def _print(*things: Any) -> None:
-    from rich.console import Console
-
-    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # names of classes and files are what they are
-    console = Console(**plain)
-    if not console.is_terminal:
-        console = Console(**plain, width=140)
-    for thing in things:
-        console.print(thing, soft_wrap=isinstance(thing, str))
 
 
 def show_result(config: RunConfig, result: Result) -> None:
@@ -50,13 +29,13 @@ def show_result(config: RunConfig, result: Result) -> None:
 
     details = result.details
     if not result.finished:
-        _print(f"stopped at step {result.step} with a checkpoint; the same command goes on from there")
+        show(f"stopped at step {result.step} with a checkpoint; the same command goes on from there")
         return
     if not details["labelled"]:
-        _print(f"{config.data.source} has no labels: the encoder is trained, and k-NN and linear probe have nothing to measure")
+        show(f"{config.data.source} has no labels: the encoder is trained, and k-NN and linear probe have nothing to measure")
     tabled = {prefix + score for prefix in ENCODERS for score in SCORED}
     if tabled & result.metrics.keys():
-        _print(report({**result.metrics, **details["about"]}, knn_k=config.parts["eval.knn"].k))
+        show(report({**result.metrics, **details["about"]}, knn_k=config.parts["eval.knn"].k))
     elif GEOMETRY.keys() & result.metrics.keys():
         show_geometry(result.metrics)
     rest = {
@@ -71,12 +50,12 @@ def show_result(config: RunConfig, result: Result) -> None:
         ("left out a broken test image", details["broken_test"]),
     ):
         for name, reason in list(broken.items())[:5]:
-            _print(f"{what}: {name} ({reason})")
+            show(f"{what}: {name} ({reason})")
         if len(broken) > 5:
-            _print(f"... and {len(broken) - 5} more")
+            show(f"... and {len(broken) - 5} more")
     rate = details["images_per_second"]
     pace = f", {rate:,.0f} images/s" if rate else ""  # none in a run that had only its verdict left
-    _print(
+    show(
         f"trained {result.step} steps in {details['seconds']:.0f} s{pace}",
         f"checkpoint  {result.checkpoint}",
         f"MLflow run  {result.run_id}",
@@ -115,13 +94,13 @@ def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:
     if not any(name in result.metrics for name in names for result in results):  # no labelled test images
         names = [name.replace("_top1", "_val_top1") for name in names]
     names = [name for name in names if any(name in result.metrics for result in results)]
-    table = _table(f"{results[0].name.rpartition('-s')[0]}: {len(results)} seeds", "seed", *names)
+    table = table_of(f"{results[0].name.rpartition('-s')[0]}: {len(results)} seeds", "seed", *names)
     for offset, result in enumerate(results):
         table.add_row(str(config.seed + offset), *(_share(result.metrics.get(name)) for name in names))
     table.add_section()
     known = [[result.metrics[name] for result in results if name in result.metrics] for name in names]
     table.add_row("mean ± std", *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in map(_spread, known)))
-    _print(table, *(f"seed {config.seed + offset:<6} {result.url}" for offset, result in enumerate(results)))
+    show(table, *(f"seed {config.seed + offset:<6} {result.url}" for offset, result in enumerate(results)))
 
 
 def _share(top1: float | None) -> str:
@@ -137,9 +116,9 @@ def show_evaluation(measured: Measured) -> None:
     """What evaluations give: geometry, detection and segmentation in tables of their own."""
     dense = {name: value for name, value in measured.items() if name.startswith(DENSE)}
     shape = {name: value for name, value in measured.items() if name.removeprefix("random_") in GEOMETRY}
-    for found, show in ((dense, show_dense), (shape, show_geometry)):
+    for found, shown in ((dense, show_dense), (shape, show_geometry)):
         if found:
-            show(found)
+            shown(found)
     rest = {name: value for name, value in measured.items() if name not in dense | shape}
     if rest:
         show_metrics(type(measured)({**rest, **measured.about}))
@@ -157,13 +136,13 @@ def show_metrics(metrics: Measured) -> None:
     where = [words.format(int(metrics.about[name])) for words, name in of.items() if name in metrics.about]
     shares = all(name.endswith("top1") for name in names)
     title = "top-1 accuracy in per cent" if shares else "metrics; top-1 accuracy in per cent"
-    table = _table(", ".join([title, *where]), "features", *names)
+    table = table_of(", ".join([title, *where]), "features", *names)
     for prefix, title in rows.items():
         if any(prefix + name in metrics for name in names):
             table.add_row(title, *(_value(name, metrics.get(prefix + name)) for name in names))
     broken = int(metrics.about.get("test_images_broken", 0))
     table.caption = f"{broken:,} more test images could not be read" if broken else None
-    _print(table)
+    show(table)
 
 
 def _value(metric: str, value: float | None) -> str:
@@ -174,11 +153,11 @@ def show_dense(metrics: Mapping[str, float]) -> None:
     """Detection or segmentation: the pretrained encoder, and what it is compared with, in per cent."""
     rows = {"": "pretrained", "scratch_": "untrained", "supervised_": "supervised"}
     names = [name for name in metrics if not name.startswith(("scratch_", "supervised_"))]
-    table = _table("on the test images, in per cent", "backbone", *names)
+    table = table_of("on the test images, in per cent", "backbone", *names)
     for prefix, title in rows.items():
         if prefix + names[0] in metrics:
             table.add_row(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
-    _print(table)
+    show(table)
 
 
 DENSE = tuple(prefix + task for task in ("detection_", "segmentation_") for prefix in ("", "scratch_", "supervised_"))
@@ -200,11 +179,11 @@ GEOMETRY = {  # what is measured of the features, and of what the loss compares
 
 def show_geometry(metrics: Mapping[str, float]) -> None:
     """What the geometry of features tells, trained beside untrained."""
-    table = _table("geometry of the features on training images, without labels", "", "trained", "untrained")
+    table = table_of("geometry of the features on training images, without labels", "", "trained", "untrained")
     for name, words in GEOMETRY.items():
         if name in metrics:
             table.add_row(words, *(f"{metrics[prefix + name]:.3f}" for prefix in ("", "random_")))
-    _print(table)
+    show(table)
 
 
 def method_rows() -> list[dict[str, Any]]:
@@ -233,43 +212,44 @@ def method_table() -> str:
     return "\n".join(lines)
 
 
-def show_methods(as_json: bool) -> None:
-    rows = method_rows()
-    if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    table = _table(
+def show_methods(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The methods and their presets."""
+    table = table_of(
         "contray train METHOD --preset PRESET", "method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops"
     )
     for row in rows:
         table.add_row(
             *(str(row[column]) for column in ("method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops"))
         )
-    presets = _table("presets", "method", "preset", "what to expect")
+    presets = table_of("presets", "method", "preset", "what to expect")
     presets.columns[1].justify = presets.columns[2].justify = "left"
     for row in rows:
         for preset, about in row["presets"].items():
             presets.add_row(row["method"], preset, about)
-    _print(table, presets, *(f"{row['method']}: {row['paper']}, {row['url']}" for row in rows))
+    show(table, presets, *(f"{row['method']}: {row['paper']}, {row['url']}" for row in rows))
 
 
-def show_evaluations(files: Sequence[EvaluationFile], as_json: bool) -> None:
-    rows = [
+def evaluation_rows() -> list[dict[str, Any]]:
+    """The evaluations: what each measures, what it needs, and by which metrics trials can be ranked."""
+    from ..config.evaluations import evaluation_names, load_evaluation
+
+    return [
         {
             "evaluation": file.name, "about": file.about, "needs": file.needs, "ranks": file.metrics, "paper": file.paper.title,
             "year": file.paper.year, "url": file.paper.url, "keys": [f"{file.prefix}.{spec.name}" for spec in fields(file.config)],
         }
-        for file in files
+        for file in map(load_evaluation, evaluation_names())
     ]  # fmt: skip
-    if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    table = _table("contray eval EVALUATION --run RUN_ID", "evaluation", "measures", "needs", "ranks trials by")
+
+
+def show_evaluations(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The evaluations and where they come from."""
+    table = table_of("contray eval EVALUATION --run RUN_ID", "evaluation", "measures", "needs", "ranks trials by")
     for column in table.columns:
         column.justify = "left"
     for row in rows:
         table.add_row(row["evaluation"], row["about"], ", ".join(row["needs"]), ", ".join(row["ranks"]))
-    _print(table, *(f"{row['evaluation']}: {row['paper']} ({row['year']}), {row['url']}" for row in rows))
+    show(table, *(f"{row['evaluation']}: {row['paper']} ({row['year']}), {row['url']}" for row in rows))
 
 
 def space_rows() -> list[dict[str, Any]]:
@@ -290,19 +270,16 @@ def space_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def show_spaces(as_json: bool) -> None:
-    rows = space_rows()
-    if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    table = _table("contray tune SPACE", "space", "method", "key", "over")
+def show_spaces(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The search spaces and what each asks."""
+    table = table_of("contray tune SPACE", "space", "method", "key", "over")
     for column in table.columns:
         column.justify = "left"
     for row in rows:
         for i, (key, over) in enumerate(row["keys"].items()):
             table.add_row(*((row["space"], row["method"]) if i == 0 else ("", "")), key, over)
         table.add_section()
-    _print(table, *(f"{row['space']}: {row['about']}" for row in rows))
+    show(table, *(f"{row['space']}: {row['about']}" for row in rows))
 
 
 def show_sweep(result: SweepResult) -> None:
@@ -312,7 +289,7 @@ def show_sweep(result: SweepResult) -> None:
         [*SCORES, *(name for trial in result.trials if trial is not result.best for name in trial.metrics), result.metric]
     )
     scores = [name for name in known if any(name in trial.metrics for trial in result.trials)]
-    table = _table(
+    table = table_of(
         f"{result.name}: ranked on {result.metric}", "rank", *keys, *(SCORES.get(name, name) for name in scores), "status"
     )
     for rank, trial in enumerate(result.trials, 1):
@@ -321,9 +298,9 @@ def show_sweep(result: SweepResult) -> None:
             f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)
         ]
         table.add_row(str(rank), *values, *shown, trial.status if not trial.problem else f"{trial.status}: {trial.problem}")
-    _print(table)
+    show(table)
     if "seed" in keys:
-        _print(_study(result, [key for key in keys if key != "seed"]))
+        show(_study(result, [key for key in keys if key != "seed"]))
     if result.best:
         tested = ", ".join(
             f"{name} {100 * result.best.metrics[name]:.1f} %"
@@ -332,13 +309,13 @@ def show_sweep(result: SweepResult) -> None:
         )
         count = int(result.best.metrics.get("test_images", 0))
         where = f"{count:,} test images" if count else "the test set"
-        _print(
+        show(
             f"best trial  {result.best.name}: {tested} on {where}" if tested else f"best trial  {result.best.name}",
             f"its config  contray train --config {result.best_config}",
         )
     else:
-        _print("no trial finished: there is nothing to rank")
-    _print(f"plots       {result.plots}", f"compare     {result.url}", f"MLflow run  {result.parent_url}")
+        show("no trial finished: there is nothing to rank")
+    show(f"plots       {result.plots}", f"compare     {result.url}", f"MLflow run  {result.parent_url}")
 
 
 def _study(result: SweepResult, keys: Sequence[str]) -> Any:
@@ -348,7 +325,7 @@ def _study(result: SweepResult, keys: Sequence[str]) -> Any:
         if result.metric in trial.metrics:
             groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
     scale, unit = _scale(result.metric), " points" if _scale(result.metric) == 100 else ""
-    table = _table(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
+    table = table_of(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
     for values in sorted(groups):
         mean, std = _spread(groups[values])
         table.add_row(*map(str, values), str(len(groups[values])), f"{scale * mean:.1f}", f"{scale * std:.1f}")

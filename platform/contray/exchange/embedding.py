@@ -133,7 +133,7 @@ def _parts(storage: Storage, found: Found, source: str, column: str, size: int) 
                 tables.append((name, table.metadata.num_row_groups))
             elif not found.images:
                 place, names = _place(storage, name), ", ".join(table.schema_arrow.names)
-                raise UserError(f"--column: {place} has no images in a column {column!r} (it has {names})")
+                raise UserError(f"data.image_column: {place} has no images in a column {column!r} (it has {names})")
             else:
                 found.skipped[f"{TABLE} without images in a column {column!r}"] += 1
     if tables and found.images:

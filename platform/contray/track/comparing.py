@@ -63,7 +63,17 @@ class Row:
         return f"{self.method} {self.preset}{': ' + self.settings if self.settings else ''}"
 
 
-def compare(uri: str, run_ids: Sequence[str], experiment: str, out: Path) -> list[Row]:
+@dataclass(frozen=True)
+class Comparison:
+    """Configurations, best first; how many runs were left out as nothing was measured of them; the plot, and MLflow's page of the runs."""
+
+    rows: list[Row]
+    left_out: int
+    plot: Path
+    url: str
+
+
+def compare(uri: str, run_ids: Sequence[str], experiment: str, out: Path) -> Comparison:
     """Print the table and the link, draw the plot into `out` (PNG); without `run_ids`, of all runs of `experiment`.
 
     Raises UserError for an unknown run or experiment, and when no run was evaluated yet.
@@ -81,7 +91,7 @@ def compare(uri: str, run_ids: Sequence[str], experiment: str, out: Path) -> lis
     experiments = sorted({run.info.experiment_id for run in evaluated})
     link = track.compare_url(uri, experiments, [run.info.run_id for run in evaluated])
     _show(rows, len(runs) - len(evaluated), out, link)
-    return rows
+    return Comparison(rows, len(runs) - len(evaluated), out, link)
 
 
 def _scores(metrics: Iterable[str]) -> list[str]:
@@ -106,7 +116,7 @@ def find_runs(talk: MlflowClient, uri: str, run_ids: Iterable[str]) -> list[Run]
                 raise
             where = bare(uri)
             raise UserError(
-                f"there is no run {run_id!r} in {where}; contray compare without ids has all runs of --experiment"
+                f"there is no run {run_id!r} in {where}; contray compare without --run has all of --track.experiment"
             ) from None
     return found
 

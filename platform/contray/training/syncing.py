@@ -72,9 +72,7 @@ def sync(
     place = Storage(storage)
     folders = list(_named(runs, storage) if runs else _below(place))
     if not folders:  # a misspelt place, or that of another working directory, is none whose runs lack nothing
-        raise UserError(
-            f"--storage: there is no run in {place.address}; it takes what scale.storage of the runs is, or name their folders"
-        )
+        raise UserError(f"scale.storage: there is no run in {place.address}; give what it is for the runs, or name their folders")
     done = []
     for folder in folders:
         try:
@@ -93,7 +91,7 @@ def _named(runs: Sequence[str], storage: str) -> Iterator[Storage]:
         found = next((below for folder in folders if (below := list(_below(folder)))), None)
         if found is None:
             known = [name for name in place.folders() if not name.startswith(".")]
-            hint = nearest(word, known) if known else "nor any other; --storage names another place"
+            hint = nearest(word, known) if known else "nor any other; --scale.storage names another place"
             raise UserError(f"{word}: there is no run of this name in {place.address}, {hint}")
         yield from found
 
@@ -212,4 +210,4 @@ def _uri(config: RunConfig, record: dict[str, Any], uri: str) -> str:
 def command(name: str, config: RunConfig) -> str:
     """What to type to send what a run left unsent."""
     elsewhere = config.scale.storage != STORAGE
-    return f"contray sync {name}" + (f" --storage {config.scale.storage}" if elsewhere else "")
+    return f"contray sync {name}" + (f" --scale.storage {config.scale.storage}" if elsewhere else "")

@@ -74,7 +74,8 @@ def sweep(
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
     storage = Storage(config.scale.storage)
-    storage.create()
+    if not resume:  # a sweep that goes on has its folder
+        storage.create()
     for word in left_out if not quiet else ():
         print(word)
 

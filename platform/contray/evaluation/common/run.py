@@ -94,7 +94,7 @@ def measured(file: EvaluationFile, subject: Subject) -> Measured:
             raise UserError(f"{called}: {name} is of type {type(value).__name__}, must be a number")
         if not math.isfinite(value) and not subject.online:
             raise UserError(f"{called}: {name} is {value}, must be a finite number")
-    return found if isinstance(found, Measured) else Measured({name: float(value) for name, value in found.items()})
+    return found if isinstance(found, Measured) else Measured(found)
 
 
 def clash(files: list[EvaluationFile], found: list[Measured]) -> None:

@@ -1,0 +1,123 @@
+"""What files declare, read and not run: names of methods, presets and keys without torch, for completion and for a mistyped option."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+ENGINE = Path(__file__).parents[1]
+SWITCH = ("true", "false")
+PARTS = {"eval": "evaluation", "backbone": "model", "data": "data"}  # sections with keys of plug-ins: the folder of these
+
+
+def methods() -> list[str]:
+    """The names of `contray methods`."""
+    return _named("methods")
+
+
+def spaces() -> list[str]:
+    """The names of `contray spaces`."""
+    return _named("tune_spaces")
+
+
+def presets(method: str) -> list[str]:
+    """The presets of a method; of a name that is none, those of all."""
+    if file := _file(method):
+        return _names_in(file, "PRESETS")
+    return sorted({preset for name in methods() for preset in presets(name) if _file(name)})
+
+
+def evaluations() -> list[str]:
+    """The names of `contray evaluations`."""
+    files = sorted((ENGINE / "evaluation").glob("[!_]*.py"))
+    own = (path.stem for path in files if any(isinstance(each, ast.Constant) for each in _assigned(path, "ABOUT")))
+    return sorted({*own, *_entries("evaluations")})
+
+
+def keys(method: str = "") -> dict[str, tuple[str, ...]]:
+    """Every dotted key with its values where they are a few words; method.* and views.* where `method` is a method's name or file."""
+    found: dict[str, tuple[str, ...]] = {}
+    for section, kind in _fields(ENGINE / "config" / "tree.py", "RunConfig"):
+        if section == "seed":
+            found[section] = ()
+        elif isinstance(kind, ast.Name):
+            found |= _keys(section, ENGINE / "config" / "tree.py", kind.id)
+        for path in sorted((ENGINE / PARTS[section]).glob("[!_]*.py")) if section in PARTS else ():
+            found |= _keys(f"{section}.{path.stem}", path, "Config")
+    if file := _file(method):
+        found |= _keys("method", file, "Config")
+        for view in _names_in(file, "VIEWS"):
+            found |= _keys(f"views.{view}", ENGINE / "methods" / "_base.py", "View")
+    return found
+
+
+def _named(folder: str) -> list[str]:
+    return sorted({*(path.stem for path in (ENGINE / folder).glob("[!_]*.py")), *_entries(folder)})
+
+
+def _entries(group: str) -> list[str]:
+    from importlib.metadata import entry_points
+
+    return [entry.name for entry in entry_points(group=f"contray.{group}")]
+
+
+def _file(method: str) -> Path | None:
+    path = Path(method).expanduser() if method.endswith(".py") else ENGINE / "methods" / f"{method}.py"
+    return path if method and path.is_file() else None
+
+
+@functools.cache
+def _body(path: Path) -> list[ast.stmt]:
+    try:
+        return ast.parse(path.read_text()).body
+    except (OSError, SyntaxError, ValueError):
+        return []
+
+
+def _fields(path: Path, name: str) -> Iterator[tuple[str, ast.expr]]:
+    """The annotated fields of a class, wherever a relative import has it from, with their annotations; those of its bases first."""
+    for node in _body(path):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            for base in node.bases:
+                yield from _fields(path, ast.unparse(base))
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                    yield field.target.id, field.annotation
+        elif isinstance(node, ast.ImportFrom) and node.level and any(alias.name == name for alias in node.names):
+            yield from _fields(_module(path, node), name)
+
+
+def _module(path: Path, node: ast.ImportFrom) -> Path:
+    place = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+    found = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    own = ENGINE / "methods"  # a copy of a built-in file works anywhere
+    return found if found.exists() else own / found.name
+
+
+def _keys(prefix: str, path: Path, name: str) -> dict[str, tuple[str, ...]]:
+    return {f"{prefix}.{field}": _choices(kind) for field, kind in _fields(path, name)}
+
+
+def _choices(kind: ast.expr) -> tuple[str, ...]:
+    if isinstance(kind, ast.Name) and kind.id == "bool":
+        return SWITCH
+    if isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "Literal":
+        return tuple(
+            each.value for each in ast.walk(kind.slice) if isinstance(each, ast.Constant) and isinstance(each.value, str)
+        )
+    return ()
+
+
+def _names_in(path: Path, export: str) -> list[str]:
+    """The names that a dictionary at the top of a file is written with."""
+    found = next(_assigned(path, export), None)
+    keys = found.keys if isinstance(found, ast.Dict) else []
+    return [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+
+
+def _assigned(path: Path, export: str) -> Iterator[ast.expr]:
+    for node in _body(path):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == export:
+            yield node.value

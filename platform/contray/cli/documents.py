@@ -1,0 +1,85 @@
+"""The documents of --json. Their fields are stable: a script may rely on them, and a change of them is told in the changelog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..track.comparing import Comparison
+    from ..training.launch import Result
+    from ..tuning import SweepResult
+
+RUN = "name, run_id, url, checkpoint, step, finished, metrics, unmeasured (why, if so), unsent (points that MLflow lacks)"
+SEEDS = "with --seeds: name, finished, seeds (of each the fields above and seed), mean, std"
+DRY = "with --dry-run: config, facts"
+SWEEP = (
+    "name, metric, run_id, url, compare, plots, best (a trial's name), best_config, trials (best first; of each name, params, status, metrics, "
+    "run_id, folder, step, problem)"
+)
+MEASURED = "metrics, about (what they stand on: counts of images, errors), pictures (files that were written)"
+PICTURE = "picture, metrics (untrained encoder: random_NAME)"
+COMPARISON = (
+    "rows (method, preset, dataset, settings, seeds, steps, metrics (of each mean, std, n), run_ids), left_out, plot, url"
+)
+SYNCED = "runs (of each name, run_id, sent, unsent, added, status, problem)"
+EXPORTED = "file (if one was written), registered (what was done in MLflow's registry, in words)"
+IMPORTED = "out, backbone, size (px)"
+EMBEDDED = "out, rows, broken, parts, there (parts that an earlier call had done), skipped"
+METHODS = "of each method, year, paper, contrasts, negatives, queue, EMA, predictor, crops, presets, url"
+EVALUATIONS = "of each evaluation, about, needs, ranks (metrics that rank trials), paper, year, url, keys"
+SPACES = "of each space, method, about, keys"
+
+
+def of_run(result: Result) -> dict[str, Any]:
+    """A run as it ended."""
+    return {
+        "name": result.name,
+        "run_id": result.run_id,
+        "url": result.url,
+        "checkpoint": result.checkpoint,
+        "step": result.step,
+        "finished": result.finished,
+        "metrics": result.metrics,
+        "unmeasured": str(result.details.get("unmeasured") or ""),
+        "unsent": result.details.get("unsent", 0),
+    }
+
+
+def of_seeds(results: Sequence[Result], first: int) -> dict[str, Any]:
+    """Runs of one config over seeds from `first` on, with mean and sample standard deviation of what all were measured by."""
+    common = [name for name in results[0].metrics if all(name in each.metrics for each in results)] if results else []
+    values = {name: [float(each.metrics[name]) for each in results] for name in common}
+    return {
+        "name": results[0].name.rpartition("-s")[0] if results else "",
+        "finished": all(each.finished for each in results),
+        "seeds": [{"seed": first + offset, **of_run(each)} for offset, each in enumerate(results)],
+        "mean": {name: mean(each) for name, each in values.items()},
+        "std": {name: stdev(each) if len(each) > 1 else 0.0 for name, each in values.items()},
+    }
+
+
+def of_sweep(result: SweepResult) -> dict[str, Any]:
+    """A sweep as it ended, its trials ranked."""
+    return {
+        "name": result.name,
+        "metric": result.metric,
+        "run_id": result.run_id,
+        "url": result.parent_url,
+        "compare": result.url,
+        "plots": result.plots,
+        "best": result.best.name if result.best else None,
+        "best_config": result.best_config,
+        "trials": result.trials,
+    }
+
+
+def of_measured(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What evaluations measured and drew."""
+    return {"metrics": dict(metrics), "about": getattr(metrics, "about", {}), "pictures": getattr(metrics, "pictures", ())}
+
+
+def of_comparison(found: Comparison) -> dict[str, Any]:
+    """Configurations over seeds, best first."""
+    return {"rows": found.rows, "left_out": found.left_out, "plot": found.plot, "url": found.url}

@@ -1,0 +1,59 @@
+"""contray embed"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+from . import documents
+from .options import CHECKPOINT_HELP, METHOD_HELP, URI_HELP, Positional, arg, at_least, json_note
+from .output import answer
+
+EXAMPLES = (
+    ("contray embed photos/ --run RUN_ID", "features of a folder of images, as embeddings.parquet/"),
+    ("contray embed shop.parquet --checkpoint contray_runs/RUN --data.image_column photo", "of a column of a Parquet file"),
+    (
+        "contray embed s3://bucket/photos --run RUN_ID --out s3://bucket/features --scale.address auto",
+        "on all nodes of a cluster",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Features of all images of a folder or Parquet files, as a folder of Parquet files. The same command goes on where it was cut off."""
+
+    source: Annotated[
+        Positional[str], arg("folder of images, Parquet file, or folder of them; a path or an s3://, gs:// address")
+    ]
+    run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
+    checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
+    method: Annotated[str, arg(METHOD_HELP)] = ""
+    out: Annotated[str, arg("the folder of the results: one row per image (name, embedding, error)")] = "embeddings.parquet"
+    part: Annotated[int, arg("folders: images per file of the results, which is what a cut off run repeats at most")] = 2048
+    data__image_column: Annotated[
+        str, arg("Parquet: column of the images (encoded bytes, or a struct of `bytes` and `path`)", name="data.image_column")
+    ] = "image"
+    scale__address: Annotated[
+        str, arg("Ray cluster to join; empty: RAY_ADDRESS, else a cluster of this machine for this command", name="scale.address")
+    ] = ""
+    track__uri: Annotated[str, arg(URI_HELP, name="track.uri")] = ""
+    json: Annotated[bool, json_note(documents.EMBEDDED)] = False
+
+
+def run(options: Options, dotted: dict[str, list[str]]) -> int:
+    """Write the features."""
+    at_least("--part", options.part, 1)
+    from ..api import embed
+
+    with answer(options.json) as tell:
+        done = embed(
+            options.source, options.out, run=options.run, checkpoint=options.checkpoint, method=options.method, uri=options.track__uri,
+            column=options.data__image_column, part=options.part, address=options.scale__address,
+        )  # fmt: skip
+        if done.skipped:
+            print(f"contray: {options.source}: {done.skipped}", file=sys.stderr)
+        print(done)
+        tell(done)
+    return 0

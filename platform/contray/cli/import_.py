@@ -1,0 +1,53 @@
+"""contray import"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from ..errors import UserError
+from . import documents
+from .options import Positional, arg, config_from, json_note
+from .output import answer
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+LAYOUTS = ("torchvision", "timm", "moco", "simsiam", "barlow_twins", "dino", "mae", "moco_v3")
+EXAMPLES = (
+    ("contray import dino_vits16.pth --layout dino", "writes the folder dino_vits16"),
+    ("contray import resnet50.safetensors --layout timm --out imagenet", "into a folder of another name"),
+    ("contray import vit.pth --layout mae --backbone.heads 6", "with what the file does not tell"),
+)
+FEW = ("backbone.heads", "augment.mean", "augment.std", "views.image.size")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Take the backbone of a public checkpoint; `contray eval knn --checkpoint FOLDER` measures it beside ours. Nothing is unpickled."""
+
+    file: Annotated[Positional[Path], arg("the checkpoint: a torch file of tensors, or .safetensors")]
+    layout: Annotated[str, arg(", ".join(LAYOUTS[:-1]) + f" or {LAYOUTS[-1]}: whose code wrote it", choices=LAYOUTS)] = ""
+    out: Annotated[Path | None, arg("the new folder; empty: the file's name without its ending, here")] = None
+    json: Annotated[bool, json_note(documents.IMPORTED)] = False
+
+
+def keys(options: Options) -> RunConfig:
+    """The config of an imported encoder."""
+    return config_from("imported", "", None, {})
+
+
+def run(options: Options, dotted: dict[str, list[str]]) -> int:
+    """Write the folder."""
+    if not options.layout:
+        raise UserError(f"--layout: must be one of {', '.join(LAYOUTS)}")
+    from ..exchange.importing import import_file
+
+    out = options.out or Path(options.file.stem)
+    with answer(options.json) as tell:
+        config = import_file(options.file, options.layout, out, dotted).config
+        size = config.views["image"].size
+        print(f"wrote {out}: {config.backbone.name} of {size} px images")
+        tell({"out": out, "backbone": config.backbone.name, "size": size})
+    return 0

@@ -1,0 +1,73 @@
+"""contray plot"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from ..errors import UserError
+from ..pictures import KINDS, PROJECTIONS
+from . import documents
+from .options import CHECKPOINT_HELP, METHOD_HELP, Positional, arg, config_from, json_note
+from .output import answer
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+EXAMPLES = (
+    ("contray plot neighbours --run RUN_ID", "test images beside the training images nearest to them"),
+    ("contray plot map --checkpoint contray_runs/RUN --out map.pdf", "test images in the plane, by t-SNE"),
+    ("contray plot curves --run RUN_ID RUN_ID --metric knn_val_top1", "several runs while they trained"),
+)
+FEW = ("data.source", "data.label_column", "train.device", "track.uri")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw what an encoder has learnt. With --run the picture and its numbers join that MLflow run, the picture under pictures/."""
+
+    what: Annotated[Positional[str], arg("; ".join(f"{name}: {words}" for name, words in KINDS.items()), choices=tuple(KINDS))]
+    run: Annotated[
+        tuple[str, ...], arg("MLflow run whose encoder is drawn; curves: runs, of which the seeds of one are drawn as one line")
+    ] = ()
+    checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
+    method: Annotated[str, arg(METHOD_HELP)] = ""
+    out: Annotated[Path | None, arg("the picture to write: .png, .jpg, .pdf or .svg; empty: WHAT.png")] = None
+    by: Annotated[str, arg("map: tsne, or umap (needs pip install umap-learn)", choices=PROJECTIONS)] = "tsne"
+    images: Annotated[
+        int,
+        arg(
+            "images to work on at most, evenly spread; 0: map 2000 of the test set, neighbours all and prototypes 20000 of the training "
+            "set, attention 2000 where objects' masks are known; reconstruction: to draw, 8"
+        ),
+    ] = 0
+    metric: Annotated[str, arg("curves: the metric, as MLflow names it")] = "loss"
+    json: Annotated[bool, json_note(documents.PICTURE)] = False
+
+
+def keys(options: Options) -> RunConfig:
+    """Any config: of its keys those of the data count, and where MLflow is."""
+    return config_from("", "", None, {})
+
+
+def run(options: Options, dotted: dict[str, list[str]]) -> int:
+    """Draw the picture and tell its numbers."""
+    from ..api import plot
+
+    out = options.out or Path(f"{options.what}.png")
+    runs = options.run if options.what == "curves" else ()
+    if not runs and len(options.run) > 1:
+        raise UserError(f"--run: got {len(options.run)} runs; plot {options.what} draws one, plot curves several")
+    with answer(options.json) as tell:
+        metrics = plot(
+            options.what, run="" if runs else "".join(options.run), checkpoint=options.checkpoint, method=options.method, runs=runs, overrides=dotted,
+            out=out, by=options.by, images=options.images, metric=options.metric,
+        )  # fmt: skip
+        for name, value in metrics.items():
+            if not name.startswith("random_"):
+                beside = f", untrained {metrics[f'random_{name}']:.3f}" if f"random_{name}" in metrics else ""
+                print(f"{name} {value:.3f}{beside}")
+        print(f"wrote {out}")
+        tell({"picture": out, "metrics": metrics})
+    return 0
