@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
-from .config.registry import name_method
+from .config.registry import name_method, name_parts
 from .errors import UserError
 from .storage.names import slug
 
@@ -276,7 +276,11 @@ class _Opened:
             "label_column",
             *(("size", "renderings", "contrast") if ours.source == "digits" else ()),
         ]
-        own = all(getattr(ours, key) == getattr(theirs, key) for key in shown)
+        parts, others = (
+            {key: part for key, part in each.parts.items() if key.startswith("data.")}
+            for each in (self.config, self.encoder.config)
+        )
+        own = parts == others and all(getattr(ours, key) == getattr(theirs, key) for key in shown)
         name = "" if own else slug(self.source.name)  # MLflow refuses many characters in a metric's name
         if metrics:
             self.run.log_metrics({f"{name}.{key}" if name else key: value for key, value in metrics.items()}, step=0)
@@ -290,7 +294,7 @@ def _open(overrides: Mapping[str, Any], run: str, checkpoint: str, verb: str, no
 
     encoder = _encoder(overrides, run, checkpoint, verb, noun)
     config = encoder.config.replace(overrides)
-    source = data.announced(config.data)
+    source = data.announced(config)
     return _Opened(encoder, config, source, track.attach(track.resolve_uri(_uri(overrides)), run) if run else None)
 
 
@@ -300,6 +304,7 @@ def _encoder(
     """The encoder of a run or a checkpoint. Raises UserError for keys that would change it, and where neither or both are named."""
     from .model.encoder import read_checkpoint
 
+    name_parts(overrides)
     foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
     if foreign:
         raise UserError(f"{foreign[0]}: {noun} takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder")

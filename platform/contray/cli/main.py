@@ -331,7 +331,7 @@ def preview(words: list[str]) -> int:
     from .. import data
     from ..pictures.preview import draw
 
-    source = data.announced(config.data)
+    source = data.announced(config)
     draw(source.train, config.views, strength=config.augment.strength, seed=config.seed, samples=options.samples, out=options.out)
     print(f"wrote {options.out}")
     return 0

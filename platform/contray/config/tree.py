@@ -14,7 +14,7 @@ from ..errors import ConfigError, UserError, nearest
 from ..methods._base import View
 from ..storage.names import check_name, slug
 from .keys import declared_keys
-from .parts import CHOOSING, completed
+from .parts import CHOOSING, completed, unread
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 
 # What may change where a run goes on: nothing that it computes depends on these
@@ -74,8 +74,9 @@ class RunConfig:
     @classmethod
     def _resolved(cls, method: str, overrides: dict[str, Any], preset: str = "") -> RunConfig:
         """`make`, where the method may come from a file: it names no code."""
-        from .registry import known_code, load_method
+        from .registry import at_hand, known_code, load_method
 
+        overrides |= at_hand(overrides)
         method = known_code(_one(overrides.pop("method.name", method)))
         preset = preset or _one(overrides.pop("method.preset", ""))
         file = load_method(method)
@@ -92,6 +93,7 @@ class RunConfig:
             object.__setattr__(config, section.name, value)
         object.__setattr__(config, "method", file.config(name=method, preset=preset))
         object.__setattr__(config, "views", dict(chosen.views or file.views))
+        object.__setattr__(config, "parts", unread(overrides))
         return config.replace({**file.recipe, **chosen.settings, **overrides})
 
     def replace(self, overrides: Mapping[str, Any]) -> RunConfig:

@@ -41,7 +41,7 @@ def rows_of(config: RunConfig, method: Method, other: str, device: torch.device)
         raise UserError(
             "--supervised: imported weights tell no data and steps to train as long on; give a supervised checkpoint, or none"
         )
-    source = data.open_source(config.data)
+    source = data.open_source(config)
     try:
         check_labels(source)
     except DataError as error:
