@@ -3,10 +3,29 @@
 Its name is `contray.methods` (platform/contray/methods leads here). Where the repository's root is on the path, `methods.simclr` is the same module.
 """
 
+from __future__ import annotations
+
 import importlib
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+
+# What a file of one's own imports from here
+__all__ = ["Batch", "Clock", "Method", "MethodConfig", "Paper", "Preset", "Reps", "View", "setting"]
+
+
+def __getattr__(name: str) -> Any:
+    """The interface is imported when it is first used: to list the methods needs no torch."""
+    if name in __all__:
+        from . import _base
+
+        return getattr(_base, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 if __name__ == "methods":
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
-from .config.registry import name_method
+from .config.registry import name_method, name_parts
 from .errors import ConfigError, UserError
 from .storage.names import slug
 
@@ -198,7 +198,7 @@ def plot(
     encoder = _encoder(overrides, run, checkpoint, "draw", "a picture")
     config = encoder.config.replace(overrides)
     drawn = _Opened(encoder, config, track.attach(track.resolve_uri(_uri(overrides)), run) if run else None)
-    source, device = data.announced(config.data), model.device_of(config)
+    source, device = data.announced(config), model.device_of(config)
     subject = Subject(config, source, encoder.method.to(device), device, images, by)
     metrics: dict[str, float] = import_module(f".pictures.{what}", __package__).draw(subject, out)
     drawn.keep(metrics, [out], drawn.data_name(lambda: source), "pictures")
@@ -222,7 +222,11 @@ class _Opened:
             "label_column",
             *(("size", "renderings", "contrast") if ours.source == "digits" else ()),
         ]
-        return "" if all(getattr(ours, key) == getattr(theirs, key) for key in shown) else slug(source().name)
+        parts, others = (
+            {key: part for key, part in each.parts.items() if key.startswith("data.")}
+            for each in (self.config, self.encoder.config)
+        )
+        return "" if parts == others and all(getattr(ours, key) == getattr(theirs, key) for key in shown) else slug(source().name)
 
     def keep(self, metrics: Mapping[str, float], pictures: Sequence[Path], name: str, folder: str = "") -> None:
         """Log to the run: metrics at step 0, after `NAME.` where there is a name, and pictures in a folder of that name."""
@@ -240,6 +244,7 @@ def _encoder(
     """The encoder of a run or a checkpoint. Raises UserError for keys that would change it, and where neither or both are named."""
     from .model.encoder import read_checkpoint
 
+    name_parts(overrides)
     foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
     if foreign:
         raise UserError(f"{foreign[0]}: {noun} takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder")

@@ -11,16 +11,7 @@ from contray import RunConfig
 from contray.config import registry
 from contray.errors import ConfigError, UserError
 
-
-def install(folder: Path, group: str, monkeypatch: pytest.MonkeyPatch, **modules: str) -> None:
-    """Put a package of entry points on the path, as pip leaves it: name = a module in `folder`."""
-    info = folder / "others-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{name} = {to}\n" for name, to in modules.items()))
-    monkeypatch.syspath_prepend(str(folder))
-    for to in modules.values():
-        monkeypatch.delitem(sys.modules, to.partition(":")[0], raising=False)
+from .parts import install
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)
@@ -59,7 +50,6 @@ def test_every_kind_is_found_by_path_and_by_entry_point(kind: str, tmp_path: Pat
     file.write_text("import os\nfrom nowhere_to_be_found import x")
     with pytest.raises(UserError, match=r"it cannot be imported \(line 2: No module named 'nowhere_to_be_found'\)"):
         registry.find(kind, str(file))
-    assert registry.part_name(str(file)) == "my_part_v2"
 
 
 def test_old_names_of_ours_are_told_the_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
-"""A job on a cluster whose nodes hold only the dependencies: the code, a user's own method and images travel with it."""
+"""Jobs on a cluster: where its nodes hold only the dependencies the code travels along, where they hold the wheel a user's own folder is enough."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,8 @@ import sysconfig
 import tempfile
 import time
 import venv
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -47,6 +49,15 @@ def bare_python(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
+def build(kind: str, source: Path, out: Path) -> Path:
+    """A wheel or an sdist of a source tree, without isolation."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(out)], cwd=source, check=True, capture_output=True
+    )
+    (found,) = out.iterdir()
+    return found
+
+
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -75,7 +86,7 @@ def end_all(mark: str) -> None:
         time.sleep(0.1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[tuple[str, dict[str, str]]]:
     """(the address that jobs are sent to, the environment of whoever sends them) of a one-node cluster without this project."""
     home = Path(tempfile.mkdtemp(prefix="contray-jobs-", dir="/tmp"))  # short: Ray's sockets lie below it, and their paths must
@@ -121,7 +132,8 @@ def tree(tmp_path: Path) -> Path:
     """A working tree with a user's method and images in it, and with what must stay at home."""
     tree = tmp_path / "tree"
     for name in ("platform", "methods", "tune_spaces"):
-        shutil.copytree(REPO / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPO / name, tree / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    assert (tree / "platform" / "contray" / "methods").is_symlink(), "as a checkout has it"
     shutil.copy(REPO / "runtime_env.yaml", tree)
     (tree / "mine.py").write_text(OWN_METHOD)
     rng = np.random.default_rng(0)
@@ -139,24 +151,48 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-@pytest.mark.ray
-def test_a_job_brings_its_code_along(cluster: tuple[str, dict[str, str]], tree: Path, store: str, tmp_path: Path) -> None:
-    address, environment = cluster
-    train = [
-        "python", "-m", "contray", "train", "mine.py", "--preset", "digits", "--data.source", "images", "--data.workers", "0",
-        "--train.batch_size", "16", "--train.steps", "4", "--eval.every_epochs", "0", "--eval.linear.epochs", "2",
-        "--track.uri", store, "--track.model", "false", "--scale.storage", str(tmp_path / "runs"),
-    ]  # fmt: skip
-    submit = ["job", "submit", "--address", address, "--working-dir", ".", "--runtime-env", "runtime_env.yaml", "--"]
-    entry = ["sh", "-c", f"echo carried: $(find . -name stays_at_home -o -name mlflow.db -o -name images) && {' '.join(train)}"]
+TRAIN = [
+    "python", "-m", "contray", "train", "mine.py", "--preset", "digits", "--data.source", "images", "--data.workers", "0",
+    "--train.batch_size", "16", "--train.steps", "4", "--eval.every_epochs", "0", "--eval.linear.epochs", "2", "--track.model", "false",
+]  # fmt: skip
 
-    sent = subprocess.run([sys.executable, *RAY, *submit, *entry], cwd=tree, env=environment, capture_output=True, text=True)
 
+def submit(cluster: tuple[str, dict[str, str]], folder: Path, runtime: Sequence[str], entry: Sequence[str]) -> str:
+    """Send a job from a folder; what it said. It must succeed."""
+    command = [sys.executable, *RAY, "job", "submit", "--address", cluster[0], "--working-dir", ".", *runtime, "--", *entry]
+    sent = subprocess.run(command, cwd=folder, env=cluster[1], capture_output=True, text=True)
     told = sent.stdout + sent.stderr
     assert sent.returncode == 0, told
     assert "succeeded" in told
-    assert "carried: ./images\n" in told
     assert "trained encoder" in told
+    return told
+
+
+@pytest.mark.ray
+def test_where_the_nodes_have_the_wheel_a_folder_of_one_s_own_is_enough(
+    cluster: tuple[str, dict[str, str]], tree: Path, store: str, tmp_path: Path
+) -> None:
+    build("wheel", REPO, tmp_path / "wheel")
+    (wheel,) = (tmp_path / "wheel").iterdir()
+    with zipfile.ZipFile(wheel) as opened:
+        opened.extractall(tmp_path / "installed")
+    (tmp_path / "own").mkdir()
+    shutil.copy(tree / "mine.py", tmp_path / "own")
+    shutil.copytree(tree / "images", tmp_path / "own" / "images")
+    runtime = ["--runtime-env-json", json.dumps({"env_vars": {"PYTHONPATH": str(tmp_path / "installed")}})]
+    keys = ["--track.uri", store, "--scale.storage", str(tmp_path / "runs")]
+    submit(cluster, tmp_path / "own", runtime, [*TRAIN, *keys])
+    (run,) = (path for path in (tmp_path / "runs").iterdir() if path.name.startswith("mine-digits-"))
+    assert (run / "step-000000004.pt").exists()
+
+
+@pytest.mark.ray
+def test_a_job_brings_its_code_along(cluster: tuple[str, dict[str, str]], tree: Path, store: str, tmp_path: Path) -> None:
+    address, environment = cluster
+    train = [*TRAIN, "--track.uri", store, "--scale.storage", str(tmp_path / "runs")]
+    entry = ["sh", "-c", f"echo carried: $(find . -name stays_at_home -o -name mlflow.db -o -name images) && {' '.join(train)}"]
+    told = submit(cluster, tree, ["--runtime-env", "runtime_env.yaml"], entry)
+    assert "carried: ./images\n" in told
     assert "the job's own folder" not in told
     with contextlib.closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as base:
         logged = set(base.execute("select key, step from metrics"))

@@ -20,7 +20,7 @@ def describe(config: RunConfig) -> tuple[RunConfig, dict[str, str]]:
     from rich.console import Console
     from rich.table import Table
 
-    source = data.announced(config.data)
+    source = data.announced(config)
     asked, kind = model.open_keys(config), model.device_of(config).type
     config = model.settled(config, kind)
     model.check(config, len(source.train))

@@ -44,7 +44,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     from .. import data
     from ..pictures.preview import draw
 
-    source = data.announced(config.data)
+    source = data.announced(config)
     draw(source.train, config.views, strength=config.augment.strength, seed=config.seed, samples=options.images, out=options.out)
     print(f"wrote {options.out}")
     return 0

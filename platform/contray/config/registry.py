@@ -38,13 +38,14 @@ class Kind:
     also: tuple[str, ...] = ()  # further keys that name some
 
 
+SOURCES = {"digits": "digits", "cifar10": "torchvision_sets", "cifar100": "torchvision_sets", "stl10": "torchvision_sets"}
 KINDS = {
     "method": Kind("contray.methods", "contray.methods", "method.name"),
     "space": Kind("contray.tune_spaces", "contray.tune_spaces"),
     "evaluation": Kind("contray.evaluation", "contray.evaluations", "eval.final", many=True, also=("eval.online",)),
     "backbone": Kind("contray.model", "contray.backbones", "backbone.name", {}),
-    "source": Kind("contray.data", "contray.sources", "data.source", {}),
-    "listener": Kind("contray.training", "contray.listeners", "track.listeners", {}, many=True),
+    "source": Kind("contray.data", "contray.sources", "data.source", SOURCES),
+    "listener": Kind("contray.track", "contray.listeners", "track.listeners", {}, many=True),
 }
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
 
@@ -69,7 +70,7 @@ class MethodFile:
 
 def names(kind: str) -> list[str]:
     """The built-in parts of a kind and those of installed packages."""
-    return sorted({*_files(KINDS[kind]), *(entry.name for entry in importlib.metadata.entry_points(group=KINDS[kind].group))})
+    return sorted({*_files(KINDS[kind]), *(entry.name for entry in _entries(KINDS[kind].group, *sys.path))})
 
 
 def builtin(kind: str) -> list[str]:
@@ -89,7 +90,7 @@ def space_names() -> list[str]:
 
 def part_name(name: str) -> str:
     """By what name the keys of a part go (eval.NAME.key): its own, of a file its stem, with _ for what is no letter or digit."""
-    return re.sub(r"\W", "_", Path(name).stem) if name.endswith(".py") else name
+    return re.sub(r"\W", "_", Path(name).stem if name.endswith(".py") else name)
 
 
 def name_code(*words: str) -> None:
@@ -109,8 +110,8 @@ def name_method(path: str) -> None:
 
 
 def code_of(config: RunConfig) -> tuple[str, ...]:
-    """What the processes of a run must be told with `name_code` so that they may load its parts."""
-    return tuple(word for _, word in _code_in(config.flat()))
+    """What the processes of a run must be told with `name_code` so that they may load its parts: no file that the user has not named here."""
+    return tuple(word for _, word in _code_in(config.flat()) if str(Path(word).expanduser().resolve()) in _named)
 
 
 def check_code(config: RunConfig) -> None:
@@ -126,14 +127,20 @@ def name_parts(values: Mapping[str, Any]) -> None:
 
 def _code_in(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(kind, path) of the files that values of dotted keys name, in the tree's form or as a command line gives them."""
-    for kind, about, key in ((kind, each, key) for kind, each in KINDS.items() for key in (each.key, *each.also)):
-        given = values.get(key, "")
-        words = list(map(str, given)) if isinstance(given, (list, tuple)) else [str(given)]
-        if about.many and isinstance(given, str):
-            words = given.replace(",", " ").split()
-        elif not about.many:
-            words = [" ".join(words)]
-        yield from ((kind, word) for word in words if word.endswith(".py"))
+    for kind, about, key in _naming():
+        yield from ((kind, word) for word in _words(about, values.get(key, "")) if word.endswith(".py"))
+
+
+def _naming() -> Iterator[tuple[str, Kind, str]]:
+    """The keys that name parts, each with the kind of them."""
+    return ((kind, about, key) for kind, about in KINDS.items() for key in (about.key, *about.also) if key)
+
+
+def _words(kind: Kind, given: Any) -> list[str]:
+    words = list(map(str, given)) if isinstance(given, (list, tuple)) else [str(given)]
+    if not kind.many:
+        return [" ".join(words)]
+    return words if isinstance(given, (list, tuple)) else str(given).replace(",", " ").split()
 
 
 def known_code(name: str, kind: str = "method") -> str:
@@ -150,11 +157,34 @@ def known_code(name: str, kind: str = "method") -> str:
     if len(namesakes) == 1:
         return namesakes[0]
     key = KINDS[kind].key or kind
-    ways = f"contray train {path.name} ..., --method {path.name} of the other commands, method= in Python"
+    ways = f"--{key} {path.name}, or --method {path.name} of a command without that key"
+    if kind == "method":
+        ways = f"contray train {path.name} ..., --method {path.name} of the other commands, method= in Python"
     raise ConfigError(
         key,
-        f"the config names the code {name}, and only code that you name yourself runs: {ways if kind == 'method' else f'--{key} {path.name}'}",
+        f"the config names the code {name}, and only code that you name yourself runs: {ways}",
     )
+
+
+def at_hand(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of dotted keys that name files, each the one that the user named, also from another folder; else as it stands.
+
+    The method is left out: nobody reads a config without it, and who opens, hears or measures with another part refuses what is not named.
+    """
+    found: dict[str, Any] = {}
+    for kind, about, key in _naming():
+        words = _words(about, values.get(key, ""))
+        if kind != "method" and any(word.endswith(".py") for word in words):
+            places = [_at_hand(kind, word) for word in words]
+            found[key] = places if about.many else places[0]
+    return found
+
+
+def _at_hand(kind: str, word: str) -> str:
+    try:
+        return known_code(word, kind)
+    except ConfigError:
+        return word
 
 
 def load_method(name: str) -> MethodFile:
@@ -196,7 +226,7 @@ def find(kind: str, name: str) -> ModuleType:
     own = _files(about)
     if name in own:
         return importlib.import_module(f"{about.package}.{own[name]}")
-    for entry in importlib.metadata.entry_points(group=about.group):
+    for entry in _entries(about.group, *sys.path):
         if entry.name == name:
             found = _imported(f"{kind} {name} ({entry.value})", entry.load)
             if not isinstance(found, ModuleType):
@@ -205,6 +235,12 @@ def find(kind: str, name: str) -> ModuleType:
                 )
             return found
     raise UserError(f"{kind} {name!r} is not known; {nearest(name, names(kind))} (a path to a .py file works too)")
+
+
+@cache
+def _entries(group: str, *path: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """Of the packages on the path; reading those of hundreds takes a while, and every config asks."""
+    return tuple(importlib.metadata.entry_points(group=group))
 
 
 def _files(kind: Kind) -> Mapping[str, str]:
@@ -248,10 +284,14 @@ def _imported(what: str, load: Callable[[], Any], path: str = "") -> Any:
     try:
         return load()
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        where = f"line {lines[-1]}: " if lines else ""
-        kind = "" if isinstance(error, SyntaxError | ImportError) else f"{type(error).__name__}: "
-        said = " ".join(str(error).split())
-        missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-        mend = f"; here its name is contray.{missing}" if missing in ("methods", "tune_spaces") else ""
-        raise UserError(f"{what}: it cannot be imported ({where}{kind}{said}{mend})") from None
+        raise UserError(f"{what}: it cannot be imported ({told(error, path)})") from None
+
+
+def told(error: BaseException, path: str | None) -> str:
+    """An error of code that is not ours, on one line: where in the file `path`, what kind, what it says."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    where = f"line {lines[-1]}: " if lines else ""
+    kind = "" if isinstance(error, SyntaxError | ImportError | UserError) else f"{type(error).__name__}: "
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    mend = f"; here its name is contray.{missing}" if missing in ("methods", "tune_spaces") else ""
+    return f"{where}{kind}{' '.join(str(error).split())}{mend}"

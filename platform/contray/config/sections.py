@@ -66,7 +66,10 @@ class BackboneConfig:
 class DataConfig:
     """Where the images come from. `source`: digits, cifar10, cifar100, stl10, a folder of images, or a Parquet file or folder."""
 
-    source: str = setting("digits", "digits | cifar10 | cifar100 | stl10 | folder | file.parquet or folder of Parquet files")
+    source: str = setting(
+        "digits",
+        "digits | cifar10 | cifar100 | stl10 | folder | file.parquet or folder of Parquet files | your own mine.py, or an installed one's name",
+    )
     root: str = setting("data", "where torchvision's named sets lie or are downloaded to", unit="path")
     download: bool = setting(False, "download a torchvision set that is not under data.root yet")
     image_column: str = setting("image", "Parquet: column of the images (encoded bytes, or a struct of `bytes` and `path`)")
@@ -261,3 +264,6 @@ class TrackConfig:
         False, "where the run's MLflow run is gone (deleted, or kept in a store that was lost): begin a new one in its place"
     )
     model: bool = setting(True, "keep the encoder as an MLflow model (safetensors, no pickle)")
+    listeners: tuple[str, ...] = setting(
+        (), "who is told of the run besides MLflow: your own mine.py, or an installed one's name"
+    )

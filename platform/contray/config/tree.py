@@ -14,7 +14,7 @@ from ..errors import ConfigError, UserError, nearest
 from ..methods._base import View
 from ..storage.names import check_name, slug
 from .keys import declared_keys
-from .parts import CHOOSING, completed, idle, without_absent
+from .parts import CHOOSING, completed, idle, unread, without_absent
 from .renamed import check_renamed, translated
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 
@@ -75,8 +75,9 @@ class RunConfig:
     @classmethod
     def _resolved(cls, method: str, overrides: dict[str, Any], preset: str = "") -> RunConfig:
         """`make`, where the method may come from a file: it names no code."""
-        from .registry import known_code, load_method
+        from .registry import at_hand, known_code, load_method
 
+        overrides |= at_hand(overrides)
         method = known_code(_one(overrides.pop("method.name", method)))
         preset = preset or _one(overrides.pop("method.preset", ""))
         file = load_method(method)
@@ -93,6 +94,7 @@ class RunConfig:
             object.__setattr__(config, section.name, value)
         object.__setattr__(config, "method", file.config(name=method, preset=preset))
         object.__setattr__(config, "views", dict(chosen.views or file.views))
+        object.__setattr__(config, "parts", unread(overrides))
         return config.replace({**file.recipe, **chosen.settings, **overrides})
 
     def replace(self, overrides: Mapping[str, Any]) -> RunConfig:

@@ -2,11 +2,14 @@
 
 from .batches import EvalImages, GlobalBatches, check_views, loader
 from .order import holdout, part, permutation
-from .sources import Source, announced, fingerprint, open_source
-from .splits import BrokenImage, Split
+from .sources import announced, fingerprint, open_source
+from .splits import ArraySplit, BrokenImage, Encoded, EncodedSplit, Source, Split
 
 __all__ = [
+    "ArraySplit",
     "BrokenImage",
+    "Encoded",
+    "EncodedSplit",
     "EvalImages",
     "GlobalBatches",
     "Source",

@@ -16,7 +16,7 @@ import numpy as np
 from ..config.sections import DataConfig
 from ..errors import ConfigError, nearest
 from .draws import generator
-from .splits import Split, digest
+from .splits import Source, Split, digest
 
 FACTORS = ("digit", "background", "position")
 CELLS = [f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right")]
@@ -30,6 +30,13 @@ _COLUMNS = {
     "position": slice(11, 13),
 }  # 13: size, 14-15: tint, shared by no factor
 _FIXED = 20_200_520  # seed of the split and of the fixed pictures; the date of InfoMin's first version
+
+READS = ("label_column",)
+
+
+def open_source(config: DataConfig, own: None) -> Source:
+    """The digits as `open_digits` divides them."""
+    return Source("digits", *open_digits(config))
 
 
 def open_digits(config: DataConfig) -> tuple[DigitSplit, DigitSplit]:

@@ -1,66 +1,58 @@
-"""Data sources by name or path: the built-in digits, torchvision's named sets, folders of images, Parquet."""
+"""The door to data: sources by name, by path, or of one's own.
+
+A data source is a module:
+
+    open_source(config, own) -> Source   finds the data, reads the labels, decodes nothing yet; raises DataError, one line, for what cannot be used
+    Config                               where it has keys of its own, data.NAME.key: a frozen dataclass of `setting`s; `own` is one of these
+    READS                                which of data.image_column and data.label_column it heeds; () where it has none
+
+`config` are the keys data.*. Each worker opens the source by itself, from the config, and its loader processes are forked: nothing needs to be pickled.
+The fingerprint of what `Split.content` gives is in every checkpoint, so that no run goes on over other data.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
 
+from ..config import RunConfig
+from ..config.registry import SOURCES, find, names, part_name, told
 from ..config.sections import DataConfig
-from ..errors import ConfigError, DataError, nearest, shown
-from .layout import SUFFIXES, Found, listing, scan, splits_in, suffix
-from .splits import ArraySplit, EncodedSplit, Split, digest
+from ..errors import DataError, UserError
+from . import files
+from .splits import BrokenImage, Source, Split, check_columns, digest
 
-if TYPE_CHECKING:
-    from .parquet import Footer
-
-NAMES = ("digits", "cifar10", "cifar100", "stl10")
 PIPELINE = "4"  # raised whenever the same key gives other pixels
 _LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes by many package names
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set: what trains, and what tests where there is any. notes: what was taken for what, and what was left out and why."""
-
-    name: str
-    train: Split
-    test: Split | None
-    notes: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.train, EncodedSplit) and isinstance(self.test, EncodedSplit):
-            self.test.scale_as(self.train)
-
-
-def open_source(config: DataConfig) -> Source:
-    """Find `data.source`, check its layout and read its labels, but decode nothing yet.
+def open_source(config: RunConfig | DataConfig) -> Source:
+    """Find `data.source`, check its layout and read its labels, but decode nothing yet. DataConfig: a source's own keys have their defaults.
 
     Raises ConfigError or DataError, one line each: no such source, an empty one, a missing column or set.
     """
-    name = config.source
-    if name == "digits" or name in NAMES:
-        _check_columns(config, f"{name} have", labels=name != "digits")
-    if name == "digits":
-        from .digits import open_digits
+    keys = config if isinstance(config, DataConfig) else config.data
+    name = keys.source
+    module = find("source", name) if name.endswith(".py") or name in names("source") else files
+    reads = getattr(module, "READS", ())
+    what = f"{name} {'have' if name in SOURCES else 'has'}"
+    check_columns(keys, what, labels="label_column" not in reads, images="image_column" not in reads)
+    if module is files or name in SOURCES:
+        return module.open_source(keys, None)
+    own = (
+        getattr(module, "Config", lambda: None)()
+        if isinstance(config, DataConfig)
+        else config.parts.get(f"data.{part_name(name)}")
+    )
+    return _opened(name, module, keys, own)
 
-        return Source(name, *open_digits(config))
-    if name in NAMES:
-        return Source(name, *_torchvision(name, config))
-    try:
-        return _at(Path(name).expanduser(), config)
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~nobody
-        raise DataError(f"data.source: {name} cannot be read ({error})") from error
 
-
-def announced(config: DataConfig, quiet: bool = False) -> Source:
+def announced(config: RunConfig | DataConfig, quiet: bool = False) -> Source:
     """`open_source`, and its notes on stderr: for whoever starts something, while workers open the same source in silence."""
     source = open_source(config)
     for note in () if quiet else (*source.notes, *source.train.notes()):
@@ -68,74 +60,52 @@ def announced(config: DataConfig, quiet: bool = False) -> Source:
     return source
 
 
-def _at(path: Path, config: DataConfig) -> Source:
-    name = config.source
-    if shown(name) != name:
-        raise ConfigError(
-            "data.source", f"{name} is not written in UTF-8, which a config must be; go into it and give . or a link to it"
+def _opened(name: str, module: ModuleType, config: DataConfig, own: Any) -> Source:
+    """What a source of somebody else's opens, held against what is asked of it."""
+    if not callable(getattr(module, "open_source", None)):
+        raise UserError(
+            f"source {name}: the file must define open_source(config, own); see docs/examples/numpy_array.py for the form"
         )
-    if not path.exists():
-        looks_like_path = len(path.parts) > 1 or path.suffix
-        what = f"{name} does not exist" if looks_like_path else f"{name!r} is neither a built-in set nor a file or folder"
-        raise ConfigError("data.source", f"{what}; {nearest(name, NAMES)}")
-    from .folder import open_folder
-    from .parquet import footer_of, open_parquet
-
-    if not path.is_dir():
-        if suffix(path.name) in SUFFIXES:
-            raise DataError(f"data.source: {name} is a single image; give the folder that it lies in")
-        if not path.is_file():
-            raise DataError(f"data.source: {name} is neither a file nor a folder")
-        train, test, notes = open_parquet(path, {"": footer_of(path)}, config)
-        return Source(shown(path.stem or name), train, test, notes)
-    found = scan(path)
-    footers, notes = _tables(path, found, config)
-    if not footers:
-        _check_columns(config, f"{name} holds image files, which have", labels=True)
-    train, test, taken = (
-        open_parquet(path, footers, config) if footers else open_folder(path, found, config.cache_gb, bool(config.label_column))
-    )
-    notes += [*taken, *filter(None, [found.note()])]
-    return Source(shown(path.resolve().name), train, test, [shown(note) for note in notes])
+    try:
+        source = module.open_source(config, own)
+        if not isinstance(source, Source):
+            raise DataError(f"open_source must give a Source, it gives {type(source).__name__}")
+        for part, split in (("train", source.train), *([] if source.test is None else [("test", source.test)])):
+            if not isinstance(split, Split):
+                raise DataError(f"{part} must be a Split, is {type(split).__name__}")
+            _check(part, split, source.train.classes)
+        if not config.label_column:
+            for split in filter(None, (source.train, source.test)):
+                split.labels, split.classes = None, []
+    except UserError as error:
+        words = str(error).removeprefix("data.source: ")
+        raise DataError(f"data.source: {'' if words.startswith(name) else f'{name}: '}{words}") from error
+    except Exception as error:
+        raise DataError(f"data.source: {name}: {told(error, module.__file__)}") from error
+    return source
 
 
-def _check_columns(config: DataConfig, what: str, labels: bool) -> None:
-    """Raises ConfigError where a column was named of what has none: whoever names it would take the numbers for that column's.
-
-    labels: whether that goes for data.label_column too, besides its default and empty, which mean the only labels there are, and none.
-    """
-    default = DataConfig()
-    if config.image_column != default.image_column:
-        raise ConfigError(
-            "data.image_column", f"got {config.image_column!r}, but {what} no columns; leave it at {default.image_column}"
-        )
-    if labels and config.label_column not in (default.label_column, ""):
-        raise ConfigError(
-            "data.label_column",
-            f"got {config.label_column!r}, but {what} no columns; give {default.label_column} for their only labels, or '' for none",
-        )
-
-
-def _tables(path: Path, found: Found, config: DataConfig) -> tuple[dict[str, Footer], list[str]]:
-    """The Parquet files below `path` that are the data set, none where its image files are; notes on those left out."""
-    from .parquet import check_images, footer_of, is_image, named_files
-
-    column = config.image_column
-    footers = {name: footer_of(path / name) for name in found.tables}
-    tables = {name: footer for name, footer in footers.items() if is_image(footer.schema, column)}
-    others = [name for name in footers if name not in tables]
-    for name in others:
-        meant = bool(splits_in(name)) if tables else not found.images or column != DataConfig.image_column
-        if meant:
-            check_images(path / name, footers[name].schema, column)
-    if tables and found.images:
-        named = set[str]().union(*(named_files(path / name, column) for name in tables))
-        if not named.issuperset(os.path.abspath(path / name) for name in found.images):
+def _check(part: str, split: Split, classes: list[str]) -> None:
+    """Raises DataError for a split that would fail only later, in a worker."""
+    if not len(split):
+        raise DataError(f"{part} has no image")
+    labels = split.labels
+    if labels is not None:
+        if labels.dtype.kind not in "iu" or labels.shape != (len(split),):
             raise DataError(
-                f"data.source: {path} holds both images ({listing(found.images, 1)}) and Parquet with images ({listing(list(tables), 1)}); "
-                "give the folder or the file of one"
+                f"{part}: labels are {labels.dtype} {labels.shape}, must be integers ({len(split)},), one for each image"
             )
-    return tables, [f"not used: {listing(others)}, without images in a column {column!r}"] if others else []
+        if labels.min() < 0 or labels.max() >= len(classes):
+            raise DataError(
+                f"{part}: labels go from {labels.min()} to {labels.max()}, must number the {len(classes)} classes from 0"
+            )
+    try:
+        first = split.image(0, np.random.default_rng(0) if split.generated else None)
+    except BrokenImage:
+        return
+    if not (isinstance(first, np.ndarray) and first.dtype == np.uint8 and first.ndim == 3 and first.shape[2] == 3):
+        what = f"{first.dtype} {first.shape}" if isinstance(first, np.ndarray) else type(first).__name__
+        raise DataError(f"{part}: an image is {what}, must be uint8 (H, W, 3)")
 
 
 def fingerprint(source: Source, config: DataConfig) -> dict[str, str]:
@@ -146,30 +116,3 @@ def fingerprint(source: Source, config: DataConfig) -> dict[str, str]:
     splits = [split.content() for split in (source.train, source.test) if split is not None]
     libraries = {name: version(name) for name in _LIBRARIES}
     return {**libraries, "opencv": cv2.__version__, "pipeline": PIPELINE, "data": digest(splits, config.image_column)}
-
-
-def _torchvision(name: str, config: DataConfig) -> tuple[ArraySplit, ArraySplit]:
-    """STL-10's 100 000 unlabelled images are left out: every training sample has a label."""
-    from torchvision import datasets
-
-    def split(part: str, images: np.ndarray, labels: Any, classes: Sequence[str]) -> ArraySplit:
-        known = bool(config.label_column)
-        return ArraySplit(f"{name} {part}", images, np.asarray(labels) if known else None, classes if known else [])
-
-    def load(test: bool) -> ArraySplit:
-        part = "test" if test else "train"
-        try:
-            if name == "stl10":
-                found = datasets.STL10(config.root, split=part, download=config.download)
-                return split(part, found.data.transpose(0, 2, 3, 1), found.labels, found.classes)
-            kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
-            cifar = kind(config.root, train=not test, download=config.download)
-        except (RuntimeError, OSError) as error:
-            if config.download:
-                raise DataError(
-                    f"data.source: {name} could not be downloaded to {config.root}: {str(error).splitlines()[0]}"
-                ) from error
-            raise DataError(f"data.source: {name} is not under {config.root}; get it with --data.download true") from error
-        return split(part, cifar.data, cifar.targets, cifar.classes)
-
-    return load(False), load(True)

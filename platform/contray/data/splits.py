@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
+from ..config.sections import DataConfig
+from ..errors import ConfigError, DataError
 from .digests import digest
 from .pixels import BrokenImage, Depth, Pixels, decode, of_set, survey
 
@@ -26,7 +28,7 @@ Read = Callable[[], bytes | memoryview | None]
 
 
 class Split:
-    """Images by sample id in [0, len). Subclasses say where the pixels come from.
+    """Images by sample id in [0, len). Subclasses say where the pixels come from: `__len__` and `image` at least.
 
     labels: (N,) int64, or None; classes: their names. groups: (N,) ids of samples that a hold-out must not separate, or None.
     generated: whether `image` draws a fresh picture from its rng, so that two views of a sample need two calls.
@@ -57,11 +59,20 @@ class Split:
 
     def describe(self, i: int) -> str:
         """The file or row of a sample, for messages."""
-        raise NotImplementedError
+        return f"sample {i}"
 
     def content(self) -> str:
-        """A digest of what the split holds, cheap beside training: changes when images are added, taken away or replaced by others."""
-        raise NotImplementedError
+        """A digest of what the split holds, cheap beside training: changes when images are added, taken away or replaced by others.
+
+        This one reads labels, names and 256 images from all over the set: a subclass whose images change singly gives a better one.
+        """
+        found: list[object] = [len(self), self.labels, self.classes]
+        for i in np.linspace(0, len(self) - 1, min(len(self), 256)).round().astype(int).tolist():
+            try:
+                found.append(np.ascontiguousarray(self.image(i, None)))
+            except BrokenImage:
+                found.append(self.describe(i))
+        return digest(*found)
 
     def prepare(self) -> None:
         """Decode once, where that pays; the pixels are the same without it."""
@@ -72,10 +83,14 @@ class Split:
 
 
 class ArraySplit(Split):
-    """Decoded images in memory: (N, H, W, 3) uint8."""
+    """Decoded images in memory, or mapped: (N, H, W, 3) uint8. labels: (N,) numbers of the classes, or None. Raises DataError for others."""
 
     def __init__(self, name: str, images: np.ndarray, labels: np.ndarray | None, classes: Sequence[str]) -> None:
         super().__init__(classes)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise DataError(f"data.source: {name}: images are {images.dtype} {images.shape}, must be uint8 (N, H, W, 3)")
+        if labels is not None and labels.dtype.kind not in "iu":
+            raise DataError(f"data.source: {name}: labels are {labels.dtype}, must be integers: numbers of the classes, from 0")
         self.name, self.images = name, images
         self.labels = None if labels is None else labels.astype(np.int64)
 
@@ -288,3 +303,34 @@ def _progress(count: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("decoding images", total=count)
         yield lambda n: bar.advance(task, n)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: what trains, and what tests where there is any. notes: what was taken for what, and what was left out and why."""
+
+    name: str
+    train: Split
+    test: Split | None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.train, EncodedSplit) and isinstance(self.test, EncodedSplit):
+            self.test.scale_as(self.train)
+
+
+def check_columns(config: DataConfig, what: str, labels: bool, images: bool = True) -> None:
+    """Raises ConfigError where a column was named of what has none: whoever names it would take the numbers for that column's.
+
+    images, labels: whether that goes for data.image_column, and for data.label_column besides its default and empty, which mean the only labels there are, and none.
+    """
+    default = DataConfig()
+    if images and config.image_column != default.image_column:
+        raise ConfigError(
+            "data.image_column", f"got {config.image_column!r}, but {what} no columns; leave it at {default.image_column}"
+        )
+    if labels and config.label_column not in (default.label_column, ""):
+        raise ConfigError(
+            "data.label_column",
+            f"got {config.label_column!r}, but {what} no columns; give {default.label_column} for their only labels, or '' for none",
+        )

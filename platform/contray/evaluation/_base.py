@@ -119,7 +119,7 @@ class Subject:
         """The data; it is opened when it is asked for first."""
         from .. import data
 
-        return self.given or data.announced(self.config.data)
+        return self.given or data.announced(self.config)
 
     @property
     def classes(self) -> int:

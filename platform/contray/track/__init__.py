@@ -1,6 +1,7 @@
 """MLflow: runs, curves, models and links. MLflow itself is imported only when the first of them is used."""
 
 from .links import UI_PORT, base_url, compare_url, experiment_url, run_url
+from .listeners import Audience, Listener, Run
 from .metric_log import MetricLog, Point
 from .model import fetch_encoder, log_encoder
 from .registry import register
@@ -9,8 +10,11 @@ from .store import TrackingError, asking, check, client, resolve_uri, sqlite_pat
 
 __all__ = [
     "UI_PORT",
+    "Audience",
+    "Listener",
     "MetricLog",
     "Point",
+    "Run",
     "RunGone",
     "TrackedRun",
     "TrackingError",

@@ -53,11 +53,12 @@ def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None,
 
 
 def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[str, str]) -> Result:
-    source = data.announced(config.data, quiet or parent is not None)
+    source = data.announced(config, quiet or parent is not None)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     check_measurable(config, source)
     check_machines(config)
+    track.listeners.load(config.track.listeners)
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
     storage = Storage(config.scale.storage)

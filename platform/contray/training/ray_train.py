@@ -142,7 +142,7 @@ def fit(
     gpu = "GPU" in resources
     board = _board().remote()
     code, threads = code_of(config), int(resources["CPU"])
-    plan = Plan(config.to_yaml(), folder.address, run, threads, final, folder.token, folder.lease, code, remembered())
+    plan = Plan(config.to_yaml(), folder.address, run, threads, final, folder.token, folder.lease, code, remembered(), name)
     elastic.forget_failures(folder)
     trainer = TorchTrainer(
         _train_function,

@@ -37,11 +37,12 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[
 
 
 def _launch(config: RunConfig, seeds: int, quiet: bool) -> list[Result]:
-    source = data.announced(config.data, quiet)
+    source = data.announced(config, quiet)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     check_measurable(config, source)
     check_machines(config)
+    track.listeners.load(config.track.listeners)
     track.check(track.resolve_uri(config.track.uri))
     storage = Storage(config.scale.storage)
     storage.create()

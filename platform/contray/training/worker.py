@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from ..methods._ranks import world_size
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..storage.logins import remember
-from ..track import MetricLog, TrackedRun, TrackingError
+from ..track import Audience, MetricLog, Run, TrackedRun, TrackingError
 from . import artifacts
 from .artifacts import Ended
 from .checkpoints import NEWEST, NONE_YET
@@ -50,6 +50,7 @@ class Plan:
     lease: str = ""  # the folder that the lease lies in; empty: the storage
     code: tuple[str, ...] = ()  # files that the user named, which the config may name too
     logins: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)  # of the addresses in the config
+    name: str = ""  # of the run; empty: its folder's
 
 
 class Asked(NamedTuple):
@@ -60,7 +61,7 @@ class Asked(NamedTuple):
 
 
 class Recorder(Listener):
-    """Sends metrics to MLflow exactly once, and progress and trouble to whoever watches."""
+    """Sends metrics to MLflow exactly once, progress and trouble to whoever watches, and all events to the listeners of `track.listeners`."""
 
     speaks = True
 
@@ -71,14 +72,17 @@ class Recorder(Listener):
         show: Callable[[dict[str, Any]], Asked],
         offer: bool = False,
         fence: Callable[[], None] = lambda: None,
+        listeners: Sequence[str] = (),
     ) -> None:
         self.run, self.total, self.offer, self.fence = run, total, offer, fence
         self._show = show
         self._log: MetricLog | None = None
+        self.step = 0  # that was last logged
         self._asked, self._heard = Asked(), time.monotonic()
         self._troubles: dict[str, str] = {}
         self._tagged: str | None = None  # not known: an earlier life of the run may have left something there
         self._safe = (-1, time.monotonic())  # the last durable checkpoint: its step, and since when there is it
+        self.audience = Audience(listeners, self.trouble)
 
     def show(self, message: dict[str, Any]) -> None:
         """Pass a message on, and hear what is asked."""
@@ -100,19 +104,24 @@ class Recorder(Listener):
             self._tag()
         self._safe = (state["step"] or -1, time.monotonic())
         self.show({"step": state["step"], "total": self.total, "resumed": state["step"], "workers": world_size()})
+        self.audience.tell("restore", state["step"])
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.step = step
         if self.metrics:
             self.metrics.log(step, values)
         self.show({"step": step, "total": self.total, **values})
+        self.audience.tell("log", step, dict(values))
 
     def evaluated(self, step: int, fraction: float, values: Mapping[str, float], save: Callable[[], dict[str, Any]]) -> None:
         self.show({"step": step, "total": self.total, "evaluated": step, **values, **({"save": save} if self.offer else {})})
+        self.audience.tell("evaluated", step, fraction, dict(values))
 
     def collapsed(self, step: int, words: str) -> None:
         self.show({"collapse": words})
         if self.metrics:
             self.metrics.tag({"contray.collapse": words})
+        self.audience.tell("collapsed", step, words)
 
     def trouble(self, what: str, words: str) -> None:
         """Something must be known outside (`words` "": no longer): said by the driver at once, and kept in the run's tags.
@@ -126,10 +135,11 @@ class Recorder(Listener):
         safe = f"the last durable checkpoint is of step {step}, {lasting(time.monotonic() - since)} ago"
         told = words and f"{words} ({safe if step >= 0 else 'there is no durable checkpoint yet'})"
         # damage is found before the run knows which checkpoint it goes on from; its words name that, and so do those of a failed write
-        if what == "damage" or NONE_YET in words or NEWEST in words:
+        if what == "damage" or what.startswith("listener ") or NONE_YET in words or NEWEST in words:
             told = words
         if self.metrics and what != "mlflow":
             self._tag(time.strftime("%Y-%m-%d %H:%M:%S, ") + told if words else "")
+        self.audience.tell("trouble", what, words)
         with contextlib.suppress(UserError):  # a lost lease: the training thread hears of it as well
             self._show({f"{TROUBLES}{what}": told if what != "mlflow" else words})
 
@@ -145,6 +155,7 @@ class Recorder(Listener):
         self._safe = (step, time.monotonic())
         if self.metrics:
             self.metrics.durable(step)
+        self.audience.tell("durable", step)
         if self._troubles.get("checkpoint"):
             self.trouble("checkpoint", "")
         with contextlib.suppress(UserError):
@@ -175,23 +186,49 @@ def work(
     remember(plan.logins)
     config = RunConfig.from_yaml(plan.config)
     rank = dist.get_rank() if world_size() > 1 else 0
-    source = data.open_source(config.data)
+    source = data.open_source(config)
     storage = Fenced(plan.storage, plan.token, plan.lease)
     total = config.total_steps(len(source.train))
     recorder = Recorder(
-        plan.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer, storage.check
-    )
+        plan.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer, storage.check,
+        config.track.listeners if rank == 0 else (),
+    )  # fmt: skip
+    ended, status = dict[str, Any](), "failed"
+    try:
+        name = plan.name or storage.address.rstrip("/").rpartition("/")[2]
+        run_id, url = (plan.run.run_id, plan.run.url) if plan.run else ("", "")
+        recorder.audience.tell("begin", Run(name, config, len(source.train), total, storage.address, run_id, url))
+        ended = _work(plan, config, source, storage, recorder, start)
+        status = "finished" if ended.get("finished") else "stopped"
+        return ended
+    except (KeyboardInterrupt, SystemExit):  # the user, and Tune's schedulers
+        status = "stopped"
+        raise
+    finally:
+        if rank == 0:
+            recorder.audience.close(status, ended.get("step", recorder.step), dict(ended.get("metrics", {})))
+
+
+def _work(
+    plan: Plan,
+    config: RunConfig,
+    source: data.Source,
+    storage: Fenced,
+    recorder: Recorder,
+    start: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The part of `work` that listeners are told of."""
     try:
         outcome = train(config, source, storage, recorder, start)
     except Collapsed:
         if recorder.metrics:
             close(recorder.metrics, storage, CLOSE_SECONDS)  # the curves that led there are what one wants to see now
         raise
-    if rank != 0:
+    if world_size() > 1 and dist.get_rank() != 0:
         return {}
     metrics, unmeasured = Measured({}), ""
     if outcome.finished and config.eval.final:
-        show({"phase": "measuring"})
+        recorder.show({"phase": "measuring"})
         metrics, unmeasured = _measure(config, source, storage, outcome, plan.final)
         if unmeasured and plan.run is not None:
             try:
@@ -201,6 +238,7 @@ def work(
         if recorder.metrics:
             recorder.metrics.log(outcome.step, {**metrics, **metrics.about})
             recorder.metrics.durable(outcome.step)
+        recorder.audience.tell("log", outcome.step, {**metrics, **metrics.about})
     unsent = close(recorder.metrics, storage, CLOSE_SECONDS) if recorder.metrics else 0
     kept = plan.run is None or plan.final != "test" or _keep_artifacts(plan.run, config, source, outcome, metrics)
     return {

@@ -62,7 +62,7 @@ def sweep(
             raise UserError(f"--{option}: got {value:g}, must be at least 0")
     if not 0 < grace <= 1:
         raise UserError(f"--grace: got {grace:g}, must be above 0 and at most 1: the share of a run that every trial gets")
-    source = data.announced(config.data)
+    source = data.announced(config)
     check_metric(metric, config, source)
     check_measurable(config, source)
     if scheduler == "pbt" and config.scale.workers[1] > 1:
@@ -70,6 +70,7 @@ def sweep(
     if scheduler == "pbt" and not LIVE_KEYS & set(file.SPACE):
         raise UserError(f"--scheduler pbt: this space has no key that may change on the way ({', '.join(sorted(LIVE_KEYS))})")
     check_machines(config)
+    track.listeners.load(config.track.listeners)
     space, left_out = _fitting(config, dict(file.SPACE), len(source.train))
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)

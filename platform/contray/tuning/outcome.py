@@ -102,7 +102,7 @@ def crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path
 
     encoder = read_checkpoint(best.folder)
     winner = config.replace(dict(best.params))
-    source, device = data.open_source(winner.data), model.device_of(winner)
+    source, device = data.open_source(winner), model.device_of(winner)
     measured: dict[str, float] = {}
     try:
         if source.train.labels is not None:

@@ -71,7 +71,16 @@ def run_trial(params: Mapping[str, Any], plan: TrialPlan) -> None:
         else:
             start = (_taken_over(config, trial, run) or _own(config, place)) if plan.pbt else None
             whole = Plan(
-                config.to_yaml(), place.address, run, plan.cpus, "validation", plan.token, plan.lease, plan.code, plan.logins
+                config.to_yaml(),
+                place.address,
+                run,
+                plan.cpus,
+                "validation",
+                plan.token,
+                plan.lease,
+                plan.code,
+                plan.logins,
+                name,
             )
             ended = work(whole, lambda message: report.show(message) or Asked(), start=start, offer=plan.pbt)
         if plan.pbt:
