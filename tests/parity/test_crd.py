@@ -10,7 +10,7 @@ from contray.evaluation.crd import ContrastiveDistillation
 from contray.methods._base import Batch
 
 N, B, K, S, T, D, TAU, MOMENTUM = 11, 4, 6, 5, 7, 3, 0.3, 0.5
-OPTIONS = SimpleNamespace(crd_negatives=K, crd_temperature=TAU, crd_momentum=MOMENTUM, crd_dim=D)
+OPTIONS = SimpleNamespace(negatives=K, temperature=TAU, momentum=MOMENTUM, dim=D)
 
 
 def embed(layer, row):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from contray.evaluation import knn_predict, knn_top1
+from contray.evaluation.knn import knn_predict, knn_top1
 
 
 @pytest.mark.parametrize("chunk_bytes", [256_000_000, 20_000])
