@@ -97,6 +97,14 @@ def test_imports_run_downhill() -> None:
             assert ROOMS.index(room) <= own, f"{path.relative_to(ENGINE)} imports {name}, which lies above {ROOMS[own]}"
 
 
+@pytest.mark.parametrize(
+    ("library", "rooms"), [("ray", {"training", "tuning", "exchange"}), ("mlflow", {"track"}), ("timm", {"model"})]
+)
+def test_libraries_are_known_where_they_belong(library: str, rooms: set[str]) -> None:
+    found = {room_of(path) for path in ENGINE.rglob("*.py") for name in imports_of(path) if within(name, library)}
+    assert found == rooms
+
+
 def test_every_room_has_its_place() -> None:
     rooms = {room_of(path) for path in ENGINE.rglob("*.py")} - {"__init__"}
     assert rooms == set(ROOMS) - {"methods"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from contray.methods._base import setting
+from contray.methods import setting
 
 ABOUT = "a vision transformer whose features are the mean of its patches"
 
