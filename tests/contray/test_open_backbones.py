@@ -13,7 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import contray
-from contray import RunConfig, model
+from contray import RunConfig, data, model
 from contray.cli import main
 from contray.config import registry
 from contray.errors import ConfigError, UserError
@@ -27,6 +27,8 @@ from contray.exchange.importing import import_file
 from contray.model import backbones, optim
 from contray.model.encoder import Encoder, read_checkpoint
 from contray.pictures.attention import attended
+from contray.storage.folder import Storage
+from contray.training.loop import Listener, train
 from tests.contray.test_doors import install
 from tests.methods.test_contract import assert_same, begun, one_step
 from tests.ranks import run_ranks
@@ -487,15 +489,18 @@ def test_train_resume_export_and_detect(
         "train.checkpoint_steps": 2,
         "track.name": "whole",
     }
-    whole = contray.train(RunConfig.make("simclr", {**keys, "scale.storage": "runs"}, preset="digits"), quiet=True)
-    cut = RunConfig.make("simclr", {**keys, "scale.storage": "cut", "track.name": "cut"}, preset="digits")
-    folder = tmp_path / "cut" / "cut"
-    shutil.copytree(tmp_path / "runs" / "whole", folder)
-    for path in folder.rglob("step-*4.pt"):
-        path.unlink()
-    contray.train(cut, quiet=True)
-    states = [read_checkpoint(str(tmp_path / place)).method.state_dict() for place in ("runs/whole", "cut/cut")]
-    assert_same(states[1], states[0], 0, 0, "resumed")
+    config = RunConfig.make("simclr", {**keys, "scale.storage": "runs"}, preset="digits")
+    whole = contray.train(config, quiet=True)
+    (tmp_path / "cut").mkdir()
+    for path in (tmp_path / "runs" / "whole").glob("step-*2.pt"):
+        shutil.copy(path, tmp_path / "cut")
+    listener, begun_at = Listener(), []
+    monkeypatch.setattr(listener, "restore", lambda state: begun_at.append(state["step"]))
+    resumed = train(config, data.open_source(config.data), Storage(str(tmp_path / "cut")), listener)
+    assert begun_at == [2]
+    assert_same(
+        resumed.method.state_dict(), read_checkpoint(str(tmp_path / "runs" / "whole")).method.state_dict(), 0, 0, "resumed"
+    )
     code = ["--method", OWN] if name == OWN else []
     where = ["--run", whole.run_id, "--track.uri", store, *code]
     assert main(["export", "--to", "timm" if name != OWN else "onnx", "--out", "encoder", *where]) == 0
