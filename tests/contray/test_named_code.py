@@ -66,7 +66,7 @@ def test_files_run_nothing_until_their_code_is_named(theirs: Path) -> None:
     "command",
     [
         "eval knn --checkpoint {run}", "eval detection --checkpoint {run}", "plot map --checkpoint {run}", "embed . --checkpoint {run}",
-        "distill --checkpoint {run}", "export --checkpoint {run} --to safetensors --out out", "train --config {exported}/config.yaml",
+        "eval distill --checkpoint {run}", "export --checkpoint {run} --to safetensors --out out", "train --config {exported}/config.yaml",
         "train --dry-run --config {exported}/config.yaml", "data preview --config {exported}/config.yaml",
         "eval supervised --checkpoint {exported}",
     ],
