@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 TINY: dict[str, Any] = {
     "data.workers": 0, "views.view.size": 16, "backbone.width": 4, "method.projector_hidden": 16, "method.projector_dim": 8,
     "train.batch_size": 16, "train.precision": "fp32", "train.steps": 4, "train.log_every": 1, "train.checkpoint_steps": 2,
-    "train.checkpoint_seconds": 1e6, "eval.every_epochs": 0.5, "eval.probe_epochs": 2, "eval.probe_lrs": (1.0,), "eval.probe_decays": (0.0,),
+    "train.checkpoint_seconds": 1e6, "eval.every_epochs": 0.5, "eval.linear.epochs": 2, "eval.linear.lrs": (1.0,), "eval.linear.decays": (0.0,),
     "track.model": False, "scale.workers": (0, 0), "scale.cpus_per_worker": 1,
 }  # fmt: skip
 

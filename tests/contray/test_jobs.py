@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 REPO = Path(__file__).parents[2]
-OURS = ("contray", "methods", "tune_spaces", "__editable__", "_editable", "__pycache__")
+OURS = ("contray", "methods", "tune_spaces", "__editable__", "_editable", "_contray", "__pycache__")
 RAY = ("-m", "ray.scripts.scripts")
 
 OWN_METHOD = """

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from contray import track
+from contray.cli.report import show_sweep
 from contray.config import RunConfig
 from contray.errors import UserError
 from contray.training.ray_train import ray_session
@@ -121,7 +122,8 @@ def test_a_sweep_ranks_its_trials_and_opens_the_test_set_for_the_winner(
     ended = {trial.params["optim.lr"]: trial for trial in result.trials}
     assert {lr: trial.status for lr, trial in ended.items()} == {1e4: "finished", 0.1: "finished", 1e6: "stopped", 1e30: "failed"}
     assert "NonFiniteLoss: step 3: loss or gradients are not finite" in ended[1e30].problem
-    assert "NonFiniteLoss" in out
+    show_sweep(result)
+    assert "NonFiniteLoss" in capsys.readouterr().out, "the table says why a trial failed"
     assert [trial.status for trial in result.trials] == ["finished", "finished", "stopped", "failed"]
     assert result.trials[0].metrics["linear_val_top1"] >= result.trials[1].metrics["linear_val_top1"]
     assert result.best is result.trials[0]
