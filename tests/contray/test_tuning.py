@@ -65,11 +65,13 @@ class Place:
         return f"sqlite:///{self.folder}/mlflow.db"
 
     def sweep(self, space: str, settings: dict[str, Any] | None = None, **options: Any) -> SweepResult:
-        """Search a space written as the text of a Python dict of dotted keys to domains."""
+        """Search a space written as the text of a Python dict of dotted keys to domains, and show it as the command does."""
         file = self.folder / "mine.py"
         file.write_text(f'from ray import tune\nABOUT = "mine"\nMETHOD = "simclr"\nBASE = {TINY}\nSPACE = {{{space}}}\n')
         keys = {"scale.storage": str(self.folder / "runs"), "track.uri": self.uri, **(settings or {})}
-        return sweep(str(file), keys, **{"preset": "digits", "concurrent": 1, "scheduler": "none", **options})
+        result = sweep(str(file), keys, **{"preset": "digits", "concurrent": 1, "scheduler": "none", **options})
+        show_sweep(result)
+        return result
 
     def runs(self) -> tuple[Any, list[Any]]:
         """(the sweep's run, its children) in MLflow."""
@@ -122,8 +124,7 @@ def test_a_sweep_ranks_its_trials_and_opens_the_test_set_for_the_winner(
     ended = {trial.params["optim.lr"]: trial for trial in result.trials}
     assert {lr: trial.status for lr, trial in ended.items()} == {1e4: "finished", 0.1: "finished", 1e6: "stopped", 1e30: "failed"}
     assert "NonFiniteLoss: step 3: loss or gradients are not finite" in ended[1e30].problem
-    show_sweep(result)
-    assert "NonFiniteLoss" in capsys.readouterr().out, "the table says why a trial failed"
+    assert "NonFiniteLoss" in out, "the table says why a trial failed"
     assert [trial.status for trial in result.trials] == ["finished", "finished", "stopped", "failed"]
     assert result.trials[0].metrics["linear_val_top1"] >= result.trials[1].metrics["linear_val_top1"]
     assert result.best is result.trials[0]
