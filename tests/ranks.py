@@ -16,12 +16,14 @@ mp.get_context("forkserver").set_forkserver_preload(["pytest", "contray.training
 def run_ranks(function: Callable[..., Any], world: int, *args: Any) -> list[Any]:
     """The results of `function(rank, world, *args)` on each rank. The function must be importable; results must pickle."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_rank, args=(world, folder, function, args), nprocs=world, start_method="forkserver")
+        torch.save(args, Path(folder) / "args.pt")  # the fork server takes no more than some 250 tensors by their descriptors
+        mp.start_processes(_rank, args=(world, folder, function), nprocs=world, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def _rank(rank: int, world: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _rank(rank: int, world: int, folder: str, function: Callable[..., Any]) -> None:
     torch.set_num_threads(1)
+    args = torch.load(Path(folder) / "args.pt", weights_only=False)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     try:

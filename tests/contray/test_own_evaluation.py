@@ -19,6 +19,7 @@ from contray.errors import ConfigError, UserError
 from contray.evaluation.common.run import finals, run
 from contray.evaluation.common.watch import Watch
 from contray.model import encoder
+from contray.training.loop import Listener, train
 from tests.contray.evaluations import CPU, evaluated, subject_of
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "nearest_centroid.py"
@@ -157,11 +158,55 @@ def test_training_is_as_if_it_had_not_measured(own: str) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert method.training
     assert all(p.grad is None for p in method.parameters())
-    change = "    with torch.no_grad():\n        next(subject.method.parameters()).mul_(2)\n    found = {}\n"
-    spoils = written(Path(own).parent, "spoils", lambda text: text.replace("    found = {}\n", change))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "with torch.no_grad(): next(subject.method.parameters()).mul_(2)",
+        "next(subject.method.parameters()).data -= 0.1",
+        "subject.method.backbone.conv1 = torch.nn.Conv2d(3, 4, 3)",
+        "subject.method.train(); subject.features.__self__.method.backbone(torch.rand(4, 3, 16, 16))",
+    ],
+)
+def test_what_it_changed_of_the_method_is_refused(line: str, own: str) -> None:
+    spoils = written(Path(own).parent, "spoils", lambda text: text.replace("    found = {}\n", f"    {line}\n    found = {{}}\n"))
     config = tiny(**{"eval.online": (spoils,)})
     with pytest.raises(UserError, match=r"^evaluation .*spoils\.py: it changed the method that it measures"):
-        Watch(config, source, CPU, None)(method)
+        Watch(config, data.open_source(config.data), CPU, None)(model.build(config, 100).train())
+
+
+NASTY = """
+    import random
+    import numpy as np
+    torch.manual_seed(1), random.seed(1), np.random.seed(1), torch.rand(3), np.random.rand(3)
+    torch.set_grad_enabled(False)
+    torch.set_grad_enabled(True)
+    subject.method.train()
+    import copy
+    other = copy.deepcopy(subject.method)
+    sum(p.sum() for p in other.parameters()).backward()
+    torch.optim.SGD(other.parameters(), 1.0).step()
+    sum(p.sum() for p in subject.method.parameters()).backward()
+    subject.method.requires_grad_(False)
+    torch.set_grad_enabled(False)
+    found = {}
+"""
+
+
+def test_losses_and_weights_are_the_same_bits_whatever_is_measured(own: str) -> None:
+    nasty = written(Path(own).parent, "nasty", lambda text: text.replace("    found = {}\n", NASTY))
+    ended = []
+    for online in ((), ("knn", "geometry"), (nasty,)):
+        config = tiny(**{"eval.online": online, "train.log_every": 1})
+        listener, told = Listener(), []
+        listener.log = lambda step, values, told=told: told.append((step, values.get("loss")))
+        outcome = train(config, data.open_source(config.data), None, listener)
+        ended.append((outcome.method.state_dict(), [each for each in told if each[1] is not None]))
+    for state, losses in ended[1:]:
+        assert losses == ended[0][1]
+        assert len(losses) == 4
+        assert all(torch.equal(value, ended[0][0][name]) for name, value in state.items())
 
 
 @pytest.mark.parametrize("by", ["path", "entry point"])

@@ -122,7 +122,7 @@ def some_steps(
     optimizer = optim.build(config, method)
     if state is not None:
         method.load_state_dict(state["method"])
-        optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # ranks are given it in shared memory
+        optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
     done, states = [], []
     for step in steps:
         done.append(one_step(config, method, optimizer, step, rank, world))

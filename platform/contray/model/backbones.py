@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..config.registry import find
@@ -106,10 +106,20 @@ def _foreign(config: RunConfig, channels: int, side: int) -> nn.Module:
         net = find("backbone", name).build(own_config(config), channels, side)
         if not isinstance(net, nn.Module) or not isinstance(getattr(net, "out_dim", None), int):
             raise UserError(f"backbone {name}: build must return an nn.Module with out_dim, the number of its features")
+    net.register_forward_hook(_check_output)
     try:
         return lawful(net)
     except ValueError as error:
         raise ConfigError("backbone.name", f"got {name}: {error}") from None
+
+
+def _check_output(net: Any, given: Any, output: Any) -> None:
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    wanted = len(given[0]), net.out_dim
+    if found != wanted:
+        raise ConfigError(
+            "backbone.name", f"{type(net).__name__} gives {found}, must give (B, out_dim), here {wanted}; mend it or its options"
+        )
 
 
 def own_config(config: RunConfig) -> Any:

@@ -12,7 +12,7 @@ from ..methods._base import Batch
 from ..methods._ranks import BatchNorm, Dropout, DropPath, folding
 
 DROPOUTS = {nn.Dropout: False, nn.Dropout1d: True, nn.Dropout2d: True, nn.Dropout3d: True}  # whether whole channels go
-ROWS = 4  # that `broken` tries: two norm groups
+ROWS = 8  # that `broken` tries: two norm groups; over two rows of one pixel each, batch norm would blow rounding up
 
 
 class NormAct(BatchNorm):
@@ -93,8 +93,8 @@ def _draw(layer: Any, name: str) -> nn.Module | None:
 def broken(net: nn.Module, channels: int, side: int) -> str:
     """The law that the network breaks in training mode on images of `side` px, in words; empty: none.
 
-    It must draw nothing from torch's global generator, keep no state but batch norm's, and give the rows of one norm group alone what it
-    gives them among the others.
+    It must draw nothing from torch's global generator, keep no state but batch norm's, give the same images the same features again, and the
+    rows of one norm group alone what it gives them among the others. Its weights are not its own afterwards.
     """
     try:
         return _broken(net.train().double(), torch.float64, channels, side, 1e-7)
@@ -103,23 +103,34 @@ def broken(net: nn.Module, channels: int, side: int) -> str:
 
 
 def _broken(net: nn.Module, dtype: torch.dtype, channels: int, side: int, close: float) -> str:
-    x = torch.rand(ROWS, channels, side, side, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    drawn_by = torch.Generator().manual_seed(0)
+    x = torch.rand(ROWS, channels, side, side, dtype=dtype, generator=drawn_by)
+    for weight in net.parameters():  # branches that start at nothing would hide what they do
+        if weight.numel() and weight.detach().abs().max() < 1e-2:
+            weight.data = 0.1 + 0.1 * torch.rand(weight.shape, dtype=dtype, generator=drawn_by)
     own = {id(buffer) for layer in net.modules() if isinstance(layer, BatchNorm) for buffer in layer.buffers(recurse=False)}
     others = {name: buffer for name, buffer in net.named_buffers() if id(buffer) not in own}
     before = {name: buffer.clone() for name, buffer in others.items()}
+    first: list[Tensor] = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        drawn = _drawing(net, lambda: _run(net, x, torch.arange(ROWS)))
+        drawn = _drawing(net, lambda: first.append(_run(net, x, torch.arange(ROWS))))
         if drawn:
             return f"{drawn} draws from torch's global generator, where each worker draws otherwise; set its rate to 0"
         changed = [name for name, buffer in others.items() if not torch.equal(buffer, before[name])]
         if changed:
             return f"{changed[0]} changes while it trains, and each worker would have its own; leave that layer out"
         half = torch.arange(ROWS // 2, ROWS)
-        among, alone = _run(net, x, torch.arange(ROWS))[half], _run(net, x[half], half)
-    scale = among.abs().max().clamp(min=1e-12)
-    if not torch.isfinite(scale) or (among - alone).abs().max() <= close * scale:
+        among, alone = _run(net, x, torch.arange(ROWS)), _run(net, x[half], half)
+    scale = close * among.abs().max().clamp(min=1e-12)
+    if not torch.isfinite(scale):
         return ""
-    return "a row's features depend on other rows than those of its norm group, so that workers would compute otherwise"
+    if (among - first[0]).abs().max() > scale:
+        return (
+            "the same images have other features when it sees them again: it draws or counts by itself, what no checkpoint holds"
+        )
+    if (among[half] - alone).abs().max() > scale:
+        return "a row's features depend on other rows than those of its norm group, so that workers would compute otherwise"
+    return ""
 
 
 def _run(net: nn.Module, x: Tensor, slot: Tensor) -> Tensor:

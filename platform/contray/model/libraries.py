@@ -13,7 +13,7 @@ from ..config import RunConfig
 from ..errors import ConfigError, UserError, nearest
 
 FIXED = ("pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "num_classes", "in_chans",
-         "drop_path_rate", "stochastic_depth_prob")  # fmt: skip
+         "features_only", "drop_path_rate", "stochastic_depth_prob")  # fmt: skip
 
 
 def build(config: RunConfig, channels: int, side: int) -> nn.Module:
@@ -58,7 +58,7 @@ def options_of(config: RunConfig) -> dict[str, Any]:
         if name in FIXED:
             raise ConfigError(
                 key,
-                f"got {word!r}; networks are untrained, without a classifier, and stochastic depth is backbone.drop_path",
+                f"got {word!r}; networks are untrained, give one vector and have no classifier, and stochastic depth is backbone.drop_path",
             )
         try:
             found[name] = ast.literal_eval(text)
@@ -163,8 +163,9 @@ def first(
             return build(given), given
         except TypeError as error:
             said = str(error)
-        except (AssertionError, ValueError, KeyError) as error:
-            raise ConfigError("backbone.name", f"got {name}, which cannot be built with {_words(given)}: {error}") from None
+        except (AssertionError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            said = str(error) or type(error).__name__
+            raise ConfigError("backbone.name", f"got {name}, which cannot be built with {_words(given)}: {said}") from None
     raise ConfigError("backbone.name", f"got {name}, which cannot be built with {_words(tries[-1])}: {said}")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ... import data
 from ...config.evaluations import EvaluationFile, load_evaluation, needing_labels
@@ -109,24 +110,36 @@ def clash(files: list[EvaluationFile], found: list[Measured]) -> None:
 
 @contextlib.contextmanager
 def undisturbed(subject: Subject, called: str) -> Iterator[None]:
-    """Training goes on as if nothing had been: the method's mode, its gradients and the global generators are as before.
+    """Training goes on as if nothing had been: the method's mode, what of it is trained, its gradients, the global generators and torch's
+    grad mode are as before.
 
-    Raises UserError where a weight or a buffer was changed.
+    Raises UserError where a weight or a buffer was changed, by whatever way (`x.data` tells no version counter), or is another tensor.
     """
     method = subject.method
     training, tensors = method.training, [*method.parameters(), *method.buffers()]
-    leaves = [x for x in method.parameters() if x.is_leaf]
-    versions, gradients = [x._version for x in tensors], [x.grad for x in leaves]
+    leaves = [(x, x.grad, x.requires_grad) for x in method.parameters() if x.is_leaf]
+    versions, bits = [x._version for x in tensors], _bits(tensors)
     states = random.getstate(), np.random.get_state()
     method.eval()
     try:
-        with torch.random.fork_rng([torch.cuda.current_device()] if subject.device.type == "cuda" else []):
+        with torch.random.fork_rng([torch.cuda.current_device()] if subject.device.type == "cuda" else []), torch.enable_grad():
             yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         method.train(training)
-        for x, gradient in zip(leaves, gradients, strict=True):
+        for x, gradient, trained in leaves:
+            x.grad = None  # one of another type would not give way
+            x.requires_grad_(trained)
             x.grad = gradient
-    if [x._version for x in tensors] != versions:
+    now = [*method.parameters(), *method.buffers()]
+    if [*map(id, now)] != [*map(id, tensors)] or [x._version for x in now] != versions or _bits(now) != bits:
         raise UserError(f"{called}: it changed the method that it measures; let it work on a copy (copy.deepcopy)")
+
+
+def _bits(tensors: list[Tensor]) -> list[object]:
+    """Of each tensor its type, its shape and a sum of its bits."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = [x.detach().reshape(-1).view(whole[x.element_size()]).sum(dtype=torch.int64).to(tensors[0].device) for x in tensors]
+    total = torch.stack(sums).tolist() if sums else []
+    return [(x.dtype, x.device, x.shape, each) for x, each in zip(tensors, total, strict=True)]
