@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, UserError, nearest
 from ..methods._base import Method, MethodConfig, Paper, Preset, View
+from .keys import misdeclared
 
 if TYPE_CHECKING:
     from .tree import RunConfig
@@ -157,7 +158,7 @@ def known_code(name: str, kind: str = "method") -> str:
     if len(namesakes) == 1:
         return namesakes[0]
     key = KINDS[kind].key or kind
-    ways = f"--{key} {path.name}, or --method {path.name} of a command without that key"
+    ways = f"--{key} {path.name}, or --method {path.name} where a command does not take that key"
     if kind == "method":
         ways = f"contray train {path.name} ..., --method {path.name} of the other commands, method= in Python"
     raise ConfigError(
@@ -200,6 +201,10 @@ def load_method(name: str) -> MethodFile:
     ]
     if len(found) != 1:
         raise UserError(f"method {name}: the file must define exactly one subclass of Method, it defines {len(found)}")
+    if not issubclass(module.Config, MethodConfig):
+        raise UserError(f"method {name}: its Config must be a subclass of MethodConfig")
+    if problem := misdeclared(module.Config):
+        raise UserError(f"method {name}: {problem}")
     if "paper" not in module.PRESETS:
         raise UserError(f"method {name}: PRESETS must hold 'paper'")
     return MethodFile(name, module.PAPER, module.Config, module.VIEWS, module.RECIPE, module.PRESETS, found[0])
@@ -226,15 +231,20 @@ def find(kind: str, name: str) -> ModuleType:
     own = _files(about)
     if name in own:
         return importlib.import_module(f"{about.package}.{own[name]}")
-    for entry in _entries(about.group, *sys.path):
-        if entry.name == name:
-            found = _imported(f"{kind} {name} ({entry.value})", entry.load)
-            if not isinstance(found, ModuleType):
-                raise UserError(
-                    f"{kind} {name}: the entry point {entry.value} leads to no module; name the module that defines it"
-                )
-            return found
-    raise UserError(f"{kind} {name!r} is not known; {nearest(name, names(kind))} (a path to a .py file works too)")
+    entries = {entry.value: entry for entry in _entries(about.group, *sys.path) if entry.name == name}
+    if len(entries) > 1:
+        raise UserError(
+            f"{kind} {name} is the name of {' and of '.join(sorted(entries))}; uninstall one, or give the path of its file"
+        )
+    for entry in entries.values():
+        found = _imported(f"{kind} {name} ({entry.value})", entry.load)
+        if not isinstance(found, ModuleType):
+            raise UserError(f"{kind} {name}: the entry point {entry.value} leads to no module; name the module that defines it")
+        return found
+    known = names(kind)
+    raise UserError(
+        f"{kind} {name!r} is not known; {nearest(name, known) if known else 'none is installed'} (a path to a .py file works too)"
+    )
 
 
 @cache
@@ -283,7 +293,7 @@ def _imported(what: str, load: Callable[[], Any], path: str = "") -> Any:
     """What `load` gives. Raises UserError, on one line, for whatever goes wrong in code that is not ours; it names the line of the file `path`."""
     try:
         return load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{what}: it cannot be imported ({told(error, path)})") from None
 
 
