@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contray import RunConfig, data, model
-from contray.config.registry import find
+from contray.config.registry import find, known_code, name_method
 from contray.errors import UserError
 from contray.evaluation import Subject
 
@@ -148,3 +148,11 @@ def test_a_picture_has_a_folder(tmp_path: Path) -> None:
     path = subject.picture("a.png")
     assert path
     assert path.parent.is_dir()
+
+
+def test_an_encoder_may_be_of_several_files(tmp_path: Path) -> None:
+    files = [str(tmp_path / name) for name in ("own_method.py", "own_backbone.py")]
+    name_method(files)
+    assert [known_code(Path(file).name) for file in files] == files
+    with pytest.raises(UserError, match="--method: got simclr, takes the path"):
+        name_method([files[0], "simclr"])

@@ -12,7 +12,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,11 +103,15 @@ def name_code(*words: str) -> None:
     _named.update((str(Path(word).expanduser().resolve()), None) for word in words if word.endswith(".py"))
 
 
-def name_method(path: str) -> None:
-    """`name_code` for an option that takes nothing but a file; empty: it was not given."""
-    if path and not path.endswith(".py"):
-        raise UserError(f"--method: got {path}, takes the path of your own .py file; a built-in method comes with the encoder")
-    name_code(path)
+def name_method(paths: str | Sequence[str]) -> None:
+    """`name_code` for an option that takes nothing but files, one or several; empty: it was not given."""
+    paths = [paths] if isinstance(paths, str) else paths
+    for path in filter(None, paths):
+        if not path.endswith(".py"):
+            raise UserError(
+                f"--method: got {path}, takes the path of your own .py file; a built-in method comes with the encoder"
+            )
+    name_code(*paths)
 
 
 def code_of(config: RunConfig) -> tuple[str, ...]:
