@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from contray import RunConfig, data, model
-from contray.config.registry import find, known_code, name_method
+from contray.config.registry import find, known_code, name_method, own_code
 from contray.errors import UserError
 from contray.evaluation import Subject
+from contray.training.restore import check_fits
 
 from .parts import EXAMPLES, install
 
@@ -156,3 +157,18 @@ def test_an_encoder_may_be_of_several_files(tmp_path: Path) -> None:
     assert [known_code(Path(file).name) for file in files] == files
     with pytest.raises(UserError, match="--method: got simclr, takes the path"):
         name_method([files[0], "simclr"])
+
+
+def test_a_run_does_not_go_on_with_other_code(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(BACKBONE)
+    config = RunConfig.make("simclr", {"backbone.name": str(file)})
+    state = {"config": config.to_yaml(), "fingerprint": own_code(config)}
+    assert own_code(RunConfig.make()) == {}
+    check_fits(state, config, own_code(config))
+    file.write_text(BACKBONE.replace("self.layer(x.flatten(1))", "self.layer(x.flatten(1)).relu()"))
+    with pytest.raises(
+        UserError, match=r"the code of backbone\.name \(.*\) changed since the checkpoint; --train\.allow_changes"
+    ):
+        check_fits(state, config, own_code(config))
+    check_fits(state, config.replace({"train.allow_changes": True}), own_code(config))

@@ -5,6 +5,7 @@ A part is a module. The file's name is its name; those of installed packages are
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -117,6 +118,19 @@ def name_method(paths: str | Sequence[str]) -> None:
 def code_of(config: RunConfig) -> tuple[str, ...]:
     """What the processes of a run must be told with `name_code` so that they may load its parts: no file that the user has not named here."""
     return tuple(word for _, word in _code_in(config.flat()) if str(Path(word).expanduser().resolve()) in _named)
+
+
+def own_code(config: RunConfig) -> dict[str, str]:
+    """A digest of each file of one's own that decides what a run computes, by the config's key: a checkpoint is of this very code."""
+    found: dict[str, str] = {}
+    for kind in ("method", "backbone"):
+        about, name = KINDS[kind], config.flat()[KINDS[kind].key]
+        if name.endswith(".py") or (
+            name not in _files(about) and any(each.name == name for each in _entries(about.group, *sys.path))
+        ):
+            file = Path(find(kind, name).__file__ or "")
+            found[f"the code of {about.key}"] = hashlib.sha256(file.read_bytes()).hexdigest()[:24]
+    return found
 
 
 def check_code(config: RunConfig) -> None:
