@@ -37,7 +37,12 @@ def tune(space: str, overrides: Mapping[str, Any] | None = None, **options: Any)
 
 
 def sync(
-    runs: Sequence[str] = (), *, storage: str = "contray_runs", uri: str = "", method: str = "", again: bool = False
+    runs: Sequence[str] = (),
+    *,
+    storage: str = "contray_runs",
+    uri: str = "",
+    method: str | Sequence[str] = "",
+    again: bool = False,
 ) -> list[Synced]:
     """Send what MLflow lacks of ended runs as `contray sync` does: of these (names or folders), or of all under `storage`."""
     from .training.syncing import sync
@@ -45,8 +50,8 @@ def sync(
     return sync(runs, storage=storage, uri=uri, method=method, again=again)
 
 
-def load(run_id: str, *, uri: str = "", method: str = "") -> Encoder:
-    """The trained encoder of an MLflow run, with its evaluation transform. method: your own method's .py file, where it is of one."""
+def load(run_id: str, *, uri: str = "", method: str | Sequence[str] = "") -> Encoder:
+    """The trained encoder of an MLflow run, with its evaluation transform. method: your own .py files that it is of, if any."""
     from . import track
     from .model.encoder import read_folder
 
@@ -57,7 +62,7 @@ def load(run_id: str, *, uri: str = "", method: str = "") -> Encoder:
     return read_folder(track.fetch_encoder(uri, run_id))
 
 
-def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str = "", method: str = "") -> Path:
+def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str = "", method: str | Sequence[str] = "") -> Path:
     """Write an encoder for another library into the new folder `out`, as `contray export` does; the file of its weights."""
     from . import track
     from .exchange import exporting
@@ -77,7 +82,7 @@ def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str 
 
 
 def embed(
-    source: str, out: str, *, run: str = "", checkpoint: str = "", uri: str = "", method: str = "", **options: Any
+    source: str, out: str, *, run: str = "", checkpoint: str = "", uri: str = "", method: str | Sequence[str] = "", **options: Any
 ) -> Embedded:
     """Features of all images of `source` as Parquet files in the folder `out`; `options` are those of contray.exchange.embedding.embed."""
     from .exchange.embedding import embed as run_embedding
@@ -107,7 +112,7 @@ def evaluate(
     checkpoint: str = "",
     overrides: Mapping[str, Any] | None = None,
     quiet: bool = True,
-    method: str = "",
+    method: str | Sequence[str] = "",
     out: Path = Path(),
 ) -> Measured:
     """What a run's encoder or a checkpoint is worth by these evaluations (`contray evaluations`, or paths of your own .py files).
@@ -115,7 +120,7 @@ def evaluate(
     `.about` says what the metrics stand on, `.pictures` what was drawn into `out`: a folder, or the file of the only picture.
     overrides: dotted keys of data.* and of these evaluations (eval.NAME.*), and what an evaluation takes besides, such as a student's
     backbone.*; others would change the encoder and are refused. With `run`, metrics and pictures are logged to it, all at the end: under their
-    own names, or after `DATASET.` where the data is not the run's own. quiet: no progress bar. method: your own method's .py file, where the encoder is of one.
+    own names, or after `DATASET.` where the data is not the run's own. quiet: no progress bar. method: your own .py files that the encoder is of, if any.
     """
     from . import evaluation, model, track
     from .config.evaluations import load_evaluation
@@ -163,7 +168,7 @@ def plot(
     by: str = "tsne",
     images: int = 0,
     metric: str = "loss",
-    method: str = "",
+    method: str | Sequence[str] = "",
 ) -> dict[str, float]:
     """Draw a picture of `contray.pictures.KINDS` into `out` (default: WHAT.png), as `contray plot` does; the numbers that it yields.
 

@@ -29,7 +29,7 @@ class Options:
     ]
     run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
     checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
-    method: Annotated[str, arg(METHOD_HELP)] = ""
+    method: Annotated[tuple[str, ...], arg(METHOD_HELP)] = ()
     out: Annotated[str, arg("the folder of the results: one row per image (name, embedding, error)")] = "embeddings.parquet"
     part: Annotated[int, arg("folders: images per file of the results, which is what a cut off run repeats at most")] = 2048
     data__image_column: Annotated[

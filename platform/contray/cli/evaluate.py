@@ -41,7 +41,7 @@ class Options:
     ] = ()
     run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
     checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
-    method: Annotated[str, arg(METHOD_HELP)] = ""
+    method: Annotated[tuple[str, ...], arg(METHOD_HELP)] = ()
     out: Annotated[Path, arg("where pictures go: a folder, or the file of the only one (.png, .jpg, .pdf or .svg)")] = Path()
     json: Annotated[bool, json_note(documents.MEASURED)] = False
 

@@ -24,7 +24,7 @@ class Options:
 
     run: Annotated[str, arg("MLflow run whose encoder is exported")] = ""
     checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
-    method: Annotated[str, arg(METHOD_HELP)] = ""
+    method: Annotated[tuple[str, ...], arg(METHOD_HELP)] = ()
     to: Annotated[
         str,
         arg(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 URI_HELP = "MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db"
 RUN_HELP = "id of the MLflow run whose encoder it is"
 CHECKPOINT_HELP = "a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder"
-METHOD_HELP = "your own method's .py file, where the encoder is of one: only code that you name runs"
+METHOD_HELP = "your own .py files that the encoder is of (method, backbone, ...), if any: only code that you name runs"
 DOTTED = re.compile(r"--(seed|[a-z]+(?:\.[A-Za-z_0-9-]+)+)(?:=(.*))?", re.DOTALL)
 SECTIONS = ("method", "backbone", "data", "augment", "views", "optim", "train", "scale", "eval", "track", "seed")
 DASHES = "‐‑‒–—―−"  # what pages and chats make of - and --

@@ -32,7 +32,7 @@ class Options:
         tuple[str, ...], arg("MLflow run whose encoder is drawn; curves: runs, of which the seeds of one are drawn as one line")
     ] = ()
     checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
-    method: Annotated[str, arg(METHOD_HELP)] = ""
+    method: Annotated[tuple[str, ...], arg(METHOD_HELP)] = ()
     out: Annotated[Path | None, arg("the picture to write: .png, .jpg, .pdf or .svg; empty: WHAT.png")] = None
     by: Annotated[str, arg("map: tsne, or umap (needs pip install umap-learn)", choices=PROJECTIONS)] = "tsne"
     images: Annotated[

@@ -24,7 +24,7 @@ class Options:
     """Send what MLflow lacks of runs that have ended: points, pictures, encoder, status. Nothing is sent twice."""
 
     runs: Annotated[Positional[tuple[str, ...]], arg("names of runs, or their folders; none: all runs in the storage")] = ()
-    method: Annotated[str, arg(METHOD_HELP)] = ""
+    method: Annotated[tuple[str, ...], arg(METHOD_HELP)] = ()
     scale__storage: Annotated[str, arg("where the runs are kept: a path or an address", name="scale.storage")] = "contray_runs"
     track__uri: Annotated[str, arg("where MLflow is now; empty: where each run was recorded", name="track.uri")] = ""
     track__again: Annotated[bool, arg("a new MLflow run takes the place of one that is gone", name="track.again")] = False

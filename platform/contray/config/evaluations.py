@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,10 +56,16 @@ def load_evaluation(name: str) -> EvaluationFile:
     for export, kind in EXPORTS.items():
         if not isinstance(getattr(module, export, None), kind):
             raise UserError(
-                f"evaluation {name}: the file must define {export} ({kind.__name__}); see evaluation/knn.py for the form"
+                f"evaluation {name}: the file must define {export} ({kind.__name__}); see docs/examples/nearest_centroid.py for the form"
             )
-    if not callable(getattr(module, "evaluate", None)):
-        raise UserError(f"evaluation {name}: the file must define evaluate(subject, options); see evaluation/knn.py for the form")
+    for export in ("NEEDS", "METRICS", "TAKES"):
+        words = getattr(module, export, ())
+        if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
+            raise UserError(f"evaluation {name}: {export} is {words!r}, must be a tuple of texts")
+    if not _takes_two(getattr(module, "evaluate", None)):
+        raise UserError(
+            f"evaluation {name}: the file must define evaluate(subject, options); see docs/examples/nearest_centroid.py for the form"
+        )
     return EvaluationFile(
         name,
         module.ABOUT,
@@ -69,6 +76,14 @@ def load_evaluation(name: str) -> EvaluationFile:
         module.evaluate,
         getattr(module, "TAKES", ()),
     )
+
+
+def _takes_two(given: Any) -> bool:
+    try:
+        inspect.signature(given).bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def ranking(evaluations: Iterable[str], metric: str) -> EvaluationFile | None:

@@ -134,3 +134,34 @@ def _keys_of(section: type) -> dict[str, Key]:
             raise TypeError(f"{section.__name__}.{spec.name} is not declared with setting(default, help, ...)")
         found[spec.name] = Key(hints[spec.name], meta["help"], meta["unit"], meta["bounds"])
     return found
+
+
+def misdeclared(config: Any) -> str:
+    """Why the Config of one's own file cannot be read as keys, and how to mend it; empty: it can."""
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config) and config.__dataclass_params__.frozen):  # pyright: ignore[reportAttributeAccessIssue]
+        return "its Config must be a frozen dataclass"
+    for spec in dataclasses.fields(config):
+        if "help" not in spec.metadata:
+            return f"Config.{spec.name} must be made by setting(default, help, ...)"
+    try:
+        hints = typing.get_type_hints(config)
+    except Exception as error:
+        return f"the types of its Config cannot be read ({type(error).__name__}: {error}); name types that the file imports"
+    for spec in dataclasses.fields(config):
+        kind, bounds = hints[spec.name], spec.metadata["bounds"]
+        scalars = [each for each in get_args(kind) if each is not Ellipsis] if get_origin(kind) is tuple else [kind]
+        if not scalars or not all(_scalar_type(each) for each in scalars):
+            return f"Config.{spec.name} is a {_shown_type(kind)}, must be bool, int, float, str, a Literal of texts, or a tuple of these"
+        if bounds and not all(each in (int, float) for each in scalars):
+            return f"Config.{spec.name} has bounds ({', '.join(bounds)}), which only numbers can have"
+    return ""
+
+
+def _scalar_type(kind: Any) -> bool:
+    return kind in (bool, int, float, str) or (
+        get_origin(kind) is Literal and all(isinstance(each, str) for each in get_args(kind))
+    )
+
+
+def _shown_type(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")

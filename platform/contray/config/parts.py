@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import ConfigError, UserError, nearest
 from ..methods._base import setting
-from .registry import SOURCES, builtin, find, names, part_name
+from .keys import misdeclared
+from .registry import SOURCES, builtin, find, names, part_name, told
 from .sections import BACKBONES, LIBRARIES, BackboneConfig, DataConfig, EvalConfig, LibraryConfig
 
 CHOOSING = ("backbone.name", "data.source", "eval.final", "eval.online")  # keys that name plug-ins
@@ -130,11 +131,8 @@ def add_part(found: dict[str, type], section: str, name: str, config: Any) -> No
         raise UserError(f"{prefix}: {name} has the name of another one, and their keys would be the same; rename the file")
     if own in {spec.name for spec in dataclasses.fields(SECTIONS[section])}:
         raise UserError(f"{prefix}: {name} has the name of a key of its section; rename the file")
-    if not (isinstance(config, type) and dataclasses.is_dataclass(config) and config.__dataclass_params__.frozen):  # pyright: ignore[reportAttributeAccessIssue]
-        raise UserError(f"{name}: its Config must be a frozen dataclass")
-    for spec in dataclasses.fields(config):
-        if "help" not in spec.metadata:
-            raise UserError(f"{name}: Config.{spec.name} must be made by setting(default, help, ...)")
+    if problem := misdeclared(config):
+        raise UserError(f"{name}: {problem}")
     found[prefix] = config
 
 
@@ -143,7 +141,9 @@ def completed(parts: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
     wanted, found = parts_of(values), dict[str, Any]()
     for prefix, config in wanted.items():
         part = parts.get(prefix)
-        found[prefix] = part if type(part) is config else _read(prefix, part, config) if isinstance(part, Unread) else config()
+        found[prefix] = (
+            part if type(part) is config else _read(prefix, part, config) if isinstance(part, Unread) else built(prefix, config)
+        )
     source = f"data.{part_name(values['data.source'])}"
     return found | {
         prefix: part for prefix, part in parts.items() if isinstance(part, Unread) and prefix == source and prefix not in found
@@ -156,4 +156,14 @@ def _read(prefix: str, part: Unread, config: type) -> Any:
     for key in own:
         if key not in known:
             raise ConfigError(f"{prefix}.{key}", f"unknown key; {nearest(key, known)}")
-    return config(**own)
+    return built(prefix, config, **own)
+
+
+def built(section: str, make: Callable[..., Any], *old: Any, **values: Any) -> Any:
+    """make(*old, **values). Raises ConfigError where a Config's own checks refuse these values of the section."""
+    try:
+        return make(*old, **values)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(section, told(error, None)) from None

@@ -5,6 +5,7 @@ A part is a module. The file's name is its name; those of installed packages are
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -12,7 +13,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, UserError, nearest
 from ..methods._base import Method, MethodConfig, Paper, Preset, View
+from .keys import misdeclared
 
 if TYPE_CHECKING:
     from .tree import RunConfig
@@ -102,16 +104,33 @@ def name_code(*words: str) -> None:
     _named.update((str(Path(word).expanduser().resolve()), None) for word in words if word.endswith(".py"))
 
 
-def name_method(path: str) -> None:
-    """`name_code` for an option that takes nothing but a file; empty: it was not given."""
-    if path and not path.endswith(".py"):
-        raise UserError(f"--method: got {path}, takes the path of your own .py file; a built-in method comes with the encoder")
-    name_code(path)
+def name_method(paths: str | Sequence[str]) -> None:
+    """`name_code` for an option that takes nothing but files, one or several; empty: it was not given."""
+    paths = [paths] if isinstance(paths, str) else paths
+    for path in filter(None, paths):
+        if not path.endswith(".py"):
+            raise UserError(
+                f"--method: got {path}, takes the path of your own .py file; a built-in method comes with the encoder"
+            )
+    name_code(*paths)
 
 
 def code_of(config: RunConfig) -> tuple[str, ...]:
     """What the processes of a run must be told with `name_code` so that they may load its parts: no file that the user has not named here."""
     return tuple(word for _, word in _code_in(config.flat()) if str(Path(word).expanduser().resolve()) in _named)
+
+
+def own_code(config: RunConfig) -> dict[str, str]:
+    """A digest of each file of one's own that decides what a run computes, by the config's key: a checkpoint is of this very code."""
+    found: dict[str, str] = {}
+    for kind in ("method", "backbone"):
+        about, name = KINDS[kind], config.flat()[KINDS[kind].key]
+        if name.endswith(".py") or (
+            name not in _files(about) and any(each.name == name for each in _entries(about.group, *sys.path))
+        ):
+            file = Path(find(kind, name).__file__ or "")
+            found[f"the code of {about.key}"] = hashlib.sha256(file.read_bytes()).hexdigest()[:24]
+    return found
 
 
 def check_code(config: RunConfig) -> None:
@@ -157,7 +176,7 @@ def known_code(name: str, kind: str = "method") -> str:
     if len(namesakes) == 1:
         return namesakes[0]
     key = KINDS[kind].key or kind
-    ways = f"--{key} {path.name}, or --method {path.name} of a command without that key"
+    ways = f"--{key} {path.name}, or --method {path.name} where a command does not take that key"
     if kind == "method":
         ways = f"contray train {path.name} ..., --method {path.name} of the other commands, method= in Python"
     raise ConfigError(
@@ -200,6 +219,10 @@ def load_method(name: str) -> MethodFile:
     ]
     if len(found) != 1:
         raise UserError(f"method {name}: the file must define exactly one subclass of Method, it defines {len(found)}")
+    if not issubclass(module.Config, MethodConfig):
+        raise UserError(f"method {name}: its Config must be a subclass of MethodConfig")
+    if problem := misdeclared(module.Config):
+        raise UserError(f"method {name}: {problem}")
     if "paper" not in module.PRESETS:
         raise UserError(f"method {name}: PRESETS must hold 'paper'")
     return MethodFile(name, module.PAPER, module.Config, module.VIEWS, module.RECIPE, module.PRESETS, found[0])
@@ -226,15 +249,20 @@ def find(kind: str, name: str) -> ModuleType:
     own = _files(about)
     if name in own:
         return importlib.import_module(f"{about.package}.{own[name]}")
-    for entry in _entries(about.group, *sys.path):
-        if entry.name == name:
-            found = _imported(f"{kind} {name} ({entry.value})", entry.load)
-            if not isinstance(found, ModuleType):
-                raise UserError(
-                    f"{kind} {name}: the entry point {entry.value} leads to no module; name the module that defines it"
-                )
-            return found
-    raise UserError(f"{kind} {name!r} is not known; {nearest(name, names(kind))} (a path to a .py file works too)")
+    entries = {entry.value: entry for entry in _entries(about.group, *sys.path) if entry.name == name}
+    if len(entries) > 1:
+        raise UserError(
+            f"{kind} {name} is the name of {' and of '.join(sorted(entries))}; uninstall one, or give the path of its file"
+        )
+    for entry in entries.values():
+        found = _imported(f"{kind} {name} ({entry.value})", entry.load)
+        if not isinstance(found, ModuleType):
+            raise UserError(f"{kind} {name}: the entry point {entry.value} leads to no module; name the module that defines it")
+        return found
+    known = names(kind)
+    raise UserError(
+        f"{kind} {name!r} is not known; {nearest(name, known) if known else 'none is installed'} (a path to a .py file works too)"
+    )
 
 
 @cache
@@ -283,7 +311,7 @@ def _imported(what: str, load: Callable[[], Any], path: str = "") -> Any:
     """What `load` gives. Raises UserError, on one line, for whatever goes wrong in code that is not ours; it names the line of the file `path`."""
     try:
         return load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{what}: it cannot be imported ({told(error, path)})") from None
 
 

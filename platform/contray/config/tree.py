@@ -14,7 +14,7 @@ from ..errors import ConfigError, UserError, nearest
 from ..methods._base import View
 from ..storage.names import check_name, slug
 from .keys import declared_keys
-from .parts import CHOOSING, completed, idle, unread, without_absent
+from .parts import CHOOSING, built, completed, idle, unread, without_absent
 from .renamed import check_renamed, translated
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 
@@ -92,7 +92,7 @@ class RunConfig:
         for section in dataclasses.fields(cls):
             value = section.default_factory() if section.default_factory is not dataclasses.MISSING else section.default
             object.__setattr__(config, section.name, value)
-        object.__setattr__(config, "method", file.config(name=method, preset=preset))
+        object.__setattr__(config, "method", built("method", file.config, name=method, preset=preset))
         object.__setattr__(config, "views", dict(chosen.views or file.views))
         object.__setattr__(config, "parts", unread(overrides))
         return config.replace({**file.recipe, **chosen.settings, **overrides})
@@ -122,11 +122,11 @@ class RunConfig:
         for section, values in changed.items():
             first, _, view = section.partition(".")
             if section in parts:
-                parts[section] = dataclasses.replace(parts[section], **values)
+                parts[section] = built(section, dataclasses.replace, parts[section], **values)
             elif first == "views":
                 views[view] = dataclasses.replace(views[view], **values)
             else:
-                top[first] = dataclasses.replace(getattr(self, first), **values)
+                top[first] = built(first, dataclasses.replace, getattr(self, first), **values)
         return dataclasses.replace(self, **{"views": views, "parts": parts, **top})
 
     # ------------------------------------------------------------ text

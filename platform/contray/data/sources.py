@@ -23,7 +23,7 @@ import numpy as np
 from ..config import RunConfig
 from ..config.registry import SOURCES, find, names, part_name, told
 from ..config.sections import DataConfig
-from ..errors import DataError, UserError
+from ..errors import DataError, UserError, shown
 from . import files
 from .splits import BrokenImage, Source, Split, check_columns, digest
 
@@ -40,6 +40,8 @@ def open_source(config: RunConfig | DataConfig) -> Source:
     name = keys.source
     module = find("source", name) if name.endswith(".py") or name in names("source") else files
     reads = getattr(module, "READS", ())
+    if not isinstance(reads, tuple) or not set(reads) <= {"label_column", "image_column"}:
+        raise UserError(f"source {name}: READS is {reads!r}, must be a tuple of label_column, image_column, both or none")
     what = f"{name} {'have' if name in SOURCES else 'has'}"
     check_columns(keys, what, labels="label_column" not in reads, images="image_column" not in reads)
     if module is files or name in SOURCES:
@@ -70,6 +72,8 @@ def _opened(name: str, module: ModuleType, config: DataConfig, own: Any) -> Sour
         source = module.open_source(config, own)
         if not isinstance(source, Source):
             raise DataError(f"open_source must give a Source, it gives {type(source).__name__}")
+        if not isinstance(source.name, str) or shown(source.name) != source.name:
+            raise DataError(f"Source.name must be a text on one line, is {source.name!r}")
         for part, split in (("train", source.train), *([] if source.test is None else [("test", source.test)])):
             if not isinstance(split, Split):
                 raise DataError(f"{part} must be a Split, is {type(split).__name__}")
@@ -80,7 +84,7 @@ def _opened(name: str, module: ModuleType, config: DataConfig, own: Any) -> Sour
     except UserError as error:
         words = str(error).removeprefix("data.source: ")
         raise DataError(f"data.source: {'' if words.startswith(name) else f'{name}: '}{words}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"data.source: {name}: {told(error, module.__file__)}") from error
     return source
 
@@ -90,6 +94,10 @@ def _check(part: str, split: Split, classes: list[str]) -> None:
     if not len(split):
         raise DataError(f"{part} has no image")
     labels = split.labels
+    if not all(isinstance(name, str) for name in split.classes):
+        raise DataError(f"{part}: classes are {list(split.classes)[:5]}, must be texts")
+    if labels is not None and len(set(split.classes)) < len(split.classes):
+        raise DataError(f"{part}: a class is there twice in {list(split.classes)[:20]}")
     if labels is not None:
         if labels.dtype.kind not in "iu" or labels.shape != (len(split),):
             raise DataError(

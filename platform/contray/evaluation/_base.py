@@ -172,8 +172,11 @@ class Subject:
         return Diagnosis(self.config, self.source, self.device)
 
     def picture(self, name: str) -> Path | None:
-        """Where a picture called `name`, such as similarities.png, is to be drawn; None: it is not."""
-        return self.out if self.out is None or self.out.suffix in PICTURES else self.out / name
+        """Where a picture called `name`, such as similarities.png, is to be drawn, in a folder that is there; None: it is not."""
+        path = self.out if self.out is None or self.out.suffix in PICTURES else self.out / name
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
 
 __all__ = ["ENCODERS", "Citation", "Features", "Measured", "Parts", "Show", "Subject", "setting"]

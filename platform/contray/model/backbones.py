@@ -23,9 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..config import RunConfig
-from ..config.registry import find
+from ..config.registry import find, told
 from ..config.sections import BACKBONES, LIBRARIES
 from ..errors import ConfigError, UserError
 from ..methods._base import View
@@ -68,7 +69,7 @@ def sketch(config: RunConfig, channels: int = 3) -> nn.Module:
     try:
         with torch.device("meta"):
             return factory(config)(channels)
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError, UserError):
         return factory(config)(channels)
 
 
@@ -76,6 +77,26 @@ def lacking(config: RunConfig) -> list[str]:
     """What the backbone has not of the patches in reach."""
     net = sketch(config)
     return [name for name in REACH if not hasattr(net, name)]
+
+
+def check_output(config: RunConfig) -> None:
+    """Refuse a network of one's own file that gives something else than (B, out_dim), tried on noise. Raises ConfigError, UserError."""
+    name, side = config.backbone.name, largest_side(config)
+    if name in BACKBONES or name.startswith(LIBRARIES) or not side:
+        return
+    net = factory(config)(3).eval()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            found = net(torch.rand(2, 3, side, side))
+    except (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError):
+        return  # of a view that is too small, which is said as such
+    except Exception as error:
+        raise ConfigError("backbone.name", f"got {name}: {told(error, find('backbone', name).__file__)}") from error
+    if not isinstance(found, torch.Tensor) or found.shape != (2, net.out_dim):
+        what = f"{tuple(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
+        raise ConfigError(
+            "backbone.name", f"got {name}: of 2 images it gives {what}, must give (2, out_dim) = (2, {net.out_dim})"
+        )
 
 
 def check_laws(config: RunConfig) -> None:
@@ -103,9 +124,17 @@ def _foreign(config: RunConfig, channels: int, side: int) -> nn.Module:
     if name.startswith(LIBRARIES):
         net = libraries.build(config, channels, side)
     else:
-        net = find("backbone", name).build(own_config(config), channels, side)
-        if not isinstance(net, nn.Module) or not isinstance(getattr(net, "out_dim", None), int):
+        file = find("backbone", name)
+        try:
+            net = file.build(own_config(config), channels, side)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UserError(f"backbone {name}: {told(error, file.__file__)}") from error
+        if not isinstance(net, nn.Module) or not isinstance(getattr(net, "out_dim", None), int) or net.out_dim < 1:  # pyright: ignore[reportOperatorIssue]
             raise UserError(f"backbone {name}: build must return an nn.Module with out_dim, the number of its features")
+        if any(is_lazy(x) for x in (*net.parameters(), *net.buffers())):
+            raise UserError(f"backbone {name}: a Lazy layer has no weights yet; give it its size")
     net.register_forward_hook(_check_output)
     try:
         return lawful(net)

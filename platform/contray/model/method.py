@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..config.registry import load_method
-from ..errors import ConfigError
+from ..errors import ConfigError, UserError
 from ..methods._base import Method
 from . import backbones
 from .chunks import normed, plan
@@ -52,7 +52,7 @@ def sketch(config: RunConfig) -> Method:
         try:
             with torch.device("meta"):
                 _SKETCHES[key] = load_method(config.method.name).method(config.method, backbones.factory(config), _MANY)
-        except (RuntimeError, NotImplementedError):
+        except (RuntimeError, NotImplementedError, UserError):
             _SKETCHES[key] = build(config, config.train.batch_size)
     return _SKETCHES[key]
 

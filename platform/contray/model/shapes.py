@@ -28,6 +28,7 @@ def check(config: RunConfig) -> None:
     if key in _FITTING:
         return
     _check_patches(config)
+    backbones.check_output(config)
     problem = _problem(config)
     if problem:
         name, view = _smallest(config)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import data, model, track
 from ..config import RunConfig
-from ..config.registry import code_of
+from ..config.registry import code_of, own_code
 from ..errors import UserError
 from ..evaluation.common.samples import check_measurable
 from ..storage.checkpoint import latest, newest_step
@@ -109,7 +109,9 @@ def _check_kept(folder: Storage, config: RunConfig, source: data.Source, finishe
     if state is None:
         raise UserError(f"train.extend: there is no checkpoint in {folder.address} to go on from")
     steps = check_extension(state, config, len(source.train), finished)
-    check_fits(state, config, data.fingerprint(source, config.data), model.open_keys(config))  # it is to lose its end
+    check_fits(
+        state, config, data.fingerprint(source, config.data) | own_code(config), model.open_keys(config)
+    )  # it is to lose its end
     return steps
 
 

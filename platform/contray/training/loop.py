@@ -10,6 +10,7 @@ import torch
 
 from .. import data, model
 from ..config import RunConfig
+from ..config.registry import own_code
 from ..evaluation.common.watch import Watch
 from ..methods._base import Batch, Clock, Method
 from ..methods._ranks import shares
@@ -103,7 +104,7 @@ def _train(
 
     # Go on where the newest checkpoint stands, if there is one.
     checkpoints = _checkpoints(config, storage, listener) if storage else None
-    fingerprint = data.fingerprint(source, config.data)
+    fingerprint = data.fingerprint(source, config.data) | own_code(config)
     same_data(ranks, fingerprint)
     state = start or choose(ranks, checkpoints)
     run = TrainState(config, method, optimizer, listener, fingerprint, skipped, [ranks.world])

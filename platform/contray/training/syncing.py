@@ -55,13 +55,13 @@ def sync(
     *,
     storage: str = STORAGE,
     uri: str = "",
-    method: str = "",
+    method: str | Sequence[str] = "",
     again: bool = False,
     timeout_s: float = 60,
 ) -> list[Synced]:
     """Send what MLflow lacks of these runs (names under `storage`, or folders; a sweep's folder: its trials), or of all under `storage`.
 
-    uri: where MLflow is now, should it have moved. method: your own method's .py file.
+    uri: where MLflow is now, should it have moved. method: your own .py files that the run is of, if any.
     again: a new MLflow run takes the place of one that is gone, with what the folder has of it. timeout_s: for the points of one run.
     What hinders one run of several is its `problem`;
     of a single one it is raised: UserError where it is being trained, ConfigError where MLflow does not answer. UserError for an unknown name.

@@ -79,7 +79,7 @@ def measured(file: EvaluationFile, subject: Subject) -> Measured:
             found = file.evaluate(subject, subject.config.parts[file.prefix])
         except (UserError, FloatingPointError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if file.name in builtin("evaluation"):
                 raise
             where = traceback.extract_tb(error.__traceback__)
