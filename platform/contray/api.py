@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
-from .config.registry import name_method, name_parts
+from .config.registry import name_files, name_parts
 from .errors import ConfigError, UserError
 from .storage.names import slug
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from .training.launch import Result
     from .training.syncing import Synced
     from .tuning import SweepResult
+
+
+TAKEN = (
+    "data.*",
+    "eval.holdout",
+    "eval.crop",
+    "eval.batch_size",
+    "train.device",
+    "track.uri",
+)  # keys that leave an encoder what it is
 
 
 def train(config: RunConfig, *, quiet: bool = False) -> Result:
@@ -37,32 +48,27 @@ def tune(space: str, overrides: Mapping[str, Any] | None = None, **options: Any)
 
 
 def sync(
-    runs: Sequence[str] = (),
-    *,
-    storage: str = "contray_runs",
-    uri: str = "",
-    method: str | Sequence[str] = "",
-    again: bool = False,
+    runs: Sequence[str] = (), *, storage: str = "contray_runs", uri: str = "", code: str | Sequence[str] = (), again: bool = False
 ) -> list[Synced]:
     """Send what MLflow lacks of ended runs as `contray sync` does: of these (names or folders), or of all under `storage`."""
     from .training.syncing import sync
 
-    return sync(runs, storage=storage, uri=uri, method=method, again=again)
+    return sync(runs, storage=storage, uri=uri, code=code, again=again)
 
 
-def load(run_id: str, *, uri: str = "", method: str | Sequence[str] = "") -> Encoder:
-    """The trained encoder of an MLflow run, with its evaluation transform. method: your own .py files that it is of, if any."""
+def load(run_id: str, *, uri: str = "", code: str | Sequence[str] = ()) -> Encoder:
+    """The trained encoder of an MLflow run, with its evaluation transform. code: your own .py files that it is made with."""
     from . import track
     from .model.encoder import read_folder
 
-    name_method(method)
+    name_files(code)
 
     uri = track.resolve_uri(uri)
     track.check(uri, exists=True)
     return read_folder(track.fetch_encoder(uri, run_id))
 
 
-def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str = "", method: str | Sequence[str] = "") -> Path:
+def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str = "", code: str | Sequence[str] = ()) -> Path:
     """Write an encoder for another library into the new folder `out`, as `contray export` does; the file of its weights."""
     from . import track
     from .exchange import exporting
@@ -71,7 +77,7 @@ def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str 
 
     if bool(run) == bool(checkpoint):
         raise UserError("name what to export: either --run RUN_ID or --checkpoint PATH")
-    name_method(method)
+    name_files(code)
     exporting.check(to, out)
     if checkpoint:
         return exporting.export_to(read_checkpoint(checkpoint), to, out, Origin(Path(checkpoint).name))
@@ -82,7 +88,7 @@ def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str 
 
 
 def embed(
-    source: str, out: str, *, run: str = "", checkpoint: str = "", uri: str = "", method: str | Sequence[str] = "", **options: Any
+    source: str, out: str, *, run: str = "", checkpoint: str = "", uri: str = "", code: str | Sequence[str] = (), **options: Any
 ) -> Embedded:
     """Features of all images of `source` as Parquet files in the folder `out`; `options` are those of contray.exchange.embedding.embed."""
     from .exchange.embedding import embed as run_embedding
@@ -90,7 +96,7 @@ def embed(
 
     if bool(run) == bool(checkpoint):
         raise UserError("name whose features: either --run RUN_ID or --checkpoint PATH")
-    name_method(method)
+    name_files(code)
     return run_embedding(source, out, load(run, uri=uri) if run else read_checkpoint(checkpoint), **options)
 
 
@@ -112,7 +118,7 @@ def evaluate(
     checkpoint: str = "",
     overrides: Mapping[str, Any] | None = None,
     quiet: bool = True,
-    method: str | Sequence[str] = "",
+    code: str | Sequence[str] = (),
     out: Path = Path(),
 ) -> Measured:
     """What a run's encoder or a checkpoint is worth by these evaluations (`contray evaluations`, or paths of your own .py files).
@@ -120,7 +126,7 @@ def evaluate(
     `.about` says what the metrics stand on, `.pictures` what was drawn into `out`: a folder, or the file of the only picture.
     overrides: dotted keys of data.* and of these evaluations (eval.NAME.*), and what an evaluation takes besides, such as a student's
     backbone.*; others would change the encoder and are refused. With `run`, metrics and pictures are logged to it, all at the end: under their
-    own names, or after `DATASET.` where the data is not the run's own. quiet: no progress bar. method: your own .py files that the encoder is of, if any.
+    own names, or after `DATASET.` where the data is not the run's own. quiet: no progress bar. code: your own .py files that the encoder is made with.
     """
     from . import evaluation, model, track
     from .config.evaluations import load_evaluation
@@ -129,7 +135,7 @@ def evaluate(
     from .training.progress import TrainingBar
 
     names = (names,) if isinstance(names, str) else tuple(names)
-    name_method(method)
+    name_files(code)
     name_code(*names)
     files = [load_evaluation(name) for name in names]
     given = dict(overrides or {})
@@ -143,7 +149,7 @@ def evaluate(
             raise ConfigError(key, "says what a run measures while it trains and at its end; an evaluation is named by itself")
     own = {"eval.final": names, **{key: value for key, value in given.items() if key.startswith("eval.")}}
     RunConfig.make(overrides=own)  # what is wrong with them is said before the encoder is read
-    encoder = _encoder(given, run, checkpoint)
+    encoder = _encoder(given, run, checkpoint, tuple(f"{file.prefix}.*" for file in files))
     config = encoder.config.replace({**given, **own})
     opened = _Opened(encoder, config, track.attach(track.resolve_uri(_uri(given)), run) if run else None)
     device = model.device_of(config)
@@ -168,7 +174,7 @@ def plot(
     by: str = "tsne",
     images: int = 0,
     metric: str = "loss",
-    method: str | Sequence[str] = "",
+    code: str | Sequence[str] = (),
 ) -> dict[str, float]:
     """Draw a picture of `contray.pictures.KINDS` into `out` (default: WHAT.png), as `contray plot` does; the numbers that it yields.
 
@@ -180,7 +186,7 @@ def plot(
 
     from . import data, model, pictures, track
 
-    name_method(method)
+    name_files(code)
     out = out or Path(f"{what}.png")
     pictures.check(what, out, by, images)
     if what == "curves":
@@ -200,7 +206,7 @@ def plot(
     from .pictures.subject import Subject
 
     overrides = dict(overrides or {})
-    encoder = _encoder(overrides, run, checkpoint, "draw", "a picture")
+    encoder = _encoder(overrides, run, checkpoint, (), "draw", "a picture")
     config = encoder.config.replace(overrides)
     drawn = _Opened(encoder, config, track.attach(track.resolve_uri(_uri(overrides)), run) if run else None)
     source, device = data.announced(config), model.device_of(config)
@@ -244,15 +250,20 @@ class _Opened:
 
 
 def _encoder(
-    overrides: Mapping[str, Any], run: str, checkpoint: str, verb: str = "evaluate", noun: str = "an evaluation"
+    overrides: Mapping[str, Any],
+    run: str,
+    checkpoint: str,
+    own: tuple[str, ...] = (),
+    verb: str = "evaluate",
+    noun: str = "an evaluation",
 ) -> Encoder:
-    """The encoder of a run or a checkpoint. Raises UserError for keys that would change it, and where neither or both are named."""
+    """The encoder of a run or a checkpoint. Raises UserError for keys that are neither of TAKEN nor `own`, and where neither or both are named."""
     from .model.encoder import read_checkpoint
 
     name_parts(overrides)
-    foreign = [key for key in overrides if not key.startswith(("data.", "eval.", "track.", "train.device"))]
-    if foreign:
-        raise UserError(f"{foreign[0]}: {noun} takes data.*, eval.*, track.uri and train.device; the rest comes with the encoder")
+    for key in overrides:
+        if not any(fnmatch.fnmatchcase(key, each) for each in (*TAKEN, *own)):
+            raise UserError(f"{key}: {noun} takes {', '.join((*own, *TAKEN))}; the rest comes with the encoder")
     if bool(run) == bool(checkpoint):
         raise UserError(f"name what to {verb}: either --run RUN_ID or --checkpoint PATH")
     return load(run, uri=_uri(overrides)) if run else read_checkpoint(checkpoint)

@@ -175,7 +175,7 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "compare --uri x": ("--uri", "--track.uri"),
     "export --uri=x --run y": ("--uri", "--track.uri"),
     "sync --run x": ("--run", "contray sync RUN"),
-    "eval knn --run x --method moco": ("--method", "moco", ".py file"),
+    "eval knn --run x --code moco": ("--code", "moco", ".py file"),
     f"ui --track.uri {NOBODY}": ("track.uri", f"no MLflow server answers at {NOBODY}"),
     "ui --port many": ("--port", "'many'", "an integer"),
     "data preview nope": ("method 'nope'", "did you mean"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
-from contray import track
+from contray import RunConfig, track
+from contray.config.tree import _flatten
 from contray.errors import ConfigError, UserError
 from contray.track.comparing import compare
 
@@ -155,3 +157,32 @@ def test_what_is_not_there_is_named(store: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no .*none\.db yet"):
         compare(f"sqlite:///{tmp_path}/none.db", [], "shapes", out)
     assert not out.exists()
+
+
+def test_own_evaluations_and_metrics_that_are_asked_for_have_columns(
+    store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"mine_top1": 0.75, "mine_val_top1": 0.7, "random_mine_top1": 0.1, "rankme": 9.5}
+    run(store, "own", SIMCLR | {"eval.final": ("/home/me/mine.py",)}, own)
+    run(store, "both", SIMCLR | {"eval.final": ("knn", "mine.py"), "method.temperature": 0.3}, own | {"knn_top1": 0.5})
+    first, _ = compare(store, [], "shapes", tmp_path / "compare.png").rows
+    assert first.metrics["mine_top1"].mean == 0.75
+    shown = capsys.readouterr().out
+    assert "mine" in shown
+    assert "0.750" in shown
+    assert not {"0.700", "0.100", "9.500"} & set(shown.split())
+    compare(store, [], "shapes", tmp_path / "compare.png", ["rankme"])
+    assert "9.500" in capsys.readouterr().out.split()
+    with pytest.raises(UserError, match=r"^--metric: no run has 'rankm'; did you mean rankme"):
+        compare(store, [], "shapes", tmp_path / "compare.png", ["rankm"])
+
+
+def test_runs_of_before_evaluations_had_keys_of_their_own_stand_beside_new_ones(store: str, tmp_path: Path, wide: None) -> None:
+    text = Path(__file__).parent.joinpath("config_before_plugins.yaml").read_text()
+    old = dict(_flatten(yaml.safe_load(text)))
+    new = RunConfig.from_yaml(text).flat()
+    old, new = ({k: tuple(v) if isinstance(v, list) else v for k, v in each.items()} for each in (old, new))
+    run(store, "old", old, {"knn_top1": 0.5})
+    run(store, "new", new | {"method.temperature": 0.7}, {"knn_top1": 0.6})
+    rows = compare(store, [], "shapes", tmp_path / "compare.png").rows
+    assert [row.settings for row in rows] == ["method.temperature=0.7", f"method.temperature={old['method.temperature']}"]

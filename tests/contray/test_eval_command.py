@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 
 import pytest
 
-from contray.cli import main
-from contray.cli.evaluate import short
+from contray import RunConfig
+from contray.cli import evaluate, main
+from contray.cli.evaluate import spelled
+from contray.cli.options import parse
 from contray.config.evaluations import evaluation_names, load_evaluation
 from contray.config.registry import builtin
 from contray.errors import UserError
@@ -53,20 +56,47 @@ def test_evaluations_are_listed_with_what_they_need(capsys: pytest.CaptureFixtur
     assert all(row["url"].startswith("https://") and row["about"] for row in rows.values())
     assert main(["evaluations"]) == 0
     assert "noisy_student" in capsys.readouterr().out
-    assert main(["eval", "--help"]) == 0
-    assert "noisy_student" in capsys.readouterr().out
+    assert "eval.noisy_student.threshold" in shown(["eval", "--help-all"], capsys)
 
 
 def test_keys_may_be_given_by_their_last_word() -> None:
-    finetune, knn, linear = map(load_evaluation, ("finetune", "knn", "linear"))
-    assert short(["--labels", "0.1", "--layer-decay=0.5"], [finetune]) == [
+    assert spelled(["finetune", "--labels", "0.1", "--layer-decay=0.5"]) == [
+        "finetune",
         "--eval.finetune.labels",
         "0.1",
         "--eval.finetune.layer_decay=0.5",
     ]
-    assert short(["--run", "x", "--data.size", "3"], [knn]) == ["--run", "x", "--data.size", "3"]
-    assert short(["--k", "3", "--epochs", "2"], [knn, linear]) == ["--eval.knn.k", "3", "--eval.linear.epochs", "2"]
+    assert spelled(["knn", "--run", "x", "--data.size", "3"]) == ["knn", "--run", "x", "--data.size", "3"]
+    assert spelled(["knn", "linear", "--k", "3", "--epochs=2"])[2:] == ["--eval.knn.k", "3", "--eval.linear.epochs=2"]
     with pytest.raises(UserError, match=r"^--epochs: say of which: --eval\.finetune\.epochs or --eval\.linear\.epochs"):
-        short(["--epochs", "2"], [finetune, linear])
+        spelled(["finetune", "linear", "--epochs", "2"])
     with pytest.raises(UserError, match=r"^--head: is of eval detection and segmentation, not of eval knn"):
-        short(["--head", "c4"], [knn])
+        spelled(["knn", "--head", "c4"])
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_help_has_examples_of_this_evaluation_and_keys_that_eval_takes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file, few = load_evaluation(name), shown(["eval", name, "--help"], capsys)
+    lines = [line.partition("    ")[0] for line in re.findall(r"^  (contray .*)", few, re.MULTILINE)]
+    assert len(set(lines)) == 3
+    for line in lines:
+        options, dotted = parse(evaluate, shlex.split(line)[2:], "eval")
+        assert options.name == (name,)
+        for key, value in dotted.items():
+            assert RunConfig.make(overrides={key: value})
+    every = set(re.findall(r"^  --([a-z]+\.[\w.]+)", shown(["eval", name, "--help-all"], capsys), re.MULTILINE))
+    (count,) = re.findall(r"^(\d+) more keys", few, re.MULTILINE)
+    assert int(count) == len(every) - len(set(re.findall(r"^  --([a-z]+\.[\w.]+)", few, re.MULTILINE)))
+    allowed = (
+        "data.",
+        "eval.holdout",
+        "eval.crop",
+        "eval.batch_size",
+        f"{file.prefix}.",
+        "train.device",
+        "track.uri",
+        *file.takes,
+    )
+    assert [key for key in every if not key.startswith(allowed)] == []
+    assert main(["eval", name, "--help", "optim"]) == 2
+    assert "takes no such keys" in capsys.readouterr().err

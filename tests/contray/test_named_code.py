@@ -16,9 +16,7 @@ from contray.training.worker import Asked, Plan, work
 
 SCIENCE = (Path(__file__).parents[2] / "methods" / "simclr.py").read_text().replace("from ._", "from contray.methods._")
 KEYS = {"backbone.width": 4, "views.view.size": 16, "method.projector_hidden": 16, "method.projector_dim": 8}
-REFUSED = (
-    r"^method\.name: the config names the code .*theirs\.py, and only code that you name yourself runs: .*--method theirs\.py"
-)
+REFUSED = r"^method\.name: the config names the code .*theirs\.py, and only code that you name yourself runs: .*--code theirs\.py"
 
 
 @pytest.fixture
@@ -56,7 +54,7 @@ def test_files_run_nothing_until_their_code_is_named(theirs: Path) -> None:
             read()
         assert "\n" not in str(refused.value)
     assert not (theirs / "ran").exists()
-    registry.name_method(str(theirs / "theirs.py"))
+    registry.name_files(str(theirs / "theirs.py"))
     for read in reads[:6]:
         read()
     assert (theirs / "ran").exists()
@@ -87,7 +85,7 @@ def test_commands_refuse_code_of_files(
 def test_the_named_file_stands_in_for_its_namesake_elsewhere(theirs: Path) -> None:
     (theirs / "mine").mkdir()
     (theirs / "mine" / "theirs.py").write_text(SCIENCE)
-    registry.name_method(str(theirs / "mine" / "theirs.py"))
+    registry.name_files(str(theirs / "mine" / "theirs.py"))
     encoder = read_checkpoint(str(theirs / "run"))
     assert encoder.config.method.name == str(theirs / "mine" / "theirs.py")
     assert encoder.config.method.preset == "digits"
@@ -97,7 +95,9 @@ def test_the_named_file_stands_in_for_its_namesake_elsewhere(theirs: Path) -> No
 def test_a_command_line_names_code(theirs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(theirs)
     out = theirs / "out"
-    assert main(["export", "--checkpoint", "run", "--to", "safetensors", "--out", str(out), "--method", "theirs.py"]) == 0
+    (theirs / "own.py").write_text("")
+    assert main(["export", "--checkpoint", "run", "--to", "safetensors", "--out", str(out), "--code", "own.py", "theirs.py"]) == 0
+    assert {Path(each).name for each in registry._named} == {"own.py", "theirs.py"}
     assert (theirs / "ran").exists()
     again = RunConfig.from_file(out / "config.yaml", method="theirs.py")
     assert again.method.preset == "digits", "naming the file's own method keeps its preset"

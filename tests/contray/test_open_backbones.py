@@ -516,7 +516,7 @@ def test_train_resume_export_and_detect(
     assert_same(
         resumed.method.state_dict(), read_checkpoint(str(tmp_path / "runs" / "whole")).method.state_dict(), 0, 0, "resumed"
     )
-    code = ["--method", OWN] if name == OWN else []
+    code = ["--code", OWN] if name == OWN else []
     where = ["--run", whole.run_id, "--track.uri", store, *code]
     assert main(["export", "--to", "timm" if name != OWN else "onnx", "--out", "encoder", *where]) == 0
     assert main(["eval", "detection", "--supervised", "none", *where]) == 0

@@ -100,7 +100,10 @@ eval svm --checkpoint x
 eval knn
 eval knn --run x --checkpoint y
 eval knn --run x
-eval knn --run x --method moco
+eval knn --run x --method mine.py
+eval --dense detection --run x
+eval knn --run x --code moco
+eval knn --run x --code gone.py
 eval knn --checkpoint {{files}}/gone.pt
 eval knn --checkpoint {{files}}/empty
 eval knn --checkpoint {{files}}/torn.pt

@@ -23,6 +23,7 @@ class Options:
 
     run: Annotated[tuple[str, ...], arg("ids of MLflow runs; none: all finished runs of the experiment")] = ()
     out: Annotated[Path, arg("where the plot goes")] = Path("compare.png")
+    metric: Annotated[tuple[str, ...], arg("further metrics to show, as MLflow names them")] = ()
     track__experiment: Annotated[str, arg("MLflow experiment", name="track.experiment")] = "contray"
     track__uri: Annotated[str, arg(URI_HELP, name="track.uri")] = ""
     json: Annotated[bool, json_note(documents.COMPARISON)] = False
@@ -34,6 +35,8 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     from ..track.comparing import compare
 
     with answer(options.json) as tell:
-        found = compare(track.resolve_uri(options.track__uri), options.run, options.track__experiment, options.out)
+        found = compare(
+            track.resolve_uri(options.track__uri), options.run, options.track__experiment, options.out, options.metric
+        )
         tell(documents.of_comparison(found))
     return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from . import documents
-from .options import CHECKPOINT_HELP, METHOD_HELP, URI_HELP, Positional, arg, at_least, json_note
+from .options import CHECKPOINT_HELP, CODE_HELP, URI_HELP, Positional, arg, at_least, json_note
 from .output import answer
 
 EXAMPLES = (
@@ -29,7 +29,7 @@ class Options:
     ]
     run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
     checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
-    method: Annotated[tuple[str, ...], arg(METHOD_HELP)] = ()
+    code: Annotated[tuple[str, ...], arg(CODE_HELP)] = ()
     out: Annotated[str, arg("the folder of the results: one row per image (name, embedding, error)")] = "embeddings.parquet"
     part: Annotated[int, arg("folders: images per file of the results, which is what a cut off run repeats at most")] = 2048
     data__image_column: Annotated[
@@ -49,7 +49,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
 
     with answer(options.json) as tell:
         done = embed(
-            options.source, options.out, run=options.run, checkpoint=options.checkpoint, method=options.method, uri=options.track__uri,
+            options.source, options.out, run=options.run, checkpoint=options.checkpoint, code=options.code, uri=options.track__uri,
             column=options.data__image_column, part=options.part, address=options.scale__address,
         )  # fmt: skip
         if done.skipped:

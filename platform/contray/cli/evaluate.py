@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import UserError, nearest
 from . import documents
-from .options import CHECKPOINT_HELP, METHOD_HELP, Positional, arg, json_note
+from .options import CHECKPOINT_HELP, CODE_HELP, Positional, arg, json_note
 from .output import answer
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ EXAMPLES = (
     ("contray eval finetune --labels 0.01 --checkpoint contray_runs/RUN", "on 1 % of the labels, beside from scratch"),
     ("contray eval knn linear --run RUN_ID --data.source other_photos/", "two of them, on other data; the numbers join the run"),
 )
-OWN = ("run", "checkpoint", "method", "out", "json")
+OWN = ("run", "checkpoint", "code", "out", "json")
 MOVED = {
     "--protocol": "paper, last_n and attentive are evaluations of their own: contray eval paper",
     "--by": "the ways to teach are evaluations of their own: contray eval distill, crd or noisy_student",
+    "--dense": "detection and segmentation are evaluations of their own: contray eval detection",
 }
 
 
@@ -41,7 +43,7 @@ class Options:
     ] = ()
     run: Annotated[str, arg("MLflow run whose encoder is measured")] = ""
     checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
-    method: Annotated[tuple[str, ...], arg(METHOD_HELP)] = ()
+    code: Annotated[tuple[str, ...], arg(CODE_HELP)] = ()
     out: Annotated[Path, arg("where pictures go: a folder, or the file of the only one (.png, .jpg, .pdf or .svg)")] = Path()
     json: Annotated[bool, json_note(documents.MEASURED)] = False
 
@@ -91,6 +93,27 @@ def few(options: Options) -> tuple[str, ...]:
     )
 
 
+def takes(options: Options) -> tuple[str, ...]:
+    """All keys that these evaluations take; without a name, those of any."""
+    from ..api import TAKEN
+
+    files = _files(options.name)
+    return (*TAKEN, *((f"{each}.*" for file in files for each in (file.prefix, *file.takes)) if files else ("eval.*.*",)))
+
+
+def examples(options: Options) -> tuple[tuple[str, str], ...]:
+    """Three lines about these evaluations."""
+    if not options.name:
+        return EXAMPLES
+    line = f"contray eval {shlex.join(options.name)}"
+    key = next((f"--{key} {_written(value)} " for file in _files(options.name) for key, value in _defaults(file) if value), "")
+    return (
+        (f"{line} --run RUN_ID", "of a run's encoder; the numbers join the run"),
+        (f"{line} {key}--checkpoint contray_runs/RUN", "of a checkpoint" + ", with a key of its own" * bool(key)),
+        (f"{line} --run RUN_ID --data.source other_photos/", "on other data"),
+    )
+
+
 def about(options: Options) -> str:
     """What these evaluations measure and need, and whose they are."""
     return "\n\n".join(map(_about, _files(options.name))) or str(Options.__doc__)
@@ -111,7 +134,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
             options.name,
             run=options.run,
             checkpoint=options.checkpoint,
-            method=options.method,
+            code=options.code,
             overrides=dotted,
             out=options.out,
             quiet=False,
@@ -121,6 +144,19 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
             print(f"wrote {picture}")
         tell(documents.of_measured(measured))
     return 0
+
+
+def _defaults(file: EvaluationFile) -> list[tuple[str, Any]]:
+    return [(f"{file.prefix}.{spec.name}", getattr(file.config(), spec.name)) for spec in dataclasses.fields(file.config)]
+
+
+def _written(value: Any) -> str:
+    """A value as a command line has it."""
+    return (
+        shlex.join(map(str, value))
+        if isinstance(value, tuple)
+        else shlex.quote(str(value).lower() if value is True else str(value))
+    )
 
 
 def _owners(key: str) -> list[str]:

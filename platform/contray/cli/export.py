@@ -8,7 +8,7 @@ from typing import Annotated
 
 from ..errors import UserError
 from . import documents
-from .options import CHECKPOINT_HELP, METHOD_HELP, URI_HELP, arg, json_note
+from .options import CHECKPOINT_HELP, CODE_HELP, URI_HELP, arg, json_note
 from .output import answer
 
 EXAMPLES = (
@@ -24,7 +24,7 @@ class Options:
 
     run: Annotated[str, arg("MLflow run whose encoder is exported")] = ""
     checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
-    method: Annotated[tuple[str, ...], arg(METHOD_HELP)] = ()
+    code: Annotated[tuple[str, ...], arg(CODE_HELP)] = ()
     to: Annotated[
         str,
         arg(
@@ -54,7 +54,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
                 options.out,
                 run=options.run,
                 checkpoint=options.checkpoint,
-                method=options.method,
+                code=options.code,
                 uri=options.track__uri,
             )
             print(f"wrote {file}")

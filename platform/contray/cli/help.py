@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import shlex
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
 from .options import SECTIONS, lenient, options_of
 
 if TYPE_CHECKING:
@@ -29,8 +31,12 @@ def _page(command: Any, words: Sequence[str], prog: str) -> Iterator[str]:
     asked, rest = _asked(words)
     given = lenient(command, rest, prog)
     keys = _keys(command.keys(given)) if hasattr(command, "keys") else {}
+    if hasattr(command, "takes"):
+        keys = {key: told for key, told in keys.items() if any(fnmatch.fnmatchcase(key, each) for each in command.takes(given))}
     if asked and keys:
-        chosen = [key for key in keys if any(key == each or key.startswith(f"{each}.") for each in asked)]
+        chosen = [key for each in asked for key in _within(keys, each)]
+        if not chosen:
+            raise UserError(f"--help {' '.join(asked)}: contray {prog} takes no such keys; contray {prog} --help-all has all")
         yield f"keys of {', '.join(asked)}"
         for key in chosen:
             yield from _entry(f"--{key}", *keys[key], width)
@@ -42,7 +48,7 @@ def _page(command: Any, words: Sequence[str], prog: str) -> Iterator[str]:
     for paragraph in about.strip().split("\n\n"):
         yield from _wrapped(" ".join(paragraph.split()), "", width)
     yield ""
-    yield from _examples(command.EXAMPLES, width)
+    yield from _examples(command.examples(given) if hasattr(command, "examples") else command.EXAMPLES, width)
     yield ""
     yield "options"
     for option in known:
@@ -58,10 +64,16 @@ def _page(command: Any, words: Sequence[str], prog: str) -> Iterator[str]:
     yield "keys of the config" if every else "keys that matter most"
     for key in few:
         yield from _entry(f"--{key}", *keys[key], width)
-    if not every:
+    if len(few) < len(keys):
         yield ""
-        more = f"{len(keys) - len(few)} more keys: contray {prog} --help-all, or of a section: contray {prog} --help optim"
-        yield from _wrapped(f"{more} ({', '.join(SECTIONS)})", "", width)
+        line, sections = shlex.join(["contray", *prog.split(), *rest]), [each for each in SECTIONS if _within(keys, each)]
+        more = f"{len(keys) - len(few)} more keys: {line} --help-all, or of a section: {line} --help {sections[0]}"
+        yield from _wrapped(f"{more} ({', '.join(sections)})", "", width)
+
+
+def _within(keys: Iterable[str], section: str) -> list[str]:
+    """Those of the keys that are of a section, or the one of that name."""
+    return [key for key in keys if key == section or key.startswith(f"{section}.")]
 
 
 def _asked(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -38,6 +38,13 @@ def keys(options: Options) -> RunConfig:
     return config_from("imported", "", None, {})
 
 
+def takes(options: Options) -> tuple[str, ...]:
+    """What a file may leave untold."""
+    from ..exchange.importing import SECTIONS
+
+    return tuple(f"{section}*" for section in SECTIONS)
+
+
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
     """Write the folder."""
     if not options.layout:

@@ -2,7 +2,8 @@
 
 A command is a file of this folder with fixed exports: EXAMPLES, Options (a frozen dataclass; its docstring is the command in a sentence),
 run(options, dotted) and, where it takes keys of the config, keys(options) -> RunConfig and FEW, patterns of those that matter most. In the
-place of what is the same for all lines there may be few(options), about(options) and spelled(words), which gives short forms their full ones.
+place of what is the same for all lines there may be few(options), about(options), examples(options), and spelled(words), which gives short
+forms their full ones. takes(options), if there, are patterns of the only keys that the command does not refuse.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 URI_HELP = "MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db"
 RUN_HELP = "id of the MLflow run whose encoder it is"
 CHECKPOINT_HELP = "a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder"
-METHOD_HELP = "your own .py files that the encoder is of (method, backbone, ...), if any: only code that you name runs"
+CODE_HELP = "your own .py files (method, backbone, data source) that the encoder is made with: only code that you name runs"
 DOTTED = re.compile(r"--(seed|[a-z]+(?:\.[A-Za-z_0-9-]+)+)(?:=(.*))?", re.DOTALL)
 SECTIONS = ("method", "backbone", "data", "augment", "views", "optim", "train", "scale", "eval", "track", "seed")
 DASHES = "‐‑‒–—―−"  # what pages and chats make of - and --
@@ -33,7 +34,7 @@ DASHES = "‐‑‒–—―−"  # what pages and chats make of - and --
 # One thing has one name, which is the key's where there is a key for it
 RENAMED = {
     "--uri": "--track.uri", "--experiment": "--track.experiment", "--storage": "--scale.storage", "--address": "--scale.address",
-    "--column": "--data.image_column", "--samples": "--images", "--no-browser": "--browser false", "--run-id": "--run",
+    "--column": "--data.image_column", "--samples": "--images", "--no-browser": "--browser false", "--run-id": "--run", "--method": "--code",
 }  # fmt: skip
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from ..errors import UserError
 from ..pictures import KINDS, PROJECTIONS
 from . import documents
-from .options import CHECKPOINT_HELP, METHOD_HELP, Positional, arg, config_from, json_note
+from .options import CHECKPOINT_HELP, CODE_HELP, Positional, arg, config_from, json_note
 from .output import answer
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Options:
         tuple[str, ...], arg("MLflow run whose encoder is drawn; curves: runs, of which the seeds of one are drawn as one line")
     ] = ()
     checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
-    method: Annotated[tuple[str, ...], arg(METHOD_HELP)] = ()
+    code: Annotated[tuple[str, ...], arg(CODE_HELP)] = ()
     out: Annotated[Path | None, arg("the picture to write: .png, .jpg, .pdf or .svg; empty: WHAT.png")] = None
     by: Annotated[str, arg("map: tsne, or umap (needs pip install umap-learn)", choices=PROJECTIONS)] = "tsne"
     images: Annotated[
@@ -51,6 +51,13 @@ def keys(options: Options) -> RunConfig:
     return config_from("", "", None, {})
 
 
+def takes(options: Options) -> tuple[str, ...]:
+    """All keys that the picture takes; curves are of what was logged."""
+    from ..api import TAKEN
+
+    return ("track.uri",) if options.what == "curves" else TAKEN
+
+
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
     """Draw the picture and tell its numbers."""
     from ..api import plot
@@ -61,7 +68,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         raise UserError(f"--run: got {len(options.run)} runs; plot {options.what} draws one, plot curves several")
     with answer(options.json) as tell:
         metrics = plot(
-            options.what, run="" if runs else "".join(options.run), checkpoint=options.checkpoint, method=options.method, runs=runs, overrides=dotted,
+            options.what, run="" if runs else "".join(options.run), checkpoint=options.checkpoint, code=options.code, runs=runs, overrides=dotted,
             out=out, by=options.by, images=options.images, metric=options.metric,
         )  # fmt: skip
         for name, value in metrics.items():

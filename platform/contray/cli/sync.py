@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from . import documents
-from .options import METHOD_HELP, Positional, arg, json_note
+from .options import CODE_HELP, Positional, arg, json_note
 from .output import answer
 
 EXAMPLES = (
@@ -24,7 +24,7 @@ class Options:
     """Send what MLflow lacks of runs that have ended: points, pictures, encoder, status. Nothing is sent twice."""
 
     runs: Annotated[Positional[tuple[str, ...]], arg("names of runs, or their folders; none: all runs in the storage")] = ()
-    method: Annotated[tuple[str, ...], arg(METHOD_HELP)] = ()
+    code: Annotated[tuple[str, ...], arg(CODE_HELP)] = ()
     scale__storage: Annotated[str, arg("where the runs are kept: a path or an address", name="scale.storage")] = "contray_runs"
     track__uri: Annotated[str, arg("where MLflow is now; empty: where each run was recorded", name="track.uri")] = ""
     track__again: Annotated[bool, arg("a new MLflow run takes the place of one that is gone", name="track.again")] = False
@@ -40,7 +40,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
             options.runs,
             storage=options.scale__storage,
             uri=options.track__uri,
-            method=options.method,
+            code=options.code,
             again=options.track__again,
         )
         for each in done:

@@ -104,14 +104,14 @@ def name_code(*words: str) -> None:
     _named.update((str(Path(word).expanduser().resolve()), None) for word in words if word.endswith(".py"))
 
 
-def name_method(paths: str | Sequence[str]) -> None:
-    """`name_code` for an option that takes nothing but files, one or several; empty: it was not given."""
-    paths = [paths] if isinstance(paths, str) else paths
+def name_files(paths: str | Sequence[str]) -> None:
+    """`name_code` for an option that takes nothing but files; empty: none was given."""
+    paths = [paths] if isinstance(paths, str) else list(paths)
     for path in filter(None, paths):
         if not path.endswith(".py"):
-            raise UserError(
-                f"--method: got {path}, takes the path of your own .py file; a built-in method comes with the encoder"
-            )
+            raise UserError(f"--code: got {path}, takes paths of your own .py files; built-in parts come with the encoder")
+        if not Path(path).expanduser().is_file():
+            raise UserError(f"--code: there is no file {path}")
     name_code(*paths)
 
 
@@ -176,9 +176,8 @@ def known_code(name: str, kind: str = "method") -> str:
     if len(namesakes) == 1:
         return namesakes[0]
     key = KINDS[kind].key or kind
-    ways = f"--{key} {path.name}, or --method {path.name} where a command does not take that key"
-    if kind == "method":
-        ways = f"contray train {path.name} ..., --method {path.name} of the other commands, method= in Python"
+    ways = f"contray train {path.name} ..." if kind == "method" else f"--{key} {path.name} of contray train and tune"
+    ways += f", --code {path.name} of commands that take an encoder, code= in Python"
     raise ConfigError(
         key,
         f"the config names the code {name}, and only code that you name yourself runs: {ways}",

@@ -11,6 +11,8 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from .. import track
+from ..config.registry import builtin, part_name
+from ..config.renamed import FINALS, translated
 from ..drawing import drawable
 from ..errors import UserError, nearest
 from ..storage.logins import bare
@@ -73,31 +75,53 @@ class Comparison:
     url: str
 
 
-def compare(uri: str, run_ids: Sequence[str], experiment: str, out: Path) -> Comparison:
+def compare(uri: str, run_ids: Sequence[str], experiment: str, out: Path, metrics: Sequence[str] = ()) -> Comparison:
     """Print the table and the link, draw the plot into `out` (PNG); without `run_ids`, of all runs of `experiment`.
 
-    Raises UserError for an unknown run or experiment, and when no run was evaluated yet.
+    metrics: columns besides those of the evaluations that runs made at their end and of the built-in ones.
+    Raises UserError for an unknown run, experiment or metric, and when no run was evaluated yet.
     """
     track.check(uri, exists=True)
     with track.asking(uri, "reading runs") as talk:
         asked = find_runs(talk, uri, run_ids) or _all_runs(talk, _experiment_id(talk, uri, experiment))
         runs = without_parents(talk, asked)
-        evaluated = [run for run in runs if _scores(run.data.metrics)]
+        known = {name for run in runs for name in run.data.metrics}
+        for name in metrics:
+            if name not in known:
+                raise UserError(f"--metric: no run has {name!r}; {nearest(name, known)}")
+        further = sorted({*_own(runs), *metrics, *filter(FURTHER.fullmatch, known)} - {*TEST, *HELD_OUT})
+        evaluated = [run for run in runs if _scores(run.data.metrics, further)]
         if not evaluated:
             where = "these runs" if run_ids else f"experiment {experiment!r}"
             raise UserError(f"nothing to compare: none of the {len(runs)} runs of {where} has been evaluated yet")
-        rows = _rows(talk, evaluated)
+        rows = _rows(talk, evaluated, further)
     _draw(rows, out)
     experiments = sorted({run.info.experiment_id for run in evaluated})
     link = track.compare_url(uri, experiments, [run.info.run_id for run in evaluated])
-    _show(rows, len(runs) - len(evaluated), out, link)
+    _show(rows, further, len(runs) - len(evaluated), out, link)
     return Comparison(rows, len(runs) - len(evaluated), out, link)
 
 
-def _scores(metrics: Iterable[str]) -> list[str]:
+def _scores(metrics: Iterable[str], further: Sequence[str]) -> list[str]:
     """Those of the metrics that say what a run is worth, most telling first."""
     known = list(metrics)
-    return [name for name in TEST + HELD_OUT if name in known] + sorted(filter(FURTHER.fullmatch, known))
+    return [name for name in (*TEST, *HELD_OUT, *further) if name in known]
+
+
+def _own(runs: Iterable[Run]) -> set[str]:
+    """Metrics of one's own evaluations that these runs made at their end (eval.final): those that begin with its name; held-out ones only by themselves."""
+    found: set[str] = set()
+    for run in runs:
+        names = set(re.findall(r"[^\s'\",()\[\]]+", run.data.params.get("eval.final", ""))) - {
+            *builtin("evaluation"),
+            *FINALS,
+            "True",
+            "False",
+        }
+        stems = tuple(part_name(name) for name in names)
+        mine = {name for name in run.data.metrics if stems and name.startswith(stems)}
+        found |= {name for name in mine if "_val" not in name or name.replace("_val", "") not in mine}
+    return found
 
 
 # ---------------------------------------------------------------- which runs
@@ -154,9 +178,9 @@ def without_parents(talk: MlflowClient, runs: Iterable[Run]) -> list[Run]:
 # ---------------------------------------------------------------- rows
 
 
-def _rows(talk: MlflowClient, runs: Iterable[Run]) -> list[Row]:
+def _rows(talk: MlflowClient, runs: Iterable[Run], further: Sequence[str]) -> list[Row]:
     rows = [_row(talk, group, settings) for group, settings in grouped(runs)]
-    return sorted(rows, key=lambda row: -max(row.metrics[name].mean for name in _ranking(row.metrics)))
+    return sorted(rows, key=lambda row: -max(row.metrics[name].mean for name in _ranking(row.metrics, further)))
 
 
 def grouped(runs: Iterable[Run]) -> list[tuple[list[Run], str]]:
@@ -171,12 +195,12 @@ def grouped(runs: Iterable[Run]) -> list[tuple[list[Run], str]]:
 
 
 def _differing(own: Mapping[str, str], family: Sequence[Mapping[str, str]]) -> str:
-    return ", ".join(f"{key}={own[key]}" for key in own if len({other.get(key) for other in family}) > 1)
+    return ", ".join(f"{key}={own[key]}" for key in own if len({other[key] for other in family if key in other}) > 1)
 
 
-def _ranking(metrics: Mapping[str, Spread]) -> list[str]:
+def _ranking(metrics: Mapping[str, Spread], further: Sequence[str]) -> list[str]:
     """What rows are ordered by: k-NN and linear probe; the other evaluations only where neither was made."""
-    scores = _scores(metrics)
+    scores = _scores(metrics, further)
     return [name for name in scores if name in TEST + HELD_OUT] or scores
 
 
@@ -206,7 +230,9 @@ def _by_seed(runs: Sequence[Run], name: str) -> list[float]:
 
 
 def _configuration(run: Run) -> dict[str, str]:
-    return {key: value for key, value in run.data.params.items() if not key.startswith(OWN)}
+    """Params by their names of today: runs of earlier versions stand beside new ones."""
+    params = translated(run.data.params)
+    return {key: str(value) for key, value in params.items() if not key.startswith(OWN)}
 
 
 def family_of(run: Run) -> tuple[str, str, str]:
@@ -224,14 +250,14 @@ def _last_step(talk: MlflowClient, run: Run) -> int:
 # ---------------------------------------------------------------- table and plot
 
 
-def _show(rows: Sequence[Row], left_out: int, out: Path, link: str) -> None:
+def _show(rows: Sequence[Row], further: Sequence[str], left_out: int, out: Path, link: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     has = {name for row in rows for name in row.metrics}
     shown = ["knn_top1", "knn_gain", "linear_top1", "linear_gain", "pixels_linear_top1"]
-    shown += sorted(filter(FURTHER.fullmatch, has))
+    shown += [name for name in further if name not in shown]
     if any(not row.metrics.keys() & set(TEST) for row in rows):  # next to test results, held-out ones would only confuse
         shown += HELD_OUT
     columns = {name: [_cell(row, name) for row in rows] for name in shown if name in has}

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from .. import data, track
 from ..config import RunConfig
-from ..config.registry import name_method
+from ..config.registry import name_files
 from ..config.sections import ScaleConfig
 from ..errors import UserError, nearest
 from ..model.encoder import read_checkpoint
@@ -55,18 +55,18 @@ def sync(
     *,
     storage: str = STORAGE,
     uri: str = "",
-    method: str | Sequence[str] = "",
+    code: str | Sequence[str] = (),
     again: bool = False,
     timeout_s: float = 60,
 ) -> list[Synced]:
     """Send what MLflow lacks of these runs (names under `storage`, or folders; a sweep's folder: its trials), or of all under `storage`.
 
-    uri: where MLflow is now, should it have moved. method: your own .py files that the run is of, if any.
+    uri: where MLflow is now, should it have moved. code: your own .py files that the runs are made with.
     again: a new MLflow run takes the place of one that is gone, with what the folder has of it. timeout_s: for the points of one run.
     What hinders one run of several is its `problem`;
     of a single one it is raised: UserError where it is being trained, ConfigError where MLflow does not answer. UserError for an unknown name.
     """
-    name_method(method)
+    name_files(code)
     if uri:
         track.check(track.resolve_uri(uri), exists=True)
     place = Storage(storage)
