@@ -22,8 +22,16 @@ def _one_thread_and_own_store(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-# Begun first, so that nobody waits for them at the end
-LONGEST = ("ray", "test_contract.py", "test_end_to_end.py", "test_facts.py", "test_loop.py")
+# Files that take longest are begun first, so that nobody waits for them at the end
+LONGEST = [
+    "test_tuning.py",
+    "test_contract.py",
+    "test_end_to_end.py",
+    "test_elastic.py",
+    "test_jobs.py",
+    "test_two_drivers.py",
+    "test_trouble.py",
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,11 +39,5 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n 2 --dist loadgroup` all tests that start Ray run on the same worker, and a file stays on one, for its fixtures."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=lambda item: LONGEST.index(group_of(item)) if group_of(item) in LONGEST else len(LONGEST))
-
-
-def group_of(item: pytest.Item) -> str:
-    return "ray" if item.get_closest_marker("ray") else item.path.name
+    """With `-n 2 --dist loadfile` a file stays on one worker, for its fixtures."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 # Ranks are forked from a process that has imported this once, in place of each importing it for seconds
-mp.get_context("forkserver").set_forkserver_preload(["pytest", "contray.training.loop", "contray.evaluation.online"])
+mp.get_context("forkserver").set_forkserver_preload(["pytest", "contray.training.loop", "contray.evaluation.common.features"])
 
 
 def run_ranks(function: Callable[..., Any], world: int, *args: Any) -> list[Any]:

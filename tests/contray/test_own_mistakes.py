@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contray import RunConfig, data, model
-from contray.config.registry import find, known_code, name_method, own_code
+from contray.config.registry import find, known_code, name_files, own_code
 from contray.errors import UserError
 from contray.evaluation import Subject
 from contray.training.restore import check_fits
@@ -153,10 +153,12 @@ def test_a_picture_has_a_folder(tmp_path: Path) -> None:
 
 def test_an_encoder_may_be_of_several_files(tmp_path: Path) -> None:
     files = [str(tmp_path / name) for name in ("own_method.py", "own_backbone.py")]
-    name_method(files)
+    for file in files:
+        Path(file).touch()
+    name_files(files)
     assert [known_code(Path(file).name) for file in files] == files
-    with pytest.raises(UserError, match="--method: got simclr, takes the path"):
-        name_method([files[0], "simclr"])
+    with pytest.raises(UserError, match="--code: got simclr, takes paths"):
+        name_files([files[0], "simclr"])
 
 
 def test_a_run_does_not_go_on_with_other_code(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from contray.model.chunks import divide
 from contray.training.step import forward_backward
 from tests.ranks import run_ranks
 
+pytestmark = pytest.mark.timeout(900)  # whoever comes first waits for all methods on a world
+
 SIZE, SAMPLES, GROUPS = 13, 2000, 3  # 13 rows are 7 + 6 on two ranks and 5 + 4 + 4 on three
 CASES = [f"{name} {preset}" for name in method_names() for preset in load_method(name).presets if preset.startswith("digits")]
 STEPS, WORLDS = 3, (1, 2, 3, 4)

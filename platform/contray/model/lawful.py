@@ -138,7 +138,7 @@ def _run(net: nn.Module, x: Tensor, slot: Tensor) -> Tensor:
         return net(x)
 
 
-def _drawing(net: nn.Module, run: Callable[[], Tensor]) -> str:
+def _drawing(net: nn.Module, run: Callable[[], object]) -> str:
     """The innermost module that draws from the global generator while `run()`, by name and kind; empty: none."""
     found: list[str] = []
     begun: dict[nn.Module, Tensor] = {}
