@@ -446,9 +446,9 @@ def test_a_split_in_memory_is_seen_whole():
     from contray.data.splits import ArraySplit
 
     images = np.zeros((3000, 2, 2, 3), np.uint8)
-    before = ArraySplit("x", images, np.zeros(3000), ["a"]).content()
+    before = ArraySplit("x", images, np.zeros(3000, np.int64), ["a"]).content()
     images[2999, 1, 1, 2] = 1
-    assert ArraySplit("x", images, np.zeros(3000), ["a"]).content() != before
+    assert ArraySplit("x", images, np.zeros(3000, np.int64), ["a"]).content() != before
 
 
 def test_data_errors_are_of_one_line():

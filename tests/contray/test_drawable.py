@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from contray import RunConfig, data, model
-from contray.cli import main, report
+from contray.cli import main, output
 from contray.drawing import NAME, SHORT, draw_runs, draw_similarities, drawable
 from contray.evaluation.common.diagnosis import Diagnosis, similarities
 from contray.evaluation.common.diagnosis import draw as draw_geometry
@@ -112,16 +112,16 @@ def test_previews_and_curves_of_any_name(named: Subject, tmp_path: Path) -> None
 
 
 def test_tables_show_brackets_and_bytes_of_names(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    table = report._table("t", "name")
+    table = output.table_of("t", "name")
     table.add_row("[red]x[/] :smile:")
-    report._print(table, "left out: [bold]/a.png")
+    output.show(table, "left out: [bold]/a.png")
     said = capsys.readouterr().out
     assert "[red]x[/] :smile:" in said
     assert "left out: [bold]/a.png" in said
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8"))
     assert main(["--version"]) == 0
-    report._print("left out: caf\udce9.png")
+    output.show("left out: caf\udce9.png")
     sys.stdout.flush()
     assert b"left out: caf\\udce9.png" in written.getvalue()
 
