@@ -79,7 +79,7 @@ def _refused(tmp_path: Path, key: str, text: str, words: str) -> None:
         ("ABOUT =", "raise SystemExit(3)\nABOUT =", "line 6: SystemExit: 3"),
         ("def build(config, channels, side)", "def build(config, channels)", "takes 2 positional arguments"),
         ("out_dim = 8", "out_dim = 7", r"gives \(2, 8\), must give .*\(2, 7\)"),
-        ("self.layer(x.flatten(1))", "(self.layer(x.flatten(1)),)", "gives a tuple"),
+        ("self.layer(x.flatten(1))", "(self.layer(x.flatten(1)),)", "gives tuple"),
         ("nn.Linear(channels * side * side, 8)", "nn.LazyLinear(8)", "Lazy layer"),
     ],
 )

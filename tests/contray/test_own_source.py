@@ -201,4 +201,4 @@ def test_keys_that_nobody_here_can_read_stay_as_they_stand(tmp_path: Path, monke
     assert registry.code_of(unread) == (), "no process may be told of code that was not named here"
     assert registry.code_of(config.replace({"track.listeners": "theirs.py"})) == ()
     assert RunConfig.from_yaml(text, {"data.source": str(tmp_path / "numpy_array.py")}) == config
-    assert unread.replace({"data.source": "digits"}).parts == {}
+    assert not [prefix for prefix in unread.replace({"data.source": "digits"}).parts if prefix.startswith("data.")]
