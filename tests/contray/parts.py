@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from contray.config import registry
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 TINY: dict[str, Any] = {
@@ -28,6 +31,19 @@ def install(folder: Path, group: str, monkeypatch: pytest.MonkeyPatch, **modules
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":")  # workers
     for to in modules.values():
         monkeypatch.delitem(sys.modules, to.partition(":")[0], raising=False)
+
+
+def placed(way: str, example: Path, group: str, name: str, module: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What an example is called by: its path in `folder`, which becomes the current one, or `name`, an entry point that leads to `module`."""
+    monkeypatch.setattr(registry, "_named", {})
+    monkeypatch.chdir(folder)
+    if way == "path":
+        shutil.copy(example, folder)
+        return example.name
+    (folder / "site").mkdir()
+    shutil.copy(example, folder / "site" / f"{module}.py")
+    install(folder / "site", group, monkeypatch, **{name: module})
+    return name
 
 
 def images(file: Path, count: int = 40, **changed: Any) -> Path:

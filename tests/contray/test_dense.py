@@ -17,7 +17,7 @@ from contray.cli import main
 from contray.data import scenes
 from contray.errors import ConfigError, DataError, UserError
 from contray.evaluation import Subject
-from contray.evaluation.dense import protocol, segmenter
+from contray.evaluation.dense import protocol
 from contray.evaluation.dense.bodies import body_of, dilate, stages_of
 from contray.evaluation.dense.coco import CocoSet
 from contray.evaluation.dense.detector import detector
@@ -142,7 +142,7 @@ def test_a_step_trains_everything_from_the_pretrained_weights(head: str, stem: s
     config = RunConfig.make("simclr", {**SMALL, "backbone.stem": stem}, preset="digits")
     net = body_of(config, model.build(config, 100))
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    task = task_of("segmentation" if head in segmenter.HEADS else "detection", head, parts, config)
+    task = task_of("segmentation" if head in ("fcn", "deeplab") else "detection", head, parts, config)
     network = protocol.build(task, net, Row("", lambda show: net, **PIXELS), config)
 
     held = {id(p): name for name, p in net.named_parameters()}

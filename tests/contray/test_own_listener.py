@@ -17,7 +17,7 @@ from contray.errors import UserError
 from contray.training.ray_train import ray_session
 from contray.training.worker import Asked, Plan, Recorder, work
 
-from .parts import EXAMPLES, TINY, images, install
+from .parts import EXAMPLES, TINY, images, install, placed
 
 EXAMPLE = EXAMPLES / "csv_listener.py"
 DIGITS = TINY | {"data.size": 16, "data.renderings": 1, "train.batch_size": 64}
@@ -39,15 +39,7 @@ def rows(file: Path) -> list[tuple[str, str, str]]:
 
 @pytest.fixture(params=["path", "entry_point"])
 def listener(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(registry, "_named", {})
-    monkeypatch.chdir(tmp_path)
-    if request.param == "path":
-        shutil.copy(EXAMPLE, tmp_path)
-        return "csv_listener.py"
-    (tmp_path / "site").mkdir()
-    shutil.copy(EXAMPLE, tmp_path / "site" / "others_curves.py")
-    install(tmp_path / "site", "contray.listeners", monkeypatch, curves="others_curves")
-    return "curves"
+    return placed(request.param, EXAMPLE, "contray.listeners", "curves", "others_curves", tmp_path, monkeypatch)
 
 
 def test_the_example_is_short() -> None:

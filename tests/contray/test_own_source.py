@@ -20,7 +20,7 @@ from contray.storage.folder import Storage
 from contray.training.loop import Listener, train
 from contray.training.restore import DoesNotFit
 
-from .parts import EXAMPLES, TINY, images, install
+from .parts import EXAMPLES, TINY, images, placed
 
 EXAMPLE = EXAMPLES / "numpy_array.py"
 
@@ -28,16 +28,8 @@ EXAMPLE = EXAMPLES / "numpy_array.py"
 @pytest.fixture(params=["path", "entry_point"])
 def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """What data.source is given; its keys are data.numpy_array.*."""
-    monkeypatch.setattr(registry, "_named", {})
-    monkeypatch.chdir(tmp_path)
     images(tmp_path / "set.npz")
-    if request.param == "path":
-        shutil.copy(EXAMPLE, tmp_path)
-        return "numpy_array.py"
-    (tmp_path / "site").mkdir()
-    shutil.copy(EXAMPLE, tmp_path / "site" / "others_arrays.py")
-    install(tmp_path / "site", "contray.sources", monkeypatch, numpy_array="others_arrays")
-    return "numpy_array"
+    return placed(request.param, EXAMPLE, "contray.sources", "numpy_array", "others_arrays", tmp_path, monkeypatch)
 
 
 def keys(source: str, file: str = "set.npz") -> dict[str, Any]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..config import RunConfig
 
 URI_HELP = "MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db"
-RUN_HELP = "id of the MLflow run whose encoder it is"
 CHECKPOINT_HELP = "a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder"
 CODE_HELP = "your own .py files (method, backbone, data source) that the encoder is made with: only code that you name runs"
 DOTTED = re.compile(r"--(seed|[a-z]+(?:\.[A-Za-z_0-9-]+)+)(?:=(.*))?", re.DOTALL)

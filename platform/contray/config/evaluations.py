@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from .registry import find, names, part_name
+from .registry import check_exports, find, names, part_name
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Citation:
     url: str
 
 
+FORM = "docs/examples/nearest_centroid.py"
 EXPORTS = {"ABOUT": str, "PAPER": Citation, "NEEDS": tuple, "METRICS": tuple, "Config": type}
 
 
@@ -53,19 +54,13 @@ def load_evaluation(name: str) -> EvaluationFile:
     ConfigError for code that the user did not name.
     """
     module = find("evaluation", name)
-    for export, kind in EXPORTS.items():
-        if not isinstance(getattr(module, export, None), kind):
-            raise UserError(
-                f"evaluation {name}: the file must define {export} ({kind.__name__}); see docs/examples/nearest_centroid.py for the form"
-            )
+    check_exports(f"evaluation {name}", module, EXPORTS, FORM)
     for export in ("NEEDS", "METRICS", "TAKES"):
         words = getattr(module, export, ())
         if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
             raise UserError(f"evaluation {name}: {export} is {words!r}, must be a tuple of texts")
     if not _takes_two(getattr(module, "evaluate", None)):
-        raise UserError(
-            f"evaluation {name}: the file must define evaluate(subject, options); see docs/examples/nearest_centroid.py for the form"
-        )
+        raise UserError(f"evaluation {name}: the file must define evaluate(subject, options); see {FORM} for the form")
     return EvaluationFile(
         name,
         module.ABOUT,

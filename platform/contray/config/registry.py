@@ -205,12 +205,17 @@ def _at_hand(kind: str, word: str) -> str:
         return word
 
 
+def check_exports(what: str, module: ModuleType, exports: Mapping[str, type], form: str) -> None:
+    """Raises UserError where a part's file lacks one of these, or has it of another type. form: a file that has them."""
+    for export, kind in exports.items():
+        if not isinstance(getattr(module, export, None), kind):
+            raise UserError(f"{what}: the file must define {export} ({kind.__name__}); see {form} for the form")
+
+
 def load_method(name: str) -> MethodFile:
     """A method by its name, or by the path of a .py file. Raises UserError naming the nearest ones, ConfigError for code that the user did not name."""
     module = importlib.import_module("contray.methods._imported") if name == IMPORTED else find("method", name)
-    for export, kind in EXPORTS.items():
-        if not isinstance(getattr(module, export, None), kind):
-            raise UserError(f"method {name}: the file must define {export} ({kind.__name__}); see methods/simclr.py for the form")
+    check_exports(f"method {name}", module, EXPORTS, "methods/simclr.py")
     found = [
         value
         for value in vars(module).values()

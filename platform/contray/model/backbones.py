@@ -37,6 +37,7 @@ from .resnet import AlexNet, resnet, with_norm
 from .seeds import seeded
 from .vit import SHAPES, VisionTransformer
 
+FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError)  # of a network whose input is too small
 REACH = ("patches", "tokens", "positions", "patch_size", "image_size")  # what methods need that mask or mix patches
 
 
@@ -81,7 +82,7 @@ def lacking(config: RunConfig) -> list[str]:
 
 
 def check_output(config: RunConfig) -> None:
-    """Refuse a network of one's own file that gives something else than (B, out_dim), tried on noise. Raises ConfigError, UserError."""
+    """Try a network of one's own file on noise: what it gives (`_refuse_output`), and what goes wrong in it, is refused. Raises ConfigError, UserError."""
     name, side = config.backbone.name, largest_side(config)
     if name in BACKBONES or name.startswith(LIBRARIES) or not side:
         return
@@ -91,8 +92,8 @@ def check_output(config: RunConfig) -> None:
             net(torch.rand(2, 3, side, side))
     except UserError:
         raise
-    except (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError):
-        return  # of a view that is too small, which is said as such
+    except FAILURES:
+        return  # which is said of the view
     except Exception as error:
         raise ConfigError("backbone.name", f"got {name}: {told(error, find('backbone', name).__file__)}") from error
 
@@ -133,14 +134,15 @@ def _foreign(config: RunConfig, channels: int, side: int) -> nn.Module:
             raise UserError(f"backbone {name}: build must return an nn.Module with out_dim, the number of its features")
         if any(is_lazy(x) for x in (*net.parameters(), *net.buffers())):
             raise UserError(f"backbone {name}: a Lazy layer has no weights yet; give it its size")
-    net.register_forward_hook(partial(_check_output, name))
+    net.register_forward_hook(partial(_refuse_output, name))
     try:
         return lawful(net)
     except ValueError as error:
         raise ConfigError("backbone.name", f"got {name}: {error}") from None
 
 
-def _check_output(name: str, net: Any, given: Any, output: Any) -> None:
+def _refuse_output(name: str, net: Any, given: Any, output: Any) -> None:
+    """A hook: raises ConfigError where a network gives something else than (B, out_dim)."""
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     wanted = len(given[0]), net.out_dim
     if found != wanted:

@@ -14,7 +14,6 @@ from . import backbones
 from .vit import SHAPES
 
 _FITTING: set[str] = set()  # keys of what was found to fit
-_FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError)
 _ROWS = 4  # of the batch that goes through
 
 
@@ -45,14 +44,14 @@ def _problem(config: RunConfig) -> str:
     try:
         _run(config, method)
         return ""
-    except _FAILURES as error:
+    except backbones.FAILURES as error:
         failure: Exception = error
     if next(method.parameters()).is_meta:
         try:
             with torch.random.fork_rng(devices=[]):
                 _run(config, model.build(config, max(_ROWS, config.train.batch_size)))
             return ""
-        except _FAILURES as error:
+        except backbones.FAILURES as error:
             failure = error
     return " ".join(str(failure).split())[:200] or type(failure).__name__
 

@@ -7,7 +7,6 @@ import math
 import numbers
 import random
 import re
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ... import data
 from ...config.evaluations import EvaluationFile, load_evaluation, needing_labels
-from ...config.registry import builtin
+from ...config.registry import builtin, told
 from ...errors import UserError
 from ...model.determinism import make_deterministic
 from .._base import Measured, Subject
@@ -57,8 +56,7 @@ def finals(subject: Subject) -> tuple[Measured, str]:
         except Exception as error:
             if not subject.tests:
                 raise  # a trial that cannot be measured cannot be ranked
-            said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
-            problem = problem or said
+            problem = problem or told(error, None)
     return Measured(metrics), problem
 
 
@@ -82,10 +80,7 @@ def measured(file: EvaluationFile, subject: Subject) -> Measured:
         except (Exception, SystemExit) as error:
             if file.name in builtin("evaluation"):
                 raise
-            where = traceback.extract_tb(error.__traceback__)
-            lines = [frame.lineno for frame in where if frame.filename == file.evaluate.__code__.co_filename]
-            at = f"line {lines[-1]}: " if lines else ""
-            raise UserError(f"{called}: {at}{type(error).__name__}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{called}: {told(error, file.evaluate.__code__.co_filename)}") from error
     if not isinstance(found, Mapping):
         raise UserError(f"{called}: evaluate must return numbers by name, it returned {type(found).__name__}")
     for name, value in {**found, **(found.about if isinstance(found, Measured) else {})}.items():

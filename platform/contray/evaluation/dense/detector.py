@@ -20,7 +20,6 @@ from torchvision.ops import MultiScaleRoIAlign
 from ...errors import UserError
 from .bodies import Pyramid, stages_of
 
-HEADS = ("fpn", "c4", "mask")
 ANCHORS = (0.04, 0.08, 0.16, 0.32, 0.64)  # sides, of the image's shorter side: 32 to 512 px of the 800 that the papers test at
 RATIOS = (0.5, 1.0, 2.0)
 FINEST = 4  # px: the pyramid stands on the stages from this stride on, as the papers' does (the cifar stem's begin at 1)

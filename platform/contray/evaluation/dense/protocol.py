@@ -34,7 +34,7 @@ SMALLEST = 64  # px: below, the smallest anchors would have no area
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained on what: "detection" or "segmentation", a head of HEADS, and the two parts of a data set."""
+    """What is trained on what: "detection" or "segmentation", a head of its Config, and the two parts of a data set."""
 
     name: str
     head: str

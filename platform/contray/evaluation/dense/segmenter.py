@@ -15,7 +15,6 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from .bodies import Last
 
-HEADS = ("fcn", "deeplab")
 STRIDE = 16  # px per step of the last stage's grid, at most (MoCo, appendix: the last stage is dilated, not strided)
 RATES = (6, 12, 18)  # dilations of DeepLab's pyramid at that stride (Chen et al. 2017, arXiv 1706.05587, §4.1)
 
