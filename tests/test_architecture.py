@@ -78,7 +78,7 @@ def test_the_engine_reaches_methods_through_the_registry() -> None:
 
 # From the ground up: each imports those before it alone
 ROOMS = [
-    *["errors", "drawing", "methods", "storage", "config", "data", "model", "evaluation", "track", "pictures"],
+    *["errors", "drawing", "tables", "methods", "storage", "config", "data", "model", "evaluation", "track", "pictures"],
     *["training", "tuning", "exchange", "api", "cli", "__main__"],
 ]
 
@@ -108,7 +108,7 @@ def test_libraries_are_known_where_they_belong(library: str, rooms: set[str]) ->
 def test_every_room_has_its_place() -> None:
     rooms = {room_of(path) for path in ENGINE.rglob("*.py")} - {"__init__"}
     assert rooms == set(ROOMS) - {"methods"}
-    assert len(list(ENGINE.glob("*.py"))) <= 5
+    assert len(list(ENGINE.glob("*.py"))) <= 6
 
 
 def test_files_stay_short() -> None:

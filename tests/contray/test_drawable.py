@@ -23,6 +23,7 @@ from contray.evaluation.common.diagnosis import Diagnosis, similarities
 from contray.evaluation.common.diagnosis import draw as draw_geometry
 from contray.pictures import preview
 from contray.pictures.subject import Subject
+from contray.tables import Table
 
 CPU = torch.device("cpu")
 NAMES = (
@@ -112,8 +113,8 @@ def test_previews_and_curves_of_any_name(named: Subject, tmp_path: Path) -> None
 
 
 def test_tables_show_brackets_and_bytes_of_names(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    table = output.table_of("t", "name")
-    table.add_row("[red]x[/] :smile:")
+    table = Table("t", "name")
+    table.add("[red]x[/] :smile:")
     output.show(table, "left out: [bold]/a.png")
     said = capsys.readouterr().out
     assert "[red]x[/] :smile:" in said

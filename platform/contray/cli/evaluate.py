@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..errors import UserError, nearest
 from . import documents
 from .options import CHECKPOINT_HELP, CODE_HELP, Positional, arg, json_note
-from .output import answer
+from .output import answer, show
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -125,7 +125,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         raise UserError("eval: name what to measure first: contray eval NAME --run RUN_ID; contray evaluations lists the names")
     from ..api import evaluate
     from ..evaluation._base import PICTURES
-    from .report import show_evaluation
+    from ..evaluation.common.tables import tables_of
 
     if options.out.suffix and options.out.suffix not in PICTURES:
         raise UserError(f"--out: got {options.out}, must be a folder, or a file that ends in {', '.join(PICTURES)}")
@@ -139,7 +139,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
             out=options.out,
             quiet=False,
         )
-        show_evaluation(measured)
+        show(*tables_of(measured))
         for picture in measured.pictures:
             print(f"wrote {picture}")
         tell(documents.of_measured(measured))

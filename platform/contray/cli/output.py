@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..tables import FILE_WIDTH
+
 
 @contextmanager
 def answer(as_json: bool) -> Iterator[Callable[[Any], None]]:
@@ -54,16 +56,6 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table_of(title: str, *columns: str) -> Any:
-    """A table of rich with a title above it on the left, the first column to the left and the others to the right."""
-    from rich.table import Table
-
-    made = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i == 0 else "right")
-    return made
-
-
 def show(*things: Any) -> None:
     """Print tables and lines as they are; a file has room for 140 characters."""
     from rich.console import Console
@@ -71,6 +63,6 @@ def show(*things: Any) -> None:
     as_is: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # names of classes and files are what they are
     console = Console(**as_is)
     if not console.is_terminal:
-        console = Console(**as_is, width=140)
+        console = Console(**as_is, width=FILE_WIDTH)
     for thing in things:
         console.print(thing, soft_wrap=isinstance(thing, str))

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig
 from ..config.registry import load_method, load_space, method_names, space_names
-from .output import show, table_of
+from ..evaluation.common.tables import GEOMETRY, geometry_table, share, tables_of
+from ..tables import Table
+from .output import show
 
 if TYPE_CHECKING:
-    from ..evaluation import Measured
     from ..training.launch import Result
     from ..tuning import SweepResult
 
@@ -37,14 +38,14 @@ def show_result(config: RunConfig, result: Result) -> None:
     if tabled & result.metrics.keys():
         show(report({**result.metrics, **details["about"]}, knn_k=config.parts["eval.knn"].k))
     elif GEOMETRY.keys() & result.metrics.keys():
-        show_geometry(result.metrics)
+        show(geometry_table(result.metrics))
     rest = {
         name: value
         for name, value in result.metrics.items()
         if name not in tabled and name.removeprefix("random_") not in GEOMETRY
     }
     if rest:
-        show_evaluation(Measured({**rest, **details["about"]}))
+        show(*tables_of(Measured({**rest, **details["about"]})))
     for what, broken in (
         ("replaced a broken image", details["broken"]),
         ("left out a broken test image", details["broken_test"]),
@@ -94,96 +95,18 @@ def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:
     if not any(name in result.metrics for name in names for result in results):  # no labelled test images
         names = [name.replace("_top1", "_val_top1") for name in names]
     names = [name for name in names if any(name in result.metrics for result in results)]
-    table = table_of(f"{results[0].name.rpartition('-s')[0]}: {len(results)} seeds", "seed", *names)
+    table = Table(f"{results[0].name.rpartition('-s')[0]}: {len(results)} seeds", "seed", *names)
     for offset, result in enumerate(results):
-        table.add_row(str(config.seed + offset), *(_share(result.metrics.get(name)) for name in names))
-    table.add_section()
+        table.add(str(config.seed + offset), *(share(result.metrics.get(name)) for name in names))
+    table.divide()
     known = [[result.metrics[name] for result in results if name in result.metrics] for name in names]
-    table.add_row("mean ± std", *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in map(_spread, known)))
+    table.add("mean ± std", *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in map(_spread, known)))
     show(table, *(f"seed {config.seed + offset:<6} {result.url}" for offset, result in enumerate(results)))
-
-
-def _share(top1: float | None) -> str:
-    return "-" if top1 is None else f"{100 * top1:.1f}"
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
     mean = sum(values) / len(values)
     return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1))
-
-
-def show_evaluation(measured: Measured) -> None:
-    """What evaluations give: geometry, detection and segmentation in tables of their own."""
-    dense = {name: value for name, value in measured.items() if name.startswith(DENSE)}
-    shape = {name: value for name, value in measured.items() if name.removeprefix("random_") in GEOMETRY}
-    for found, shown in ((dense, show_dense), (shape, show_geometry)):
-        if found:
-            shown(found)
-    rest = {name: value for name, value in measured.items() if name not in dense | shape}
-    if rest:
-        show_metrics(type(measured)({**rest, **measured.about}))
-
-
-def show_metrics(metrics: Measured) -> None:
-    """Metrics of an evaluation: trained encoder and, where they were measured, untrained encoder and raw pixels; and of how many images."""
-    rows = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}
-    names = [name for name in metrics if not name.startswith(("random_", "pixels_"))]
-    of = {
-        "on {:,} test images": "test_images",
-        "_val_ on {:,} held-out training images": "val_images",
-        "by the labels of {:,} images": "labelled_images",
-    }
-    where = [words.format(int(metrics.about[name])) for words, name in of.items() if name in metrics.about]
-    shares = all(name.endswith("top1") for name in names)
-    title = "top-1 accuracy in per cent" if shares else "metrics; top-1 accuracy in per cent"
-    table = table_of(", ".join([title, *where]), "features", *names)
-    for prefix, title in rows.items():
-        if any(prefix + name in metrics for name in names):
-            table.add_row(title, *(_value(name, metrics.get(prefix + name)) for name in names))
-    broken = int(metrics.about.get("test_images_broken", 0))
-    table.caption = f"{broken:,} more test images could not be read" if broken else None
-    show(table)
-
-
-def _value(metric: str, value: float | None) -> str:
-    return _share(value) if metric.endswith("top1") or value is None else f"{value:.4g}"
-
-
-def show_dense(metrics: Mapping[str, float]) -> None:
-    """Detection or segmentation: the pretrained encoder, and what it is compared with, in per cent."""
-    rows = {"": "pretrained", "scratch_": "untrained", "supervised_": "supervised"}
-    names = [name for name in metrics if not name.startswith(("scratch_", "supervised_"))]
-    table = table_of("on the test images, in per cent", "backbone", *names)
-    for prefix, title in rows.items():
-        if prefix + names[0] in metrics:
-            table.add_row(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
-    show(table)
-
-
-DENSE = tuple(prefix + task for task in ("detection_", "segmentation_") for prefix in ("", "scratch_", "supervised_"))
-
-GEOMETRY = {  # what is measured of the features, and of what the loss compares
-    "rankme": "effective rank (RankMe)",
-    "rankme_share": "... of the most it can be",
-    "feature_std": "spread, of evenly spread features'",
-    "uniformity": "uniformity (0: collapse, lower: more even)",
-    "alignment": "alignment of two views (0: perfect, 2: chance)",
-    "positive_similarity": "cosine similarity of two views of a sample",
-    "negative_similarity": "cosine similarity of two samples",
-    "embedding_rankme": "embeddings: effective rank",
-    "embedding_rankme_share": "... of the most it can be",
-    "embedding_std": "embeddings: spread, of evenly spread ones'",
-    "effective_temperature": "temperature, in standard deviations of negatives",
-}
-
-
-def show_geometry(metrics: Mapping[str, float]) -> None:
-    """What the geometry of features tells, trained beside untrained."""
-    table = table_of("geometry of the features on training images, without labels", "", "trained", "untrained")
-    for name, words in GEOMETRY.items():
-        if name in metrics:
-            table.add_row(words, *(f"{metrics[prefix + name]:.3f}" for prefix in ("", "random_")))
-    show(table)
 
 
 def method_rows() -> list[dict[str, Any]]:
@@ -214,18 +137,17 @@ def method_table() -> str:
 
 def show_methods(rows: Sequence[Mapping[str, Any]]) -> None:
     """The methods and their presets."""
-    table = table_of(
+    table = Table(
         "contray train METHOD --preset PRESET", "method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops"
     )
     for row in rows:
-        table.add_row(
+        table.add(
             *(str(row[column]) for column in ("method", "year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops"))
         )
-    presets = table_of("presets", "method", "preset", "what to expect")
-    presets.columns[1].justify = presets.columns[2].justify = "left"
+    presets = Table("presets", "method", "preset", "what to expect", left=range(3))
     for row in rows:
         for preset, about in row["presets"].items():
-            presets.add_row(row["method"], preset, about)
+            presets.add(row["method"], preset, about)
     show(table, presets, *(f"{row['method']}: {row['paper']}, {row['url']}" for row in rows))
 
 
@@ -244,11 +166,9 @@ def evaluation_rows() -> list[dict[str, Any]]:
 
 def show_evaluations(rows: Sequence[Mapping[str, Any]]) -> None:
     """The evaluations and where they come from."""
-    table = table_of("contray eval EVALUATION --run RUN_ID", "evaluation", "measures", "needs", "ranks trials by")
-    for column in table.columns:
-        column.justify = "left"
+    table = Table("contray eval EVALUATION --run RUN_ID", "evaluation", "measures", "needs", "ranks trials by", left=range(4))
     for row in rows:
-        table.add_row(row["evaluation"], row["about"], ", ".join(row["needs"]), ", ".join(row["ranks"]))
+        table.add(row["evaluation"], row["about"], ", ".join(row["needs"]), ", ".join(row["ranks"]))
     show(table, *(f"{row['evaluation']}: {row['paper']} ({row['year']}), {row['url']}" for row in rows))
 
 
@@ -272,13 +192,11 @@ def space_rows() -> list[dict[str, Any]]:
 
 def show_spaces(rows: Sequence[Mapping[str, Any]]) -> None:
     """The search spaces and what each asks."""
-    table = table_of("contray tune SPACE", "space", "method", "key", "over")
-    for column in table.columns:
-        column.justify = "left"
+    table = Table("contray tune SPACE", "space", "method", "key", "over", left=range(4))
     for row in rows:
         for i, (key, over) in enumerate(row["keys"].items()):
-            table.add_row(*((row["space"], row["method"]) if i == 0 else ("", "")), key, over)
-        table.add_section()
+            table.add(*((row["space"], row["method"]) if i == 0 else ("", "")), key, over)
+        table.divide()
     show(table, *(f"{row['space']}: {row['about']}" for row in rows))
 
 
@@ -289,7 +207,7 @@ def show_sweep(result: SweepResult) -> None:
         [*SCORES, *(name for trial in result.trials if trial is not result.best for name in trial.metrics), result.metric]
     )
     scores = [name for name in known if any(name in trial.metrics for trial in result.trials)]
-    table = table_of(
+    table = Table(
         f"{result.name}: ranked on {result.metric}", "rank", *keys, *(SCORES.get(name, name) for name in scores), "status"
     )
     for rank, trial in enumerate(result.trials, 1):
@@ -297,7 +215,7 @@ def show_sweep(result: SweepResult) -> None:
         values = [
             f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)
         ]
-        table.add_row(str(rank), *values, *shown, trial.status if not trial.problem else f"{trial.status}: {trial.problem}")
+        table.add(str(rank), *values, *shown, trial.status if not trial.problem else f"{trial.status}: {trial.problem}")
     show(table)
     if "seed" in keys:
         show(_study(result, [key for key in keys if key != "seed"]))
@@ -325,10 +243,10 @@ def _study(result: SweepResult, keys: Sequence[str]) -> Any:
         if result.metric in trial.metrics:
             groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
     scale, unit = _scale(result.metric), " points" if _scale(result.metric) == 100 else ""
-    table = table_of(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
+    table = Table(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
     for values in sorted(groups):
         mean, std = _spread(groups[values])
-        table.add_row(*map(str, values), str(len(groups[values])), f"{scale * mean:.1f}", f"{scale * std:.1f}")
+        table.add(*map(str, values), str(len(groups[values])), f"{scale * mean:.1f}", f"{scale * std:.1f}")
     means = [_spread(values)[0] for values in groups.values()]
     pooled = math.sqrt(sum(_spread(values)[1] ** 2 for values in groups.values()) / max(len(groups), 1))
     if means:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import DataError
+from ...tables import Table
 from .._base import ENCODERS, Features, Measured, Parts, Subject
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 PIXELS_SIDE = 32  # larger images are averaged down to it before their pixels count as features
 
@@ -113,25 +111,21 @@ def report(results: Mapping[str, float], images: int | None = None, knn_k: int =
     the test images, or, where there are none, of held-out training images, and the title says which and how many. images: how many test
     images, where `results` does not say; knn_k: the neighbours that were to vote, which the table tells where there were fewer.
     """
-    from rich.table import Table
-
     tested = any(prefix + score in results for prefix in ENCODERS for score in ("knn_top1", "linear_top1"))
     scores = ("knn_top1", "linear_top1") if tested else ("knn_val_top1", "linear_val_top1")
     count = int(results.get("test_images", images or 0) if tested else results.get("val_images", 0))
-    table = Table("encoder", title=f"top-1 on {_which(results, count, tested)}")
-    for column in ("k-NN %", "linear %"):
-        table.add_column(column, justify="right")
+    table = Table(f"top-1 on {_which(results, count, tested)}", "encoder", "k-NN %", "linear %")
     measured = [prefix for prefix in ENCODERS if any(prefix + score in results for score in scores)]
     for prefix in measured:
-        table.add_row(ENCODERS[prefix], *(_percent(results.get(prefix + score), count) for score in scores))
-    table.add_section()
+        table.add(ENCODERS[prefix], *(_percent(results.get(prefix + score), count) for score in scores))
+    table.divide()
     for prefix in measured:
         if prefix and "" in measured:
-            table.add_row(f"gain over {ENCODERS[prefix]}", *(_points(results, prefix, score) for score in scores))
+            table.add(f"gain over {ENCODERS[prefix]}", *(_points(results, prefix, score) for score in scores))
     bank = int(results.get("fit_images", 0) + (results.get("val_images", 0) if tested else 0))
     notes = [] if tested else ["no labelled test images; these picked the linear probes, whose numbers flatter"]
     notes += [f"k-NN: all {bank:,} labelled images vote, not eval.knn.k {knn_k}"] if 0 < bank < knn_k else []
-    table.caption = "\n".join(notes) or None
+    table.caption = "\n".join(notes)
     return table
 
 

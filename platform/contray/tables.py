@@ -1,0 +1,94 @@
+"""A table of results, the same in a terminal, in a notebook, in Markdown and in a page."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+FILE_WIDTH = 140  # characters that a file or a pipe has room for
+
+
+class Table:
+    """Rows of texts below headings; the first column stands to the left, the others to the right. It prints itself wherever it is shown.
+
+    left: columns that stand to the left; sections: rows (by number) above which a line is drawn; caption: what is said below.
+    """
+
+    def __init__(self, title: str, *columns: str, left: Iterable[int] = (0,), caption: str = "") -> None:
+        self.title, self.columns, self.caption = title, columns, caption
+        self.rows: list[tuple[str, ...]] = []
+        self.left, self.sections = frozenset(left), set[int]()
+
+    def add(self, *cells: str) -> None:
+        """One more row."""
+        if len(cells) != len(self.columns):
+            raise ValueError(f"{len(cells)} cells for the columns {', '.join(self.columns)}")
+        self.rows.append(cells)
+
+    def divide(self) -> None:
+        """A line between the rows so far and those to come."""
+        self.sections.add(len(self.rows))
+
+    def __rich__(self) -> RichTable:
+        from rich.table import Table as RichTable
+
+        made = RichTable(title=self.title or None, title_justify="left", caption=self.caption or None, caption_justify="left")
+        for i, column in enumerate(self.columns):
+            made.add_column(column, justify="left" if i in self.left else "right")
+        for i, row in enumerate(self.rows):
+            if i and i in self.sections:
+                made.add_section()
+            made.add_row(*row)
+        return made
+
+    def text(self, width: int = 0) -> str:
+        """As a terminal of so many characters shows it; 0: as wide as the one at hand, or as a file has room for."""
+        from rich.console import Console
+
+        width = width or (shutil.get_terminal_size().columns if sys.stdout.isatty() else FILE_WIDTH)
+        console = Console(width=width, highlight=False, markup=False, emoji=False, color_system=None)
+        with console.capture() as taken:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in taken.get().splitlines())
+
+    __str__ = text
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def markdown(self) -> str:
+        """As Markdown has it, with the title above and the caption below."""
+        lines = ["| " + " | ".join(map(_cell, self.columns)) + " |"]
+        lines.append("|" + "".join("---|" if i in self.left else "---:|" for i in range(len(self.columns))))
+        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in self.rows]
+        return "\n\n".join(filter(None, [self.title and f"**{self.title}**", "\n".join(lines), self.caption]))
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def html(self) -> str:
+        """As a page has it: a <table class="contray"> whose cells are escaped; how it looks is the page's."""
+
+        def row(cells: Sequence[str], kind: str, begins: str = "") -> str:
+            sides = ("left" if i in self.left else "right" for i in range(len(cells)))
+            inner = "".join(
+                f'<{kind} style="text-align:{side}">{escape(cell)}</{kind}>' for cell, side in zip(cells, sides, strict=True)
+            )
+            return f"<tr{begins}>{inner}</tr>"
+
+        body = "".join(
+            row(cells, "td", ' class="section"' if i and i in self.sections else "") for i, cells in enumerate(self.rows)
+        )
+        title = f"<caption>{escape(self.title)}</caption>" if self.title else ""
+        below = f'<p class="contray-caption">{escape(self.caption)}</p>' if self.caption else ""
+        return f'<table class="contray">{title}<thead>{row(self.columns, "th")}</thead><tbody>{body}</tbody></table>{below}'
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
