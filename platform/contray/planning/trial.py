@@ -14,8 +14,7 @@ from torch import Tensor
 
 from .. import model
 from ..config import RunConfig
-from ..data.views import Pipeline, tokens
-from ..evaluation import encoding_views
+from ..data.views import Pipeline
 from ..methods._base import Batch, Clock, Method, View
 from ..model import optim, shapes
 from .facts import Images
@@ -26,7 +25,9 @@ _CLUSTERED = 2048  # samples on which what a method does between epochs is measu
 
 @dataclass(frozen=True)
 class Trial:
-    """Measured costs. seconds: a sample's forward and backward pass; update: a step's optimiser and buffers; views: CPU seconds to draw a sample's
+    """Measured costs: on a CPU in seconds of one thread, by the process's own clock, so that neighbours on the machine do not count.
+
+    seconds: a sample's forward and backward pass; update: a step's optimiser and buffers; views: CPU seconds to draw a sample's
     views; encode: an image's features; epoch: what comes between epochs, per sample; activations: bytes per sample that the backward pass needs;
     fixed: bytes of weights, gradients, optimiser and buffers; rows: of the measured step.
     """
@@ -62,7 +63,7 @@ def measure(config: RunConfig, images: Images) -> Trial:
         encode = _best(lambda: step.encode(rows), 0.2 * SECONDS) / rows
         fixed = _nbytes([*method.parameters(), *method.buffers()]) + _nbytes(bare) + _optimizer_bytes(optimizer)
         del method, optimizer, average
-        epoch = _epoch(config, encode, device)
+        epoch = _epoch(config, encode, device, step.now)
     return Trial(seconds / rows, update, draw_seconds(config, images), encode, epoch, step.kept // rows, fixed, rows)
 
 
@@ -73,6 +74,7 @@ class _Step:
         self.config, self.method, self.device, self.kept = config, method, device, 0
         self.own = {each.untyped_storage().data_ptr() for each in [*method.parameters(), *method.buffers()]}
         self.reps: dict[str, Tensor] = {}
+        self.now = time.process_time if device.type == "cpu" else time.perf_counter
         self.batch, self.clock = Batch({}, torch.zeros(1), torch.zeros(1), 1), Clock(0, 1, 1, 1)
 
     def __call__(self, rows: int) -> float:
@@ -86,7 +88,7 @@ class _Step:
             return tensor
 
         self.method.zero_grad(set_to_none=True)
-        began = time.perf_counter()
+        began = self.now()
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             model.autocast(self.config, self.device),
@@ -97,16 +99,16 @@ class _Step:
         loss.backward()
         loss.item()  # waits for the device
         self.kept = sum(size for place, size in kept.items() if place not in self.own)
-        return time.perf_counter() - began
+        return self.now() - began
 
     def encode(self, rows: int) -> float:
-        inputs = {name: self._noise(view, rows) for name, view in encoding_views(self.config).items()}
-        began = time.perf_counter()
+        inputs = {name: self._noise(view, rows) for name, view in type(self.method).eval_views(self.config.views).items()}
+        began = self.now()
         with torch.no_grad(), model.autocast(self.config, self.device):
             self.method.eval()
             self.method.encode(inputs).sum().item()
             self.method.train()
-        return time.perf_counter() - began
+        return self.now() - began
 
     def _noise(self, view: View, rows: int) -> Tensor:
         x = shapes.noise(view, rows, self.device, model.DTYPES[self.config.train.precision])
@@ -114,17 +116,17 @@ class _Step:
 
 
 def _update(step: _Step, optimizer: torch.optim.Optimizer, average: Any) -> float:
-    began = time.perf_counter()
+    began = step.now()
     optimizer.step()
     average.move(step.clock)
     with model.autocast(step.config, step.device), torch.no_grad():
         step.method.update(dict(step.reps), step.batch, step.clock)
     if step.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return step.now() - began
 
 
-def _epoch(config: RunConfig, encode: float, device: torch.device) -> float:
+def _epoch(config: RunConfig, encode: float, device: torch.device, now: Callable[[], float]) -> float:
     """Seconds per sample of what a method does between epochs; the first time may be another one, so the second counts."""
     if type(model.sketch(config)).begin_epoch is Method.begin_epoch:
         return 0.0
@@ -140,9 +142,9 @@ def _epoch(config: RunConfig, encode: float, device: torch.device) -> float:
         clock = Clock(0, _CLUSTERED, _CLUSTERED, config.train.batch_size)
         method.begin_epoch(clock, embed)
         embedded.clear()
-        began = time.perf_counter()
+        began = now()
         method.begin_epoch(clock, embed)
-        spent = (time.perf_counter() - began) / _CLUSTERED
+        spent = (now() - began) / _CLUSTERED
     except (ValueError, RuntimeError, IndexError):  # more clusters than samples: such runs embed at least
         return encode
     return spent + (encode if embedded else 0.0)
@@ -180,9 +182,14 @@ def _best(run: Callable[[], float], seconds: float) -> float:
 
 @contextlib.contextmanager
 def _unseen() -> Iterator[None]:
-    """A trial leaves torch's generator as it was: the run that follows draws what it had drawn."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
-        yield
+    """One thread, and torch's generator and threads left as they were: the run that follows draws what it had drawn."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _nbytes(tensors: Any) -> int:
