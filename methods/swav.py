@@ -116,7 +116,9 @@ class SwAV(Method):
     @classmethod
     def limits(cls, config: Config, *, samples: int, batch: int) -> Mapping[str, Limit]:
         known, filled = batch + config.queue_size, "the global batch, which it takes in each step"
-        few = Limit(2, known, "", "batch + queue_size: an assignment of fewer samples leaves prototypes empty", max(samples // 10, 8))
+        few = Limit(
+            2, known, "", "batch + queue_size: an assignment of fewer samples leaves prototypes empty", max(samples // 10, 8)
+        )
         queue = {"queue_size": Limit(batch, max(samples, batch), filled, "the training samples")} if config.queue_size else {}
         return {"prototypes": few} | queue
 

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from .. import data, model
 from ..config import RunConfig
 from ..config.registry import load_method
+from ..errors import UserError
+from ..storage import sealed
+from ..storage.checkpoint import latest
+from ..storage.folder import Storage
 from . import rules
 from .cost import Cost
 from .facts import Images, Machine, look, machine
 from .trial import measure
+
+KEPT = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,33 @@ def planned(config: RunConfig, source: data.Source) -> tuple[RunConfig, Plan]:
     found = rules.fit(config, images, here, lambda candidate: measure(candidate, images))
     fitted = found.config.replace({"train.planned": found.config.train.planned, "train.planned_for": f"{images}; {here}"})
     return fitted, Plan(told(fitted, found, images, here), command(fitted), found.cost)
+
+
+def keep(folder: Storage, config: RunConfig, plan: Plan) -> tuple[RunConfig, Plan]:
+    """Keep a plan in its run's folder, unless one is there already, which counts then: what a run began with it goes on with."""
+    if known := adopted(folder, config):
+        return known
+    sealed.write(folder, KEPT, {"config": config.to_yaml(), "plan": str(plan), "command": plan.command})
+    return config, plan
+
+
+def adopted(folder: Storage, config: RunConfig) -> tuple[RunConfig, Plan] | None:
+    """The config with the plan that is kept in the folder; None where there is none. Raises UserError where it is damaged."""
+    try:
+        kept = sealed.read(folder, KEPT, str, needed=("config", "plan"))
+    except sealed.Damaged as error:
+        state = latest(folder)  # whose config is that of the run
+        if state is None:
+            raise UserError(f"{error}; there is no checkpoint either: remove it, and a plan is made anew") from None
+        kept = {"config": state["config"], "plan": "", "command": command(config)}
+    if kept is None:
+        return None
+    before, own = RunConfig.from_yaml(kept["config"]), config.train.planned
+    if any(each.partition(".")[0] == "views" for each in own):
+        config = dataclasses.replace(config, views=before.views)
+    values = {key: value for key, value in before.flat().items() if key in own and key.partition(".")[0] != "views"}
+    config = config.replace({**values, "train.planned": own, "train.planned_for": before.train.planned_for})
+    return config, Plan(tuple(kept["plan"].splitlines()), kept.get("command", ""))
 
 
 def command(config: RunConfig) -> str:
@@ -81,7 +114,9 @@ def _network_why(found: rules.Fitted, here: Machine) -> str:
 
 def _sizes(config: RunConfig) -> str:
     drawn = [(view.size, view.count, view.kind) for view in config.views.values() if view.kind in ("image", "patches")]
-    return ", ".join(f"{count} x {size} px" if kind == "image" else f"patches of {size} px" for size, count, kind in drawn) or "none"
+    return (
+        ", ".join(f"{count} x {size} px" if kind == "image" else f"patches of {size} px" for size, count, kind in drawn) or "none"
+    )
 
 
 def _size_why(config: RunConfig, images: Images, here: Machine) -> str:
@@ -102,7 +137,12 @@ def _batch_why(found: rules.Fitted, batch: int, images: Images) -> str:
 def _own(config: RunConfig) -> str:
     """The method's numbers that follow from data and length."""
     limits = model.laws.limits_of(config, 10**9, config.train.batch_size)
-    names = [*limits, *(["momentum"] if load_method(config.method.name).paper.ema != "no" and hasattr(config.method, "momentum") else [])]
+    names = [
+        *limits,
+        *(["momentum"] if load_method(config.method.name).paper.ema != "no" and hasattr(config.method, "momentum") else []),
+    ]
     specs = {spec.name: spec.metadata.get("unit") for spec in dataclasses.fields(config.method)}
-    names += [name for name, unit in specs.items() if unit in ("steps", "epochs") and getattr(config.method, name) and name not in names]
+    names += [
+        name for name, unit in specs.items() if unit in ("steps", "epochs") and getattr(config.method, name) and name not in names
+    ]
     return ", ".join(f"{name} {getattr(config.method, name):g}" for name in names)

@@ -25,13 +25,24 @@ SIZES = (32, 48, 64, 96, 128, 160, 192, 224)  # px: whole patches for transforme
 CPU_SIZES = (32, 64)  # at 96 px and more a core sees a few dozen images a second
 SHORTEST = 600  # steps: what the presets for short runs were tuned at; a set is shown for as many, however small it is
 MOST_EPOCHS = 400  # by then a set has shown most of what its random crops hold: papers stop at 100 to 1000
-STEM = 64  # px up to which a residual net keeps its first layers at full resolution (stem cifar): 2 x 2 features at the end need it
-NEEDS = {"short": 0, "small": 1_500_000, "paper": 8_000_000}  # samples below which a family's network learns less than the one before
+STEM = (
+    64  # px up to which a residual net keeps its first layers at full resolution (stem cifar): 2 x 2 features at the end need it
+)
+NEEDS = {
+    "short": 0,
+    "small": 1_500_000,
+    "paper": 8_000_000,
+}  # samples below which a family's network learns less than the one before
+HEAVIER = {"short": 1.0, "small": 30.0, "paper": 60.0}  # a ResNet-18 or ResNet-50 against a ResNet of width 16, at one size
 LARGER = 20_000  # samples that must be left at a larger image: 300 steps of 64
 WIDER = 400_000  # samples that must be left for a network twice as wide
 EVALUATIONS, SHARE = 10, 0.05  # while training: at most so many, at most this share of the time
 WARMUP = 0.08  # of the run: as the presets for short runs, 45 of 600 steps
-SEEN = {"short": 5752, "small": 50_000, "paper": 1_281_167}  # images that the family's presets were made for: digits, CIFAR, ImageNet
+SEEN = {
+    "short": 5752,
+    "small": 50_000,
+    "paper": 1_281_167,
+}  # images that the family's presets were made for: digits, CIFAR, ImageNet
 
 
 @dataclass(frozen=True)
@@ -56,18 +67,26 @@ class Fitted:
 def fit(config: RunConfig, images: Images, machine: Machine, measure: Callable[[RunConfig], Trial]) -> Fitted:
     """The config that fits. measure: the costs of a config, by a trial; it is asked for a few candidates, modest ones first."""
     file = load_method(config.method.name)
-    best: tuple[Choice, RunConfig, Cost] | None = None
-    for choice in candidates(config, file, images, machine):
+    choices = list(candidates(config, file, images, machine))
+
+    def tried(choice: Choice) -> tuple[RunConfig, Cost, float]:
         dressed = dress(config, file, choice, images)
         cost = Cost.of(dressed, images, machine, measure(dressed))
-        samples = cost.steps(dressed, images) * dressed.train.batch_size
-        if best is not None and samples < needed(choice):
-            break  # those that follow cost more still
-        best = choice, dressed, cost
-        if samples < 3 * LARGER:
+        return dressed, cost, cost.steps(dressed, images) * dressed.train.batch_size
+
+    best, (dressed, cost, samples) = choices[0], tried(choices[0])
+    paying = [each for each in choices[1:] if samples * weight(best) / weight(each) >= needed(each)]
+    for choice in reversed(paying):  # the dearest that pays by what the cheapest took is measured itself
+        found = tried(choice)
+        if found[2] >= 0.7 * needed(choice):
+            best, (dressed, cost, _) = choice, found
             break
-    assert best is not None
-    return schedule(*best, file, images)
+    return schedule(best, dressed, cost, file, images)
+
+
+def weight(choice: Choice) -> float:
+    """About how much dearer a sample is than with the cheapest choice: a first guess, of which the trials of the better ones are spared."""
+    return HEAVIER[choice.family.name] * max(choice.size / SIZES[0], 1.0) ** 2 * choice.wider**1.7
 
 
 def candidates(config: RunConfig, file: MethodFile, images: Images, machine: Machine) -> Iterator[Choice]:
@@ -86,7 +105,7 @@ def candidates(config: RunConfig, file: MethodFile, images: Images, machine: Mac
     if "small" in known and images.count * MOST_EPOCHS >= NEEDS["small"]:
         yield Choice(known["small"], min(largest, 96))
     if images.side >= 160 and images.count * MOST_EPOCHS >= NEEDS["paper"]:
-        yield Choice(known["paper"], 0)
+        yield Choice(known["paper"], 224)
 
 
 def needed(choice: Choice) -> float:
