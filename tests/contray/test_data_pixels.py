@@ -324,7 +324,8 @@ def test_an_image_is_reduced_to_its_shorter_side_and_never_enlarged(width: int, 
         assert np.array_equal(found, whole)
         return
     longer = max(width, height) * side / min(width, height)
-    assert abs(max(found.shape[:2]) - longer) <= 0.5
+    of_blocks = longer / side if form == "JPEG" else 0.0  # libjpeg rounds both sides up, the shorter one by less than a pixel
+    assert abs(max(found.shape[:2]) - longer) <= 0.5 + of_blocks
     if form != "JPEG":
         assert np.array_equal(found, cv2.resize(whole, found.shape[1::-1], interpolation=cv2.INTER_AREA))
 
