@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from .. import data, model
+from .. import data
 from ..config import RunConfig
 from ..config.registry import load_method
 from ..errors import UserError
+from ..model.laws import limits_of
 from ..storage import sealed
 from ..storage.checkpoint import latest
 from ..storage.folder import Storage
@@ -38,10 +39,14 @@ def planned(config: RunConfig, source: data.Source) -> tuple[RunConfig, Plan]:
     Raises ConfigError where the data lack what the method's views are drawn from, or cannot satisfy its laws.
     """
     data.check_views(source.train, config.views)
-    images, here = look(config, source), machine(config)
+    whole, here = look(config, source), machine(config)
+    images, side = whole, rules.reading(config, whole, here)
+    if side != config.data.shorter_side:
+        config = config.replace({"data.shorter_side": side, "train.planned": config.train.planned})
+        images = look(config, data.open_source(config))
     found = rules.fit(config, images, here, lambda candidate: measure(candidate, images))
-    fitted = found.config.replace({"train.planned": found.config.train.planned, "train.planned_for": f"{images}; {here}"})
-    return fitted, Plan(told(fitted, found, images, here), command(fitted), found.cost)
+    fitted = found.config.replace({"train.planned": found.config.train.planned, "train.planned_for": f"{whole}; {here}"})
+    return fitted, Plan(told(fitted, found, whole, here), command(fitted), found.cost)
 
 
 def keep(folder: Storage, config: RunConfig, plan: Plan) -> tuple[RunConfig, Plan]:
@@ -120,11 +125,16 @@ def _sizes(config: RunConfig) -> str:
 
 
 def _size_why(config: RunConfig, images: Images, here: Machine) -> str:
+    read = f"; photos are read at {config.data.shorter_side} px" if config.data.shorter_side else ""
     if "views" not in config.train.planned:
-        return "as you gave it"
+        return f"as you gave it{read}"
     if max((view.size for view in config.views.values()), default=0) >= 0.8 * images.side:
         return "as large as they are"
-    return "a step takes four times as long at twice the side" + (", on a CPU 64 px is the most" if here.kind == "cpu" else "")
+    return (
+        "a step takes four times as long at twice the side"
+        + (", on a CPU 64 px is the most" if here.kind == "cpu" else "")
+        + read
+    )
 
 
 def _batch_why(found: rules.Fitted, batch: int, images: Images) -> str:
@@ -136,7 +146,7 @@ def _batch_why(found: rules.Fitted, batch: int, images: Images) -> str:
 
 def _own(config: RunConfig) -> str:
     """The method's numbers that follow from data and length."""
-    limits = model.laws.limits_of(config, 10**9, config.train.batch_size)
+    limits = limits_of(config, 10**9, config.train.batch_size)
     names = [
         *limits,
         *(["momentum"] if load_method(config.method.name).paper.ema != "no" and hasattr(config.method, "momentum") else []),

@@ -25,6 +25,7 @@ SIZES = (32, 48, 64, 96, 128, 160, 192, 224)  # px: whole patches for transforme
 CPU_SIZES = (32, 64)  # at 96 px and more a core sees a few dozen images a second
 SHORTEST = 600  # steps: what the presets for short runs were tuned at; a set is shown for as many, however small it is
 MOST_EPOCHS = 400  # by then a set has shown most of what its random crops hold: papers stop at 100 to 1000
+SPARE = 2.5  # times the drawn size that photos are read at: a crop of a sixth of the area is still not enlarged
 STEM = (
     64  # px up to which a residual net keeps its first layers at full resolution (stem cifar): 2 x 2 features at the end need it
 )
@@ -87,6 +88,16 @@ def fit(config: RunConfig, images: Images, machine: Machine, measure: Callable[[
 def weight(choice: Choice) -> float:
     """About how much dearer a sample is than with the cheapest choice: a first guess, of which the trials of the better ones are spared."""
     return HEAVIER[choice.family.name] * max(choice.size / SIZES[0], 1.0) ** 2 * choice.wider**1.7
+
+
+def reading(config: RunConfig, images: Images, machine: Machine) -> int:
+    """px of the shorter side that photos are reduced to as they are read, 0: as they are; decoding a photo whole costs more than a step."""
+    if "data.shorter_side" not in config.train.planned:
+        return config.data.shorter_side
+    given = max((view.size for view in config.views.values() if view.kind == "image"), default=0)
+    largest = given if "views" not in config.train.planned else CPU_SIZES[-1] if machine.kind == "cpu" else SIZES[-1]
+    side = 32 * math.ceil(SPARE * largest / 32)
+    return side if images.side >= 1.5 * side else 0
 
 
 def candidates(config: RunConfig, file: MethodFile, images: Images, machine: Machine) -> Iterator[Choice]:

@@ -59,6 +59,8 @@ def launch(
 def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[str, str], yes: bool) -> Result:
     source = data.announced(config, quiet or parent is not None)
     config, plan = plan_of(config, source, Storage(config.scale.storage), quiet)
+    if plan and config.data.shorter_side:
+        source = data.open_source(config)  # as its workers will read it
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     check_measurable(config, source)
