@@ -77,7 +77,7 @@ def test_a_plan_is_valid_whatever_there_is(method: str, count: int, side: int, h
     batch = found.train.batch_size
     assert batch <= max(2, count // 3)
     assert found.train.steps <= max(rules.MOST_EPOCHS * max(count // batch, 1), rules.SHORTEST)
-    assert 0 < found.eval.every_epochs
+    assert found.eval.every_epochs > 0
     assert found.optim.warmup_epochs * (count // batch) <= 0.1 * found.train.steps + 1
     if hasattr(found.method, "momentum") and load_method(method).paper.ema != "no" and found.train.steps >= 40:
         assert 1 / (1 - found.method.momentum) <= max(found.train.steps / 20, 2) + 1e-6
@@ -253,7 +253,8 @@ def test_the_dry_run_of_ones_own_photos(
 
 
 def large(**keys: object) -> tuple[RunConfig, data.Source]:
-    config = RunConfig.make("simclr", {"views.view.size": 96, "data.renderings": 1, "train.device": "cpu", **{key.replace("__", "."): value for key, value in keys.items()}}, preset="digits")  # fmt: skip
+    given = {"views.view.size": 96, "data.renderings": 1, "train.device": "cpu"}
+    config = RunConfig.make("simclr", given | {key.replace("__", "."): value for key, value in keys.items()}, preset="digits")
     return config, data.open_source(config)
 
 
@@ -282,9 +283,10 @@ def test_more_memory_or_disk_than_there_is_is_refused_with_what_would_fit() -> N
     fits = int(str(refused.value).partition("--train.batch_size ")[2].split()[0])
     smaller = config.replace({"train.batch_size": fits})
     refuse(estimate(smaller, source, known(smaller, source, activations=1_000_000_000)))
+    grouped = config.replace({"train.norm_groups": 16})
+    found = estimate(grouped, source, known(grouped, source, activations=1_000_000_000))
     with pytest.raises(ConfigError, match=r"--scale\.max_batch_per_worker \d+ would fit and computes the same"):
-        grouped = config.replace({"train.norm_groups": 16})
-        refuse(estimate(grouped, source, known(grouped, source, activations=1_000_000_000)))
+        refuse(found)
     with pytest.raises(ConfigError, match=r"backbone\.name: got resnet_small: .*whatever the batch"):
         refuse(estimate(config, source, known(config, source, fixed=30_000_000_000)))
     with pytest.raises(ConfigError, match=r"scale\.storage: .*5 MB free"):
