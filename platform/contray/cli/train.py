@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     ("contray train", "SimCLR on the built-in digits, about three minutes on two cores"),
     (
-        "contray train moco --data.source photos/ --train.epochs 100",
-        "MoCo on your images: photos/train/CLASS/*.jpg, or without classes",
+        "contray train moco --data.source photos/ --budget 30m",
+        "MoCo on your images (CLASS/*.jpg, or without classes), fitted to them and to this machine",
     ),
     ("contray train dino --preset digits --dry-run", "what a run would be and cost; starts nothing"),
 )

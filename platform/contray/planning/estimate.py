@@ -18,10 +18,15 @@ from ..tables import Table
 from .cost import Cost
 from .facts import look, machine
 from .trial import measure
+from .words import DAY, duration, nbytes
 
-DAY = 86_400.0  # seconds on a CPU above which somebody is asked
 ALL = 0.95  # of the memory: what Ray's memory monitor leaves a machine
-_SMALL = {"parameters": 5e6, "side": 64, "pixels": 4e6, "seen": 1.5e10}  # below all of these a run is small: see `small`
+_SMALL = {
+    "parameters": 5e6,
+    "side": 64,
+    "pixels": 6e5,
+    "seen": 5e9,
+}  # of a batch and of a run: some GB and half a day on a slow core at most
 
 
 @dataclass(frozen=True)
@@ -218,13 +223,3 @@ def _data_memory(config: RunConfig, source: data.Source, cost: Cost) -> str:
     if cost.images.cached:
         return f"{nbytes(decoded)}, decoded once and kept (data.cache_gb {config.data.cache_gb:g})"
     return f"decoded at each access: {nbytes(decoded)} would not fit data.cache_gb {config.data.cache_gb:g}; {split.encoded.memory()}"
-
-
-def nbytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
-
-
-def duration(seconds: float) -> str:
-    if seconds >= 2 * DAY:
-        return f"{seconds / DAY:.1f} days"
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
