@@ -17,8 +17,7 @@ from contray.cli.train import minutes
 from contray.config import RunConfig
 from contray.config.registry import builtin, load_method
 from contray.errors import ConfigError, UserError
-from contray.planning import estimate as estimating
-from contray.planning import rules
+from contray.planning import rules, words
 from contray.planning.cost import Cost
 from contray.planning.estimate import estimate, guard, refuse, small
 from contray.planning.facts import Images, Machine, look, machine
@@ -264,7 +263,7 @@ def known(config: RunConfig, source: data.Source, here: Machine = CPU, **trial: 
 
 
 def test_a_small_run_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimating, "measure", lambda *_: pytest.fail("its shapes tell that it is small"))
+    monkeypatch.setattr("contray.planning.estimate.measure", lambda *_: pytest.fail("its shapes tell that it is small"))
     for method in ("simclr", "moco", "swav", "dino", "mae"):
         config = RunConfig.make(method)
         guard(config, data.open_source(config))
@@ -304,14 +303,14 @@ def test_more_than_a_day_needs_a_yes(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def duration_words() -> list[str]:
-    return [estimating.duration(seconds) for seconds in (59, 600, 7200, 3 * 86400)]
+    return [words.duration(seconds) for seconds in (59, 600, 7200, 3 * 86400)]
 
 
 def test_a_refused_run_leaves_nothing(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimating, "machine", lambda config: dataclasses.replace(machine(config), memory=1e9))
+    monkeypatch.setattr("contray.planning.estimate.machine", lambda config: dataclasses.replace(machine(config), memory=1e9))
     words = [
         "--data.source",
         str(photos),

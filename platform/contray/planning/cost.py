@@ -17,7 +17,7 @@ START, START_RAY = (
     8.0,
     18.0,
 )  # seconds before the first step and after the last: imports, MLflow, the model that is kept; Ray's besides
-PROBES = 0.004  # CPU seconds of the probes for each labelled image that fits them
+PROBES = 0.003  # CPU seconds of the probes for each labelled image that fits them
 LEAST_SHARE = 0.3  # of the budget that trains, even where the verdict takes more than the rest
 PROCESS = 0.7e9  # bytes of a worker with torch, before it has anything
 

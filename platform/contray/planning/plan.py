@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass
 
-from .. import data
+from .. import data, model
 from ..config import RunConfig
 from ..config.registry import load_method
 from ..errors import UserError
@@ -16,7 +17,8 @@ from ..storage.folder import Storage
 from . import rules
 from .cost import Cost
 from .facts import Images, Machine, look, machine
-from .trial import measure
+from .trial import Trial, measure
+from .words import duration
 
 KEPT = "plan.json"
 
@@ -44,7 +46,12 @@ def planned(config: RunConfig, source: data.Source) -> tuple[RunConfig, Plan]:
     if side != config.data.shorter_side:
         config = config.replace({"data.shorter_side": side, "train.planned": config.train.planned})
         images = look(config, data.open_source(config))
-    found = rules.fit(config, images, here, lambda candidate: measure(candidate, images))
+
+    def tried(candidate: RunConfig) -> Trial:
+        model.check(candidate, images.count)
+        return measure(candidate, images)
+
+    found = rules.fit(config, images, here, tried)
     fitted = found.config.replace({"train.planned": found.config.train.planned, "train.planned_for": f"{whole}; {here}"})
     return fitted, Plan(told(fitted, found, whole, here), command(fitted), found.cost)
 
@@ -89,7 +96,7 @@ def told(config: RunConfig, found: rules.Fitted, images: Images, here: Machine) 
     own = _own(config)
     lines = {
         "data": f"{images}",
-        "machine": f"{here}; {config.train.budget:g} minutes for all, of which the verdict takes about {cost.verdict:.0f} s",
+        "machine": f"{here}; {duration(cost.budget)} for all, of which the verdict takes about {duration(cost.verdict)}",
         "network": f"{_network(config)}: {_network_why(found, here)}",
         "images": f"{_sizes(config)}: {_size_why(config, images, here)}",
         "batch": f"{batch} images: {_batch_why(found, batch, images)}",
@@ -118,10 +125,11 @@ def _network_why(found: rules.Fitted, here: Machine) -> str:
 
 
 def _sizes(config: RunConfig) -> str:
-    drawn = [(view.size, view.count, view.kind) for view in config.views.values() if view.kind in ("image", "patches")]
-    return (
-        ", ".join(f"{count} x {size} px" if kind == "image" else f"patches of {size} px" for size, count, kind in drawn) or "none"
-    )
+    drawn = Counter[tuple[int, str]]()
+    for view in config.views.values():
+        drawn[view.size, view.kind] += view.count
+    kinds = {"image": "", "patches": " in patches"}
+    return " and ".join(f"{count} x {size} px{kinds[kind]}" for (size, kind), count in drawn.items() if kind in kinds) or "none"
 
 
 def _size_why(config: RunConfig, images: Images, here: Machine) -> str:

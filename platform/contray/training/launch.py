@@ -121,6 +121,7 @@ def plan_of(
     there = storage.folders()
     if there and (known := adopted(storage / (name or name_of(config, storage, quiet=True)[0]), config)):
         return known
+    check_machines(config)
     config, plan = planned(config, source)
     if not quiet:
         print(plan, flush=True)
