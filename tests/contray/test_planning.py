@@ -19,7 +19,7 @@ from contray.config.registry import builtin, load_method
 from contray.errors import ConfigError, UserError
 from contray.planning import rules, words
 from contray.planning.cost import Cost
-from contray.planning.estimate import estimate, guard, refuse, small
+from contray.planning.estimates import estimate, guard, refuse, small
 from contray.planning.facts import Images, Machine, look, machine
 from contray.planning.trial import Trial, measure
 from contray.storage.folder import Storage
@@ -243,7 +243,7 @@ def test_the_dry_run_of_ones_own_photos(
     assert "fix it   contray train --config contray_runs/swav-auto-" in shown
     assert "nothing was started" in shown
     assert "optim:" not in shown, "the YAML is for --show-config"
-    for method, column in (("clip", "text"), ("cpc_sequence", "array")):
+    for method, column in (("clip", "caption"), ("cpc_sequence", "signal")):
         assert main(["train", method, "--data.source", str(photos), "--dry-run"]) == 2
         assert f"no column '{column}'" in capsys.readouterr().err
 
@@ -263,7 +263,7 @@ def known(config: RunConfig, source: data.Source, here: Machine = CPU, **trial: 
 
 
 def test_a_small_run_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contray.planning.estimate.measure", lambda *_: pytest.fail("its shapes tell that it is small"))
+    monkeypatch.setattr("contray.planning.estimates.measure", lambda *_: pytest.fail("its shapes tell that it is small"))
     for method in ("simclr", "moco", "swav", "dino", "mae"):
         config = RunConfig.make(method)
         guard(config, data.open_source(config))
@@ -310,7 +310,7 @@ def test_a_refused_run_leaves_nothing(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("contray.planning.estimate.machine", lambda config: dataclasses.replace(machine(config), memory=1e9))
+    monkeypatch.setattr("contray.planning.estimates.machine", lambda config: dataclasses.replace(machine(config), memory=1e9))
     words = [
         "--data.source",
         str(photos),

@@ -247,7 +247,7 @@ class RunConfig:
 
         planned: whether what a plan filled counts; False: only that it did, so that the digest is the same before and after.
         """
-        without = (*without, *self.idle, *(() if planned else self.train.planned))
+        without = (*without, *self.idle, *(() if planned else set(self.train.planned) - FREE))
         if self.method.preset != AUTO:
             without = (*without, "train.budget", "train.planned", "train.planned_for")
         asked = {**self.flat(), **dict.fromkeys(self.train.settled, "auto")}  # the same name on any hardware

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..config import RunConfig
@@ -51,14 +52,26 @@ def mended(config: RunConfig, samples: int) -> dict[str, Any]:
     """Other values of batch, norm groups and the method's numbers, as few and as near as possible, that the data allow; empty: there are none."""
     batch = min(config.train.batch_size, power_below(samples))
     while batch >= 2:
-        limits = limits_of(config, samples, batch)
-        if all(limit.least <= limit.most for limit in limits.values()):
+        if all(limit.least <= limit.most for limit in limits_of(config, samples, batch).values()):
             found: dict[str, Any] = {"train.batch_size": batch, "train.norm_groups": min(config.train.norm_groups, batch // 2)}
-            found |= {f"method.{name}": within(getattr(config.method, name), limit) for name, limit in limits.items()}
-            flat = config.flat()
+            flat, found = config.flat(), found | numbers(config, samples, batch)
             return {key: value for key, value in found.items() if flat[key] != value}
         batch = power_below(batch - 1)
     return {}
+
+
+def numbers(config: RunConfig, samples: int, batch: int, wise: bool = False) -> dict[str, int]:
+    """The method's numbers that have limits, by their keys, nearest to what they are. wise: no more than pays, even where more would work."""
+    method = config.method
+    for _ in range(3):  # one limit may depend on another number
+        own = replace(config, method=method)
+        limits = limits_of(own, samples, batch)
+        if wise:
+            limits = {
+                name: replace(each, most=max(each.least, min(each.most, each.wise or each.most))) for name, each in limits.items()
+            }
+        method = replace(method, **{name: within(getattr(method, name), limit) for name, limit in limits.items()})
+    return {f"method.{name}": getattr(method, name) for name in limits_of(config, samples, batch)}
 
 
 def limits_of(config: RunConfig, samples: int, batch: int) -> Mapping[str, Limit]:

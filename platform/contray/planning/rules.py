@@ -16,7 +16,7 @@ from ..config import RunConfig
 from ..config.auto import Family, families
 from ..config.registry import MethodFile, load_method
 from ..methods._base import View
-from ..model.laws import limits_of, power_below, within
+from ..model.laws import numbers, power_below
 from .cost import Cost
 from .facts import Images, Machine
 from .trial import Trial
@@ -146,7 +146,7 @@ def dress(config: RunConfig, file: MethodFile, choice: Choice, images: Images) -
         short = families(file)["short"].settings
         settled = _replaced(settled, {key: value for key, value in short.items() if key.startswith("optim.")})
         family = families(file)["short"]
-    return _replaced(settled, {**numbers(settled, images.count), "optim.lr": rate(settled, family, choice)})
+    return _replaced(settled, {**numbers(settled, images.count, batch, wise=True), "optim.lr": rate(settled, family, choice)})
 
 
 def scaled(views: Mapping[str, View], size: int) -> dict[str, View]:
@@ -189,16 +189,6 @@ def network(config: RunConfig, family: Family, choice: Choice) -> dict[str, Any]
 def batch_for(batch: int, samples: int) -> int:
     """The family's batch; of few images a third at most, so that an epoch has several steps and a queue holds others than the batch."""
     return max(2, min(batch, power_below(samples // 3)))
-
-
-def numbers(config: RunConfig, samples: int) -> dict[str, Any]:
-    """Queues, prototypes and clusters, within what works and pays."""
-    limits = limits_of(config, samples, config.train.batch_size)
-    found = {}
-    for name, limit in limits.items():
-        most = max(limit.least, min(limit.most, limit.wise or limit.most))
-        found[f"method.{name}"] = within(getattr(config.method, name), dataclasses.replace(limit, most=most))
-    return found
 
 
 def rate(config: RunConfig, family: Family, choice: Choice) -> float:
