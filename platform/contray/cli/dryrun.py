@@ -22,5 +22,5 @@ def describe(config: RunConfig, *, whole: bool = False) -> tuple[RunConfig, dict
     found = estimate(config, source, cost)
     if whole:
         print(found.config.to_yaml())
-    show(found.table("dry run: nothing was started"))
+    show("dry run: nothing was started", str(found))
     return found.config, dict(found.facts)

@@ -14,7 +14,6 @@ from ..errors import ConfigError, UserError
 from ..model import backbones, hardware, optim
 from ..model.chunks import divide, normed
 from ..model.laws import power_below
-from ..tables import Table
 from .cost import Cost
 from .facts import look, machine
 from .trial import measure
@@ -43,11 +42,8 @@ class Estimate:
     disk: float
     facts: Mapping[str, str]
 
-    def table(self, title: str) -> Table:
-        table = Table(title, "", title)
-        for name, text in self.facts.items():
-            table.add(name, text)
-        return table
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<21}{text}" for name, text in self.facts.items())
 
 
 def estimate(config: RunConfig, source: data.Source, cost: Cost | None = None) -> Estimate:
@@ -78,9 +74,7 @@ def guard(config: RunConfig, source: data.Source, *, yes: bool = False, quiet: b
         return
     found = estimate(config, source, cost)
     if not quiet and cost is None:
-        from rich.console import Console
-
-        Console(highlight=False).print(found.table("what this run will take"))
+        print(found, flush=True)
     refuse(found)
     if found.seconds > DAY and found.cost.machine.kind == "cpu" and not yes:
         takes = f"about {duration(found.seconds)} on this machine's CPU"
