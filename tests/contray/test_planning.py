@@ -186,7 +186,7 @@ def test_all_violations_are_told_with_values_that_work(capsys: pytest.CaptureFix
     said = str(refused.value)
     assert said.startswith("train.batch_size: got 256, but photos/ has 24 training samples")
     assert "method.queue_size: got 65536, must be from 8 " in said
-    assert said.endswith("or leave --preset away, and a plan is fitted to the data")
+    assert said.endswith("or take --preset auto, a plan fitted to the data")
     from contray.cli.options import config_from, split_dotted
 
     line = said.partition("This works: contray train moco --preset paper ")[2].partition(";")[0]

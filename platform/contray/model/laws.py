@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import RunConfig
+from ..config.auto import AUTO
 from ..config.registry import load_method
 from ..errors import ConfigError
 from ..methods._base import Limit
@@ -37,9 +38,8 @@ def check(config: RunConfig, samples: int) -> None:
         words = [f"{problem}; {values[key]} would do" if key in values else problem for key, problem in broken.items()]
         first, *others = zip(broken, words, strict=True)
         told = "; ".join([first[1], *(f"{key}: {problem}" for key, problem in others)])
-        works = (
-            f". This works: {command(config, values)}; or leave --preset away, and a plan is fitted to the data" if values else ""
-        )
+        plan = "; or take --preset auto, a plan fitted to the data" if config.method.preset != AUTO else ""
+        works = f". This works: {command(config, values)}{plan}" if values else ""
         raise ConfigError(first[0], f"{told}{works}")
     try:
         method.check(config.method, samples=samples, batch=config.train.batch_size, views=config.views)
@@ -98,7 +98,10 @@ def command(config: RunConfig, changes: Mapping[str, Any]) -> str:
     differing = {key: value for key, value in flat.items() if key in _SHOWN or key in changes or plain.get(key) != value}
     hidden = ("method.name", "method.preset", "train.settled", "train.planned", "train.planned_for")
     words = ["contray", "train", method, "--preset", preset]
+    own = set(config.train.planned) - set(changes)
     for key, value in differing.items():
+        if key in own or ("views" in own and key.startswith("views.")):
+            continue  # a plan fills it again
         if key not in hidden and not (key in _SHOWN[1:] and plain[key] == value):
             words += [f"--{key}", *map(_text, value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)

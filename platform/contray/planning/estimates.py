@@ -84,7 +84,7 @@ def guard(config: RunConfig, source: data.Source, *, yes: bool = False, quiet: b
                 return
         length = "train.steps" if config.train.steps else "train.epochs"
         raise UserError(
-            f"{length}: {takes}, more than a day: --yes (in Python yes=True) starts it; without --preset a plan fits the run to 30 minutes, "
+            f"{length}: {takes}, more than a day: --yes (in Python yes=True) starts it; --preset auto fits the run to 30 minutes, "
             "or to --budget 2h"
         )
 
@@ -132,7 +132,7 @@ def _fitting(found: Estimate, what: str, needs: float, has: float, processes: in
     )
     spare = has - (needs - processes * rows * trial.activations)
     fits = math.floor(0.9 * spare / processes / max(trial.activations, 1))
-    auto = "without --preset a plan is fitted to this machine"
+    auto = "--preset auto is fitted to this machine"
     if fits < 2:
         if processes > 1:
             return "scale.workers", f"got up to {processes}: {told.partition(', ')[2]}; fewer workers, or {auto}"
