@@ -30,7 +30,7 @@ _SMALL = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """config: with what the hardware decides. seconds: of the whole run; memory: bytes of all its processes on one machine, gpu: of one worker's
+    """config: with what the hardware decides. seconds: of the whole run; memory: bytes of all its processes on one machine, host: of one worker, gpu: of one worker's
     GPU; disk: bytes of checkpoints; facts: these and what else follows from the config, by name, in words.
     """
 
@@ -38,6 +38,7 @@ class Estimate:
     cost: Cost
     seconds: float
     memory: float
+    host: float
     gpu: float
     disk: float
     facts: Mapping[str, str]
@@ -60,8 +61,8 @@ def estimate(config: RunConfig, source: data.Source, cost: Cost | None = None) -
     here = most if not (config.scale.address or kind == "cuda") else min(most, max(cost.machine.gpus, 1))
     memory = here * host + (0.0 if config.scale.workers == (0, 0) else 1e9)  # Ray's own processes and the driver
     disk = (config.train.keep + 1) * float(cost.trial.fixed)
-    found = Estimate(settled, cost, cost.total(settled), memory, gpu, disk, {})
-    return Estimate(settled, cost, found.seconds, memory, gpu, disk, _facts(found, source, asked))
+    found = Estimate(settled, cost, cost.total(settled), memory, host, gpu, disk, {})
+    return Estimate(settled, cost, found.seconds, memory, host, gpu, disk, _facts(found, source, asked))
 
 
 def guard(config: RunConfig, source: data.Source, *, yes: bool = False, quiet: bool = False, cost: Cost | None = None) -> None:
@@ -162,7 +163,7 @@ def _facts(found: Estimate, source: data.Source, asked: list[str]) -> dict[str, 
     chunks = _chunks(config)
     on = cost.machine.kind.replace("cuda", "GPU").replace("cpu", "CPU")
     per_epoch = epoch * cost.step(batch) + cost.epoch
-    gpu = f"{nbytes(found.gpu)} of a GPU's memory per worker, " if found.gpu else ""
+    gpu = f"{nbytes(found.gpu)} of a GPU's memory and " if found.gpu else ""
     return {
         "run": config.track.name or config.run_name,
         "data": f"{source.name}, {samples:,} training samples, {kinds}",
@@ -174,8 +175,8 @@ def _facts(found: Estimate, source: data.Source, asked: list[str]) -> dict[str, 
         "workers": f"{workers}; in chunks: {chunks}" if chunks else workers,
         "precision": _precision(config, asked, cost.machine.kind),
         "parameters": f"{counts[0]:.1f} M trained, {counts[1]:.1f} M in all",
-        "memory": f"about {gpu}{nbytes(found.memory)} in all ({nbytes(trial.fixed)} weights and optimiser, {nbytes(trial.activations)} per sample of a "
-        f"step, per worker; data {_data_memory(config, source, cost)})",
+        "memory": f"about {nbytes(found.memory)} in all, {gpu}{nbytes(found.host)} per worker ({nbytes(trial.fixed)} weights and optimiser, "
+        f"{nbytes(trial.activations)} per sample of a step; data {_data_memory(config, source, cost)})",
         "time": f"about {duration(found.seconds)}, {duration(per_epoch)} an epoch, on this machine's {on} alone (steps of {trial.rows} samples were "
         "measured, and drawing views)",
         "checkpoints": f"{config.scale.storage}/{config.track.name or config.run_name}, every {config.train.checkpoint_seconds:g} s, "
