@@ -46,10 +46,11 @@ def keys_of(split: Split) -> list[str]:
 
 
 def spared(keys: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray:
-    """(N,) bool: whom a hash of its key, even in [0, 1), puts below `share`; of each class of LEAST keys or more at least one, at most half.
+    """(N,) bool: whom a hash of its key, even in [0, 1), puts below `share`.
 
-    So no image changes sides for others that come or go, but one that its class alone needed, or had too many of. Samples of one key are on one
-    side; a key counts with the class of its first sample.
+    So no image changes sides for others that come or go, but in classes where luck would leave less than three quarters of the share, or take
+    more than one and a half: these follow the order of the hashes. Of each class of LEAST keys or more at least one is held, and at most half.
+    Samples of one key are on one side; a key counts with the class of its first sample.
     """
     names, first, inverse = np.unique(np.array(keys, dtype=object).astype(str), return_index=True, return_inverse=True)
     places = np.array([_place(name) for name in names.tolist()])
@@ -59,7 +60,8 @@ def spared(keys: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray:
         members = np.flatnonzero(classes == label)
         if len(members) >= LEAST:
             lowest = members[np.argsort(places[members], kind="stable")]
-            count = min(max(1, int((places[members] < share).sum())), len(members) // 2)
+            least, most = (max(1, round(times * share * len(members))) for times in (0.75, 1.5))
+            count = min(max(int((places[members] < share).sum()), least), most, len(members) // 2)
             held[lowest[:count]] = True
     return held[inverse]
 

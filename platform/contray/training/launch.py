@@ -42,6 +42,11 @@ class Result:
     finished: bool
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def verdict(self) -> str:
+        """In words; empty where nothing was measured."""
+        return str(self.details.get("verdict") or "")
+
 
 def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None, tags: Mapping[str, str] | None = None) -> Result:
     """Run a config to its end, or go on with an unfinished run of the same name. Everything that can be refused is refused before Ray starts.

@@ -37,7 +37,8 @@ def run(names: Iterable[str], subject: Subject) -> Measured:
     if len(on) > 1:
         raise UserError(f"{' and '.join(names)} are of different data: ask for one after the other")
     metrics = {name: value for each in found for name, value in {**each, **each.about}.items()}
-    return Measured(metrics | counts, tuple(picture for each in found for picture in each.pictures), *on)
+    pictures = tuple(picture for each in found for picture in each.pictures)
+    return Measured(metrics | counts, pictures, *on, tested=subject.source.tested if counts else "")
 
 
 def finals(subject: Subject) -> tuple[Measured, str]:
