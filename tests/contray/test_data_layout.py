@@ -45,8 +45,8 @@ def classes(*splits: str, per: int = 2, of: tuple[str, ...] = ("cat", "dog")) ->
     return [f"{split}/{name}/{i}.png" for split in splits for name in of for i in range(per)]
 
 
-def opened(root: Path):
-    return open_source(DataConfig(source=str(root)))
+def opened(root: Path, **keys):
+    return open_source(DataConfig(source=str(root), **keys))
 
 
 def names_of(split, root: Path) -> list[str]:

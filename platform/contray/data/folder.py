@@ -234,7 +234,8 @@ def _without_splits(names: Sequence[str], beside: list[str], folders: dict[str, 
     chosen = Chosen(list(names))
     if len(holding) < 2:
         if len(folders) > 1:
-            chosen.notes.append(f"no labels: of the folders {listing(sorted(folders), 3)} fewer than two hold images themselves")
+            held = f"of the folders {listing(sorted(folders), 3)} fewer than two hold images themselves"
+            chosen.notes.append(f"no labels: {held} (labels are the names of folders: CLASS/*.jpg)")
         return chosen
     folders = _by_class(folders)
     if len(beside) > HANDFUL:

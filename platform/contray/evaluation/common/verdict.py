@@ -86,7 +86,8 @@ def _gain(about: Mapping[str, float], scores: Sequence[str], told: Told) -> tupl
         chance = chance_of(gain, error, count)
         if chance < CHANCE:
             signs.add(1 if gain > 0 else -1)
-        said.append(f"{SCORES[score]} top-1 by {100 * gain:+.1f} ± {100 * error:.1f} points ({_often(chance)})")
+        by = f"by {100 * gain:+.1f} ± {100 * error:.1f} points ({_often(chance)})" if gain or error else "not at all"
+        said.append(f"{SCORES[score]} top-1 {by}")
     sure = signs.pop() if len(signs) == 1 else 0
     text = f"On {on} training changed {' and '.join(said)} over the untrained encoder"
     pixels = [
@@ -156,12 +157,13 @@ def _next(sure: int, told: Told) -> str:
 
 @dataclass(frozen=True)
 class Trend:
-    """Where a held-out curve goes at its end. slope: per epoch; error: its standard error; since: the epoch from which it is flat."""
+    """Where a held-out curve goes at its end. slope: per epoch; error: its standard error; since: the epoch from which it is flat, within `noise`."""
 
     slope: float
     error: float
     points: int
     since: float
+    noise: float
 
     @property
     def kind(self) -> str:
@@ -184,7 +186,7 @@ def trend_of(curve: Sequence[tuple[float, float]], images: int = 0) -> Trend | N
     level = sum(value for _, value in end) / len(end)
     noise = max(_scatter(end), _noise(level, images))
     since = next(epoch for epoch, value in points if value >= level - noise)
-    return Trend(slope, error, len(end), since)
+    return Trend(slope, error, len(end), since, noise)
 
 
 def _line(points: Sequence[tuple[float, float]], images: int) -> tuple[float, float]:
@@ -226,7 +228,8 @@ def _trend(curve: Sequence[tuple[float, float]], images: int, told: Told) -> tup
             f"Held-out k-NN fell at the end, by {per_epoch}: longer would not help; the best checkpoint is kept (best.pt).",
             False,
         )
-    return f"Held-out k-NN is flat since about epoch {found.since:.3g}: more of the same would bring little.", False
+    noise = f"within its noise of ± {100 * found.noise:.1f} points"
+    return f"Held-out k-NN is flat since about epoch {found.since:.3g}, {noise}: more of the same would bring little.", False
 
 
 # ---------------------------------------------------------------- without labels
