@@ -29,7 +29,7 @@ class Config:
 
 def evaluate(subject: Subject, options: Config) -> Measured:
     """The metrics of `Diagnosis.measure` of the encoder and, where it is tested, after `random_`, of the same network untrained; both's
-    similarities as a picture, for which the method must have pairs of views (UserError), and the numbers that it shows.
+    similarities as a picture, for which the method must have pairs of views (UserError).
     """
     from .common.diagnosis import draw
 
@@ -38,7 +38,7 @@ def evaluate(subject: Subject, options: Config) -> Measured:
     if subject.tests:
         found |= {f"random_{name}": value for name, value in subject.diagnosis.measure(subject.untrained).items()}
         if picture is not None:
-            found |= draw(subject.diagnosis, subject.method, subject.untrained, picture)
+            draw(subject.diagnosis, subject.method, subject.untrained, picture)
     return Measured(found, (picture,) if picture else ())
 
 

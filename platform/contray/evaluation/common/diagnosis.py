@@ -134,15 +134,12 @@ def similarities(x: Tensor, y: Tensor) -> Similarities:
     return Similarities(similar.diagonal(), similar[~torch.eye(len(x), dtype=torch.bool, device=x.device)])
 
 
-def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) -> dict[str, float]:
-    """Similarities of the untrained encoder's features, of the trained one's, and of what its loss compares; beside them the numbers of `measure`.
-
-    Gives those that `measure` does not: embedding_alignment and embedding_uniformity, of what the loss compares.
-    """
+def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) -> None:
+    """Similarities of the untrained encoder's features, of the trained one's, and of what its loss compares; beside them the numbers of `measure`."""
     from ...drawing import draw_similarities
 
     panels: dict[str, tuple[Similarities, dict[str, str]]] = {}
-    images, more = 0, dict[str, float]()
+    images = 0
     for name, method in (
         ("untrained encoder", untrained),
         ("trained encoder", trained),
@@ -158,17 +155,14 @@ def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) ->
             if embedded.shape == plain.shape and torch.equal(embedded, plain):
                 continue
             plain, pairs = embedded, (diagnosis.embed(method, pairs[0]), diagnosis.embed(method, pairs[1]))
-        images, alignment, uniformity = len(plain), geometry.alignment(*pairs), geometry.uniformity(plain)
-        if name.startswith("trained,"):
-            more = {"embedding_alignment": alignment, "embedding_uniformity": uniformity}
-        rank = f"{geometry.rankme(plain):.3f} of {min(plain.shape)}"
-        numbers = {"alignment": f"{alignment:.3f}", "uniformity": f"{uniformity:.3f}", "rank": rank}  # as the table has them
+        images = len(plain)
+        numbers = {"alignment": f"{geometry.alignment(*pairs):.3f}", "uniformity": f"{geometry.uniformity(plain):.3f}",
+                   "rank": f"{geometry.rankme(plain):.1f} of {min(plain.shape)}"}  # fmt: skip
         panels[name] = similarities(*pairs), numbers
     config = diagnosis.config
     of = f"{Path(config.method.name).stem} preset {config.method.preset} on {Path(config.data.source).name}"
     count = len(panels["trained encoder"][0].positive)
     draw_similarities(panels, f"{of}: {count:,} samples, two views of each; uniformity and rank of {images:,} images", out)
-    return more
 
 
 class LayerNorms:

@@ -20,8 +20,6 @@ GEOMETRY = {  # what is measured of the features, and of what the loss compares
     "embedding_rankme": "embeddings: effective rank",
     "embedding_rankme_share": "... of the most it can be",
     "embedding_std": "embeddings: spread, of evenly spread ones'",
-    "embedding_uniformity": "embeddings: uniformity",
-    "embedding_alignment": "embeddings: alignment of two views",
     "effective_temperature": "temperature, in standard deviations of negatives",
 }
 
@@ -79,8 +77,7 @@ def geometry_table(metrics: Mapping[str, float]) -> Table:
     table = Table("geometry of the features on training images, without labels", "", "trained", "untrained")
     for name, words in GEOMETRY.items():
         if name in metrics:
-            found = (metrics.get(prefix + name) for prefix in ("", "random_"))
-            table.add(words, *("-" if value is None else f"{value:.3f}" for value in found))
+            table.add(words, *(f"{metrics[prefix + name]:.3f}" for prefix in ("", "random_")))
     return table
 
 
