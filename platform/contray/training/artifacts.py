@@ -57,13 +57,12 @@ def keep(
             title = f"{Path(config.method.name).stem} {config.method.preset}"
             run.log_artifact(curves.draw(histories, title, folder / "curves.png"))
             added.append("curves.png")
-        if ended.finished and NEIGHBOURS not in there:
-            opened = source()
-            if len(opened.train) + len(opened.test or ()) <= FEW and set(method().eval_views(config.views)) == {"image"}:
-                trained = method()
+        if ended.finished and ended.metrics and NEIGHBOURS not in there:
+            opened, trained = source(), method()
+            views = type(trained).eval_views(config.views).values()
+            if len(opened.train) + len(opened.test or ()) <= FEW and all(view.source == "image" for view in views):
                 training = trained.training
-                subject = Subject(config, opened, trained.eval(), model.device_of(config))
-                neighbours.draw(subject, folder / NEIGHBOURS)
+                neighbours.draw(Subject(config, opened, trained.eval(), model.device_of(config)), folder / NEIGHBOURS)
                 trained.train(training)
                 run.log_artifact(folder / NEIGHBOURS)
                 added.append(NEIGHBOURS)
