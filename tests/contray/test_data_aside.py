@@ -140,14 +140,6 @@ def test_nothing_is_set_aside_where_it_would_take_what_training_or_picking_needs
     assert (len(both.train), len(both.test or []), both.tested) == (40, 40, "")
 
 
-def test_labels_that_nothing_could_be_measured_by_are_not_used(tmp_path: Path) -> None:
-    single = opened(folder(tmp_path / "single", cat=1, dog=1, eel=1))
-    assert single.train.labels is None
-    assert single.train.classes == []
-    assert "labels are not used: no two of the 3 images are left over" in single.notes[-1]
-    assert opened(folder(tmp_path / "two", cat=2, dog=2)).train.labels is not None
-
-
 def test_a_run_of_before_there_was_a_share_keeps_its_images() -> None:
     config = RunConfig.make("simclr")
     text = config.to_yaml()

@@ -20,10 +20,6 @@ def set_aside(source: Source, share: float, place: str) -> Source:
     place: what the source is called in words. Stays as it is where no class could spare an image.
     """
     train = source.train
-    if train.labels is not None and len(keys := set(keys_of(train))) - len(np.unique(train.labels)) < 2 and source.test is None:
-        train.labels, train.classes = None, []
-        note = f"labels are not used: no two of the {len(keys)} images are left over to measure by, with one of each class to learn from"
-        return replace(source, notes=[*source.notes, note])
     if not share or source.test is not None or train.labels is None:
         return source
     held = spared(keys_of(train), train.labels, share)
