@@ -83,7 +83,9 @@ def test_a_folder_without_a_test_set_has_one_that_never_trains(tmp_path: Path, c
     assert isinstance(train, EncodedSplit)
     assert len(train) + len(test) == 62
     assert test.classes == train.classes == ["cat", "dog", "eel"]
-    assert set(test.labels) == {0, 1}
+    assert test.labels is not None
+    assert train.labels is not None
+    assert set(test.labels.tolist()) == {0, 1}
     assert source.tested == "a held-out tenth of photos/"
     assert f"({len(test)} images) tests, and never trains; with --data.test_share 0 all train" in source.notes[-1]
     for split in (train, test):
@@ -91,7 +93,7 @@ def test_a_folder_without_a_test_set_has_one_that_never_trains(tmp_path: Path, c
     seen = [int(split.image(i, None)[0, 0, 0]) for split in (train, test) for i in range(len(split))]
     assert sorted(seen) == list(range(62))
     assert [Path(split.describe(i)).parent.name for split in (train, test) for i in range(len(split))] == [
-        split.classes[label] for split in (train, test) for label in split.labels
+        train.classes[label] for label in [*train.labels.tolist(), *test.labels.tolist()]
     ]
     sides = {Path(test.describe(i)).relative_to(tmp_path / "photos") for i in range(len(test))}
     (tmp_path / "photos").rename(tmp_path / "moved")
@@ -122,6 +124,8 @@ def test_parquet_by_rows_and_own_groups_on_one_side(tmp_path: Path) -> None:
     made.broken = {59: "torn"}
     grouped = set_aside(Source("mine", made, None), 0.2, "mine")
     assert grouped.test is not None
+    assert grouped.train.groups is not None
+    assert grouped.test.groups is not None
     assert not set(grouped.train.groups.tolist()) & set(grouped.test.groups.tolist())
     seen = [int(split.image(i, None)[0, 0, 0]) for split in (grouped.train, grouped.test) for i in range(len(split))]
     assert sorted(seen) == list(range(60))

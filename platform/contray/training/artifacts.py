@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import data
 from ..config import RunConfig
+from ..errors import DataError
 from ..methods._base import Method
 from ..track import TrackedRun
 from .records import record_config
@@ -62,10 +63,14 @@ def keep(
             views = type(trained).eval_views(config.views).values()
             if len(opened.train) + len(opened.test or ()) <= FEW and all(view.source == "image" for view in views):
                 training = trained.training
-                neighbours.draw(Subject(config, opened, trained.eval(), model.device_of(config)), folder / NEIGHBOURS)
+                try:
+                    neighbours.draw(Subject(config, opened, trained.eval(), model.device_of(config)), folder / NEIGHBOURS)
+                except DataError as error:  # the run is trained and its numbers stand
+                    print(f"contray: {NEIGHBOURS} was not drawn ({error})", flush=True)
+                else:
+                    run.log_artifact(folder / NEIGHBOURS)
+                    added.append(NEIGHBOURS)
                 trained.train(training)
-                run.log_artifact(folder / NEIGHBOURS)
-                added.append(NEIGHBOURS)
         # a run that was extended keeps the encoder of its first end beside the one of its last
         older = run.results()[1].get("contray.step", "") not in ("", str(ended.step))
         if ended.finished and config.track.model and (ENCODER not in there or older):

@@ -248,7 +248,11 @@ def _work(
             recorder.metrics.durable(outcome.step)
         recorder.audience.tell("log", outcome.step, {**metrics, **metrics.about})
     unsent = close(recorder.metrics, storage, CLOSE_SECONDS) if recorder.metrics else 0
-    verdict = _judge(plan, config, source, storage, recorder, outcome, metrics) if metrics and not unmeasured and plan.final == "test" else ""
+    verdict = (
+        _judge(plan, config, source, storage, recorder, outcome, metrics)
+        if metrics and not unmeasured and plan.final == "test"
+        else ""
+    )
     kept = plan.run is None or plan.final != "test" or _keep_artifacts(plan.run, config, source, outcome, metrics)
     return {
         "step": outcome.step,
