@@ -32,7 +32,9 @@ def test_a_class_is_one_in_both_codings_of_its_accents(tmp_path: Path) -> None:
     assert source.train.classes == [JOINED, "dog"]
     assert source.test is not None
     assert labels_of(source.test) == [JOINED, "dog"]
-    both = opened(grow(tmp_path / "flat", *(f"{name}/{i}.png" for name in (JOINED, APART, "dog") for i in range(2))))
+    both = opened(
+        grow(tmp_path / "flat", *(f"{name}/{i}.png" for name in (JOINED, APART, "dog") for i in range(2))), test_share=0.0
+    )
     assert Counter(labels_of(both.train)) == {JOINED: 4, "dog": 2}
 
 
@@ -99,7 +101,7 @@ def test_pictures_beside_their_masks_are_no_classes(tmp_path: Path, names: tuple
 
 def test_images_called_as_masks_of_others_are_said(tmp_path: Path) -> None:
     names = [f"{name}/{i}{end}.png" for name in ("benign", "malignant") for i in range(2) for end in ("", "_mask", "_mask_1")]
-    source = opened(grow(tmp_path / "a", *names))
+    source = opened(grow(tmp_path / "a", *names), test_share=0.0)
     assert len(source.train) == 12
     assert "8 images are named as if they were masks of others (benign/0_mask.png beside benign/0.png)" in " ".join(source.notes)
     faces = opened(
@@ -111,7 +113,9 @@ def test_images_called_as_masks_of_others_are_said(tmp_path: Path) -> None:
 def test_folders_that_are_no_classes_are_said(tmp_path: Path) -> None:
     source = opened(grow(tmp_path, *(f"fold{i}/{name}/0.png" for i in range(2) for name in "ab")))
     assert source.train.labels is None
-    assert source.notes == ["no labels: of the folders fold0, fold1 fewer than two hold images themselves"]
+    assert source.notes == [
+        "no labels: of the folders fold0, fold1 fewer than two hold images themselves (labels are the names of folders: CLASS/*.jpg)"
+    ]
 
 
 def test_leftovers_of_network_disks_are_no_classes(tmp_path: Path) -> None:

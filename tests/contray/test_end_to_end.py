@@ -157,7 +157,12 @@ def test_mlflow_has_params_curves_and_tags(place: Place, config: RunConfig, trai
 
 def test_mlflow_has_the_artifacts(place: Place, config: RunConfig, trained: Result, tmp_path: Path) -> None:
     talk = track.client(place.uri)
-    assert {file.path for file in talk.list_artifacts(trained.run_id)} == {"config.yaml", "curves.png", "views.png"}
+    assert {file.path for file in talk.list_artifacts(trained.run_id)} == {
+        "config.yaml",
+        "curves.png",
+        "neighbours.png",
+        "views.png",
+    }
     saved = talk.download_artifacts(trained.run_id, "config.yaml", str(tmp_path))
     assert RunConfig.from_yaml(Path(saved).read_text()) == model.settled(config, model.device_of(config).type)
     with Image.open(talk.download_artifacts(trained.run_id, "views.png", str(tmp_path))) as grid:

@@ -291,7 +291,8 @@ def words(store: str, tmp_path: Path) -> list[str]:
 def test_a_run_without_test_images_ends_in_its_held_out_numbers(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*words, str(photos(tmp_path / "photos", {"cat": 20, "dog": 20}))]) == 0
+    folder = photos(tmp_path / "photos", {"cat": 20, "dog": 20})
+    assert main([*words, str(folder), "--data.test_share", "0"]) == 0
     said = capsys.readouterr().out
     assert "top-1 on 4 held-out training images" in said
     assert "trained encoder" in said

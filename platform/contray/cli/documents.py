@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from ..training.launch import Result
     from ..tuning import SweepResult
 
-RUN = "name, run_id, url, checkpoint, step, finished, metrics, unmeasured (why, if so), unsent (points that MLflow lacks)"
-SEEDS = "with --seeds: name, finished, seeds (of each the fields above and seed), mean, std"
+RUN = (
+    "name, run_id, url, checkpoint, step, finished, metrics, verdict, unmeasured (why, if so), unsent (points that MLflow lacks)"
+)
+SEEDS = "with --seeds: name, finished, seeds (of each the fields above and seed), mean, std, verdict"
 DRY = "with --dry-run: config, facts"
 SWEEP = (
     "name, metric, run_id, url, compare, plots, best (a trial's name), best_config, trials (best first; of each name, params, status, metrics, "
@@ -42,6 +44,7 @@ def of_run(result: Result) -> dict[str, Any]:
         "step": result.step,
         "finished": result.finished,
         "metrics": result.metrics,
+        "verdict": result.verdict,
         "unmeasured": str(result.details.get("unmeasured") or ""),
         "unsent": result.details.get("unsent", 0),
     }
@@ -49,6 +52,8 @@ def of_run(result: Result) -> dict[str, Any]:
 
 def of_seeds(results: Sequence[Result], first: int) -> dict[str, Any]:
     """Runs of one config over seeds from `first` on, with mean and sample standard deviation of what all were measured by."""
+    from ..evaluation.common.verdict import over_seeds
+
     common = [name for name in results[0].metrics if all(name in each.metrics for each in results)] if results else []
     values = {name: [float(each.metrics[name]) for each in results] for name in common}
     return {
@@ -57,6 +62,7 @@ def of_seeds(results: Sequence[Result], first: int) -> dict[str, Any]:
         "seeds": [{"seed": first + offset, **of_run(each)} for offset, each in enumerate(results)],
         "mean": {name: mean(each) for name, each in values.items()},
         "std": {name: stdev(each) if len(each) > 1 else 0.0 for name, each in values.items()},
+        "verdict": over_seeds([each.metrics for each in results]),
     }
 
 

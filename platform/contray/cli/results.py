@@ -32,11 +32,11 @@ def show_result(config: RunConfig, result: Result) -> None:
     if not result.finished:
         show(f"stopped at step {result.step} with a checkpoint; the same command goes on from there")
         return
-    if not details["labelled"]:
-        show(f"{config.data.source} has no labels: the encoder is trained, and k-NN and linear probe have nothing to measure")
     tabled = {prefix + score for prefix in ENCODERS for score in SCORED}
     if tabled & result.metrics.keys():
-        show(report({**result.metrics, **details["about"]}, knn_k=config.parts["eval.knn"].k))
+        show(
+            report({**result.metrics, **details["about"]}, knn_k=config.parts["eval.knn"].k, tested_on=details.get("tested", ""))
+        )
     elif GEOMETRY.keys() & result.metrics.keys():
         show(geometry_table(result.metrics))
     rest = {
@@ -45,7 +45,9 @@ def show_result(config: RunConfig, result: Result) -> None:
         if name not in tabled and name.removeprefix("random_") not in GEOMETRY
     }
     if rest:
-        show(*tables_of(Measured({**rest, **details["about"]})))
+        show(*tables_of(Measured({**rest, **details["about"]}, tested=details.get("tested", ""))))
+    if result.verdict:
+        show(f"\n{result.verdict}\n")
     for what, broken in (
         ("replaced a broken image", details["broken"]),
         ("left out a broken test image", details["broken_test"]),
@@ -90,7 +92,9 @@ def show_unmeasured(results: Sequence[Result]) -> bool:
 
 
 def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:
-    """One row per seed, then mean and standard deviation."""
+    """One row per seed, then mean and standard deviation, and what to make of them."""
+    from ..evaluation.common.verdict import over_seeds
+
     names = ["knn_top1", "linear_top1", "random_linear_top1", "pixels_linear_top1"]
     if not any(name in result.metrics for name in names for result in results):  # no labelled test images
         names = [name.replace("_top1", "_val_top1") for name in names]
@@ -101,7 +105,10 @@ def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:
     table.divide()
     known = [[result.metrics[name] for result in results if name in result.metrics] for name in names]
     table.add("mean ± std", *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in map(_spread, known)))
-    show(table, *(f"seed {config.seed + offset:<6} {result.url}" for offset, result in enumerate(results)))
+    show(table)
+    if said := over_seeds([result.metrics for result in results]):
+        show(f"\n{said}\n")
+    show(*(f"seed {config.seed + offset:<6} {result.url}" for offset, result in enumerate(results)))
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:

@@ -63,7 +63,10 @@ def check_renamed(key: str, given: Any) -> None:
 
 def translated(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a config's text under today's keys. Only a config that a run has written is taken as it was, for it holds all keys."""
-    if not {"seed", "track.uri", "eval.knn_k", "eval.batch_size"} <= values.keys():
+    if not {"seed", "track.uri", "data.max_broken", "eval.batch_size"} <= values.keys():
+        return dict(values)
+    values = {"data.test_share": 0.0, **values}  # before there was a share for testing all labelled images trained
+    if "eval.knn_k" not in values:
         return dict(values)
     found: dict[str, Any] = {}
     for key, value in values.items():

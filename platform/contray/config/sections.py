@@ -96,6 +96,14 @@ class DataConfig:
         "empty: contray-USER in the system's temporary folder",
         unit="path",
     )
+    test_share: float = setting(
+        0.1,
+        "labels, and no test set: share of each class's images that tests and never trains, by a hash of their names (Parquet: of file and row "
+        "number); 0: all train",
+        unit="fraction",
+        ge=0,
+        le=0.5,
+    )
     max_broken: float = setting(
         0.05, "share of broken images, of training or test, above which it is refused", unit="fraction", ge=0, le=1
     )

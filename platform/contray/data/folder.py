@@ -234,7 +234,8 @@ def _without_splits(names: Sequence[str], beside: list[str], folders: dict[str, 
     chosen = Chosen(list(names))
     if len(holding) < 2:
         if len(folders) > 1:
-            chosen.notes.append(f"no labels: of the folders {listing(sorted(folders), 3)} fewer than two hold images themselves")
+            held = f"of the folders {listing(sorted(folders), 3)} fewer than two hold images themselves"
+            chosen.notes.append(f"no labels: {held} (labels are the names of folders: CLASS/*.jpg)")
         return chosen
     folders = _by_class(folders)
     if len(beside) > HANDFUL:
@@ -244,9 +245,7 @@ def _without_splits(names: Sequence[str], beside: list[str], folders: dict[str, 
         _leave_out(beside, f"{root}/{base} beside the folders of its classes", chosen.notes)
     chosen.classes = sorted(folders)
     chosen.train, chosen.train_labels = _numbered(folders, chosen.classes)
-    chosen.notes.append(
-        f"labels are the names of the {len(folders)} folders ({listing(chosen.classes, 3)}); all images train, none test"
-    )
+    chosen.notes.append(f"labels are the names of the {len(folders)} folders ({listing(chosen.classes, 3)})")
     return chosen
 
 
@@ -290,7 +289,9 @@ def _split(root: Path, names: list[str], labels: list[int] | None, classes: list
     def content() -> str:
         return digest(names, content_of([os.path.join(root, name) for name in names]))
 
-    encoded = Encoded(len(names), lambda i: (root / names[i]).read_bytes(), lambda i: shown(root / names[i]), content)
+    encoded = Encoded(
+        len(names), lambda i: (root / names[i]).read_bytes(), lambda i: shown(root / names[i]), content, names.__getitem__
+    )
     known = None if labels is None else np.array(labels, np.int64)
     said = [] if labels is None else [shown(name) for name in classes]
     return EncodedSplit(encoded, config.cache_gb, known, said, shorter_side=config.shorter_side)

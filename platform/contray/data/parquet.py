@@ -297,7 +297,7 @@ class _Part:
     def split(self, labels: np.ndarray | None, classes: list[str]) -> EncodedSplit:
         """The split with its labels as numbers of `classes`."""
         encoded = Encoded(
-            int(self.rows[-1]), self.images, self._describe, self._content, self.images.rows.close,
+            int(self.rows[-1]), self.images, self._describe, self._content, self._key, self.images.rows.close,
             sample=self.images.sample, stream=self.images.stream, memory=self.images.rows.memory,
         )  # fmt: skip
         known = classes if labels is not None else []
@@ -318,6 +318,11 @@ class _Part:
 
     def _describe(self, i: int) -> str:
         return self.images.where(i)
+
+    def _key(self, i: int) -> str:
+        """The file and the number of the row in it: rows and files may come behind."""
+        file, row = self.images.rows.place(i)
+        return f"{self.files[file].name} {row}"
 
     def _content(self) -> str:
         """Of the tables and of every file that they name, in whichever column: a view may be drawn from it."""

@@ -12,6 +12,7 @@ The fingerprint of what `Split.content` gives is in every checkpoint, so that no
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from types import ModuleType
@@ -25,6 +26,7 @@ from ..config.registry import SOURCES, find, names, part_name, told
 from ..config.sections import DataConfig
 from ..errors import DataError, UserError, shown
 from . import files
+from .aside import set_aside
 from .splits import BrokenImage, Source, Split, check_columns, digest
 
 PIPELINE = "4"  # raised whenever the same key gives other pixels
@@ -45,13 +47,15 @@ def open_source(config: RunConfig | DataConfig) -> Source:
     what = f"{name} {'have' if name in SOURCES else 'has'}"
     check_columns(keys, what, labels="label_column" not in reads, images="image_column" not in reads)
     if module is files or name in SOURCES:
-        return module.open_source(keys, None)
+        source = module.open_source(keys, None)
+        return set_aside(source, keys.test_share, f"{source.name}{'/' * os.path.isdir(os.path.expanduser(name))}")
     own = (
         getattr(module, "Config", lambda: None)()
         if isinstance(config, DataConfig)
         else config.parts.get(f"data.{part_name(name)}")
     )
-    return _opened(name, module, keys, own)
+    source = _opened(name, module, keys, own)
+    return set_aside(source, keys.test_share, source.name)
 
 
 def announced(config: RunConfig | DataConfig, quiet: bool = False) -> Source:

@@ -61,6 +61,10 @@ class Split:
         """The file or row of a sample, for messages."""
         return f"sample {i}"
 
+    def key(self, i: int) -> str:
+        """What a sample is called among the split's, wherever the data lie."""
+        return str(i)
+
     def content(self) -> str:
         """A digest of what the split holds, cheap beside training: changes when images are added, taken away or replaced by others.
 
@@ -112,19 +116,44 @@ class ArraySplit(Split):
 class Encoded:
     """Where encoded images lie: read(i) gives the file's bytes, describe(i) its name, content() a cheap digest.
 
-    close() drops what read holds in memory, when all is decoded. sample(n): ids and bytes of about n images from all over the set, and
-    stream(): for each of them in order a function that gives its bytes as read does, where that is cheaper. memory(): what read holds in
-    memory, in words.
+    key(i) names an image within the set, wherever that lies. close() drops what read holds in memory, when all is decoded. sample(n): ids and
+    bytes of about n images from all over the set, and stream(): for each of them in order a function that gives its bytes as read does, where
+    that is cheaper. memory(): what read holds in memory, in words.
     """
 
     count: int
     read: Callable[[int], bytes | memoryview | None]
     describe: Callable[[int], str]
     content: Callable[[], str]
+    key: Callable[[int], str] = str
     close: Callable[[], None] = lambda: None
     sample: Callable[[int], Iterator[tuple[int, bytes | memoryview | None]]] | None = None
     stream: Callable[[], Iterator[Callable[[], bytes | memoryview | None]]] | None = None
     memory: Callable[[], str] = lambda: "each is read when it is asked for"
+
+    def subset(self, ids: np.ndarray) -> Encoded:
+        """These images, by their places among the ids, which ascend."""
+        at = ids.tolist()
+
+        def stream() -> Iterator[Read]:
+            assert self.stream is not None
+            wanted = iter(at)
+            following = next(wanted, None)
+            for i, read in enumerate(self.stream()):
+                if i == following:
+                    yield read
+                    following = next(wanted, None)
+
+        def sample(count: int) -> Iterator[tuple[int, bytes | memoryview | None]]:
+            assert self.sample is not None
+            places = {i: place for place, i in enumerate(at)}
+            found = self.sample(-(-count * self.count // max(len(at), 1)))
+            return ((places[i], data) for i, data in found if i in places)
+
+        return Encoded(
+            len(at), lambda i: self.read(at[i]), lambda i: self.describe(at[i]), lambda: digest(self.content(), ids),
+            lambda i: self.key(at[i]), self.close, sample if self.sample else None, stream if self.stream else None, self.memory,
+        )  # fmt: skip
 
 
 class EncodedSplit(Split):
@@ -157,6 +186,15 @@ class EncodedSplit(Split):
 
     def describe(self, i: int) -> str:
         return self.encoded.describe(i)
+
+    def key(self, i: int) -> str:
+        return self.encoded.key(i)
+
+    def subset(self, ids: np.ndarray) -> EncodedSplit:
+        """These samples, by their places among the ids, which ascend."""
+        others = {name: (kind, lambda i, read=read: read(int(ids[i]))) for name, (kind, read) in self.others.items()}
+        labels = None if self.labels is None else self.labels[ids]
+        return EncodedSplit(self.encoded.subset(ids), self.cache_gb, labels, self.classes, others, self.shorter_side)
 
     def content(self) -> str:
         depth = self.depth("image")
@@ -312,12 +350,16 @@ def _progress(count: int) -> Iterator[Callable[[int], None]]:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: what trains, and what tests where there is any. notes: what was taken for what, and what was left out and why."""
+    """A data set: what trains, and what tests where there is any. notes: what was taken for what, and what was left out and why.
+
+    tested: in words, what was set aside as a test set of a source that has none.
+    """
 
     name: str
     train: Split
     test: Split | None
     notes: list[str] = field(default_factory=list)
+    tested: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.train, EncodedSplit) and isinstance(self.test, EncodedSplit):

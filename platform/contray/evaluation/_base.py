@@ -47,17 +47,20 @@ Show = Callable[[dict[str, Any]], None]  # takes what `TrainingBar.show` takes
 
 
 class Measured(dict[str, float]):
-    """Metrics by name. about: what they stand on; pictures: files that were drawn; on: the data, where that is not the subject's own source.
+    """Metrics by name. about: what they stand on; pictures: files that were drawn; on: the data, where that is not the subject's own source;
+    tested: what was set aside to test, in words, where the data have no test set of their own.
 
     In `about`: fit_images, val_images, test_images: how many could be read and are counted; test_images_broken: how many could not, if any;
     labelled_images: how many labels fine-tuning was given; {prefix}{knn or linear}_gain_error: the standard error of the gain over that encoder.
     """
 
-    def __init__(self, metrics: Mapping[str, float], pictures: tuple[Path, ...] = (), on: str | None = None) -> None:
+    def __init__(
+        self, metrics: Mapping[str, float], pictures: tuple[Path, ...] = (), on: str | None = None, tested: str = ""
+    ) -> None:
         """metrics: with what is about them among them. on: empty for data that is built in."""
         super().__init__({name: value for name, value in metrics.items() if not ABOUT.search(name)})
         self.about = {name: value for name, value in metrics.items() if ABOUT.search(name)}
-        self.pictures, self.on = pictures, on
+        self.pictures, self.on, self.tested = pictures, on, tested
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What MLflow keeps of a run besides its curves: the config, a grid of views, the curves as a picture, the encoder."""
+"""What MLflow keeps of a run besides its curves: the config, a grid of views, the curves as a picture, neighbours, the encoder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 
 from .. import data
 from ..config import RunConfig
+from ..errors import DataError
 from ..methods._base import Method
 from ..track import TrackedRun
 from .records import record_config
 
-ENCODER = "encoder"
+ENCODER, NEIGHBOURS = "encoder", "neighbours.png"
+FEW = 2000  # images of which neighbours are drawn unasked: seconds
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,18 @@ class Ended:
 
 
 def keep(
-    run: TrackedRun, ended: Ended, split: Callable[[], data.Split], method: Callable[[], Method], redraw: bool = True
+    run: TrackedRun, ended: Ended, source: Callable[[], data.Source], method: Callable[[], Method], redraw: bool = True
 ) -> list[str]:
     """Record what the run does not have yet; the names of it. redraw: the curves anew, for points have come.
 
-    split, method: the training data and the trained module, fetched only if they are needed. Raises TrackingError.
+    source, method: the data and the trained module, fetched only if they are needed. Raises TrackingError.
     """
     from .. import drawing as curves
-    from .. import track
+    from .. import model, track
     from ..model import encoder
+    from ..pictures import neighbours
     from ..pictures.preview import draw
+    from ..pictures.subject import Subject
 
     config, there, added = ended.config, run.kept(), []
     with tempfile.TemporaryDirectory() as name:
@@ -46,7 +50,7 @@ def keep(
             record_config(run, config)
             added.append("config.yaml")
         if "views.png" not in there:
-            draw(split(), config.views, strength=config.augment.strength, seed=config.seed, out=folder / "views.png")
+            draw(source().train, config.views, strength=config.augment.strength, seed=config.seed, out=folder / "views.png")
             run.log_artifact(folder / "views.png")
             added.append("views.png")
         if redraw or "curves.png" not in there:
@@ -54,6 +58,19 @@ def keep(
             title = f"{Path(config.method.name).stem} {config.method.preset}"
             run.log_artifact(curves.draw(histories, title, folder / "curves.png"))
             added.append("curves.png")
+        if ended.finished and ended.metrics and NEIGHBOURS not in there:
+            opened, trained = source(), method()
+            views = type(trained).eval_views(config.views).values()
+            if len(opened.train) + len(opened.test or ()) <= FEW and all(view.source == "image" for view in views):
+                training = trained.training
+                try:
+                    neighbours.draw(Subject(config, opened, trained.eval(), model.device_of(config)), folder / NEIGHBOURS)
+                except DataError as error:  # the run is trained and its numbers stand
+                    print(f"contray: {NEIGHBOURS} was not drawn ({error})", flush=True)
+                else:
+                    run.log_artifact(folder / NEIGHBOURS)
+                    added.append(NEIGHBOURS)
+                trained.train(training)
         # a run that was extended keeps the encoder of its first end beside the one of its last
         older = run.results()[1].get("contray.step", "") not in ("", str(ended.step))
         if ended.finished and config.track.model and (ENCODER not in there or older):

@@ -46,6 +46,12 @@ def check_extension(state: Mapping[str, Any], config: RunConfig, samples: int, f
     return done, total
 
 
+def extends_exactly(config: RunConfig, method: Method, samples: int) -> bool:
+    """Whether a run that is done could go on to twice its length as one that had been asked for it at once."""
+    total = config.total_steps(samples)
+    return not any(_differing(config, method, samples, total, 2 * total, total))
+
+
 def _differing(config: RunConfig, method: Method, samples: int, before: int, total: int, done: int) -> Iterator[str]:
     """The schedules whose values over the first `done` steps depend on whether the run has `before` or `total` steps."""
     size, epoch = config.train.batch_size, samples // config.train.batch_size * config.train.batch_size

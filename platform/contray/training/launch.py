@@ -44,6 +44,11 @@ class Result:
     finished: bool
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def verdict(self) -> str:
+        """In words; empty where nothing was measured."""
+        return str(self.details.get("verdict") or "")
+
 
 def launch(
     config: RunConfig, *, quiet: bool = False, parent: str | None = None, tags: Mapping[str, str] | None = None, yes: bool = False

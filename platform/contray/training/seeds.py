@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..evaluation import Measured
 from ..evaluation.common.samples import check_measurable
 from ..planning import guard, keep
+from ..evaluation.common.verdict import over_seeds
 from ..storage import sealed
 from ..storage.checkpoint import newest_step
 from ..storage.folder import Storage
@@ -22,7 +23,7 @@ from .lease import Lease, held
 from .ray_train import check_machines, cluster_of, ray_session
 from .records import SEEDS, check_kind, note, read, tags_of
 from .stop import Status, ending, stoppable
-from .worker import VERDICT
+from .worker import TOLD, VERDICT
 
 KINDS: sealed.Kinds = {"run_id": str, "config": str, "seeds": int, "finished": bool}
 
@@ -112,7 +113,8 @@ def _end(parent: track.TrackedRun, name: str, status: Status, results: Sequence[
             common = [key for key in results[0].metrics if all(key in each.metrics for each in results)]
             means = {key: sum(each.metrics[key] for each in results) / len(results) for key in common}
             parent.log_metrics(means, step=results[0].step)
-            parent.set_tags({"contray.seeds": str(len(results))})
+            said = over_seeds([each.metrics for each in results])
+            parent.set_tags({"contray.seeds": str(len(results)), **({TOLD: said} if said else {})})
         parent.finish(status)
     except track.TrackingError as error:
         print(f"contray: {name} could not be ended in MLflow ({error}); each seed is recorded by itself", flush=True)

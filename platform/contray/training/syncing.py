@@ -155,7 +155,7 @@ def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> S
         ended = artifacts.Ended(config, state["step"], state["worlds"], finished, metrics)
         try:
             added = artifacts.keep(
-                run, ended, lambda: data.open_source(config).train, lambda: read_checkpoint(folder.address).method, log.sent > 0
+                run, ended, lambda: data.open_source(config), lambda: read_checkpoint(folder.address).method, log.sent > 0
             )  # fmt: skip
         except (UserError, OSError) as error:
             problem += "; " * bool(problem) + f"artifacts could not be made ({error})"

@@ -16,6 +16,7 @@ from ..config import RunConfig
 from ..config.registry import name_code
 from ..errors import UserError
 from ..evaluation import Measured, Subject
+from ..evaluation.common.verdict import words
 from ..evaluation.common.watch import Collapsed
 from ..methods._ranks import world_size
 from ..storage import sealed
@@ -23,6 +24,7 @@ from ..storage.folder import Storage
 from ..storage.logins import remember
 from ..track import Audience, MetricLog, Run, TrackedRun, TrackingError
 from . import artifacts
+from .advice import advice
 from .artifacts import Ended
 from .checkpoints import NEWEST, NONE_YET
 from .lease import Fenced
@@ -31,8 +33,9 @@ from .loop import Outcome, train
 from .progress import TROUBLES, lasting
 from .spool import close
 
-VERDICT = "verdict.json"
+VERDICT, CURVE = "verdict.json", "knn_val_top1"
 HEAR_SECONDS = 0.5  # how often rank 0 hears what is asked of it, between the steps that it logs
+TOLD = "contray.verdict"  # the tag of the verdict in words
 TROUBLE, TAG_CHARS = "contray.trouble", 5000  # MLflow's limit of a tag's value is 8000
 CLOSE_SECONDS = 20.0  # that the last points may take to MLflow; what is left is kept for `contray sync`
 
@@ -78,6 +81,8 @@ class Recorder(Listener):
         self._show = show
         self._log: MetricLog | None = None
         self.step = 0  # that was last logged
+        self.curve: list[tuple[int, float]] = []  # (step, held-out k-NN top-1) of this process's life
+        self.collapse = ""  # the alarm's words
         self._asked, self._heard = Asked(), time.monotonic()
         self._troubles: dict[str, str] = {}
         self._tagged: str | None = None  # not known: an earlier life of the run may have left something there
@@ -114,10 +119,13 @@ class Recorder(Listener):
         self.audience.tell("log", step, dict(values))
 
     def evaluated(self, step: int, fraction: float, values: Mapping[str, float], save: Callable[[], dict[str, Any]]) -> None:
+        if CURVE in values:
+            self.curve.append((step, values[CURVE]))
         self.show({"step": step, "total": self.total, "evaluated": step, **values, **({"save": save} if self.offer else {})})
         self.audience.tell("evaluated", step, fraction, dict(values))
 
     def collapsed(self, step: int, words: str) -> None:
+        self.collapse = words
         self.show({"collapse": words})
         if self.metrics:
             self.metrics.tag({"contray.collapse": words})
@@ -240,12 +248,19 @@ def _work(
             recorder.metrics.durable(outcome.step)
         recorder.audience.tell("log", outcome.step, {**metrics, **metrics.about})
     unsent = close(recorder.metrics, storage, CLOSE_SECONDS) if recorder.metrics else 0
+    verdict = (
+        _judge(plan, config, source, storage, recorder, outcome, metrics)
+        if metrics and not unmeasured and plan.final == "test"
+        else ""
+    )
     kept = plan.run is None or plan.final != "test" or _keep_artifacts(plan.run, config, source, outcome, metrics)
     return {
         "step": outcome.step,
         "finished": outcome.finished,
         "metrics": dict(metrics),
         "about": metrics.about,
+        "verdict": verdict,
+        "tested": source.tested,
         "worlds": outcome.worlds,
         "seconds": outcome.seconds,
         "images_per_second": outcome.images_per_second,
@@ -279,13 +294,33 @@ def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: 
     return metrics, ""
 
 
+def _judge(
+    plan: Plan, config: RunConfig, source: data.Source, storage: Storage, recorder: Recorder, outcome: Outcome, metrics: Measured
+) -> str:
+    """The verdict in words, kept as a tag of the run; its curve is MLflow's, which has that of the run's earlier lives, else this one's."""
+    points = dict(recorder.curve)
+    if plan.run is not None:
+        with contextlib.suppress(TrackingError):
+            points = {**dict(plan.run.history(CURVE)), **points}
+    per_epoch = max(1, len(source.train) // config.train.batch_size)
+    curve = [(step / per_epoch, value) for step, value in sorted(points.items()) if step]
+    told = advice(config, source, outcome.method, storage, plan.name, recorder.collapse)
+    said = words(metrics, curve, told)
+    if said and plan.run is not None:
+        try:
+            plan.run.set_tags({TOLD: said[:TAG_CHARS]})
+        except TrackingError as error:
+            print(f"contray: the tag {TOLD} was not recorded ({error})", flush=True)
+    return said
+
+
 def _keep_artifacts(
     run: TrackedRun, config: RunConfig, source: data.Source, outcome: Outcome, metrics: Mapping[str, float]
 ) -> bool:
     """Whether all were kept. An outage is said, not raised: training is done and its checkpoint safe."""
     ended = Ended(config, outcome.step, outcome.worlds, outcome.finished, metrics)
     try:
-        artifacts.keep(run, ended, lambda: source.train, lambda: outcome.method)
+        artifacts.keep(run, ended, lambda: source, lambda: outcome.method)
     except (TrackingError, OSError) as error:
         print(f"contray: artifacts were not recorded ({error}); `contray sync` makes them from the checkpoint", flush=True)
         return False

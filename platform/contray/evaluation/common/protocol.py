@@ -104,17 +104,18 @@ def gain_error(hits: Tensor, others: Tensor) -> float:
     return float((hits.double() - others.double()).std(correction=0) / math.sqrt(len(hits)))
 
 
-def report(results: Mapping[str, float], images: int | None = None, knn_k: int = 0) -> Table:
+def report(results: Mapping[str, float], images: int | None = None, knn_k: int = 0, tested_on: str = "") -> Table:
     """The result table: top-1 in per cent with its binomial standard error, and what training gained, with its own where it is known.
 
     results: what k-NN and linear probe give, and what they say about it; an encoder that was not measured has no row. The numbers are those of
     the test images, or, where there are none, of held-out training images, and the title says which and how many. images: how many test
-    images, where `results` does not say; knn_k: the neighbours that were to vote, which the table tells where there were fewer.
+    images, where `results` does not say; knn_k: the neighbours that were to vote, which the table tells where there were fewer; tested_on: what was
+    set aside to test, in words, where the data have no test set.
     """
     tested = any(prefix + score in results for prefix in ENCODERS for score in ("knn_top1", "linear_top1"))
     scores = ("knn_top1", "linear_top1") if tested else ("knn_val_top1", "linear_val_top1")
     count = int(results.get("test_images", images or 0) if tested else results.get("val_images", 0))
-    table = Table(f"top-1 on {_which(results, count, tested)}", "encoder", "k-NN %", "linear %")
+    table = Table(f"top-1 on {_which(results, count, tested, tested_on)}", "encoder", "k-NN %", "linear %")
     measured = [prefix for prefix in ENCODERS if any(prefix + score in results for score in scores)]
     for prefix in measured:
         table.add(ENCODERS[prefix], *(_percent(results.get(prefix + score), count) for score in scores))
@@ -129,12 +130,14 @@ def report(results: Mapping[str, float], images: int | None = None, knn_k: int =
     return table
 
 
-def _which(results: Mapping[str, float], count: int, tested: bool) -> str:
+def _which(results: Mapping[str, float], count: int, tested: bool, tested_on: str) -> str:
     """The images that the numbers are of, in words."""
-    number = f"{count:,} " if count else ""
-    kind = f"{'test' if tested else 'held-out training'} image{'' if count == 1 else 's'}"
+    number, plural = f"{count:,} " if count else "", "" if count == 1 else "s"
     broken = int(results.get("test_images_broken", 0)) if tested else 0
-    return f"{number}{kind}" + (f" ({broken:,} more could not be read)" if broken else "")
+    said = f"{number}{'test' if tested else 'held-out training'} image{plural}"
+    if tested and tested_on:
+        said = f"{tested_on} ({number}image{plural})"
+    return said + (f" ({broken:,} more could not be read)" if broken else "")
 
 
 def _percent(top1: float | None, images: int) -> str:

@@ -19,7 +19,7 @@ from ...config.registry import builtin, told
 from ...errors import UserError
 from ...model.determinism import make_deterministic
 from .._base import Measured, Subject
-from .samples import counts_of_test
+from .samples import counts_of_test, measurable
 
 
 def run(names: Iterable[str], subject: Subject) -> Measured:
@@ -37,7 +37,8 @@ def run(names: Iterable[str], subject: Subject) -> Measured:
     if len(on) > 1:
         raise UserError(f"{' and '.join(names)} are of different data: ask for one after the other")
     metrics = {name: value for each in found for name, value in {**each, **each.about}.items()}
-    return Measured(metrics | counts, tuple(picture for each in found for picture in each.pictures), *on)
+    pictures = tuple(picture for each in found for picture in each.pictures)
+    return Measured(metrics | counts, pictures, *on, tested=subject.source.tested if counts else "")
 
 
 def finals(subject: Subject) -> tuple[Measured, str]:
@@ -61,9 +62,9 @@ def finals(subject: Subject) -> tuple[Measured, str]:
 
 
 def served_by(source: data.Source, names: Iterable[str]) -> list[str]:
-    """Of these evaluations those whose labels the data have, if they need any."""
+    """Of these evaluations those that the data's labels can serve, if they need any."""
     names = list(dict.fromkeys(names))
-    lacking = needing_labels(names) if source.train.labels is None else []
+    lacking = [] if measurable(source) else needing_labels(names)
     return [name for name in names if name not in lacking]
 
 

@@ -52,13 +52,22 @@ def held_out(config: RunConfig, source: data.Source) -> tuple[np.ndarray, np.nda
     )
 
 
+def measurable(source: data.Source) -> bool:
+    """Whether labels are there, and two images or groups of images are left over to ask where one of each class is known."""
+    train = source.train
+    if train.labels is None:
+        return False
+    units = len(train) if train.groups is None else len(np.unique(train.groups))
+    return units - len(np.unique(train.labels)) >= 2
+
+
 def check_measurable(config: RunConfig, source: data.Source) -> None:
     """Raises ConfigError or DataError where labels, counts or broken test images make it impossible to measure the run while it trains or after.
 
-    Nothing is asked of data without labels, nor of a run that measures nothing. Of the test images PROBED are decoded.
+    Nothing is asked of data without labels that could measure, nor of a run that measures nothing. Of the test images PROBED are decoded.
     """
     final, online = map(needing_labels, (config.eval.final, config.eval.online if config.eval.every_epochs else ()))
-    if source.train.labels is None or not (final or online):
+    if not (final or online) or not measurable(source):
         return
     test = check_labels(source)
     held_out(config, source)

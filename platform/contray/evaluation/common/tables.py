@@ -31,7 +31,7 @@ def tables_of(measured: Measured) -> list[Table]:
     rest = {name: value for name, value in measured.items() if name not in dense | shape}
     made = [dense_table(dense)] if dense else []
     made += [geometry_table(shape)] if shape else []
-    return made + ([metrics_table(type(measured)({**rest, **measured.about}))] if rest else [])
+    return made + ([metrics_table(type(measured)({**rest, **measured.about}, tested=measured.tested))] if rest else [])
 
 
 def metrics_table(metrics: Measured) -> Table:
@@ -43,6 +43,8 @@ def metrics_table(metrics: Measured) -> Table:
         "_val_ on {:,} held-out training images": "val_images",
         "by the labels of {:,} images": "labelled_images",
     }
+    if metrics.tested:
+        of = {f"on {metrics.tested} ({{:,}} images)" if name == "test_images" else words: name for words, name in of.items()}
     where = [words.format(int(metrics.about[name])) for words, name in of.items() if name in metrics.about]
     shares = all(name.endswith("top1") for name in names)
     title = "top-1 accuracy in per cent" if shares else "metrics; top-1 accuracy in per cent"
