@@ -23,7 +23,7 @@ from .places import line_of
 from .steps import evaluation_inputs, some_steps
 
 EXACT = 1e-9
-GATHER = "gather(x, batch.size) of contray.methods._ranks"
+GATHER = "gather(x, batch.size) of contray.methods"
 
 
 def same_on_ranks(together: Sequence[Mapping[str, Any]], alone: Mapping[str, Any], file: str = "") -> list[Wrong]:
@@ -61,14 +61,14 @@ def _of_values(found: Sequence[Gap], world: int, step: int, file: str) -> Wrong:
         return Wrong(
             f"{values}, about {world} times as much: it is divided by this rank's rows, or computed whole on every rank",
             "the ranks' losses are summed: divide a sum over own rows by batch.size (not by len(x), not .mean()), and what every rank "
-            "computes whole by world_size() of contray.methods._ranks",
+            "computes whole by world_size() of contray.methods",
             line,
         )
     if step == 0:
         return Wrong(
             f"{values}: a row meets other rows on several ranks than on one, such as negatives or statistics of this rank alone",
             f"compare with the rows of the whole batch, {GATHER}, where row i stands at place batch.slot[i]; "
-            "norms over the batch are BatchNorm of contray.methods._ranks; draws per row come from batch.rand(name, shape)",
+            "norms over the batch are BatchNorm of contray.methods; draws per row come from batch.rand(name, shape)",
             line,
         )
     return Wrong(
