@@ -6,6 +6,27 @@ from dataclasses import dataclass, field
 
 from ..tables import Table
 
+CHECKS = {  # in order, with what each holds
+    "exports": "PAPER, Config, VIEWS, RECIPE, PRESETS and one Method, of their types",
+    "presets": "each resolves on the recipe, and its views can be drawn",
+    "labels": "no view and no import leads to them",
+    "refusals": "what `check` refuses begins with a field of Config",
+    "a step": "built, represent, loss, update",
+    "negatives": "a count that goes with PAPER",
+    "encode": "(B, out_dim), each image by itself, the same again, nothing changed",
+    "losses": "finite, and so are gradients",
+    "gradients": "every trained parameter gets one",
+    "draws": "none from a global generator",
+    "buffers": "written by `update` alone",
+    "checkpoints": "gone on from any step, bit-equal",
+    "chunks": "in parts as in one, to 1e-9",
+    "average networks": "start as exact copies, and move",
+    "bf16": "finite in half precision",
+    "backbones": "with a residual net and with a vision transformer",
+    "digits": "the loss of a batch of them falls in a few steps",
+    "ranks": "loss, gradients, buffers and weights on 2 and 3 workers as on one, to 1e-9",
+}
+
 
 @dataclass(frozen=True)
 class Wrong:
@@ -52,14 +73,19 @@ class Findings:
         """The file and the line, where these are known."""
         return f"{self.method}:{wrong.line}" if wrong.line else ""
 
-    def table(self) -> Table:
-        """A row for each check."""
+    @property
+    def said(self) -> str:
+        """The outcome in a line."""
         count = len(self.wrong)
         said = "all is well" if self.ok else "one thing is wrong" if count == 1 else f"{count} things are wrong"
-        caption = f"preset {self.preset}, in small, {self.seconds:.0f} s" if self.preset else ""
-        table = Table(f"contray check {self.method}: {said}", "check", "", left=range(2), caption=caption)
+        return f"{self.method}: {said}" + (f" (preset {self.preset}, in small, {self.seconds:.0f} s)" if self.preset else "")
+
+    def table(self) -> Table:
+        """A row for each check."""
+        table = Table("", "check", "what is held", "", left=range(3))
         for each in self.findings:
-            table.add(each.check, "wrong" if each.wrong else f"not made: {each.skipped}" if each.skipped else "ok")
+            outcome = "wrong" if each.wrong else f"not made: {each.skipped}" if each.skipped else "ok"
+            table.add(each.check, CHECKS[each.check], outcome)
         return table
 
     def lines(self) -> list[str]:
@@ -73,8 +99,8 @@ class Findings:
         return found
 
     def text(self) -> str:
-        """The table, then what is wrong."""
-        return "\n".join([str(self.table()), *self.lines()])
+        """The table, then the outcome and what is wrong."""
+        return "\n".join([str(self.table()), self.said, *self.lines()])
 
     __str__ = text
     __repr__ = text
@@ -82,5 +108,4 @@ class Findings:
     def _repr_html_(self) -> str:
         from html import escape
 
-        rest = escape("\n".join(self.lines()))
-        return self.table().html() + (f"<pre>{rest}</pre>" if rest else "")
+        return f"{self.table().html()}<pre>{escape(chr(10).join([self.said, *self.lines()]))}</pre>"

@@ -6,7 +6,6 @@ The steps are those of `steps.some_steps`; `alone` are they on one rank. Exact m
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,10 +55,13 @@ def _of_values(found: Sequence[Gap], world: int, step: int, file: str) -> Wrong:
             line,
         )
     values = f"the loss of step {step + 1} is {loss.actual.item():.6g} on {world} ranks and {loss.expected.item():.6g} on one"
-    ratio = loss.actual.item() / loss.expected.item() if loss.expected.item() else math.inf
-    if step == 0 and abs(ratio / world - 1) < 0.1:
+    times = next(
+        (gap for gap in found if gap.expected.item() and abs(gap.actual.item() / gap.expected.item() / world - 1) < 0.1), None
+    )
+    if step == 0 and times is not None:
+        part = "" if times is loss else f"{times.path[0]} is "
         return Wrong(
-            f"{values}, about {world} times as much: it is divided by this rank's rows, or computed whole on every rank",
+            f"{values}: {part}about {world} times as much, as it is where it is divided by this rank's rows or computed whole on every rank",
             "the ranks' losses are summed: divide a sum over own rows by batch.size (not by len(x), not .mean()), and what every rank "
             "computes whole by world_size() of contray.methods",
             line,

@@ -20,16 +20,13 @@ from ..model import optim
 from ..model.chunks import divide
 from ..training.step import forward_backward
 from . import draws, file, laws
-from .findings import Finding, Findings, Wrong
+from .findings import CHECKS, Finding, Findings, Wrong
 from .places import Raised, line_of, line_where, raised
 from .ranks import WORLDS, Asked, Case
 from .steps import SAMPLES, begun, clock_of, inputs_of, one_step, small, some_steps
 
+FIRST = list(CHECKS)[: list(CHECKS).index("a step")]
 TRIES, RATE = 15, 3e-3  # steps of AdamW on one batch of the digits, after which the loss is lower
-AFTER = (
-    *("negatives", "encode", "losses", "gradients", "draws", "buffers", "checkpoints", "chunks", "average networks", "bf16"),
-    *("backbones", "digits", "ranks"),
-)
 
 
 def check(path: str | Path, *, preset: str = "") -> Findings:
@@ -48,16 +45,16 @@ def check(path: str | Path, *, preset: str = "") -> Findings:
     return check_all([(name, preset)])[0]
 
 
-def check_all(cases: Sequence[Case]) -> list[Findings]:
-    """`check` of several methods; one start of the ranks serves them."""
+def check_all(cases: Sequence[Case], only: Sequence[str] = ()) -> list[Findings]:
+    """`check` of several methods; one start of the ranks serves them. only: of each the check that is made; those before a step are always."""
     begin, threads = time.perf_counter(), torch.get_num_threads()
-    suites = [_Suite(name, preset) for name, preset in cases]
+    suites = [_Suite(*case, each) for case, each in zip(cases, only or [""] * len(cases), strict=True)]
     tried = [suite for suite in suites if suite.declared()]
-    ranks = Asked([(suite.name, suite.found.preset) for suite in tried])
+    ranks = Asked([(suite.name, suite.found.preset) for suite in tried if suite.wants("ranks")])
     torch.set_num_threads(1)  # nets are tiny
     try:
         with torch.random.fork_rng(devices=[]):
-            alive = [suite for suite in tried if suite.steps()]
+            alive = [suite for suite in tried if suite.steps() and suite.wants("ranks")]
         results = ranks.results() if alive else {}
         for suite in alive:
             suite.ranks(results)
@@ -70,9 +67,12 @@ def check_all(cases: Sequence[Case]) -> list[Findings]:
 
 
 class _Suite:
-    def __init__(self, name: str, preset: str) -> None:
-        self.name, self.found = name, Findings(name, preset)
+    def __init__(self, name: str, preset: str, only: str = "") -> None:
+        self.name, self.found, self.only = name, Findings(name, preset), only
         self.path = name  # of the method's file
+
+    def wants(self, check: str) -> bool:
+        return self.only in ("", check)
 
     def note(self, check: str, wrong: Sequence[Wrong], skipped: str = "") -> bool:
         self.found.findings.append(Finding(check, tuple(wrong), skipped))
@@ -80,6 +80,8 @@ class _Suite:
 
     def held(self, check: str, law: Callable[[], Sequence[Wrong]]) -> bool:
         """Note what a law says; what the method raises meanwhile is wrong too."""
+        if not self.wants(check) and check not in FIRST:
+            return True
         try:
             return self.note(check, law())
         except Exception as error:
@@ -124,6 +126,8 @@ class _Suite:
 
     def steps(self) -> bool:
         """Check what one rank computes; whether several can be held against it."""
+        if self.only in FIRST:
+            return True
         drawn = draws.states()
         try:
             method = model.build(self.config, SAMPLES)
@@ -146,6 +150,7 @@ class _Suite:
             self.alone = some_steps(0, 1, self.config)
         except Exception as error:
             return self._ends("a step", error)
+        self.note("a step", [])
         drawn, wrote = self._watched()
         steps = self.alone["steps"]
         self.held("negatives", lambda: file.negatives(self.path, method, self.file.paper.negatives))
@@ -166,7 +171,8 @@ class _Suite:
         self.held("average networks", lambda: self._targets(method))
         self.held("bf16", self._bf16)
         self.held("backbones", self._backbones)
-        self._digits()
+        if self.wants("digits"):
+            self._digits()
         return True
 
     def _ends(self, what: str, error: Exception) -> bool:
@@ -177,7 +183,7 @@ class _Suite:
             else ""
         )
         self.note("a step", [Wrong(f"{what} raises {told.words}", mend, told.line)])
-        for check in AFTER:
+        for check in list(CHECKS)[list(CHECKS).index("a step") + 1 :]:
             self.note(check, [], "no step can be made")
         return False
 

@@ -39,5 +39,5 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         found = check(options.method, preset=options.preset)
         tell(documents.of_findings(found))
         if not options.json:
-            show(found.table(), *found.lines())
+            show(found.table(), found.said, *found.lines())
     return 0 if found.ok else 1

@@ -101,11 +101,15 @@ def _brief(told: Mapping[str, str], width: int) -> Iterator[str]:
 
 
 def _cut(text: str, room: int) -> str:
-    """A text up to the last sign at which it may end within the room, else up to a word."""
+    """A text up to the last place at which it may end within the room: before a clause or a bracket; else up to a word."""
     if len(text) <= room:
         return text
-    ends = [found.start() for found in re.finditer(r"[;:,(]| \(| \[", text) if 12 <= found.start() <= room]
-    return text[: ends[-1]].rstrip() if ends else textwrap.shorten(text, room, placeholder=" ...")
+    for signs in ("; | \\(| \\[", ": "):
+        ends = [found.start() for found in re.finditer(signs, text) if room // 3 <= found.start() <= room]
+        ends = [end for end in ends if text[:end].count("(") == text[:end].count(")")]
+        if ends:
+            return text[: ends[-1]]
+    return textwrap.shorten(text, room, placeholder=" ...")
 
 
 def _within(keys: Iterable[str], section: str) -> list[str]:
