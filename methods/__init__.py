@@ -19,8 +19,21 @@ if TYPE_CHECKING:
 # What a file of one's own imports from here
 _PARTS, _RANKS = ("mlp", "normalize"), ("BatchNorm", "gather", "total", "world_size")
 __all__ = [
-    *("Batch", "BatchNorm", "Clock", "Method", "MethodConfig", "Paper", "Preset", "Reps", "View"),
-    *("gather", "mlp", "normalize", "setting", "total", "world_size"),
+    "Batch",
+    "BatchNorm",
+    "Clock",
+    "Method",
+    "MethodConfig",
+    "Paper",
+    "Preset",
+    "Reps",
+    "View",
+    "gather",
+    "mlp",
+    "normalize",
+    "setting",
+    "total",
+    "world_size",
 ]
 
 

@@ -15,7 +15,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from contray.methods import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, gather, mlp, normalize, setting, world_size
+from contray.methods import (
+    Batch,
+    Clock,
+    Method,
+    MethodConfig,
+    Paper,
+    Preset,
+    Reps,
+    View,
+    gather,
+    mlp,
+    normalize,
+    setting,
+    world_size,
+)
 
 PAPER = Paper(  # what `contray methods align_uniform.py` shows
     title="Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
@@ -52,9 +66,7 @@ RECIPE = {  # keys of the config (contray train --help-all) for a run without a 
 SMALL_VIEW = replace(VIEWS["view"], size=32, blur=0.0)
 PRESETS = {  # settings on top of the recipe; `digits` is what `contray check` tries
     "paper": Preset("ResNet-50, batch 256, 200 epochs"),
-    "cifar": Preset(
-        "ResNet-18 with a 3x3 stem", {"backbone.name": "resnet18", "backbone.stem": "cifar"}, {"view": SMALL_VIEW}
-    ),
+    "cifar": Preset("ResNet-18 with a 3x3 stem", {"backbone.name": "resnet18", "backbone.stem": "cifar"}, {"view": SMALL_VIEW}),
     "digits": Preset(
         "the built-in digits in two minutes on two cores",
         {

@@ -204,16 +204,17 @@ class _Suite:
             early.extend(name for name, buffer in laws.own_buffers(method) if not torch.equal(buffer, own[name]))
 
         step(look)
-        drawn = [
-            Wrong(
-                f"the global generator of {what} is used, which draws otherwise on each rank and is in no checkpoint",
-                "draw per row by batch.rand(name, shape): uniform in [0, 1), the same on any number of ranks",
-                line_where(self.path, lambda: self._step()[1](lambda: None), lambda frame, i=i: draws.states()[i]),
-            )
-            for i, (what, old, new) in enumerate(zip(draws.NAMES, before, draws.states(), strict=True))
-            if old != new
-        ]
+        after = draws.states()
+        drawn = [self._draws(i) for i in range(len(after)) if before[i] != after[i]]
         return drawn, [self._early(name) for name in early]
+
+    def _draws(self, i: int) -> Wrong:
+        _, step = self._step()
+        return Wrong(
+            f"the global generator of {draws.NAMES[i]} is used, which draws otherwise on each rank and is in no checkpoint",
+            "draw per row by batch.rand(name, shape): uniform in [0, 1), the same on any number of ranks",
+            line_where(self.path, lambda: step(lambda: None), lambda frame: draws.states()[i]),
+        )
 
     def _early(self, name: str) -> Wrong:
         method, step = self._step()
