@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 NOT_OWN = ("contray", "methods", "tune_spaces")
-INSTALLED = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+PYTHON = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")})
+INSTALLED = {"site-packages", "dist-packages"}  # folders, of this environment or of one below it
 
 
 def files(module: ModuleType) -> dict[str, Path]:
@@ -68,4 +69,5 @@ def _own(module: ModuleType, home: str) -> bool:
     file = getattr(module, "__file__", None) or ""
     if top in NOT_OWN or not file.endswith(".py"):
         return False
-    return top == home or not any(Path(file).resolve().is_relative_to(folder) for folder in INSTALLED)
+    path = Path(file).resolve()
+    return top == home or not (INSTALLED & set(path.parts) or any(path.is_relative_to(folder) for folder in PYTHON))
