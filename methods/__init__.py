@@ -13,17 +13,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+    from ._parts import mlp, normalize
+    from ._ranks import BatchNorm, gather, total, world_size
 
 # What a file of one's own imports from here
-__all__ = ["Batch", "Clock", "Method", "MethodConfig", "Paper", "Preset", "Reps", "View", "setting"]
+_PARTS, _RANKS = ("mlp", "normalize"), ("BatchNorm", "gather", "total", "world_size")
+__all__ = [
+    "Batch",
+    "BatchNorm",
+    "Clock",
+    "Method",
+    "MethodConfig",
+    "Paper",
+    "Preset",
+    "Reps",
+    "View",
+    "gather",
+    "mlp",
+    "normalize",
+    "setting",
+    "total",
+    "world_size",
+]
 
 
 def __getattr__(name: str) -> Any:
     """The interface is imported when it is first used: to list the methods needs no torch."""
     if name in __all__:
-        from . import _base
+        from . import _base, _parts, _ranks
 
-        return getattr(_base, name)
+        return getattr(_parts if name in _PARTS else _ranks if name in _RANKS else _base, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

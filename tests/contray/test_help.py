@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,8 +72,26 @@ def test_help_has_few_keys_and_help_all_every_key(name: str, page) -> None:
     assert every - own == taken
     assert few < every
     assert 3 <= len(few - own) <= 24
-    for pattern in getattr(command_of(name), "FEW", ()):
-        assert any(re.fullmatch(pattern.replace("*", ".*"), key) for key in few), pattern
+
+
+def test_the_first_screen_fits_and_comes_at_once() -> None:
+    """40 lines of 100 characters, in well under a second, of which Python's own start is a tenth; nothing heavy is imported for it."""
+    lines = [*COMMANDS, "train moco", "train dino", "tune moco", "eval linear", "eval detection", "eval knn finetune", "plot map"]
+    code = f"""
+import contextlib, io, sys, time
+from contray.cli import main
+for line in {lines!r}:
+    began, out = time.process_time(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([*line.split(), "--help"])
+    shown = out.getvalue().splitlines()
+    assert 5 < len(shown) <= 40 and max(map(len, shown)) <= 100, (line, len(shown))
+    assert time.process_time() - began < 0.5, line
+print(*sorted(set(sys.modules) & {{"torch", "ray", "mlflow", "numpy", "rich", "matplotlib"}}))
+"""
+    env = {**os.environ, "COLUMNS": "100"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, env=env)
+    assert ended.stdout == "\n"
 
 
 def test_every_key_is_told_with_its_unit_range_and_value(page) -> None:
@@ -86,7 +107,7 @@ def test_every_key_is_told_with_its_unit_range_and_value(page) -> None:
 def test_help_is_of_the_method_and_preset_on_the_line(page) -> None:
     assert "--method.queue_size" not in page("train --help")
     for line in ("train moco --help", "train --help moco", "help train moco", "train moco -h"):
-        assert "--method.queue_size an integer" in page(line), line
+        assert "--method.queue_size  keys in the queue" in page(line), line
     assert "(default: linear)" in page("train moco --preset v1 --help method.head")
     assert "--views.large_a.size" in page("train dino --help views")
     assert "--method.clusters" in page("data preview deepcluster --help-all")
@@ -124,7 +145,9 @@ def test_nothing_is_coloured_where_colours_are_not_wanted(
     assert not re.search("\x1b\\[[0-9;]*3[0-7]m", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("ui", "completion", "data preview", "data scenes")])
+@pytest.mark.parametrize(
+    "name", [name for name in COMMANDS if name not in ("ui", "completion", "data preview", "data scenes", "new")]
+)
 def test_one_thing_has_one_spelling(name: str) -> None:
     """What is a key of the config is an option of the key's name, and no option abbreviates one."""
     tails = {"uri", "experiment", "storage", "address", "image_column", "source", "scratch", "device"}
@@ -148,6 +171,34 @@ def test_a_repeated_option_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         "contray: --seeds is given more than once; the last one counts",
         "contray: --train.epochs is given more than once; the last one counts",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train --epochs 3", "--epochs: here it is --train.epochs 3"),
+        ("train moco --lr=0.1", "--lr: here it is --optim.lr 0.1"),
+        ("tune moco --batch-size 64", "--batch-size: here it is --train.batch_size 64"),
+        ("train --batch 64", "--batch: here it is --train.batch_size 64"),
+        ("train --gpus 2", "--gpus: here it is --scale.workers N N, of which each has a GPU where there are any"),
+        ("train --workers 2", "--workers: here it is --scale.workers MIN MAX (processes that train) or --data.workers"),
+        ("train --device cpu", "--device: here it is --train.device cpu"),
+        ("train --resume", "--resume: not needed: the same command goes on where it stopped"),
+        ("eval knn --epochs 3", "--epochs: is of eval attentive, crd, distill"),
+        ("plot map --device cpu", "--device: no such option of contray plot; did you mean --train.device?"),
+        ("train -v", "-v: contray train says all there is to say"),
+        ("eval knn -q", "-q: contray eval prints what was asked for alone"),
+    ],
+)
+def test_what_other_tools_call_it_leads_to_what_it_is_called_here(
+    line: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split()) == 2
+    assert capsys.readouterr().err.startswith(f"contray: {words}")
+
+
+def test_q_is_quiet() -> None:
+    assert parse(command_of("train"), ["moco", "-q"], "train")[0].quiet is True
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from contray import RunConfig, data, model
+from contray.config import sources
 from contray.config.registry import find, known_code, name_files, own_code
 from contray.errors import UserError
 from contray.evaluation import Subject
@@ -174,3 +178,31 @@ def test_a_run_does_not_go_on_with_other_code(tmp_path: Path) -> None:
     ):
         check_fits(state, config, own_code(config))
     check_fits(state, config.replace({"train.allow_changes": True}), own_code(config))
+
+
+def test_nor_with_other_code_that_its_file_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of one's own beside it counts, and what that imports in its turn; Python's and installed packages' do not."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in {
+        "own_heads": "import math\nimport numpy\nfrom own_sizes import WIDTH",
+        "own_sizes": "WIDTH = 8",
+        "own_others": "WIDTH = 9",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "mine.py").write_text("import own_heads\n" + BACKBONE)
+    module = find_own(tmp_path / "mine.py")
+    assert [path.name for path in sources.files(module).values()] == ["mine.py", "own_heads.py", "own_sizes.py"]
+    before = sources.digest(module)
+    (tmp_path / "own_others.py").write_text("WIDTH = 10")
+    assert sources.digest(module) == before
+    (tmp_path / "own_sizes.py").write_text("WIDTH = 7")
+    assert sources.digest(module) != before
+    (tmp_path / "alone.py").write_text(BACKBONE)
+    assert sources.digest(find_own(tmp_path / "alone.py")) == hashlib.sha256(BACKBONE.encode()).hexdigest()[:24]
+
+
+def find_own(path: Path) -> ModuleType:
+    """A backbone's file that the user named."""
+    name_files(str(path))
+    return find("backbone", str(path))

@@ -147,7 +147,7 @@ sync --track.uri {NOBODY}
 ui --port many
 ui --no-browser
 methods --json=yes
-methods simclr
+methods simclrr
 spaces --method moco
 spaces --train.epochs 3
 data preview nope

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from ..errors import UserError, nearest
@@ -93,11 +95,12 @@ def _possible(before: list[str], now: str) -> Iterable[str]:
         return []
     command = command_of(name)
     known = options_of(command.Options)
-    method = _method(name, rest)
+    method = method_on(name, rest)
     keys = declared.keys(method) if hasattr(command, "keys") else {}
+    short = _short(rest, keys) if name == "eval" else {}
     last = rest[-1] if rest else ""
     if now.startswith("-"):
-        return _flags(known, keys, now)
+        return [*_flags(known, keys, now), *(f"--{key}" for key in short)]
     if last in ("--help", "-h"):
         return dict.fromkeys(key.split(".")[0] for key in keys)
     if last == "--preset":
@@ -105,8 +108,8 @@ def _possible(before: list[str], now: str) -> Iterable[str]:
     option = next((each for each in known if each.flag == last), None)
     if option and option.kind is not bool:
         return option.note.choices
-    if last.removeprefix("--") in keys:
-        return keys[last.removeprefix("--")]
+    if last.removeprefix("--") in {**short, **keys}:
+        return {**short, **keys}[last.removeprefix("--")]
     several = any(each.positional and each.many for each in known)
     return [] if any(word.startswith("-") for word in rest) or (rest and not several) else _named(name, known)
 
@@ -120,18 +123,34 @@ def _flags(known: Iterable[Option], keys: Iterable[str], now: str) -> Iterable[s
     return [*(each.flag for each in known if not each.positional), "--help", *(["--help-all"] if keys else []), *found]
 
 
-def _method(name: str, rest: Sequence[str]) -> str:
+def _short(rest: Sequence[str], keys: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The keys of the evaluations that a line begins with, by their last word, where that is of one alone."""
+    names = itertools.takewhile(lambda word: not word.startswith("-"), rest)
+    own = [key for name in names for key in keys if key.startswith(f"eval.{name}.")]
+    tails = [key.rpartition(".")[2] for key in own]
+    return {tail: keys[key] for key, tail in zip(own, tails, strict=True) if tails.count(tail) == 1}
+
+
+def method_on(name: str, rest: Sequence[str]) -> str:
     """The method whose keys and presets a line has: that of its first word where that names one, or SimCLR, which is the default."""
     first = next((word for word in rest if not word.startswith("-")), "")
     if name == "import":
         return "_imported"
     if name == "tune":
-        first = first.split("_")[0]
-    return first if name in ("train", "tune", "data preview") and first in declared.methods() else "simclr"
+        first = declared.method_of(first)
+    own = first.endswith(".py") and Path(first).expanduser().is_file()
+    return first if name in ("train", "tune", "data preview") and (own or first in declared.methods()) else "simclr"
 
 
 def _named(name: str, known: Iterable[Option]) -> Sequence[str]:
     """What a command works on: the words that may stand first."""
-    names = {"train": declared.methods, "data preview": declared.methods, "tune": declared.spaces, "eval": declared.evaluations}
+    names = {
+        "train": declared.methods,
+        "data preview": declared.methods,
+        "methods": declared.methods,
+        "check": declared.methods,
+        "tune": declared.spaces,
+        "eval": declared.evaluations,
+    }
     own = names[name]() if name in names else []
     return own or next((each.note.choices for each in known if each.positional), ())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ENGINE = Path(__file__).parents[1]
 SWITCH = ("true", "false")
@@ -38,10 +40,15 @@ def evaluations() -> list[str]:
 
 def keys(method: str = "") -> dict[str, tuple[str, ...]]:
     """Every dotted key with its values where they are a few words; method.* and views.* where `method` is a method's name or file."""
-    found: dict[str, tuple[str, ...]] = {}
-    for section, kind in _fields(ENGINE / "config" / "tree.py", "RunConfig"):
+    return {key: choices for key, (choices, _) in _declared(method).items()}
+
+
+def _declared(method: str) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Every dotted key: its values where they are a few words, its help."""
+    found: dict[str, tuple[tuple[str, ...], str]] = {}
+    for section, kind, _ in _fields(ENGINE / "config" / "tree.py", "RunConfig"):
         if section == "seed":
-            found[section] = ()
+            found[section] = (), "seed of everything random"
         elif isinstance(kind, ast.Name):
             found |= _keys(section, ENGINE / "config" / "tree.py", kind.id)
         for path in sorted((ENGINE / PARTS[section]).glob("[!_]*.py")) if section in PARTS else ():
@@ -51,6 +58,46 @@ def keys(method: str = "") -> dict[str, tuple[str, ...]]:
         for view in _names_in(file, "VIEWS"):
             found |= _keys(f"views.{view}", ENGINE / "methods" / "_base.py", "View")
     return found
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation's file declares. defaults: of its own keys, None where they are no plain values."""
+
+    name: str
+    prefix: str
+    about: str
+    title: str
+    year: int
+    url: str
+    needs: tuple[str, ...]
+    takes: tuple[str, ...]
+    defaults: Mapping[str, Any]
+
+
+def evaluation(name: str) -> Evaluation | None:
+    """A built-in evaluation; None for any other."""
+    path = ENGINE / "evaluation" / f"{name}.py"
+    if name not in evaluations() or not path.is_file():
+        return None
+    paper = next(_assigned(path, "PAPER"))
+    assert isinstance(paper, ast.Call)
+    title, year, url = (ast.literal_eval(each) for each in [*paper.args, *(word.value for word in paper.keywords)])
+    about, needs, takes = (ast.literal_eval(next(_assigned(path, each), ast.Tuple([]))) for each in ("ABOUT", "NEEDS", "TAKES"))
+    defaults = {field: _plain(_argument(given, 0)) for field, _, given in _fields(path, "Config")}
+    return Evaluation(name, f"eval.{name}", about, title, year, url, needs, takes, defaults)
+
+
+def helps(method: str = "", own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The help of each of `keys(method)`, with its unit; own: files of one's own parts by the prefix of their keys."""
+    parts = [_keys(prefix, Path(file).expanduser(), "Config") for prefix, file in (own or {}).items()]
+    return {key: told for found in (*parts, _declared(method)) for key, (_, told) in found.items()}
+
+
+def method_of(space: str) -> str:
+    """The method that a search space is over."""
+    path = Path(space).expanduser() if space.endswith(".py") else ENGINE / "tune_spaces" / f"{space}.py"
+    return str(_plain(next(_assigned(path, "METHOD"), None)) or "")
 
 
 def _named(folder: str) -> list[str]:
@@ -76,17 +123,20 @@ def _body(path: Path) -> list[ast.stmt]:
         return []
 
 
-def _fields(path: Path, name: str) -> Iterator[tuple[str, ast.expr]]:
-    """The annotated fields of a class, wherever a relative import has it from, with their annotations; those of its bases first."""
+def _fields(path: Path, name: str) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
+    """The annotated fields of a class, wherever a relative import has it from, with annotation and value; those of its bases first."""
     for node in _body(path):
         if isinstance(node, ast.ClassDef) and node.name == name:
             for base in node.bases:
                 yield from _fields(path, ast.unparse(base))
             for field in node.body:
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                    yield field.target.id, field.annotation
-        elif isinstance(node, ast.ImportFrom) and node.level and any(alias.name == name for alias in node.names):
-            yield from _fields(_module(path, node), name)
+                    yield field.target.id, field.annotation, field.value
+        elif isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+            if node.level:
+                yield from _fields(_module(path, node), name)
+            elif node.module == "contray.methods" and name == "MethodConfig":
+                yield from _fields(ENGINE / "methods" / "_base.py", name)
 
 
 def _module(path: Path, node: ast.ImportFrom) -> Path:
@@ -96,8 +146,26 @@ def _module(path: Path, node: ast.ImportFrom) -> Path:
     return found if found.exists() else own / found.name
 
 
-def _keys(prefix: str, path: Path, name: str) -> dict[str, tuple[str, ...]]:
-    return {f"{prefix}.{field}": _choices(kind) for field, kind in _fields(path, name)}
+def _keys(prefix: str, path: Path, name: str) -> dict[str, tuple[tuple[str, ...], str]]:
+    return {f"{prefix}.{field}": (_choices(kind), _help(given)) for field, kind, given in _fields(path, name)}
+
+
+def _help(given: ast.expr | None) -> str:
+    """What setting(default, help, unit=...) says."""
+    unit = next((_plain(word.value) for word in given.keywords if word.arg == "unit"), "") if isinstance(given, ast.Call) else ""
+    return f"{_plain(_argument(given, 1)) or ''}{f' [{unit}]' if unit else ''}"
+
+
+def _argument(given: ast.expr | None, place: int) -> ast.expr | None:
+    return given.args[place] if isinstance(given, ast.Call) and len(given.args) > place else None
+
+
+def _plain(node: ast.expr | None) -> Any:
+    """The value of a literal; None where it is none."""
+    try:
+        return ast.literal_eval(node) if node else None
+    except (ValueError, TypeError):
+        return None
 
 
 def _choices(kind: ast.expr) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..checking import Findings
     from ..track.comparing import Comparison
     from ..training.launch import Result
     from ..tuning import SweepResult
@@ -31,6 +32,7 @@ IMPORTED = "out, backbone, size (px)"
 EMBEDDED = "out, rows, broken, parts, there (parts that an earlier call had done), skipped"
 METHODS = "of each method, year, paper, contrasts, negatives, queue, EMA, predictor, crops, presets, url"
 EVALUATIONS = "of each evaluation, about, needs, ranks (metrics that rank trials), paper, year, url, keys"
+CHECKED = "method, preset, ok, checks (of each check, ok, skipped (why), wrong (of each words, mend, line))"
 SPACES = "of each space, method, about, keys"
 
 
@@ -89,3 +91,9 @@ def of_measured(metrics: Mapping[str, float]) -> dict[str, Any]:
 def of_comparison(found: Comparison) -> dict[str, Any]:
     """Configurations over seeds, best first."""
     return {"rows": found.rows, "left_out": found.left_out, "plot": found.plot, "url": found.url}
+
+
+def of_findings(found: Findings) -> dict[str, Any]:
+    """What a check of a method found."""
+    checks = [{"check": each.check, "ok": each.ok, "skipped": each.skipped, "wrong": each.wrong} for each in found.findings]
+    return {"method": found.method, "preset": found.preset, "ok": found.ok, "checks": checks}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import UserError, nearest
-from . import documents
+from . import declared, documents
 from .options import CHECKPOINT_HELP, CODE_HELP, Positional, arg, json_note
 from .output import answer, show
 
 if TYPE_CHECKING:
     from ..config import RunConfig
-    from ..config.evaluations import EvaluationFile
 
 EXAMPLES = (
     ("contray eval linear --run RUN_ID", "probes of frozen features, beside the untrained encoder and raw pixels"),
@@ -56,7 +54,7 @@ def spelled(words: Sequence[str]) -> list[str]:
     for word in words:
         flag, given, value = word.partition("=")
         key = flag.removeprefix("--").replace("-", "_")
-        owners = [file for file in files if key in {spec.name for spec in dataclasses.fields(file.config)}]
+        owners = [file for file in files if key in file.defaults]
         if flag in MOVED and not owners:
             raise UserError(f"{flag}: {MOVED[flag]}")
         if files and flag.startswith("--") and not owners and key not in OWN and (others := _owners(key)):
@@ -146,8 +144,8 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     return 0
 
 
-def _defaults(file: EvaluationFile) -> list[tuple[str, Any]]:
-    return [(f"{file.prefix}.{spec.name}", getattr(file.config(), spec.name)) for spec in dataclasses.fields(file.config)]
+def _defaults(file: declared.Evaluation) -> list[tuple[str, Any]]:
+    return [(f"{file.prefix}.{name}", value) for name, value in file.defaults.items()]
 
 
 def _written(value: Any) -> str:
@@ -161,34 +159,37 @@ def _written(value: Any) -> str:
 
 def _owners(key: str) -> list[str]:
     """The built-in evaluations that have a key of this name."""
+    found = filter(None, map(declared.evaluation, declared.evaluations()))
+    return [file.name for file in found if key in file.defaults]
+
+
+def _files(names: Sequence[str]) -> list[declared.Evaluation]:
+    """What these evaluations declare; only one's own must be imported for it."""
+    known = declared.evaluations()
+    for name in names:
+        if not name.endswith(".py") and name not in known:
+            raise UserError(f"eval {name}: no such evaluation; {nearest(name, known)} (a path to a .py file works too)")
+    return [declared.evaluation(name) or _own(name) for name in names]
+
+
+def _own(name: str) -> declared.Evaluation:
+    import dataclasses
+
     from ..config.evaluations import load_evaluation
-    from ..config.registry import builtin
-
-    return [
-        name for name in builtin("evaluation") if key in {spec.name for spec in dataclasses.fields(load_evaluation(name).config)}
-    ]
-
-
-def _files(names: Sequence[str]) -> list[EvaluationFile]:
-    from ..config.evaluations import evaluation_names, load_evaluation
     from ..config.registry import name_code
 
-    name_code(*names)
-    for name in names:
-        if not name.endswith(".py") and name not in evaluation_names():
-            raise UserError(
-                f"eval {name}: no such evaluation; {nearest(name, evaluation_names())} (a path to a .py file works too)"
-            )
-    return [load_evaluation(name) for name in names]
-
-
-def _about(file: EvaluationFile) -> str:
-    needs = f" Needs {', '.join(file.needs)}." if file.needs else ""
-    own = [spec.name for spec in dataclasses.fields(file.config)]
-    short = f"Its keys may be given by their last word: --{own[-1]} is --{file.prefix}.{own[-1]}." if own else ""
-    words = (
-        f"contray eval {file.name}: {file.about}.{needs}",
-        f"{file.paper.title} ({file.paper.year}), {file.paper.url}",
-        short,
+    name_code(name)
+    file = load_evaluation(name)
+    defaults = {spec.name: getattr(file.config(), spec.name) for spec in dataclasses.fields(file.config)}
+    paper = file.paper
+    return declared.Evaluation(
+        name, file.prefix, file.about, paper.title, paper.year, paper.url, file.needs, file.takes, defaults
     )
+
+
+def _about(file: declared.Evaluation) -> str:
+    needs = f" Needs {', '.join(file.needs)}." if file.needs else ""
+    own = list(file.defaults)
+    short = f"Its keys may be given by their last word: --{own[-1]} is --{file.prefix}.{own[-1]}." if own else ""
+    words = (f"contray eval {file.name}: {file.about}.{needs}", f"{file.title} ({file.year}), {file.url}", short)
     return "\n\n".join(filter(None, words))

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import shlex
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from . import declared
+from .completion import method_on
 from .options import SECTIONS, lenient, options_of
 
 if TYPE_CHECKING:
     from ..config import RunConfig
 
 ASKED = ("-h", "--help", "--help-all")
+SCREEN = 40  # lines, at a hundred characters
+FEWEST, LEAST = 12, 3  # keys for which options give way, and keys that are shown whatever they take
 NAMED = ("method.name", "method.preset")  # given as METHOD and --preset
 
 
@@ -25,50 +31,85 @@ def show(command: Any, words: Sequence[str], prog: str) -> None:
     print("\n".join(_page(command, words, prog)))
 
 
-def _page(command: Any, words: Sequence[str], prog: str) -> Iterator[str]:
+def _page(command: Any, words: Sequence[str], prog: str) -> Iterable[str]:
     width = min(shutil.get_terminal_size().columns, 140)
-    known = options_of(command.Options)
     asked, rest = _asked(words)
     given = lenient(command, rest, prog)
-    keys = _keys(command.keys(given)) if hasattr(command, "keys") else {}
+    if not hasattr(command, "keys"):
+        return [*_head(command, given, prog, width), *_options(command, width)]
+    if not asked and "--help-all" not in words:
+        return _screen(command, given, prog, rest, width)
+    keys = _keys(command.keys(given))
     if hasattr(command, "takes"):
         keys = {key: told for key, told in keys.items() if any(fnmatch.fnmatchcase(key, each) for each in command.takes(given))}
-    if asked and keys:
-        chosen = [key for each in asked for key in _within(keys, each)]
-        if not chosen:
-            raise UserError(f"--help {' '.join(asked)}: contray {prog} takes no such keys; contray {prog} --help-all has all")
-        yield f"keys of {', '.join(asked)}"
-        for key in chosen:
-            yield from _entry(f"--{key}", *keys[key], width)
-        return
+    chosen = [key for each in asked for key in _within(keys, each)] if asked else list(keys)
+    if not chosen:
+        raise UserError(f"--help {' '.join(asked)}: contray {prog} takes no such keys; contray {prog} --help-all has all")
+    told = [line for key in chosen for line in _entry(f"--{key}", *keys[key], width)]
+    if asked:
+        return [f"keys of {', '.join(asked)}", *told]
+    return [*_head(command, given, prog, width), *_options(command, width), "", "keys of the config", *told]
+
+
+def _screen(command: Any, given: Any, prog: str, rest: Sequence[str], width: int) -> Iterator[str]:
+    """What fits one screen: options, in full where there is room, and the keys that matter most, a line each. Nothing is imported for it."""
+    own = {f"eval.{Path(word).stem}": word for word in rest if word.endswith(".py")} if prog == "eval" else {}
+    told = declared.helps(method_on(prog, rest), own)
+    patterns = command.few(given) if hasattr(command, "few") else command.FEW
+    few = list(dict.fromkeys(key for each in patterns for key in told if fnmatch.fnmatchcase(key, each) and key not in NAMED))
+    line = shlex.join(["contray", *prog.split(), *rest])
+    more = _wrapped(f"all keys, and all that is said of them: {line} --help-all; of a section: {line} --help data", "", width)
+    head, options = _head(command, given, prog, width), _options(command, width)
+    if len(head) + len(options) + len(more) + 3 + min(len(few), FEWEST) > SCREEN:
+        options = _options(command, width, brief=True)
+    room = max(SCREEN - len(head) - len(options) - len(more) - 3, LEAST)
+    flags = {f"--{key}": told[key] for key in few[:room]}
+    yield from (*head, *options, "", "keys that matter most", *_brief(flags, width), "", *more)
+
+
+def _head(command: Any, given: Any, prog: str, width: int) -> list[str]:
+    known = options_of(command.Options)
     places = [each.flag if each.required else f"[{each.flag}{' ...' if each.many else ''}]" for each in known if each.positional]
-    yield from _wrapped(" ".join(["usage: contray", prog, *places, "[OPTIONS]"]), "", width)
-    yield ""
+    lines = [*_wrapped(" ".join(["usage: contray", prog, *places, "[OPTIONS]"]), "", width), ""]
     about = command.about(given) if hasattr(command, "about") else command.Options.__doc__
     for paragraph in about.strip().split("\n\n"):
-        yield from _wrapped(" ".join(paragraph.split()), "", width)
-    yield ""
-    yield from _examples(command.examples(given) if hasattr(command, "examples") else command.EXAMPLES, width)
-    yield ""
-    yield "options"
+        lines += _wrapped(" ".join(paragraph.split()), "", width)
+    return [*lines, "", *_examples(command.examples(given) if hasattr(command, "examples") else command.EXAMPLES, width), ""]
+
+
+def _options(command: Any, width: int, brief: bool = False) -> list[str]:
+    known = options_of(command.Options)
+    if brief:
+        return ["options", *_brief({each.flag: each.note.help for each in known}, width)]
+    lines = ["options"]
     for option in known:
         shown = f"(default: {_value(option.default)})" if option.default not in (MISSING, None, "", (), False) else ""
         switch = option.kind is bool and not option.default
-        yield from _entry(option.flag, "" if switch else option.allowed, f"{option.note.help} {shown}".strip(), width)
-    if not keys:
-        return
-    every = "--help-all" in words
-    patterns = command.few(given) if hasattr(command, "few") else command.FEW
-    few = [key for key in keys if every or (key not in NAMED and any(fnmatch.fnmatchcase(key, each) for each in patterns))]
-    yield ""
-    yield "keys of the config" if every else "keys that matter most"
-    for key in few:
-        yield from _entry(f"--{key}", *keys[key], width)
-    if len(few) < len(keys):
-        yield ""
-        line, sections = shlex.join(["contray", *prog.split(), *rest]), [each for each in SECTIONS if _within(keys, each)]
-        more = f"{len(keys) - len(few)} more keys: {line} --help-all, or of a section: {line} --help {sections[0]}"
-        yield from _wrapped(f"{more} ({', '.join(sections)})", "", width)
+        lines += _entry(option.flag, "" if switch else option.allowed, f"{option.note.help} {shown}".strip(), width)
+    return lines
+
+
+def _brief(told: Mapping[str, str], width: int) -> Iterator[str]:
+    """A line for each: what is said of it up to where it becomes long. On a narrow terminal what is said has lines of its own."""
+    longest = max(map(len, told), default=0)
+    for flag, text in told.items():
+        room = width - longest - 4
+        if room < 30:
+            yield from _entry(flag, "", _cut(text, 2 * width), width)
+        else:
+            yield f"  {flag:<{longest}}  {_cut(text, room)}".rstrip()
+
+
+def _cut(text: str, room: int) -> str:
+    """A text up to the last place at which it may end within the room: before a clause or a bracket; else up to a word."""
+    if len(text) <= room:
+        return text
+    for signs in ("; | \\(| \\[", ": "):
+        ends = [found.start() for found in re.finditer(signs, text) if room // 3 <= found.start() <= room]
+        ends = [end for end in ends if text[:end].count("(") == text[:end].count(")")]
+        if ends:
+            return text[: ends[-1]]
+    return textwrap.shorten(text, room, placeholder=" ...")
 
 
 def _within(keys: Iterable[str], section: str) -> list[str]:

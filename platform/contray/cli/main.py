@@ -15,7 +15,8 @@ from ..storage.logins import scrubbed
 MOVED = {"distill": "it is contray eval distill now, and contray eval crd and noisy_student; the options are the same"}
 COMMANDS = {  # as typed: the file of this folder
     "train": "train", "tune": "tune", "eval": "evaluate", "plot": "plot", "export": "export",
-    "import": "import_", "embed": "embed", "compare": "compare", "sync": "sync", "ui": "ui", "methods": "methods", "evaluations": "evaluations", "spaces": "spaces",
+    "import": "import_", "embed": "embed", "compare": "compare", "sync": "sync", "ui": "ui", "check": "check", "new": "new",
+    "methods": "methods", "evaluations": "evaluations", "spaces": "spaces",
     "data preview": "preview", "data scenes": "scenes", "completion": "completion",
 }  # fmt: skip
 
@@ -34,7 +35,9 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   compare               a table of runs (mean and std over seeds), a plot, the MLflow link
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs
   ui                    MLflow's UI on this machine, opened at the right page
-  methods               what can be trained
+  check METHOD          whether a method of your own is right, also on several workers: what is wrong, where, how to mend it
+  new KIND NAME         write a file of your own to begin with: a method, evaluation, backbone, source, listener
+  methods [METHOD ...]  what can be trained
   evaluations           what can be measured
   spaces                what can be searched
   data preview METHOD   draw the views as the method will see them

@@ -36,6 +36,27 @@ RENAMED = {
     "--column": "--data.image_column", "--samples": "--images", "--no-browser": "--browser false", "--run-id": "--run", "--method": "--code",
 }  # fmt: skip
 
+SHORT = {"-q": "--quiet", "-o": "--out", "-v": "--verbose"}
+
+# What other tools call a key; of several, what each is
+SLIPS = {
+    "--epochs": "--train.epochs", "--max-epochs": "--train.epochs", "--num-epochs": "--train.epochs", "--steps": "--train.steps",
+    "--max-steps": "--train.steps", "--lr": "--optim.lr", "--lr0": "--optim.lr", "--learning-rate": "--optim.lr", "--optimizer": "--optim.name",
+    "--opt": "--optim.name", "--wd": "--optim.weight_decay", "--weight-decay": "--optim.weight_decay", "--momentum": "--optim.momentum",
+    "--warmup-epochs": "--optim.warmup_epochs", "--schedule": "--optim.schedule", "--sched": "--optim.schedule", "--scheduler": "--optim.schedule",
+    "--batch": "--train.batch_size", "--batch-size": "--train.batch_size", "--bs": "--train.batch_size", "--device": "--train.device",
+    "--precision": "--train.precision", "--amp": "--train.precision bf16", "--fp16": "--train.precision bf16", "--compile": "--train.compile",
+    "--data": "--data.source", "--dataset": "--data.source", "--data-dir": "--data.source", "--data-path": "--data.source", "--source": "--data.source",
+    "--model": "--backbone.name", "--arch": "--backbone.name", "--backbone": "--backbone.name", "--strength": "--augment.strength",
+    "--name": "--track.name", "--run-name": "--track.name", "--project": "--track.experiment", "--output-dir": "--scale.storage",
+    "--out": "--scale.storage", "--random-seed": "--seed", "--nodes": "--scale.workers",
+    "--workers": "--scale.workers MIN MAX (processes that train) or --data.workers (processes that prepare batches)",
+    "--num-workers": "--data.workers (processes that prepare batches) or --scale.workers MIN MAX (processes that train)",
+    "--gpus": "--scale.workers N N, of which each has a GPU where there are any", "--devices": "--scale.workers N N, of which each has a GPU where there are any",
+    "--img-size": "--views.NAME.size (--help views)", "--image-size": "--views.NAME.size (--help views)", "--imgsz": "--views.NAME.size (--help views)",
+    "--resume": "not needed: the same command goes on where it stopped",
+}  # fmt: skip
+
 T = TypeVar("T")
 Positional = Annotated[T, "positional"]
 
@@ -173,6 +194,7 @@ def _spelled(known: Sequence[Option], plain: Sequence[str], prog: str, dotted: M
     word = next(words)
     while word is not None:
         after = next(words)
+        word = SHORT.get(word, word)
         if word.startswith("--") and len(word) > 2:
             flag, given, value = word.partition("=")
             option = flags.get(_canon(flag))
@@ -198,6 +220,17 @@ def _unknown(flag: str, plain: Sequence[str], known: Sequence[Option], prog: str
     new = RENAMED.get(_canon(flag), "")
     if new and (new.split()[0] in flags or (dotted is not None and "." in new)):
         return f"{flag}: the option is called {new}, as in every command"
+    new = SLIPS.get(_canon(flag), "")
+    if dotted is not None and new and (new.split()[0].count(".") or new.startswith("not")) and _takes_trained(prog):
+        return (
+            f"{flag}: {new}"
+            if new.startswith("not")
+            else f"{flag}: here it is {new}{_value_after(flag, plain) if ' ' not in new else ''}"
+        )
+    if flag == "--verbose":
+        return f"-v: contray {prog} says all there is to say; -q, where it is taken, says less, and --version is -V"
+    if flag == "--quiet":
+        return f"-q: contray {prog} prints what was asked for alone; --json, where it is taken, gives it to a script"
     if flag == "--run" and any(each.field == "runs" for each in known):
         return f"--run: runs are named without it: contray {prog} RUN RUN ..."
     keys = declared.keys(plain[0] if plain else "") if dotted is not None else []
@@ -205,6 +238,20 @@ def _unknown(flag: str, plain: Sequence[str], known: Sequence[Option], prog: str
         return f"{flag}: contray {prog} takes no such key; {nearest(flag, flags)}"
     word = flag if any(each.startswith(flag[:4]) for each in flags) else flag.replace("-", "_").replace("__", "--", 1)
     return f"{flag}: no such option of contray {prog}; {nearest(word, [*flags, *(f'--{key}' for key in keys)])}"
+
+
+def _takes_trained(prog: str) -> bool:
+    """Whether a command takes all keys of a run."""
+    return prog in ("train", "tune", "data preview")
+
+
+def _value_after(flag: str, words: Sequence[str]) -> str:
+    """The value that a line gives to an option that there is not, to be copied with the right one."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word.partition("=")[0] == flag:
+            value = word.partition("=")[2] or ("" if after.startswith("--") else after)
+            return f" {value}" if value else ""
+    return ""
 
 
 def _repeated(words: Sequence[str]) -> list[str]:

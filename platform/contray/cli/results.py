@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig
 from ..config.registry import load_method, load_space, method_names, space_names
+from ..errors import UserError
 from ..evaluation.common.tables import GEOMETRY, geometry_table, share, tables_of
 from ..tables import Table
 from .output import show
@@ -116,11 +117,18 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1))
 
 
-def method_rows() -> list[dict[str, Any]]:
-    """The method table: one row per method, from the exports of its file."""
+def method_rows(names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The method table: one row per method, from the exports of its file; of these alone, or of all there are. An installed one that
+    cannot be had is left out, and said."""
     rows = []
-    for name in method_names():
-        file = load_method(name)
+    for name in names or method_names():
+        try:
+            file = load_method(name)
+        except UserError as error:
+            if names:
+                raise
+            print(f"contray: left out: {error}", file=sys.stderr)
+            continue
         paper = file.paper
         rows.append(
             {

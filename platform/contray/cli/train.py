@@ -25,8 +25,8 @@ EXAMPLES = (
     ("contray train dino --preset digits --dry-run", "what a run would be and cost; starts nothing"),
 )
 FEW = (
-    "method.*", "backbone.name", "data.source", "data.label_column", "augment.strength", "optim.lr", "train.epochs", "train.batch_size",
-    "scale.workers", "eval.every_epochs", "eval.final", "track.uri", "track.experiment", "track.name", "seed",
+    "data.source", "train.epochs", "train.batch_size", "optim.lr", "augment.strength", "backbone.name", "data.label_column", "scale.workers",
+    "eval.every_epochs", "eval.final", "track.experiment", "seed", "method.*", "track.uri", "track.name",
 )  # fmt: skip
 
 

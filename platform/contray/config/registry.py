@@ -5,7 +5,6 @@ A part is a module. The file's name is its name; those of installed packages are
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, UserError, nearest
 from ..methods._base import Method, MethodConfig, Paper, Preset, View
 from .keys import misdeclared
+from .sources import digest
 
 if TYPE_CHECKING:
     from .tree import RunConfig
@@ -121,15 +121,14 @@ def code_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def own_code(config: RunConfig) -> dict[str, str]:
-    """A digest of each file of one's own that decides what a run computes, by the config's key: a checkpoint is of this very code."""
+    """A digest of the files of one's own that decide what a run computes, by the config's key: a checkpoint is of this very code."""
     found: dict[str, str] = {}
     for kind in ("method", "backbone"):
         about, name = KINDS[kind], config.flat()[KINDS[kind].key]
         if name.endswith(".py") or (
             name not in _files(about) and any(each.name == name for each in _entries(about.group, *sys.path))
         ):
-            file = Path(find(kind, name).__file__ or "")
-            found[f"the code of {about.key}"] = hashlib.sha256(file.read_bytes()).hexdigest()[:24]
+            found[f"the code of {about.key}"] = digest(find(kind, name))
     return found
 
 
