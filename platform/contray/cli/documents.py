@@ -25,6 +25,7 @@ COMPARISON = (
     "rows (method, preset, dataset, settings, seeds, steps, metrics (of each mean, std, n), run_ids, name, names, differs, by_seed), left_out, plot, "
     "url, differing (keys), further (metrics), against (of each row, best, metric, mean, low, high, p, test, words)"
 )
+PAGE = "page"
 SYNCED = "runs (of each name, run_id, sent, unsent, added, status, problem)"
 EXPORTED = "file (if one was written), registered (what was done in MLflow's registry, in words)"
 IMPORTED = "out, backbone, size (px)"
