@@ -18,6 +18,15 @@ from . import html
 SHOWN, WORST, PAIRS = 20, 10, 15  # classes whose whole matrix is shown; of more classes the worst, and the most confused pairs
 
 
+MIDDLE = 0.179  # luminance on which black and white are read equally well
+
+
+def luminance(colour: Sequence[float]) -> float:
+    """Relative luminance of sRGB in [0, 1], as WCAG 2 has it (https://www.w3.org/TR/WCAG22/#dfn-relative-luminance)."""
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 @dataclass(frozen=True)
 class Confusion:
     """counts (C, C): of images of a class (row) those that the probe takes for another (column). on: which images, in words."""
@@ -87,11 +96,19 @@ class Confusion:
             cells = []
             for other, count in zip(self.classes, counts, strict=True):
                 share = count / max(asked, 1)
-                red, green, blue = (round(255 * each) for each in colormaps["cividis"](share)[:3])
-                dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 118
+                colour = colormaps["cividis"](share)[:3]
+                red, green, blue = (round(255 * each) for each in colour)
                 cells.append(
                     Markup('<td style="background:rgb({},{},{});color:{}" title="{} taken for {}: {} of {}">{}</td>').format(
-                        red, green, blue, "#fff" if dark else "#000", name, other, count, asked, f"{100 * share:.0f}"
+                        red,
+                        green,
+                        blue,
+                        "#fff" if luminance(colour) < MIDDLE else "#000",
+                        name,
+                        other,
+                        count,
+                        asked,
+                        f"{100 * share:.0f}",
                     )
                 )
             told = f"{100 * recall:.0f}" if asked else "-"

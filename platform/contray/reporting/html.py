@@ -32,7 +32,7 @@ def image(png: bytes, alt: str, caption: str = "") -> Markup:
     """A picture in the page itself."""
     source = "data:image/png;base64," + base64.b64encode(png).decode()
     below = Markup("<figcaption>{}</figcaption>").format(caption) if caption else ""
-    return Markup('<figure class="picture"><img src="{}" alt="{}" loading="lazy">{}</figure>').format(source, alt, below)
+    return Markup('<figure class="picture"><img src="{}" alt="{}">{}</figure>').format(source, alt, below)
 
 
 def code(content: str, label: str) -> Markup:
@@ -90,8 +90,7 @@ def curve(title: str, points: Sequence[tuple[int, float]], percent: bool = False
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    unit = " %" if percent else ""
-    begin, end = (f"{shown[place][1]:.4g}{unit}" for place in (0, -1))
+    begin, end = (f"{shown[place][1]:.1f} %" if percent else f"{shown[place][1]:.4g}" for place in (0, -1))
     said = f"{title}: {begin} at step {shown[0][0]:,}, {end} at step {shown[-1][0]:,}"
     grid = join(
         Markup(

@@ -296,7 +296,7 @@ def differing(config: RunConfig) -> list[tuple[str, str, str, str]]:
     for key, value in config.flat().items():
         if key in NOT_ASKED or (key in base and base[key] == value):
             continue
-        who = "the plan" if key in planned else "the hardware" if key in config.train.settled else "you"
+        who = "the plan" if key in planned else "the hardware" if key in config.train.settled else "the command"
         made.append((key, _value(value), _value(base[key]) if key in base else "-", who))
     return made
 
