@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table as RichTable
 
 FILE_WIDTH = 140  # characters that a file or a pipe has room for
@@ -37,12 +38,12 @@ class Table:
         """A line between the rows so far and those to come."""
         self.sections.add(len(self.rows))
 
-    def __rich__(self) -> RichTable:
+    def __rich__(self) -> RichTable | Group:
         from rich.box import HEAVY_HEAD, SIMPLE_HEAD
         from rich.table import Table as RichTable
 
         made = RichTable(
-            title=self.title or None, title_justify="left", caption=self.caption or None, caption_justify="left",
+            title=None if self.dense else self.title or None, title_justify="left", caption=None if self.dense else self.caption or None, caption_justify="left",
             box=SIMPLE_HEAD if self.dense else HEAVY_HEAD, show_edge=not self.dense, padding=(0, 1, 0, 0) if self.dense else (0, 1),
         )  # fmt: skip
         for i, column in enumerate(self.columns):
@@ -52,6 +53,10 @@ class Table:
             if i and i in self.sections:
                 made.add_section()
             made.add_row(*row)
+        if self.dense:  # a narrow table would fold them to its own width
+            from rich.console import Group
+
+            return Group(*filter(None, (self.title, made, self.caption)))
         return made
 
     @property

@@ -25,12 +25,12 @@ def draw(found: Comparison, out: Path) -> Path:
     rows, further = found.rows, found.further[:PANELS]
     scored = any(name in row.metrics for row in rows for name in STYLES)
     panels = [*([""] if scored else []), *further]
-    names = [textwrap.wrap(label(row), WIDE) for row in rows]
+    names = [[line for part in label(row) for line in textwrap.wrap(part, WIDE)] for row in rows]
     numbered = any(len(lines) > LINES for lines in names)
     below = [
         line
         for number, row in enumerate(rows, 1)
-        for line in textwrap.wrap(f"#{number}  {label(row)}", 110, subsequent_indent="      ")
+        for line in textwrap.wrap(f"#{number}  {': '.join(label(row))}", 110, subsequent_indent="      ")
     ]
     tall = 1.5 + sum(0.5 if numbered else max(0.5, 0.19 * len(lines) + 0.12) for lines in names)
     deep = 0.17 * len(below) + 0.2 if numbered else 0.0
@@ -65,7 +65,7 @@ def draw(found: Comparison, out: Path) -> Path:
     return out
 
 
-def label(row: Row) -> str:
+def label(row: Row) -> list[str]:
     """The run's name, and what it is: method and preset, its settings."""
     what = f"{Path(row.method).stem} {row.preset}" + (f": {row.settings}" if row.settings else "")
-    return drawable(f"{row.name} ({what})" if row.name else what, 240)
+    return [drawable(part, 240) for part in (row.name, what) if part]
