@@ -6,10 +6,28 @@ import base64
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from ..tables import Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title and what stands below it."""
+
+    title: str
+    parts: list[Markup]
+
+    @property
+    def id(self) -> str:
+        return anchor(self.title)
+
+
+def anchor(title: str) -> str:
+    """A title as it stands behind #."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def text(words: str, kind: str = "") -> Markup:
@@ -131,8 +149,3 @@ def nice(low: float, high: float, count: int = 4) -> list[float]:
     unit = 10 ** math.floor(math.log10(raw))
     step = next(each * unit for each in (1, 2, 2.5, 5, 10) if each * unit >= raw * 0.999)
     return [place * step for place in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
-
-
-def anchor(title: str) -> str:
-    """A title as it stands behind #."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")

@@ -10,8 +10,9 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..model.encoder import Encoder, read_checkpoint, read_folder
 from .encoded import Sampled, Show
+from .origin import subtitle
 from .record import Record
-from .sections import Measurable, all_sections, cards, subtitle
+from .sections import Measurable, all_sections, cards
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -40,7 +41,7 @@ def measurable(record: Record, show: Show) -> tuple[Measurable, RunConfig | None
     if encoder is not None:
         try:
             source = data.open_source(encoder.config)
-            if record.kind == "trial":  # its test set is for the winner
+            if not record.opened:
                 source = dataclasses.replace(source, test=None)
             device = model.device_of(encoder.config)
             subject = Sampled(encoder.config, source, encoder.method.to(device).eval(), device, show=show)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import track
 from ..drawing import CURVES
-from ..errors import ConfigError, UserError
+from ..errors import UserError
+from ..model.encoder import WEIGHTS
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..track.comparing import Comparison, compare
@@ -56,6 +57,11 @@ class Record:
     def finished(self) -> bool:
         return self.status in ("FINISHED", "")
 
+    @property
+    def opened(self) -> bool:
+        """Whether the test set may be looked at: it is for runs at their end, and of a sweep for the winner."""
+        return self.finished and (self.kind not in ("trial", "sweep") or bool(self.tags.get("contray.winner")))
+
 
 def find(run: str, checkpoint: str, uri: str) -> Record:
     """The record of a run, by its id, name or folder, or of a checkpoint. Raises UserError where there is none."""
@@ -63,12 +69,16 @@ def find(run: str, checkpoint: str, uri: str) -> Record:
         raise UserError("name what to report on: either a run (its id, name or folder) or --checkpoint PATH")
     if checkpoint:
         return of_folder(checkpoint)
-    folder = Path(run).expanduser()
-    if folder.is_dir() or "://" in run:
-        return _of_run_folder(str(run), uri)
+    if "://" in run or (Path(run).is_dir() and _holds(Storage(run).names())):
+        return _of_run_folder(run, uri)
     uri = track.resolve_uri(uri)
     track.check(uri, exists=True)
     return of_mlflow(uri, run)
+
+
+def _holds(names: Sequence[str]) -> bool:
+    """Whether a folder of these files is one of a run, or one with an encoder."""
+    return bool({RECORD, SEEDS, SWEEP, WEIGHTS} & set(names)) or any(name.endswith(".pt") for name in names)
 
 
 def _of_run_folder(address: str, uri: str) -> Record:
@@ -85,7 +95,7 @@ def _of_run_folder(address: str, uri: str) -> Record:
         place = track.resolve_uri(uri or known.get("uri", ""))
         track.check(place, exists=True)
         return of_mlflow(place, known["run_id"])
-    except (track.TrackingError, ConfigError, UserError) as error:
+    except UserError as error:
         made = of_folder(address)
         made.notes.append(f"MLflow could not be asked ({error}): what it keeps, such as the curves, is left out")
         return made
