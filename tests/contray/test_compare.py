@@ -138,7 +138,7 @@ def test_no_number_and_no_name_is_cut(width: int, store: str) -> None:
     assert shown.count("25.0 ± 0.0") == 3
     for text in ("seeds", "steps", "12.5", "37.5", "temperature", "1 run has not been evaluated and is left out"):
         assert text in shown
-    column = "".join(line[3:].split("  ")[0].strip() for line in tables[0].text(width).splitlines()[4:6])
+    column = "".join(line[3:].split("  ")[0].strip() for line in tables[0].text(width).splitlines()[5:7])
     assert column.startswith("long-name-of-a-run")
     fits = [max(map(len, table.text(width).splitlines())) <= max(width, table.least) for table in tables]
     assert width == 0 or all(fits)

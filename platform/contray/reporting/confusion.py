@@ -77,7 +77,7 @@ class Confusion:
             table = Table("classes that are told right least often", "class", "recall %", "images")
             known = [i for i in np.argsort(self.recall, kind="stable") if self.asked[i]][:WORST]
             for i in known:
-                table.add(self.classes[i], f"{100 * self.recall[i]:.0f}", str(self.asked[i]))
+                table.add(self.classes[int(i)], f"{100 * self.recall[i]:.0f}", str(self.asked[i]))
             made.append(html.table(table))
         if pairs := self.pairs():
             table = Table("most confused pairs", "class", "taken for", "images", left=(0, 1))

@@ -82,7 +82,7 @@ class Sampled(Subject):
         if len(bank) < EACH * classes or len(np.unique(train.labels[bank])) < 2:
             return f"{len(bank):,} training images are too few for a probe of {classes:,} classes; contray eval linear takes all of them"
         x, kept = self.features(train, bank)
-        held = np.isin(kept, data.part(kept, train.labels, max(len(kept) // 10, 2), self.config.seed, "probe"))
+        held = torch.as_tensor(np.isin(kept, data.part(kept, train.labels, max(len(kept) // 10, 2), self.config.seed, "probe")))
         y, options = torch.as_tensor(train.labels[kept]), self.config.parts["eval.linear"]
         few = {"lrs": (0.3, 3.0), "decays": (1e-3,), "epochs": 20}
         grid = {name: getattr(options, name) for name in few} if classes <= MANY else few

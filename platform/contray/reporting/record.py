@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import track
 from ..drawing import CURVES
@@ -18,10 +18,6 @@ from ..track.comparing import Comparison, compare
 from ..track.runs import PARENTS, children, find_run
 from ..training.records import FOLDER, KINDS, RECORD, SEEDS, SWEEP
 from ..training.worker import VERDICT
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 CURVED = (*CURVES, "images_per_second", "effective_temperature", "feature_std")
 PICTURES = ("views.png", "neighbours.png")
@@ -146,11 +142,11 @@ def of_mlflow(uri: str, name: str) -> Record:
     return made
 
 
-def _tracked(uri: str, run: Run) -> track.TrackedRun:
+def _tracked(uri: str, run: Any) -> track.TrackedRun:
     return track.TrackedRun(uri, run.info.experiment_id, run.info.run_id)
 
 
-def _chosen(kind: str, below: Sequence[Run]) -> Run:
+def _chosen(kind: str, below: Sequence[Any]) -> Any:
     """A sweep's winner, or its best trial so far; of seeds the first that is finished."""
     if kind == "sweep":
         won = [run for run in below if run.data.tags.get("contray.winner")]
@@ -164,7 +160,7 @@ def _chosen(kind: str, below: Sequence[Run]) -> Run:
 RANKED = ("linear_val_top1", "knn_val_top1")
 
 
-def _fetch(talk: MlflowClient, run: Run, made: Record) -> None:
+def _fetch(talk: Any, run: Any, made: Record) -> None:
     """The run's config and pictures; what cannot be had is noted."""
     there = {file.path for file in talk.list_artifacts(run.info.run_id)}
     with tempfile.TemporaryDirectory() as folder:
