@@ -171,6 +171,13 @@ def test_what_is_missing_is_said(place: Place, monkeypatch: pytest.MonkeyPatch) 
     assert "the disk is full" in read.sections["verdict"]
 
 
+def test_the_test_set_stays_shut_before_the_end(place: Place) -> None:
+    place.tracked.finish("KILLED")
+    read = Read(place.page(place.run_id))
+    assert "24, not looked at before the end" in read.sections["data"]
+    assert "held-out training images right" in " ".join(read.sections["confusion"].split())
+
+
 def test_without_mlflow_the_folder_tells(place: Place, tmp_path: Path) -> None:
     folder = str(place.folder / "runs" / place.name)
     nobody = f"sqlite:///{tmp_path / 'gone.db'}"

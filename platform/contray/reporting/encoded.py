@@ -36,8 +36,9 @@ Show = Callable[[dict[str, Any]], None]
 
 @dataclasses.dataclass(frozen=True)
 class Sampled(Subject):
-    """A subject of whose data a part counts. show: is told how many images are encoded."""
+    """A subject of whose data a part counts. show: is told how many images are encoded; shut: test images that are not to be looked at."""
 
+    shut: int = 0
     show: Show = lambda message: None
     known: dict[int, dict[int, Tensor | None]] = dataclasses.field(default_factory=dict)  # of each split, features by id
     done: list[int] = dataclasses.field(default_factory=list)  # sizes of the batches that were encoded

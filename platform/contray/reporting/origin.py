@@ -34,9 +34,11 @@ def dataset(subject: Sampled) -> Section:
     span = "" if not sizes else f"{_px(sizes[0])}" if len(sizes) == 1 else f"{_px(sizes[0])} to {_px(sizes[-1])}"
     broken = {train.describe(i): why for i, why in {**train.broken, **train.met}.items()}
     broken |= {} if test is None else {test.describe(i): why for i, why in {**test.broken, **test.met}.items()}
+    tested = "none" if test is None else f"{len(test):,}"
+    tested = f"{subject.shut:,}, not looked at before the end" if subject.shut else tested
     known = [
         ("data set", source.name), ("training images", f"{len(train):,}"),
-        ("test images", "none" if test is None else f"{len(test):,}"),
+        ("test images", tested),
         ("classes", f"{len(train.classes):,}" if train.labels is not None else "no labels"),
         ("image sizes", span and f"{span} (of {min(SIZED, len(train))} images, width x height)"),
         ("broken images", f"{len(broken):,} met here" if broken else "none met here"),
@@ -169,7 +171,7 @@ def use(record: Record, config: RunConfig | None) -> Section:
         if config
         else []
     )
-    if record.tracked:
+    if record.tracked and (record.kept or not record.checkpoint):
         which, loaded = (
             f"--run {record.tracked.run_id}",
             f'encoder = contray.load("{record.tracked.run_id}"{_uri(record)}{_code(own)})',
@@ -178,7 +180,7 @@ def use(record: Record, config: RunConfig | None) -> Section:
     else:
         which, loaded = f"--checkpoint {shlex.quote(record.checkpoint)}", f"encoder = read_checkpoint({record.checkpoint!r})"
         imports = "from contray.model.encoder import read_checkpoint"
-    uri = f" --track.uri {shlex.quote(record.tracked.uri)}" if record.tracked else ""
+    uri = f" --track.uri {shlex.quote(record.tracked.uri)}" if record.tracked and "--run" in which else ""
     code = f" --code {' '.join(map(shlex.quote, own))}" if own else ""
     python = f"""\
 import numpy as np

@@ -41,10 +41,12 @@ def measurable(record: Record, show: Show) -> tuple[Measurable, RunConfig | None
     if encoder is not None:
         try:
             source = data.open_source(encoder.config)
-            if not record.opened:
+            shut = 0
+            if not record.opened and source.test is not None:
+                shut = len(source.test)
                 source = dataclasses.replace(source, test=None)
             device = model.device_of(encoder.config)
-            subject = Sampled(encoder.config, source, encoder.method.to(device).eval(), device, show=show)
+            subject = Sampled(encoder.config, source, encoder.method.to(device).eval(), device, show=show, shut=shut)
             show({"step": 0, "total": subject.total, "phase": "encoding"})
         except (UserError, OSError) as error:
             missing, subject = f"the data cannot be read ({error})", None

@@ -47,6 +47,7 @@ class Record:
     children: Comparison | None = None
     asked: track.TrackedRun | None = None  # the run that was asked for, which keeps the page
     checkpoint: str = ""
+    kept: bool = False  # whether MLflow keeps the encoder
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -125,6 +126,7 @@ def of_mlflow(uri: str, name: str) -> Record:
         made.metrics, made.params = dict(run.data.metrics), dict(run.data.params)
         made.tags = {**run.data.tags, **{key: text for key, text in asked.data.tags.items() if key == "contray.verdict"}}
         made.started, made.ended = run.info.start_time or 0, run.info.end_time or 0
+        made.kept = bool(run.outputs and run.outputs.model_outputs)
         made.checkpoint = made.tags.get(FOLDER, "")
         made.histories = {
             each: [(point.step, point.value) for point in talk.get_metric_history(run.info.run_id, each)]

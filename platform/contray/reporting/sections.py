@@ -125,7 +125,10 @@ def _results(record: Record, config: RunConfig | None) -> Section:
     parts: list[Markup] = []
     if tabled & metrics.keys():
         knn = config.parts.get("eval.knn") if config else None
-        parts.append(html.table(result_table(metrics, knn_k=getattr(knn, "k", 0))))
+        table = result_table(metrics, knn_k=getattr(knn, "k", 0))
+        if not record.opened:  # else it would say that there are no labelled test images
+            table.caption = "of held-out training images: the test set is opened at the end alone"
+        parts.append(html.table(table))
     else:
         parts.append(html.text("Nothing was measured with labels: there is no k-NN and no linear probe on record.", "note"))
     rest = {
@@ -205,7 +208,7 @@ def _geometry(record: Record, subject: Sampled | None) -> Section:
     metrics, words = dict(record.metrics), "as the run measured it"
     if subject is not None and not {"rankme", "random_rankme"} <= metrics.keys():
         try:
-            metrics |= subject.geometry()
+            metrics = subject.geometry()
             words = "of training images, trained encoder beside the same network untrained"
         except UserError as error:
             return Section("Geometry", [html.text(f"Left out: {error}", "note")])
