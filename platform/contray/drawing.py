@@ -83,7 +83,7 @@ def draw_runs(runs: Sequence[tuple[str, list[list[tuple[int, float]]]]], metric:
     axes = figure.add_subplot()
     for place, (name, histories) in enumerate(runs):
         colour, seeds = COLOURS[place % len(COLOURS)], [dict(history) for history in histories]
-        look = {"color": colour, "ls": DASHES[place % len(DASHES)], "marker": MARKERS[place % len(MARKERS)]}
+        look: dict[str, Any] = {"color": colour, "ls": DASHES[place % len(DASHES)], "marker": MARKERS[place % len(MARKERS)]}
         common = sorted(set.intersection(*map(set, seeds)))
         mean = [sum(seed[step] for seed in seeds) / len(seeds) for step in common]
         for seed in seeds if len(seeds) > 1 else []:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from contray import RunConfig, data, track
-from contray.cli import main
+from contray.cli import main, train
 from contray.errors import UserError
 from contray.reporting import html, report
 from contray.reporting.confusion import Confusion, luminance
@@ -233,6 +233,18 @@ def test_the_command_says_where_the_page_is(
     assert f"wrote {out}: file://" in capsys.readouterr().out
     assert out.read_text() == "<p>page</p>"
     assert main(["report", "nobody", "--track.uri", place.uri]) == 2
+
+
+def test_training_leaves_it_in_the_runs_folder_and_never_fails_for_it(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("contray.reporting.page.written", lambda record, show: f"<p>{record.name}</p>")
+    config, folder = RunConfig.make("simclr", {"track.uri": place.uri}, preset="digits"), place.folder / "runs" / place.name
+    train._report(str(folder), config, train.Options(quiet=True, report=True))
+    assert (folder / "report.html").read_text() == f"<p>{place.name}</p>"
+    assert f"report      {folder / 'report.html'}" in capsys.readouterr().out
+    train._report(str(tmp_path / "nowhere"), config, train.Options(quiet=True, report=True))
+    assert "the report was not written (there is no run" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- pieces

@@ -77,7 +77,7 @@ def _one(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> in
     if not options.quiet:
         show_result(config, result)
     show_unsent(config, [result])
-    if options.report:
+    if options.report and result.finished:
         _report(result.checkpoint, config, options)
     tell(documents.of_run(result))
     return (1 if show_unmeasured([result]) else 0) if result.finished else 130
@@ -94,7 +94,7 @@ def _seeds(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> 
     else:
         print(f"{len(results) - 1} of {options.seeds} seeds are finished; the same command goes on with the others", flush=True)
     show_unsent(config, results)
-    if options.report:
+    if options.report and finished:
         _report(results[0].checkpoint.rpartition("-s")[0], config, options)
     tell(documents.of_seeds(results, config.seed))
     return (1 if show_unmeasured(results) else 0) if finished else 130
