@@ -360,7 +360,7 @@ def test_every_row_lands_in_the_run_and_in_the_comparison(
     assert main(["compare", "--run", run, "--track.uri", store, "--out", str(tmp_path / "compare.png")]) == 0
     shown = capsys.readouterr().out
     assert "segmentation" in shown
-    assert f"{metrics['my_set.segmentation_fcn_miou']:.3f}" in shown
+    assert f"{100 * metrics['my_set.segmentation_fcn_miou']:.1f}" in shown
 
 
 def test_a_network_of_one_size_is_refused_in_one_line_before_data_are_read(

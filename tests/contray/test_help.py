@@ -159,7 +159,7 @@ def test_one_thing_has_one_spelling(name: str) -> None:
     known = {each.flag: each for each in options_of(command_of(name).Options)}
     assert known["--json"].kind is bool
     places = {"--run", "--checkpoint"} & set(known)
-    assert places in ({"--run", "--checkpoint"}, set()) or name == "compare"
+    assert places in ({"--run", "--checkpoint"}, set()) or name in ("compare", "report")
 
 
 def test_a_repeated_option_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from contray import track
+from contray.drawing import COLOURS
 from tests.elastic.harness import METHODS, OWN, SMALL, Disk, Driver, Nodes, apart, free_port, slow_method
 
 MOST_NODES = 3
@@ -185,6 +186,9 @@ class Weather:
                 self.resident.append((time.monotonic() - since, psutil.Process(self.run.process.pid).memory_info().rss / 2**20))
 
 
+DASHED = ("--", ":", "-.", (0, (8, 2)), (0, (1, 4)), (0, (8, 2, 1, 2, 1, 2)))  # what tells kinds of faults apart beside colour
+
+
 def draw(quiet: Driver, run: Driver, events: list[Event], out: Path, title: str) -> None:
     """The disturbed run's losses over the undisturbed one's, and how far they are apart, with the faults marked."""
     import matplotlib
@@ -199,11 +203,14 @@ def draw(quiet: Driver, run: Driver, events: list[Event], out: Path, title: str)
     )
     top.plot(steps, [calm.losses[step] for step in steps], color="#f2b134", linewidth=5, label="undisturbed, one process")
     top.plot(steps, [rough.losses[step] for step in steps], color="#123c69", linewidth=1.1, label="disturbed")
-    colours = {kind: f"C{i}" for i, kind in enumerate(dict.fromkeys(event.kind for event in events))}
+    kinds = list(dict.fromkeys(event.kind for event in events))
+    looks: dict[str, dict[str, Any]] = {
+        kind: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHED[i % len(DASHED)]} for i, kind in enumerate(kinds)
+    }
     for event in events:
-        top.axvline(event.step, color=colours[event.kind], alpha=0.7, linewidth=1, linestyle="--")
-    for kind, colour in colours.items():
-        top.plot([], [], color=colour, linestyle="--", label=f"{kind} ({sum(event.kind == kind for event in events)})")
+        top.axvline(event.step, **looks[event.kind], alpha=0.7, linewidth=1)
+    for kind, look in looks.items():
+        top.plot([], [], **look, label=f"{kind} ({sum(event.kind == kind for event in events)})")
     top.set_ylabel("loss")
     top.set_title(title)
     top.legend(loc="upper right", fontsize=8, ncols=2)

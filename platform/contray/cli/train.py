@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,9 @@ class Options:
     seeds: Annotated[
         int, arg("run this many seeds as children of one MLflow run; the same command goes on with those that are left")
     ] = 1
+    report: Annotated[
+        bool, arg("write report.html, a page that can be shown, into the run's folder at the end (contray report)")
+    ] = False
     quiet: Annotated[bool, arg("no progress bar and no table")] = False
     json: Annotated[bool, json_note(f"{documents.RUN}; {documents.SEEDS}; {documents.DRY}")] = False
 
@@ -96,6 +100,8 @@ def _one(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> in
     if not options.quiet:
         show_result(config, result)
     show_unsent(config, [result])
+    if options.report and result.finished:
+        _report(result.checkpoint, config, options)
     tell(documents.of_run(result))
     return (1 if show_unmeasured([result]) else 0) if result.finished else 130
 
@@ -111,5 +117,25 @@ def _seeds(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> 
     else:
         print(f"{len(results) - 1} of {options.seeds} seeds are finished; the same command goes on with the others", flush=True)
     show_unsent(config, results)
+    if options.report and finished:
+        _report(results[0].checkpoint.rpartition("-s")[0], config, options)
     tell(documents.of_seeds(results, config.seed))
     return (1 if show_unmeasured(results) else 0) if finished else 130
+
+
+def _report(folder: str, config: RunConfig, options: Options) -> None:
+    """The page of the run or group in `folder`, and where it is. What keeps it from being written is said: the training is done."""
+    from ..config.registry import code_of
+    from ..reporting import NAME, report
+
+    try:
+        page = report(
+            folder,
+            uri=config.track.uri,
+            out=Path(NAME) if "://" in folder else Path(folder) / NAME,
+            code=code_of(config),
+            quiet=options.quiet,
+        )
+        print(f"report      {page}", flush=True)
+    except (UserError, OSError) as error:
+        print(f"contray: the report was not written ({error})", file=sys.stderr, flush=True)

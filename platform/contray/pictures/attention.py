@@ -21,7 +21,7 @@ from ..evaluation.common.tokens import inputs_of
 from ..methods._base import Method, View, evaluation_view
 from ..model.anatomy import attention, attention_in, transformers_in
 from .preview import as_seen
-from .sheet import Sheet
+from .sheet import RIGHT, Sheet
 from .subject import Subject, apart
 
 SHOWN, MEASURED, MASS = 8, 2000, 0.6
@@ -144,6 +144,6 @@ def _sheet(subject: Subject, kind: str, looked: Looked, found: Mapping[str, floa
         for head in range(heads + 1):
             column = head + 1.1 + 0.2 * (head == heads)
             chosen = best is not None and head == best[row]
-            sheet.tile(row, column, maps[row, head].numpy(), cmap="inferno", vmin=0, frame="tab:green" if chosen else "")
+            sheet.tile(row, column, maps[row, head].numpy(), cmap="inferno", vmin=0, frame=RIGHT if chosen else "")
             sheet.outline(row, column, masks[row, head].numpy(), OUTLINE)
     return sheet

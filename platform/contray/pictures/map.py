@@ -14,7 +14,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..drawing import SHORT, drawable
+from ..drawing import COLOURS, MARKERS, SHORT, drawable
 from ..errors import UserError
 from .subject import Subject
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 IMAGES, LEAST, NAMED = 2000, 10, 40  # points at most and at least; classes whose names can be read
+LAYERS = 8  # in which points are drawn
 PERPLEXITY, NEIGHBOURS = 30, 15  # t-SNE's and UMAP's own defaults
 
 
@@ -49,7 +50,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     for side in axes.spines.values():
         side.set_color("0.8")
     if split.labels is None:
-        axes.scatter(*points.T, s=size_of(len(points)), color="tab:blue", alpha=0.6, linewidths=0)
+        axes.scatter(*points.T, s=size_of(len(points)), color=COLOURS[0], alpha=0.6, linewidths=0)
     else:
         _classes(axes, points, split.labels[ids], split.classes)
     method = {
@@ -97,19 +98,32 @@ def size_of(count: int) -> float:
 
 def _classes(axes: Axes, points: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
     from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
     from matplotlib.patheffects import withStroke
 
     classes = np.unique(labels)
-    few = colormaps["tab10" if len(classes) <= 10 else "tab20"]
-    colours = [few(i) if len(classes) <= 20 else colormaps["hsv"](i / len(classes)) for i in range(len(classes))]
-    order = np.random.default_rng(0).permutation(len(points))  # so that no class lies on top of all others
+    few = len(classes) <= NAMED  # told apart by colour and shape together; of more, shades must do
+    colours = [COLOURS[i % len(COLOURS)] if few else colormaps["viridis"](i / len(classes)) for i in range(len(classes))]
+    shapes = [MARKERS[i % len(MARKERS)] if few else "o" for i in range(len(classes))]
     place = np.searchsorted(classes, labels)
-    axes.scatter(*points[order].T, s=size_of(len(points)), color=[colours[i] for i in place[order]], alpha=0.75, linewidths=0)
+    drawn = dict.fromkeys(shapes)
+    order = np.random.default_rng(0).permutation(len(points))  # so that no class lies on top of all others
+    for part in np.array_split(order, LAYERS):
+        for shape in drawn:
+            inside = part[[shapes[i] == shape for i in place[part]]]
+            axes.scatter(
+                *points[inside].T,
+                s=size_of(len(points)),
+                color=[colours[i] for i in place[inside]],
+                marker=shape,
+                alpha=0.75,
+                linewidths=0,
+            )
     if len(classes) > NAMED:
         return
     handles = [
-        axes.scatter([], [], color=colour, s=40, label=drawable(names[each]))
-        for colour, each in zip(colours, classes, strict=True)
+        axes.scatter([], [], color=colour, marker=shape, s=40, label=drawable(names[each]))
+        for colour, shape, each in zip(colours, shapes, classes, strict=True)
     ]
     axes.legend(
         handles=handles,
@@ -122,7 +136,7 @@ def _classes(axes: Axes, points: np.ndarray, labels: np.ndarray, names: list[str
     )
     for i, (x, y) in gathered(points, place).items():
         outlined = [withStroke(linewidth=3, foreground="white")]
-        dark = [0.75 * channel for channel in colours[i][:3]]
+        dark = [0.6 * channel for channel in to_rgb(colours[i])]
         axes.text(
             x,
             y,

@@ -33,7 +33,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     named = split.labels is not None and train.labels is not None
 
     note = f"{'class and ' * named}cosine similarity of the features; {len(bank):,} training images were searched"
-    note += "; green: the query's class, red: another" if named else ""
+    note += "; whole blue frame: the query's class, dashed orange: another" if named else ""
     title = f"{subject.name}: {kind} and the training images nearest to them"
     sheet = Sheet(len(asked), found.shape[1] + GAP, title, note=note, top=0.28, pitch=PITCH)
     sheet.word(-0.12, 0.5, "query", size=9)

@@ -88,7 +88,7 @@ def _curve(values: np.ndarray, height: int = 96, width: int = 192) -> np.ndarray
     """(height, width, 3) picture of the channels (C, T) of an array as curves over each other."""
     sheet = np.full((height, width, 3), 255, np.uint8)
     low, high = float(values.min()), float(values.max())
-    for channel, colour in zip(values, np.tile([[31, 119, 180], [255, 127, 14], [44, 160, 44]], (len(values), 1)), strict=False):
+    for channel, colour in zip(values, np.tile([[0, 114, 178], [213, 94, 0], [0, 158, 115]], (len(values), 1)), strict=False):
         y = np.interp(np.linspace(0, len(channel) - 1, width), np.arange(len(channel)), channel)
         points = np.stack([np.arange(width), (height - 1) * (1 - (y - low) / max(high - low, 1e-9))], 1).round().astype(np.int32)
         cv2.polylines(sheet, [points[:, None]], False, colour.tolist())

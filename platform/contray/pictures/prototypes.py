@@ -46,7 +46,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     title = f"{subject.name}: {len(shown)} of {count} prototypes, and the nearest of the training images assigned to each"
     note = f"{len(ids):,} of {len(train):,} images, {(sizes > 0).sum()} prototypes get some"
     note += (
-        f"; {found['prototype_purity']:.1%} of the images are of their prototype's most frequent class (green)"
+        f"; {found['prototype_purity']:.1%} of the images are of their prototype's most frequent class (whole blue frame)"
         if labels is not None
         else ""
     )

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..drawing import COLOURS
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RIGHT, WRONG = "#1a9850", "#d73027"
+RIGHT, WRONG = COLOURS[0], COLOURS[1]  # blue, whole; orange, dashed
 
 
 class Sheet:
@@ -49,7 +51,7 @@ class Sheet:
     def tile(
         self, row: float, column: float, image: np.ndarray, *, frame: str = "", below: str = "", colour: str = "0.25", **how: Any
     ) -> None:
-        """An image (H, W, 3) or, with `how` to colour it, (H, W). frame: its colour; below: a word."""
+        """An image (H, W, 3) or, with `how` to colour it, (H, W). frame: its colour, dashed where it is WRONG; below: a word."""
         side, row = 0.8 if below else 0.94, self.pitch * row
         left, top = column + (1 - side) / 2, row + 0.02
         sharp = "nearest" if max(image.shape[:2]) <= 128 else "antialiased"
@@ -57,7 +59,18 @@ class Sheet:
         if frame:
             from matplotlib.patches import Rectangle
 
-            self.axes.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=frame, linewidth=2.2, zorder=2))
+            self.axes.add_patch(
+                Rectangle(
+                    (left, top),
+                    side,
+                    side,
+                    fill=False,
+                    edgecolor=frame,
+                    linewidth=2.2,
+                    ls="--" if frame == WRONG else "-",
+                    zorder=2,
+                )
+            )
         if below:
             self.word(row + 0.85, column + 0.5, below, va="top", colour=colour)
 

@@ -40,7 +40,7 @@ def draw(trials: Sequence[Trial], space: Mapping[str, Any], metric: str, online:
             )
         if trials and trials[0].status == "finished":
             axis.plot(
-                [best[key]], [scale * trials[0].metrics[metric]], "o", ms=13, mfc="none", mec="tab:red", mew=1.8, label="best"
+                [best[key]], [scale * trials[0].metrics[metric]], "o", ms=13, mfc="none", mec="#D55E00", mew=1.8, label="best"
             )
         values = [trial.params[key] for trial in trials if key in trial.params]
         if values and all(isinstance(value, int) and value > 0 and math.log2(value).is_integer() for value in values):
