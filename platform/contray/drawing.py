@@ -15,6 +15,9 @@ CURVES = {
     "rankme": "RankMe of the features",
     "lr": "learning rate",
 }
+# Okabe & Ito's colours, which all eyes tell apart (https://jfly.uni-koeln.de/color), without the yellow that white swallows
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS, DASHES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">"), ("-", "--", "-.", ":")  # what tells beside colour
 NAME, SHORT = 60, 16  # characters of a name in a title or legend, and below a small picture
 
 
@@ -62,7 +65,7 @@ def draw(histories: Mapping[str, list[tuple[int, float]]], title: str, out: Path
     )
     for axis, name in zip(axes[0], shown, strict=False):
         steps, values = zip(*sorted(histories[name]), strict=True)
-        axis.plot(steps, values, marker="o" if len(steps) < 15 else "", ms=4)
+        axis.plot(steps, values, marker="o" if len(steps) < 15 else "", ms=4, color=COLOURS[0])
         axis.set_title(CURVES[name], fontsize=10)
         axis.set_xlabel("optimiser steps")
         axis.grid(alpha=0.3)
@@ -79,13 +82,14 @@ def draw_runs(runs: Sequence[tuple[str, list[list[tuple[int, float]]]]], metric:
     figure = Figure(figsize=(7.6, 4.4), layout="constrained")
     axes = figure.add_subplot()
     for place, (name, histories) in enumerate(runs):
-        colour, seeds = f"C{place % 10}", [dict(history) for history in histories]
+        colour, seeds = COLOURS[place % len(COLOURS)], [dict(history) for history in histories]
+        look = {"color": colour, "ls": DASHES[place % len(DASHES)], "marker": MARKERS[place % len(MARKERS)]}
         common = sorted(set.intersection(*map(set, seeds)))
         mean = [sum(seed[step] for seed in seeds) / len(seeds) for step in common]
         for seed in seeds if len(seeds) > 1 else []:
             axes.plot(*zip(*sorted(seed.items()), strict=True), color=colour, lw=0.7, alpha=0.45)
         label = drawable(name, 100) if len(seeds) == 1 else f"{drawable(name, 100)} (mean of {len(seeds)} seeds)"
-        axes.plot(common, mean, color=colour, lw=1.6, marker="o" if len(common) < 15 else "", ms=4, label=label)
+        axes.plot(common, mean, **look, lw=1.6, markevery=max(1, len(common) // 12), ms=4, label=label)
     axes.set(xlabel="optimiser steps", ylabel=CURVES.get(metric, metric))
     axes.grid(alpha=0.3)
     for side in ("top", "right"):
@@ -105,7 +109,7 @@ def draw_similarities(panels: Mapping[str, tuple[Any, Mapping[str, str]]], title
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     lowest = min(float(min(similar.positive.min(), similar.negative.min())) for similar, _ in panels.values())
     left = max(-1.0, math.floor(10 * lowest - 0.1) / 10)
-    kinds = (("negatives: two samples", "negative", "0.55"), ("positives: two views of a sample", "positive", "tab:blue"))
+    kinds = (("negatives: two samples", "negative", "0.55"), ("positives: two views of a sample", "positive", COLOURS[0]))
     for axis, (name, (similar, numbers)) in zip(axes, panels.items(), strict=True):
         low, high = (float(end) for end in torch.cat([similar.positive, similar.negative]).aminmax())
         bins = 40 if high - low > 1e-9 else [low - 0.005, low + 0.005]  # all are one: a bar that can be seen

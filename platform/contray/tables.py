@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 FILE_WIDTH = 140  # characters that a file or a pipe has room for
+LEFT = 14  # characters that a column to the left keeps beside numbers that are not folded
 
 
 class Table:
     """Rows of texts below headings; the first column stands to the left, the others to the right. It prints itself wherever it is shown.
 
-    left: columns that stand to the left; sections: rows (by number) above which a line is drawn; caption: what is said below.
+    left: columns that stand to the left; sections: rows (by number) above which a line is drawn; caption: what is said below. dense: for many
+    numbers: no frame, and what stands to the right is never folded.
     """
 
-    def __init__(self, title: str, *columns: str, left: Iterable[int] = (0,), caption: str = "") -> None:
-        self.title, self.columns, self.caption = title, columns, caption
+    def __init__(self, title: str, *columns: str, left: Iterable[int] = (0,), caption: str = "", dense: bool = False) -> None:
+        self.title, self.columns, self.caption, self.dense = title, columns, caption, dense
         self.rows: list[tuple[str, ...]] = []
         self.left, self.sections = frozenset(left), set[int]()
 
@@ -36,22 +38,37 @@ class Table:
         self.sections.add(len(self.rows))
 
     def __rich__(self) -> RichTable:
+        from rich.box import HEAVY_HEAD, SIMPLE_HEAD
         from rich.table import Table as RichTable
 
-        made = RichTable(title=self.title or None, title_justify="left", caption=self.caption or None, caption_justify="left")
+        made = RichTable(
+            title=self.title or None, title_justify="left", caption=self.caption or None, caption_justify="left",
+            box=SIMPLE_HEAD if self.dense else HEAVY_HEAD, show_edge=not self.dense, padding=(0, 1, 0, 0) if self.dense else (0, 1),
+        )  # fmt: skip
         for i, column in enumerate(self.columns):
-            made.add_column(column, justify="left" if i in self.left else "right")
+            whole = self.dense and i not in self.left
+            made.add_column(column, justify="left" if i in self.left else "right", overflow="fold", no_wrap=whole)
         for i, row in enumerate(self.rows):
             if i and i in self.sections:
                 made.add_section()
             made.add_row(*row)
         return made
 
+    @property
+    def least(self) -> int:
+        """Characters that it takes at least: below, numbers that are not to be folded would be cut."""
+        if not self.dense:
+            return 0
+        widths = [
+            max(len(line) for row in (self.columns, *self.rows) for line in row[i].split("\n")) for i in range(len(self.columns))
+        ]
+        return sum(2 + (min(width, LEFT) if i in self.left else width) for i, width in enumerate(widths))
+
     def text(self, width: int = 0) -> str:
         """As a terminal of so many characters shows it; 0: as wide as the one at hand, or as a file has room for."""
         from rich.console import Console
 
-        width = width or (shutil.get_terminal_size().columns if sys.stdout.isatty() else FILE_WIDTH)
+        width = max(width or (shutil.get_terminal_size().columns if sys.stdout.isatty() else FILE_WIDTH), self.least)
         console = Console(width=width, highlight=False, markup=False, emoji=False, color_system=None)
         with console.capture() as taken:
             console.print(self)
@@ -78,7 +95,7 @@ class Table:
         def row(cells: Sequence[str], kind: str, begins: str = "") -> str:
             sides = ("left" if i in self.left else "right" for i in range(len(cells)))
             inner = "".join(
-                f'<{kind} style="text-align:{side}">{escape(cell)}</{kind}>' for cell, side in zip(cells, sides, strict=True)
+                f'<{kind} style="text-align:{side}">{_lines(cell)}</{kind}>' for cell, side in zip(cells, sides, strict=True)
             )
             return f"<tr{begins}>{inner}</tr>"
 
@@ -88,6 +105,10 @@ class Table:
         title = f"<caption>{escape(self.title)}</caption>" if self.title else ""
         below = f'<p class="contray-caption">{escape(self.caption)}</p>' if self.caption else ""
         return f'<table class="contray">{title}<thead>{row(self.columns, "th")}</thead><tbody>{body}</tbody></table>{below}'
+
+
+def _lines(text: str) -> str:
+    return escape(text).replace("\n", "<br>")
 
 
 def _cell(text: str) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 import yaml
 
 from contray import RunConfig, track
+from contray.cli import main
 from contray.config.tree import _flatten
 from contray.errors import ConfigError, UserError
-from contray.track.comparing import compare
+from contray.pictures.comparison import draw
+from contray.track.compared import tables_of
+from contray.track.comparing import Comparison, compare
+from contray.track.significance import against
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload``:DeprecationWarning")  # MLflow 3.17 with SQLAlchemy 2.1
 
@@ -25,12 +30,11 @@ def run(store: str, name: str, params: dict, metrics: dict[str, float], step: in
     return made.run_id
 
 
-@pytest.fixture
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def cells(found: Comparison) -> list[str]:
+    return [cell for table in found.tables for row in table.rows for cell in row]
 
 
-def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path) -> None:
     results = {
         "linear_top1": (0.8, 0.9),
         "random_linear_top1": (0.2, 0.4),
@@ -40,7 +44,7 @@ def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path, wide: No
     ids = [
         run(
             store,
-            f"seed-{seed}",
+            f"seed-s{seed}",
             SIMCLR | {"seed": seed, "scale.workers": (1, 1 + seed), "track.name": str(seed)},
             {name: values[seed] for name, values in results.items()},
         )
@@ -49,7 +53,8 @@ def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path, wide: No
     warm = run(store, "warm", SIMCLR | {"method.temperature": 0.5, "seed": 0}, {"linear_top1": 0.95}, step=400)
     run(store, "still running", SIMCLR | {"seed": 2}, {"loss": 1.0})
 
-    best, other = compare(store, [], "shapes", tmp_path / "plots" / "compare.png").rows
+    found = compare(store, [], "shapes")
+    best, other = found.rows
     assert (best.run_ids, best.settings, best.seeds, best.steps) == ((warm,), "method.temperature=0.5", 1, 400)
     assert best.metrics["linear_top1"].std == 0
     assert "linear_gain" not in best.metrics
@@ -59,19 +64,21 @@ def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path, wide: No
     assert (spread.mean, spread.std, spread.n) == (pytest.approx(0.85), pytest.approx(0.1 / 2**0.5), 2)
     gain = other.metrics["linear_gain"]  # per seed: 0.6 and 0.5
     assert (gain.mean, gain.std) == (pytest.approx(0.55), pytest.approx(0.1 / 2**0.5))
-    assert (tmp_path / "plots" / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert {"85.0 ± 7.1", "+55.0", "70.0 ± 0.0", "50.0", "95.0", "seed and 1 more", "seed"} & set(cells(found)) == {
+        *("85.0 ± 7.1", "+55.0", "70.0 ± 0.0", "50.0", "95.0", "seed"),
+    }
+    assert "1 run has not been evaluated and is left out" in str(found)
+    assert all(run_id in found.url for run_id in (*ids, warm))
+    assert found.url.startswith("http://127.0.0.1:5000/#/compare-runs?runs=%5B%22")
+    assert found.differing == ["method.temperature"]
+    assert [row.by_seed["linear_top1"] for row in found.rows] == [{"0": 0.95}, {"0": 0.8, "1": 0.9}]
+    assert found._repr_html_().count("<table") == 3
+    head, first, _ = csv.reader(found.csv().splitlines())
+    line = dict(zip(head, first, strict=True))
+    assert (line["name"], line["method.temperature"], line["linear_top1"], line["knn_top1"]) == ("warm", "0.5", "0.95", "")
 
-    shown = capsys.readouterr().out
-    for text in ("0.850±0.071", "+0.550", "0.700±0.000", " 0.500 ", " 0.950 ", "1 run has not been"):
-        assert text in shown
-    link = next(line for line in shown.splitlines() if line.startswith("MLflow: "))
-    assert all(run_id in link for run_id in (*ids, warm))
-    assert link.startswith("MLflow: http://127.0.0.1:5000/#/compare-runs?runs=%5B%22")
 
-
-def test_evaluations_on_demand_have_columns_of_their_own(
-    store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluations_on_demand_have_columns_of_their_own(store: str, tmp_path: Path) -> None:
     """Each where any run has it, and a run that has no other score is no less evaluated."""
     probed = run(
         store, "probed", SIMCLR | {"seed": 0}, {"linear_top1": 0.7, "linear_paper_top1": 0.81, "linear_paper_val_top1": 0.55, "contrast_top1": 0.44}
@@ -80,16 +87,18 @@ def test_evaluations_on_demand_have_columns_of_their_own(
     track.attach(store, tuned).log_metrics(
         {"finetune_1pct_top1": 0.62, "finetune_1pct_val_top1": 0.33, "scratch_1pct_top1": 0.41, "supervised_top1": 0.9, "linear_last4_avg_top1": 0.66}, 0
     )  # fmt: skip
-    rows = compare(store, [], "shapes", tmp_path / "compare.png").rows
-    assert {row.run_ids: row.steps for row in rows} == {(tuned,): 300, (probed,): 200}
-    shown = capsys.readouterr().out
-    for text in ("0.810", "0.620", "0.410", "0.900", "0.660", "paper", "1pct", "supervised"):
-        assert text in shown
-    for text in ("0.550", "0.330", "0.440"):  # what selected, and what is no evaluation
-        assert text not in shown
+    found = compare(store, [], "shapes")
+    assert {row.run_ids: row.steps for row in found.rows} == {(tuned,): 300, (probed,): 200}
+    shown = cells(found)
+    assert {"81.0*", "62.0*", "41.0*", "90.0*", "66.0*", "linear paper, %", "finetune 1pct, %", "supervised, %"} <= set(shown)
+    for text in ("55.0", "33.0", "44.0"):  # what selected, and what is no evaluation
+        assert not any(text in cell for cell in shown)
+    rows, matrix = tables_of(found, "runs"), tables_of(found, "evaluations")
+    assert "81.0" in rows[0].rows[0] + rows[0].rows[1]
+    assert [table.columns for table in matrix if table.title.startswith("evaluations")] == [("evaluation", "#1", "#2")]
 
 
-def test_children_stand_for_their_parent(store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_children_stand_for_their_parent(store: str, tmp_path: Path) -> None:
     parent = run(store, "sweep", SIMCLR, {"linear_top1": 0.9}, kind="sweep")
     trials = [
         run(
@@ -103,86 +112,190 @@ def test_children_stand_for_their_parent(store: str, tmp_path: Path, wide: None,
         for i in (3, 5)
     ]
     for asked in ([], [parent], [parent, trials[0]]):
-        rows = compare(store, asked, "shapes", tmp_path / "compare.png").rows
-        assert [row.run_ids for row in rows] == [(trials[1],), (trials[0],)]
-    assert "knn_val" in capsys.readouterr().out
-    assert [row.run_ids for row in compare(store, trials[:1], "shapes", tmp_path / "compare.png").rows] == [(trials[0],)]
+        found = compare(store, asked, "shapes")
+        assert [row.run_ids for row in found.rows] == [(trials[1],), (trials[0],)]
+        assert "held out" in str(found)
+    assert [row.run_ids for row in compare(store, trials[:1], "shapes").rows] == [(trials[0],)]
 
 
-def test_the_group_tag_decides_where_there_is_one(store: str, tmp_path: Path, wide: None) -> None:
+def test_the_group_tag_decides_where_there_is_one(store: str, tmp_path: Path) -> None:
     for seed in (0, 1):
         run(store, str(seed), SIMCLR | {"seed": seed, "data.root": str(seed)}, {"knn_top1": 0.5}, tags={"contray.group": "abc"})
-    (row,) = compare(store, [], "shapes", tmp_path / "compare.png").rows
+    (row,) = compare(store, [], "shapes").rows
     assert row.seeds == 2
 
 
-@pytest.mark.parametrize("columns", ["40", "80", ""])
-def test_no_number_and_no_name_is_cut(
-    columns: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
+@pytest.mark.parametrize("width", [40, 80, 0])
+def test_no_number_and_no_name_is_cut(width: int, store: str) -> None:
     names = ("knn_top1", "linear_top1", "random_knn_top1", "random_linear_top1", "pixels_linear_top1", "finetune_1pct_top1")
     for seed in (0, 1):
-        run(store, str(seed), SIMCLR | {"seed": seed}, dict.fromkeys(names, 0.25))
+        run(store, f"long-name-of-a-run-s{seed}", SIMCLR | {"seed": seed}, dict.fromkeys(names, 0.25))
     run(store, "trial", SIMCLR | {"method.temperature": 3, "seed": 0}, {"knn_val_top1": 0.125, "linear_val_top1": 0.375})
     run(store, "begun", SIMCLR, {"loss": 1.0})
-    compare(store, [], "shapes", tmp_path / "compare.png")
-    shown = capsys.readouterr().out
+    tables = compare(store, [], "shapes").tables
+    shown = "\n\n".join(table.text(width) for table in tables)
     assert "…" not in shown
-    assert shown.count("0.250±0.000") == 3
-    for text in ("seeds", "steps", "0.125", "0.375", "method.temperature=3", "1 run has not been evaluated and is left out"):
+    assert shown.count("25.0 ± 0.0") == 3
+    for text in ("seeds", "steps", "12.5", "37.5", "temperature", "1 run has not been evaluated and is left out"):
         assert text in shown
+    folded = "".join(
+        "".join(line.split()[1:2]) for line in shown.splitlines() if "name" in line or "run-" in line or "-of" in line
+    )
+    assert width == 40 or "long-name-of-a-run" in folded + shown
+    fits = [max(map(len, table.text(width).splitlines())) <= max(width, table.least) for table in tables]
+    assert width == 0 or all(fits)
 
 
-def test_a_repeated_seed_is_one_seed(store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_80_columns_a_table_of_k_nn_and_linear_probe_fits(store: str) -> None:
+    names = ("knn_top1", "linear_top1", "random_knn_top1", "random_linear_top1", "pixels_linear_top1")
+    for seed in (0, 1, 2):
+        for temperature in (0.1, 0.5):
+            params = SIMCLR | {"seed": seed, "method.temperature": temperature, "optim.lr": temperature}
+            run(store, f"simclr-digits-{temperature}-s{seed}", params, {name: temperature + seed / 100 for name in names})
+    for table in compare(store, [], "shapes").tables:
+        assert max(map(len, table.text(80).splitlines())) <= 80
+        assert "simclr-digits-0.5" in table.text(80) or table.columns[1] != "run"
+
+
+def test_a_repeated_seed_is_one_seed(store: str, tmp_path: Path) -> None:
     for i in range(2):
         run(store, f"again-{i}", SIMCLR | {"seed": 0}, {"linear_top1": 0.5})
-    (row,) = compare(store, [], "shapes", tmp_path / "compare.png").rows
+    found = compare(store, [], "shapes")
+    (row,) = found.rows
     assert (row.seeds, row.metrics["linear_top1"].n, len(row.run_ids)) == (1, 1, 2)
-    assert "±0.000" not in capsys.readouterr().out
+    assert "50.0" in cells(found)
     run(store, "other", SIMCLR | {"seed": 1}, {"linear_top1": 0.9})
-    (row,) = compare(store, [], "shapes", tmp_path / "compare.png").rows
+    (row,) = compare(store, [], "shapes").rows
     assert (row.metrics["linear_top1"].mean, row.metrics["linear_top1"].n) == (pytest.approx(0.7), 2)
 
 
 def test_what_is_not_there_is_named(store: str, tmp_path: Path) -> None:
-    out = tmp_path / "compare.png"
     run(store, "r", SIMCLR, {"loss": 1.0})
     with pytest.raises(UserError, match=r"no experiment 'shape' in sqlite:.*did you mean shapes"):
-        compare(store, [], "shape", out)
+        compare(store, [], "shape")
     with pytest.raises(UserError, match=r"no run 'abc' in sqlite:"):
-        compare(store, ["abc"], "shapes", out)
+        compare(store, ["abc"], "shapes")
     with pytest.raises(UserError, match="none of the 1 runs of experiment 'shapes' has been evaluated"):
-        compare(store, [], "shapes", out)
+        compare(store, [], "shapes")
     with pytest.raises(ConfigError, match=r"there is no .*none\.db yet"):
-        compare(f"sqlite:///{tmp_path}/none.db", [], "shapes", out)
-    assert not out.exists()
+        compare(f"sqlite:///{tmp_path}/none.db", [], "shapes")
 
 
-def test_own_evaluations_and_metrics_that_are_asked_for_have_columns(
-    store: str, tmp_path: Path, wide: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_are_found_by_their_names(store: str) -> None:
+    first = run(store, "first", SIMCLR | {"seed": 0}, {"linear_top1": 0.5})
+    other = run(store, "it's", SIMCLR | {"seed": 0, "method.temperature": 1}, {"linear_top1": 0.6})
+    for asked in (["first", "it's"], [first, "it's"], [first, other]):
+        rows = compare(store, asked, "none").rows
+        assert [(row.run_ids, row.names, row.name) for row in rows] == [
+            ((other,), ("it's",), "it's"),
+            ((first,), ("first",), "first"),
+        ]
+    again = run(store, "first", SIMCLR | {"seed": 1}, {"linear_top1": 0.5})
+    with pytest.raises(UserError, match=f"2 runs are called 'first': give an id, .*{first}") as refused:
+        compare(store, ["first"], "shapes")
+    assert again in str(refused.value)
+
+
+def test_own_evaluations_and_metrics_that_are_asked_for_have_columns(store: str, tmp_path: Path) -> None:
     own = {"mine_top1": 0.75, "mine_val_top1": 0.7, "random_mine_top1": 0.1, "rankme": 9.5}
     run(store, "own", SIMCLR | {"eval.final": ("/home/me/mine.py",)}, own)
     run(store, "both", SIMCLR | {"eval.final": ("knn", "mine.py"), "method.temperature": 0.3}, own | {"knn_top1": 0.5})
-    first, _ = compare(store, [], "shapes", tmp_path / "compare.png").rows
-    assert first.metrics["mine_top1"].mean == 0.75
-    shown = capsys.readouterr().out
-    assert "mine" in shown
-    assert "0.750" in shown
-    assert not {"0.700", "0.100", "9.500"} & set(shown.split())
-    compare(store, [], "shapes", tmp_path / "compare.png", ["rankme"])
-    assert "9.500" in capsys.readouterr().out.split()
+    found = compare(store, [], "shapes")
+    assert found.rows[0].metrics["mine_top1"].mean == 0.75
+    assert "mine %" in found.tables[0].columns
+    assert "75.0" in cells(found)
+    assert not {"70.0", "10.0", "9.5"} & set(cells(found))
+    assert "9.5*" in cells(compare(store, [], "shapes", ["rankme"]))
     with pytest.raises(UserError, match=r"^--metric: no run has 'rankm'; did you mean rankme"):
-        compare(store, [], "shapes", tmp_path / "compare.png", ["rankm"])
+        compare(store, [], "shapes", ["rankm"])
 
 
-def test_runs_of_before_evaluations_had_keys_of_their_own_stand_beside_new_ones(store: str, tmp_path: Path, wide: None) -> None:
+def test_runs_of_before_evaluations_had_keys_of_their_own_stand_beside_new_ones(store: str, tmp_path: Path) -> None:
     text = Path(__file__).parent.joinpath("config_before_plugins.yaml").read_text()
     old = dict(_flatten(yaml.safe_load(text)))
     new = RunConfig.from_yaml(text).flat()
     old, new = ({k: tuple(v) if isinstance(v, list) else v for k, v in each.items()} for each in (old, new))
     run(store, "old", old, {"knn_top1": 0.5})
     run(store, "new", new | {"method.temperature": 0.7}, {"knn_top1": 0.6})
-    rows = compare(store, [], "shapes", tmp_path / "compare.png").rows
+    rows = compare(store, [], "shapes").rows
     assert [row.settings for row in rows] == ["method.temperature=0.7", f"method.temperature={old['method.temperature']}"]
+
+
+# ---------------------------------------------------------------- by more than chance?
+
+
+def test_differences_are_those_of_scipys_tests() -> None:
+    from scipy import stats
+
+    best, near, far = {"0": 0.90, "1": 0.94, "2": 0.92}, {"0": 0.89, "1": 0.92, "2": 0.92}, {"5": 0.71, "6": 0.75}
+    paired, welch = against([near, best, far], "linear_top1")
+    assert (paired.row, paired.best, paired.test, welch.row, welch.test) == (1, 2, "paired", 3, "Welch")
+    t = stats.ttest_rel([*best.values()], [*near.values()])
+    w = stats.ttest_ind([*best.values()], [*far.values()], equal_var=False)
+    assert paired.mean == pytest.approx(0.01)
+    assert (paired.low, paired.high) == pytest.approx(tuple(t.confidence_interval()))
+    assert (welch.low, welch.high) == pytest.approx(tuple(w.confidence_interval()))
+    assert welch.p == pytest.approx(2 * w.pvalue)  # Holm: the smaller one times two
+    assert paired.p == pytest.approx(max(t.pvalue, 2 * w.pvalue))
+    assert paired.words.startswith("no telling")
+    assert welch.words == "#2 is better"
+
+
+def test_one_seed_tells_nothing() -> None:
+    found = against([{"0": 0.9}, {"0": 0.5, "1": 0.5}, {}, {"0": 0.1}], "linear_top1")
+    assert [(each.row, each.p, each.words) for each in found] == [
+        (2, None, "one seed of #1: no telling"), (4, None, "one seed of #1 and #4: no telling"),
+    ]  # fmt: skip
+    assert against([{"0": 0.5, "1": 0.5}, {"0": 0.4, "1": 0.4}], "x")[0].words == "#1 is better"  # no spread at all
+    assert against([{"0": 0.5}], "x") == []
+
+
+# ---------------------------------------------------------------- picture and command
+
+
+def test_labels_of_the_picture_fit(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    kept: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *words, **how: (kept.append(figure), save(figure, *words, **how))[1])
+    for i, name in enumerate(("short", f"{'very ' * 40}long $x_1$", "_third")):
+        run(
+            store,
+            name,
+            SIMCLR | {"seed": 0, "method.temperature": i},
+            {"knn_top1": 0.5, "linear_top1": 0.6, "supervised_top1": 0.9},
+        )
+    for suffix, begins in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
+        out = draw(compare(store, [], "shapes"), tmp_path / "deep" / f"c{suffix}")
+        assert out.read_bytes().startswith(begins)
+    (long,) = (compare(store, ["short"], "shapes"),)
+    draw(long, tmp_path / "one.png")
+    for figure in (kept[0], kept[-1]):
+        figure.draw_without_rendering()
+        canvas = figure.bbox
+        parts = [figure, *figure.subfigs]
+        shown = [text for part in parts for text in part.texts + [word for legend in part.legends for word in legend.texts]]
+        shown += [tick for axis in figure.axes[:1] for tick in axis.get_yticklabels()]
+        assert any("#2" in text.get_text() for text in shown) == (figure is kept[0])
+        for text in shown:
+            box = text.get_window_extent()
+            assert canvas.x0 - 1 <= box.x0 <= box.x1 <= canvas.x1 + 1, text
+            assert canvas.y0 - 1 <= box.y0 <= box.y1 <= canvas.y1 + 1, text
+
+
+def test_the_command_writes_a_table_a_file_and_a_picture(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(store, "one", SIMCLR | {"seed": 0}, {"linear_top1": 0.5})
+    run(store, "two", SIMCLR | {"seed": 0, "method.temperature": 1}, {"linear_top1": 0.6})
+    words = ["compare", "--run", "one", "two", "--csv", "deep/runs.csv", "--out", "c.svg", "--track.uri", store]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    for text in ("one", "two", "60.0", "no telling", "plot: c.svg", "table: deep/runs.csv", "MLflow: http"):
+        assert text in shown
+    assert len((tmp_path / "deep" / "runs.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "c.svg").exists()
+    assert main(["compare", "--out", "c.txt", "--track.uri", store]) == 2
+    assert main(["compare", "--by", "seeds", "--track.uri", store]) == 2

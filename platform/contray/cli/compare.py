@@ -6,37 +6,58 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from ..errors import UserError, nearest
 from . import documents
 from .options import URI_HELP, arg, json_note
-from .output import answer
+from .output import answer, show
 
 EXAMPLES = (
     ("contray compare", "all finished runs of the experiment contray"),
-    ("contray compare --run RUN_ID RUN_ID --out two.png", "these runs; a sweep or a group of seeds stands for its children"),
-    ("contray compare --track.experiment shapes --json", "another experiment, as JSON"),
+    (
+        "contray compare --run NAME NAME --out two.svg",
+        "these runs, by name or id; a sweep or a group of seeds stands for its children",
+    ),
+    ("contray compare --track.experiment shapes --csv runs.csv", "another experiment, also as a file for a spreadsheet"),
 )
+WAYS = ("runs", "evaluations")
 
 
 @dataclass(frozen=True)
 class Options:
-    """A table of runs, configurations as rows (mean and std over seeds), a plot, and the link to MLflow's comparison."""
+    """A table of runs, configurations as rows (mean and std over seeds), what they differ in, a plot, and the link to MLflow's comparison."""
 
-    run: Annotated[tuple[str, ...], arg("ids of MLflow runs; none: all finished runs of the experiment")] = ()
-    out: Annotated[Path, arg("where the plot goes")] = Path("compare.png")
+    run: Annotated[tuple[str, ...], arg("names or ids of MLflow runs; none: all finished runs of the experiment")] = ()
+    out: Annotated[Path, arg("where the plot goes: .png, .jpg, .pdf or .svg")] = Path("compare.png")
+    csv: Annotated[Path | None, arg("write a line for each configuration into this file")] = None
     metric: Annotated[tuple[str, ...], arg("further metrics to show, as MLflow names them")] = ()
+    by: Annotated[
+        str, arg("runs: metrics as columns; evaluations: runs and evaluations; empty: as there are few or several", choices=WAYS)
+    ] = ""
     track__experiment: Annotated[str, arg("MLflow experiment", name="track.experiment")] = "contray"
     track__uri: Annotated[str, arg(URI_HELP, name="track.uri")] = ""
     json: Annotated[bool, json_note(documents.COMPARISON)] = False
 
 
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
-    """Read the runs, draw the plot and show the table."""
+    """Read the runs, draw the plot and show the tables."""
     from .. import track
+    from ..pictures import check_out
+    from ..pictures.comparison import draw
+    from ..track.compared import tables_of
     from ..track.comparing import compare
 
+    check_out(options.out)
+    if options.by not in ("", *WAYS):
+        raise UserError(f"--by: got {options.by!r}; {nearest(options.by, WAYS)}")
     with answer(options.json) as tell:
-        found = compare(
-            track.resolve_uri(options.track__uri), options.run, options.track__experiment, options.out, options.metric
-        )
-        tell(documents.of_comparison(found))
+        found = compare(track.resolve_uri(options.track__uri), options.run, options.track__experiment, options.metric)
+        draw(found, options.out)
+        for table in tables_of(found, options.by):
+            show(table, "")
+        if options.csv:
+            options.csv.parent.mkdir(parents=True, exist_ok=True)
+            options.csv.write_text(found.csv())
+            show(f"table: {options.csv}")
+        show(f"plot: {options.out}", f"MLflow: {found.url}")
+        tell(documents.of_comparison(found, options.out))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ SWEEP = (
 MEASURED = "metrics, about (what they stand on: counts of images, errors), pictures (files that were written)"
 PICTURE = "picture, metrics (untrained encoder: random_NAME)"
 COMPARISON = (
-    "rows (method, preset, dataset, settings, seeds, steps, metrics (of each mean, std, n), run_ids), left_out, plot, url"
+    "rows (method, preset, dataset, settings, seeds, steps, metrics (of each mean, std, n), run_ids, name, names, differs, by_seed), left_out, plot, "
+    "url, differing (keys), further (metrics), against (of each row, best, metric, mean, low, high, p, test, words)"
 )
 SYNCED = "runs (of each name, run_id, sent, unsent, added, status, problem)"
 EXPORTED = "file (if one was written), registered (what was done in MLflow's registry, in words)"
@@ -80,6 +82,7 @@ def of_measured(metrics: Mapping[str, float]) -> dict[str, Any]:
     return {"metrics": dict(metrics), "about": getattr(metrics, "about", {}), "pictures": getattr(metrics, "pictures", ())}
 
 
-def of_comparison(found: Comparison) -> dict[str, Any]:
-    """Configurations over seeds, best first."""
-    return {"rows": found.rows, "left_out": found.left_out, "plot": found.plot, "url": found.url}
+def of_comparison(found: Comparison, plot: Path | None = None) -> dict[str, Any]:
+    """Configurations over seeds, best first, and each beside the best."""
+    facts = {"rows": found.rows, "left_out": found.left_out, "plot": plot, "url": found.url}
+    return {**facts, "differing": found.differing, "further": found.further, "against": found.against}

@@ -64,5 +64,7 @@ def show(*things: Any) -> None:
     console = Console(**as_is)
     if not console.is_terminal:
         console = Console(**as_is, width=FILE_WIDTH)
+    width = console.width
     for thing in things:
+        console.width = max(width, getattr(thing, "least", 0))
         console.print(thing, soft_wrap=isinstance(thing, str))

@@ -8,7 +8,8 @@ from pathlib import Path
 from .. import track
 from ..drawing import draw_runs
 from ..errors import UserError, nearest
-from ..track.comparing import family_of, find_runs, grouped, without_parents
+from ..track.comparing import family_of, grouped, settings_of
+from ..track.runs import find_runs, without_parents
 
 
 def draw(uri: str, run_ids: Sequence[str], metric: str, out: Path) -> None:
@@ -24,10 +25,10 @@ def draw(uri: str, run_ids: Sequence[str], metric: str, out: Path) -> None:
                 raise UserError(f"--metric: run {run.info.run_id} has no {metric!r}; {nearest(metric, run.data.metrics)}")
         found = [
             (
-                name_of(*family_of(group[0]), settings),
+                name_of(*family_of(group[0]), settings_of(differs)),
                 [[(point.step, point.value) for point in talk.get_metric_history(run.info.run_id, metric)] for run in group],
             )
-            for group, settings in grouped(runs)
+            for group, differs in grouped(runs)
         ]
     draw_runs(found, metric, out)
 

@@ -1,21 +1,25 @@
-"""`contray compare`: runs grouped over seeds, as a table, a plot and a link to MLflow's comparison."""
+"""Runs beside each other: configurations over their seeds, what they differ in, and whether by more than chance. Facts and tables; nothing is drawn."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from .. import track
 from ..config.registry import builtin, part_name
 from ..config.renamed import FINALS, translated
-from ..drawing import drawable
 from ..errors import UserError, nearest
-from ..storage.logins import bare
+from ..tables import Table
+from .compared import tables_of
+from .runs import all_runs, common_name, experiment_id, find_runs, without_parents
+from .significance import Difference, against
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,8 +31,8 @@ FURTHER = re.compile(
     r"(linear_paper|linear_last\d+(_avg)?|attentive|(finetune|scratch|distill|crd|noisy_student)_\w+(?<!_val)|supervised)_top1"
     r"|([\w-]+\.)?((scratch|supervised)_)?(detection_(fpn|c4|mask)(_segm)?_ap|segmentation_(fcn|deeplab)_miou)"
 )  # on demand
-PARENTS = ("seeds", "sweep")  # tag contray.kind of runs that stand for their children
 OWN = ("seed", "scale.", "track.")  # params in which runs of one configuration may differ
+TOLD_BY = ("linear_top1", "knn_top1", "linear_val_top1", "knn_val_top1")  # what differences are judged on, most telling first
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration. `settings`: params in which it differs from other rows of its method, preset and data."""
+    """One configuration. `settings`, `differs`: params in which it differs from other rows of its method, preset and data, in words and by name."""
 
     method: str
     preset: str
@@ -58,48 +62,94 @@ class Row:
     steps: int
     metrics: Mapping[str, Spread]  # as logged, and knn_gain and linear_gain over the untrained encoder
     run_ids: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The row in one line."""
-        return f"{self.method} {self.preset}{': ' + self.settings if self.settings else ''}"
+    name: str = ""
+    names: tuple[str, ...] = ()  # of the runs, as run_ids
+    differs: Mapping[str, str] = field(default_factory=dict)
+    by_seed: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # of what rows are judged on: metric -> seed -> value
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Configurations, best first; how many runs were left out as nothing was measured of them; the plot, and MLflow's page of the runs."""
+    """Configurations, best first; how many runs were left out as nothing was measured of them; MLflow's page of the runs.
+
+    further: metrics besides k-NN, the linear probe and their gains that are shown; against: each row beside the best. It prints as its tables.
+    """
 
     rows: list[Row]
     left_out: int
-    plot: Path
     url: str
+    further: tuple[str, ...] = ()
+    against: list[Difference] = field(default_factory=list)
+
+    @property
+    def differing(self) -> list[str]:
+        """The settings in which rows of one method, preset and data differ."""
+        return list(dict.fromkeys(key for row in self.rows for key in row.differs))
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The rows, what they differ in, evaluations where there are several, and the differences over seeds."""
+        return tables_of(self)
+
+    def csv(self) -> str:
+        """A line per configuration: name, settings, and of each metric mean, standard deviation and number of seeds, as MLflow has them."""
+        metrics = sorted({name for row in self.rows for name in row.metrics})
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        heads = [f"{name}{part}" for name in metrics for part in ("", "_std", "_n")]
+        writer.writerow(["name", "method", "preset", "dataset", *self.differing, "seeds", "steps", *heads, "run_ids"])
+        for row in self.rows:
+            spreads = [row.metrics.get(name) for name in metrics]
+            cells = [cell for each in spreads for cell in ((each.mean, each.std, each.n) if each else ("", "", ""))]
+            settings = [row.differs.get(key, "") for key in self.differing]
+            first = [row.name, row.method, row.preset, row.dataset, *settings, row.seeds, row.steps]
+            writer.writerow([*first, *cells, " ".join(row.run_ids)])
+        return text.getvalue()
+
+    def __str__(self) -> str:
+        return "\n\n".join(table.text() for table in self.tables)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return "\n".join(table.html() for table in self.tables)
 
 
-def compare(uri: str, run_ids: Sequence[str], experiment: str, out: Path, metrics: Sequence[str] = ()) -> Comparison:
-    """Print the table and the link, draw the plot into `out` (PNG); without `run_ids`, of all runs of `experiment`.
+def compare(uri: str, runs: Sequence[str], experiment: str, metrics: Sequence[str] = ()) -> Comparison:
+    """Runs by their ids or names; without any, all of `experiment`.
 
     metrics: columns besides those of the evaluations that runs made at their end and of the built-in ones.
     Raises UserError for an unknown run, experiment or metric, and when no run was evaluated yet.
     """
     track.check(uri, exists=True)
     with track.asking(uri, "reading runs") as talk:
-        asked = find_runs(talk, uri, run_ids) or _all_runs(talk, _experiment_id(talk, uri, experiment))
-        runs = without_parents(talk, asked)
-        known = {name for run in runs for name in run.data.metrics}
+        asked = find_runs(talk, uri, runs) or all_runs(talk, experiment_id(talk, uri, experiment))
+        found = without_parents(talk, asked)
+        known = {name for run in found for name in run.data.metrics}
         for name in metrics:
             if name not in known:
                 raise UserError(f"--metric: no run has {name!r}; {nearest(name, known)}")
-        further = sorted({*_own(runs), *metrics, *filter(FURTHER.fullmatch, known)} - {*TEST, *HELD_OUT})
-        evaluated = [run for run in runs if _scores(run.data.metrics, further)]
+        further = sorted({*_own(found), *metrics, *filter(FURTHER.fullmatch, known)} - {*TEST, *HELD_OUT})
+        evaluated = [run for run in found if _scores(run.data.metrics, further)]
         if not evaluated:
-            where = "these runs" if run_ids else f"experiment {experiment!r}"
-            raise UserError(f"nothing to compare: none of the {len(runs)} runs of {where} has been evaluated yet")
+            where = "these runs" if runs else f"experiment {experiment!r}"
+            raise UserError(f"nothing to compare: none of the {len(found)} runs of {where} has been evaluated yet")
         rows = _rows(talk, evaluated, further)
-    _draw(rows, out)
     experiments = sorted({run.info.experiment_id for run in evaluated})
     link = track.compare_url(uri, experiments, [run.info.run_id for run in evaluated])
-    _show(rows, further, len(runs) - len(evaluated), out, link)
-    return Comparison(rows, len(runs) - len(evaluated), out, link)
+    shown = [name for name in further if any(name in row.metrics for row in rows)]
+    return Comparison(rows, len(found) - len(evaluated), link, tuple(shown), _judged(rows, shown))
+
+
+def _judged(rows: Sequence[Row], further: Sequence[str]) -> list[Difference]:
+    """The rows beside the best, on what most of them were measured by."""
+    names = (*TOLD_BY, *further)
+    counts = {name: sum(name in row.by_seed for row in rows) for name in names}
+    metric = max(names, key=lambda name: counts[name])
+    return against([row.by_seed.get(metric, {}) for row in rows], metric) if counts[metric] > 1 else []
 
 
 def _scores(metrics: Iterable[str], further: Sequence[str]) -> list[str]:
@@ -124,66 +174,15 @@ def _own(runs: Iterable[Run]) -> set[str]:
     return found
 
 
-# ---------------------------------------------------------------- which runs
-
-
-def find_runs(talk: MlflowClient, uri: str, run_ids: Iterable[str]) -> list[Run]:
-    """The runs of these ids. Raises UserError for an id that the store does not have."""
-    from mlflow.exceptions import MlflowException
-
-    found: list[Run] = []
-    for run_id in run_ids:
-        try:
-            found.append(talk.get_run(run_id))
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            where = bare(uri)
-            raise UserError(
-                f"there is no run {run_id!r} in {where}; contray compare without --run has all of --track.experiment"
-            ) from None
-    return found
-
-
-def _experiment_id(talk: MlflowClient, uri: str, name: str) -> str:
-    found = talk.get_experiment_by_name(name)
-    if found is None:
-        known = [known.name for known in talk.search_experiments()]
-        raise UserError(f"there is no experiment {name!r} in {bare(uri)}; {nearest(name, known)}")
-    return found.experiment_id
-
-
-def _all_runs(talk: MlflowClient, experiment_id: str, where: str = "") -> list[Run]:
-    runs, token = [], None
-    while token is None or token:
-        page = talk.search_runs([experiment_id], where, order_by=["attributes.start_time ASC"], page_token=token)
-        runs, token = runs + list(page), page.token or ""
-    return runs
-
-
-def without_parents(talk: MlflowClient, runs: Iterable[Run]) -> list[Run]:
-    """Each run once, its children in the place of a parent."""
-    kept: dict[str, Run] = {}
-    for run in runs:
-        if run.data.tags.get("contray.kind") in PARENTS:
-            of_parent = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
-            kept.update(
-                (child.info.run_id, child) for child in without_parents(talk, _all_runs(talk, run.info.experiment_id, of_parent))
-            )
-        else:
-            kept[run.info.run_id] = run
-    return list(kept.values())
-
-
 # ---------------------------------------------------------------- rows
 
 
 def _rows(talk: MlflowClient, runs: Iterable[Run], further: Sequence[str]) -> list[Row]:
-    rows = [_row(talk, group, settings) for group, settings in grouped(runs)]
+    rows = [_row(talk, group, differs, further) for group, differs in grouped(runs)]
     return sorted(rows, key=lambda row: -max(row.metrics[name].mean for name in _ranking(row.metrics, further)))
 
 
-def grouped(runs: Iterable[Run]) -> list[tuple[list[Run], str]]:
+def grouped(runs: Iterable[Run]) -> list[tuple[list[Run], dict[str, str]]]:
     """The runs of each configuration (its seeds), and the settings in which it differs from others of its method, preset and data."""
     groups: dict[object, list[Run]] = defaultdict(list)
     for run in runs:
@@ -194,8 +193,13 @@ def grouped(runs: Iterable[Run]) -> list[tuple[list[Run], str]]:
     return [(group, _differing(_configuration(group[0]), families[family_of(group[0])])) for group in groups.values()]
 
 
-def _differing(own: Mapping[str, str], family: Sequence[Mapping[str, str]]) -> str:
-    return ", ".join(f"{key}={own[key]}" for key in own if len({other[key] for other in family if key in other}) > 1)
+def _differing(own: Mapping[str, str], family: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    return {key: own[key] for key in own if len({other[key] for other in family if key in other}) > 1}
+
+
+def settings_of(differs: Mapping[str, str]) -> str:
+    """Settings in one line."""
+    return ", ".join(f"{key}={value}" for key, value in differs.items())
 
 
 def _ranking(metrics: Mapping[str, Spread], further: Sequence[str]) -> list[str]:
@@ -204,29 +208,35 @@ def _ranking(metrics: Mapping[str, Spread], further: Sequence[str]) -> list[str]
     return [name for name in scores if name in TEST + HELD_OUT] or scores
 
 
-def _row(talk: MlflowClient, runs: Sequence[Run], settings: str) -> Row:
+def _row(talk: MlflowClient, runs: Sequence[Run], differs: Mapping[str, str], further: Sequence[str]) -> Row:
     names = sorted({name for run in runs for name in run.data.metrics})
-    metrics = {name: Spread.over(_by_seed(runs, name)) for name in names}
+    seeds = {name: _by_seed(runs, name) for name in names}
+    metrics = {name: Spread.over(seeds[name].values()) for name in names}
     for kind, name in zip(("knn_gain", "linear_gain"), TEST, strict=True):
         both = [run.data.metrics for run in runs if name in run.data.metrics and f"random_{name}" in run.data.metrics]
         metrics[kind] = Spread.over(values[name] - values[f"random_{name}"] for values in both)
+    called = tuple(run.info.run_name or run.info.run_id for run in runs)
     return Row(
         *family_of(runs[0]),
-        settings=settings,
+        settings=settings_of(differs),
         seeds=len({run.data.params.get("seed") for run in runs}),
         steps=max(_last_step(talk, run) for run in runs),
         metrics={name: spread for name, spread in metrics.items() if spread},
         run_ids=tuple(run.info.run_id for run in runs),
+        name=common_name(called),
+        names=called,
+        differs=dict(differs),
+        by_seed={name: seeds[name] for name in (*TEST, *HELD_OUT, *further) if name in seeds},
     )
 
 
-def _by_seed(runs: Sequence[Run], name: str) -> list[float]:
+def _by_seed(runs: Sequence[Run], name: str) -> dict[str, float]:
     """The metric of each seed; the mean of runs that repeat one, which would pass for agreement between seeds."""
-    found: dict[str | None, list[float]] = defaultdict(list)
+    found: dict[str, list[float]] = defaultdict(list)
     for run in runs:
         if name in run.data.metrics:
-            found[run.data.params.get("seed")].append(run.data.metrics[name])
-    return [mean(values) for values in found.values()]
+            found[run.data.params.get("seed", "")].append(run.data.metrics[name])
+    return {seed: mean(values) for seed, values in found.items()}
 
 
 def _configuration(run: Run) -> dict[str, str]:
@@ -245,83 +255,3 @@ def _last_step(talk: MlflowClient, run: Run) -> int:
     """Further evaluations are logged at step 0, as `contray eval` logs all of its own: training's last loss tells the steps then."""
     names = [name for name in (*TEST, *HELD_OUT, "loss") if name in run.data.metrics]
     return max((point.step for point in talk.get_metric_history(run.info.run_id, names[0])), default=0) if names else 0
-
-
-# ---------------------------------------------------------------- table and plot
-
-
-def _show(rows: Sequence[Row], further: Sequence[str], left_out: int, out: Path, link: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    has = {name for row in rows for name in row.metrics}
-    shown = ["knn_top1", "knn_gain", "linear_top1", "linear_gain", "pixels_linear_top1"]
-    shown += [name for name in further if name not in shown]
-    if any(not row.metrics.keys() & set(TEST) for row in rows):  # next to test results, held-out ones would only confuse
-        shown += HELD_OUT
-    columns = {name: [_cell(row, name) for row in rows] for name in shown if name in has}
-
-    title = "mean±standard deviation over seeds; gain: over the untrained encoder"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("method preset, dataset\nsettings", overflow="fold")  # the numbers are never folded: this makes room
-    headings = [name.removesuffix("_linear_top1").replace("_top1", "\ntop1").replace("_gain", "\ngain") for name in columns]
-    headings = [
-        re.sub("^(linear|finetune|scratch|distill|crd|noisy_student|supervised)_", "\\1\n", heading) for heading in headings
-    ]
-    headings = [re.sub("(detection|segmentation)_", "\\1\n", heading) for heading in headings]
-    for name in ("seeds", "steps", *headings):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row, *cells in zip(rows, *columns.values(), strict=True):
-        name = f"{row.method} {row.preset}, {row.dataset}\n{row.settings}".rstrip()
-        table.add_row(name, str(row.seeds), str(row.steps), *cells)
-    console = Console(markup=False, emoji=False)
-    whole = 24 + sum(
-        3 + max(map(len, [*heading.split("\n"), *cells])) for heading, cells in zip(headings, columns.values(), strict=True)
-    )
-    # rich would cut numbers to fit, and the names to nothing: a narrow window folds the lines, and a file (taken for 80 wide) has room
-    console.width = max(console.width if console.is_terminal else 140, whole + len("seeds steps") + 6)
-    console.print(table)
-    if left_out:
-        console.print(
-            f"{left_out} run{'s have' if left_out > 1 else ' has'} not been evaluated and {'are' if left_out > 1 else 'is'} left out"
-        )
-    console.print(f"plot: {out}\nMLflow: {link}", soft_wrap=True, highlight=False)
-
-
-def _cell(row: Row, name: str) -> str:
-    spread = row.metrics.get(name)
-    if spread is None:
-        return "-"
-    if name.endswith("_gain"):
-        return f"{spread.mean:+.3f}"
-    return (
-        f"{spread.mean:.3f}±{spread.std:.3f}"
-        if spread.n > 1 and not name.startswith(("random_", "pixels_"))
-        else f"{spread.mean:.3f}"
-    )
-
-
-def _draw(rows: Sequence[Row], out: Path) -> None:
-    """A line per row: dots with a standard deviation over seeds, and what pixels and the untrained encoder reach."""
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
-
-    figure = Figure(figsize=(8, 1.5 + 0.5 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    styles = {"knn_top1": ("o", "C0"), "linear_top1": ("s", "C1"), "knn_val_top1": (".", "C0"), "linear_val_top1": (".", "C1")}
-    styles |= {"random_linear_top1": ("|", "0.5"), "pixels_linear_top1": ("x", "0.5")}
-    for name, (marker, colour) in styles.items():
-        points = [(row.metrics[name], place) for place, row in enumerate(rows) if name in row.metrics]
-        if points:
-            spreads, places = zip(*points, strict=True)
-            axes.errorbar(
-                [s.mean for s in spreads], places, xerr=[s.std for s in spreads], fmt=marker, color=colour, capsize=3, label=name
-            )
-    axes.set_yticks(range(len(rows)), [drawable(row.name, 80) for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("top-1 accuracy")
-    axes.grid(axis="x", alpha=0.3)
-    if axes.has_data():  # not where runs have detection alone
-        figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)

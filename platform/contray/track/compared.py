@@ -1,0 +1,152 @@
+"""A comparison as tables: every number in per cent where it is a share, rows by their numbers where they come again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..tables import Table
+
+if TYPE_CHECKING:
+    from .comparing import Comparison, Row, Spread
+
+SHARE = re.compile("(_top1|_ap|_miou|_gain|_purity|_jaccard)$")
+MAIN = {
+    "knn_top1": "k-NN\n%", "knn_gain": "gain", "linear_top1": "linear\n%", "linear_gain": "gain", "pixels_linear_top1": "pixels\n%",
+}  # fmt: skip
+HELD_OUT = {"knn_val_top1": "k-NN\nheld out %", "linear_val_top1": "linear\nheld out %"}
+SEVERAL = 2  # evaluations from which they have a table of their own
+BESIDE = 4  # rows of a comparison that stand beside each other as columns
+VALUE = 60  # characters of a setting
+
+
+def tables_of(found: Comparison, by: str = "") -> list[Table]:
+    """by: "runs" (all metrics as columns), "evaluations" (a table of methods and evaluations), or empty: as there are few or several."""
+    matrix = by == "evaluations" or (by != "runs" and len(found.further) >= SEVERAL)
+    made = [_rows(found, () if matrix else found.further)]
+    made += _settings(found)
+    made += _evaluations(found) if matrix else []
+    return made + _differences(found)
+
+
+def cell(name: str, spread: Spread | None) -> str:
+    """A metric over seeds: in per cent where it is a share, with its standard deviation where there are several."""
+    if spread is None:
+        return "-"
+    if not SHARE.search(name):
+        return f"{spread.mean:.4g}" + (f" ± {spread.std:.2g}" if spread.n > 1 else "")
+    if name.endswith("_gain"):
+        return f"{100 * spread.mean:+.1f}"
+    beside = spread.n > 1 and not name.startswith(("random_", "pixels_"))
+    return f"{100 * spread.mean:.1f}" + (f" ± {100 * spread.std:.1f}" if beside else "")
+
+
+def heading(name: str) -> str:
+    """A metric as a column's head, over few characters."""
+    words = name.removesuffix("_linear_top1") if name.startswith("pixels") else name.removesuffix("_top1")
+    words = re.sub("^(linear|finetune|scratch|distill|crd|noisy_student|supervised)_", "\\1\n", words)
+    words = re.sub("(detection|segmentation)_", "\\1\n", words)
+    return f"{words}{' %' if SHARE.search(name) else ''}"
+
+
+def family(row: Row) -> str:
+    """Method, preset and data."""
+    return f"{row.method} {row.preset}, {row.dataset}"
+
+
+def _rows(found: Comparison, further: Sequence[str]) -> Table:
+    has = {name for row in found.rows for name in row.metrics}
+    heads = dict(MAIN) | {name: heading(name) for name in further}
+    if any(
+        not row.metrics.keys() & {"knn_top1", "linear_top1"} for row in found.rows
+    ):  # next to test results they would only confuse
+        heads |= HELD_OUT
+    shown = [name for name in heads if name in has]
+    alike = len({family(row) for row in found.rows}) == 1
+    title = f"{family(found.rows[0])}; best first" if alike else "best first"
+    table = Table(title, "#", "run", *(heads[name] for name in shown), "seeds", "steps", left=(1,), dense=True)
+    for number, row in enumerate(found.rows, 1):
+        name = row.name if alike else f"{row.name}\n{family(row)}"
+        table.add(str(number), name, *(cell(each, row.metrics.get(each)) for each in shown), str(row.seeds), str(row.steps))
+    notes = ["mean ± standard deviation over seeds; gain: points over the untrained encoder"]
+    if found.left_out:
+        have = "run has not been evaluated and is" if found.left_out == 1 else "runs have not been evaluated and are"
+        notes.append(f"{found.left_out} {have} left out")
+    table.caption = "\n".join(notes)
+    return table
+
+
+def _settings(found: Comparison) -> list[Table]:
+    """Few keys stand as columns; many keys as rows, below the numbers of runs."""
+    keys = found.differing
+    title = "what they differ in"
+    if not keys:
+        return []
+    if len(keys) <= BESIDE:
+        table = Table(title, "#", *(key.replace(".", ".\n") for key in keys), left=range(1, 1 + len(keys)), dense=True)
+        for number, row in enumerate(found.rows, 1):
+            table.add(str(number), *(_short(row.differs.get(key, "-")) for key in keys))
+        return [table]
+    made = []
+    for first in range(0, len(found.rows), BESIDE):
+        part = found.rows[first : first + BESIDE]
+        numbers = (f"#{number}" for number in range(first + 1, first + 1 + len(part)))
+        table = Table(title, "setting", *numbers, left=range(1 + len(part)), dense=True)
+        for key in keys:
+            if any(key in row.differs for row in part):
+                table.add(key, *(_short(row.differs.get(key, "-")) for row in part))
+        made += [table] if table.rows else []
+    return made
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= VALUE else f"{text[: VALUE // 2]}…{text[-VALUE // 2 :]}"
+
+
+def _evaluations(found: Comparison) -> list[Table]:
+    """Methods and evaluations: an evaluation in each row, the runs by their numbers as columns."""
+    has = {name for row in found.rows for name in row.metrics}
+    names = [name for name in (*(name for name in MAIN if not name.endswith("_gain")), *HELD_OUT, *found.further) if name in has]
+    made = []
+    for first in range(0, len(found.rows), BESIDE):
+        part = found.rows[first : first + BESIDE]
+        numbers = (f"#{first + i}" for i in range(1, 1 + len(part)))
+        table = Table("evaluations; *: the best of all runs", "evaluation", *numbers, dense=True)
+        for name in names:
+            if any(name in row.metrics for row in part):
+                best = max(row.metrics[name].mean for row in found.rows if name in row.metrics)
+                table.add(_evaluation(name), *(_starred(name, row, best) for row in part))
+        made.append(table)
+    return made
+
+
+def _evaluation(name: str) -> str:
+    return name.removesuffix("_top1").replace("_", " ") + (", %" if SHARE.search(name) else "")
+
+
+def _starred(name: str, row: Row, best: float) -> str:
+    spread = row.metrics.get(name)
+    return cell(name, spread) + ("*" if spread and spread.mean == best else " ")
+
+
+def _differences(found: Comparison) -> list[Table]:
+    if not found.against:
+        return []
+    metric, best = found.against[0].metric, found.against[0].best
+    scale, unit = (100, "points") if SHARE.search(metric) else (1, metric)
+    table = Table(
+        f"behind #{best} in {_evaluation(metric).removesuffix(', %')}, over seeds", "#", unit, "95 % interval", "p", "in words",
+        left=(4,), dense=True,
+    )  # fmt: skip
+    for each in found.against:
+        interval = "-" if each.low is None or each.high is None else f"{scale * each.low:.1f} to {scale * each.high:.1f}"
+        p = "-" if each.p is None else "<0.001" if each.p < 0.001 else f"{each.p:.3f}"
+        table.add(str(each.row), f"{scale * each.mean:.1f}", interval, p, each.words)
+    tests = sorted({each.test for each in found.against} - {""})
+    if tests:
+        how = {"paired": "paired by seed", "Welch": "Welch's test"}
+        table.caption = f"{' or '.join(how[test] for test in tests)}; p corrected for {len(found.against)} comparisons (Holm)"
+    else:
+        table.caption = "contray train ... --seeds 3 tells a difference from chance"
+    return [table]
