@@ -1,5 +1,6 @@
 """What `import contray` offers; the CLI calls the same functions. A function has the file of its name."""
 
+from .compare import compare
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
@@ -11,4 +12,4 @@ from .sync import sync
 from .train import train
 from .tune import tune
 
-__all__ = ["TAKEN", "embed", "evaluate", "export", "load", "plot", "register", "sync", "train", "tune"]
+__all__ = ["TAKEN", "compare", "embed", "evaluate", "export", "load", "plot", "register", "sync", "train", "tune"]

@@ -2,16 +2,99 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..config import RunConfig
+from ..config.registry import name_files
+from ..errors import UserError
 
 if TYPE_CHECKING:
-    from ..training.launch import Result
+    from ..training.result import Result, Results
 
 
-def train(config: RunConfig, *, quiet: bool = False) -> Result:
-    """Train as `contray train` does: to the end, or on from where an unfinished run of the same config stands."""
+@overload
+def train(
+    method: str | Path | RunConfig = "simclr",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    preset: str = "",
+    seeds: Literal[1] = 1,
+    quiet: bool = False,
+    code: str | Sequence[str] = (),
+    **keys: Any,
+) -> Result: ...
+
+
+@overload
+def train(
+    method: str | Path | RunConfig = "simclr",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    preset: str = "",
+    seeds: int,
+    quiet: bool = False,
+    code: str | Sequence[str] = (),
+    **keys: Any,
+) -> Results: ...
+
+
+def train(
+    method: str | Path | RunConfig = "simclr",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    preset: str = "",
+    seeds: int = 1,
+    quiet: bool = False,
+    code: str | Sequence[str] = (),
+    **keys: Any,
+) -> Result | Results:
+    """Pretrain and measure what it learnt. An unfinished run of the same config goes on exactly where it stopped.
+
+        result = contray.train("simclr", {"data.source": "photos/", "train.epochs": 50})
+        result = contray.train("simclr", data={"source": "photos/"}, train={"epochs": 50})  # the same
+        result  # shows the table of its results
+        encoder = contray.load(result)
+
+    method: a name of `contray methods`, your own .py file, a config.yaml that a run kept, or a RunConfig. overrides, keys: what differs from the
+    preset, as dotted keys or nested in sections (`contray train --help-all` has them all). preset: named settings of the method.
+    seeds: how many runs, which differ in their seed alone; more than one give a table with mean and spread.
+    quiet: no progress bar. code: your own .py files that a config.yaml names.
+    """
     from ..training.launch import launch
+    from ..training.result import Results
+    from ..training.seeds import launch_seeds
 
-    return launch(config, quiet=quiet)
+    config = config_of(method, {**keys_of(overrides), **keys_of(keys)}, preset, code)
+    if seeds < 1:
+        raise UserError(f"seeds: got {seeds}, must be at least 1")
+    return launch(config, quiet=quiet) if seeds == 1 else Results(launch_seeds(config, seeds, quiet=quiet))
+
+
+def config_of(method: str | Path | RunConfig, overrides: Mapping[str, Any], preset: str, code: str | Sequence[str]) -> RunConfig:
+    """The config of a run, by what people name one."""
+    name_files(code)
+    if isinstance(method, RunConfig):
+        if preset:
+            raise UserError(f"preset: {preset} goes with a method's name; a RunConfig has one ({method.method.preset})")
+        return method.replace(overrides)
+    if not isinstance(method, (str, Path)):
+        raise UserError(f"train: got {type(method).__name__}; give a method's name, a .py or .yaml file, or a RunConfig")
+    if Path(method).suffix in (".yaml", ".yml"):
+        return RunConfig.from_file(Path(method), overrides, preset=preset)
+    return RunConfig.make(str(method), overrides, preset=preset)
+
+
+def keys_of(given: Mapping[str, Any] | None, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of a mapping that may be nested. Raises UserError for what is none."""
+    if given is not None and not isinstance(given, Mapping):
+        example = given if isinstance(given, (str, Path)) else "photos/"
+        raise UserError(f"overrides: got {given!r:.80}, must be a mapping of keys, such as {{'data.source': {str(example)!r}}}")
+    flat: dict[str, Any] = {}
+    for name, value in (given or {}).items():
+        if isinstance(value, Mapping):
+            flat |= keys_of(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value) if isinstance(value, Path) else value
+    return flat

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..track.comparing import Comparison
-    from ..training.launch import Result
+    from ..training.result import Result
     from ..tuning import SweepResult
 
 RUN = "name, run_id, url, checkpoint, step, finished, metrics, unmeasured (why, if so), unsent (points that MLflow lacks)"

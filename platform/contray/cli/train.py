@@ -77,15 +77,15 @@ def _one(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> in
 
 
 def _seeds(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> int:
+    from ..training.result import Results
     from ..training.seeds import launch_seeds
     from .results import show_seeds, show_unmeasured, show_unsent
 
-    results = launch_seeds(config, options.seeds, quiet=options.quiet)
-    finished = all(result.finished for result in results)
-    if finished:
-        show_seeds(config, results)
+    results = Results(launch_seeds(config, options.seeds, quiet=options.quiet))
+    if results.finished:
+        show_seeds(results)
     else:
         print(f"{len(results) - 1} of {options.seeds} seeds are finished; the same command goes on with the others", flush=True)
     show_unsent(config, results)
     tell(documents.of_seeds(results, config.seed))
-    return (1 if show_unmeasured(results) else 0) if finished else 130
+    return (1 if show_unmeasured(results) else 0) if results.finished else 130

@@ -17,7 +17,7 @@ imported within `evaluate`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from torch import Tensor
 from ..config.evaluations import Citation
 from ..errors import UserError
 from ..methods._base import setting
+from ..tables import Shown, Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +47,7 @@ PICTURES = (".png", ".jpg", ".pdf", ".svg")
 Show = Callable[[dict[str, Any]], None]  # takes what `TrainingBar.show` takes
 
 
-class Measured(dict[str, float]):
+class Measured(Shown, dict[str, float]):
     """Metrics by name. about: what they stand on; pictures: files that were drawn; on: the data, where that is not the subject's own source.
 
     In `about`: fit_images, val_images, test_images: how many could be read and are counted; test_images_broken: how many could not, if any;
@@ -58,6 +59,13 @@ class Measured(dict[str, float]):
         super().__init__({name: value for name, value in metrics.items() if not ABOUT.search(name)})
         self.about = {name: value for name, value in metrics.items() if ABOUT.search(name)}
         self.pictures, self.on = pictures, on
+
+    @property
+    def shown(self) -> Sequence[Table | str | Path]:
+        """As it prints: its tables, and its pictures."""
+        from .common.tables import tables_of
+
+        return [*tables_of(self), *self.pictures]
 
 
 @dataclass(frozen=True)
