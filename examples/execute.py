@@ -92,7 +92,9 @@ def complaints(path: Path, book: Any, committed: Any) -> list[str]:
             if str(Path.home()) + "/" in str(output) or tempfile.gettempdir() + "/" in str(output):
                 found.append(f"cell {number}: a path of this machine")
         if kinds(cell) != kinds(known):
-            found.append(f"cell {number}: gives {dict(kinds(cell))}, committed are {dict(kinds(known))}: run python examples/execute.py")
+            found.append(
+                f"cell {number}: gives {dict(kinds(cell))}, committed are {dict(kinds(known))}: run python examples/execute.py"
+            )
     return [f"{path.name}, {each}" for each in found]
 
 

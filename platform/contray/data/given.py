@@ -15,33 +15,34 @@ FORMS = "a path, bytes of a file, a PIL image, an array (H, W, 3) or (H, W), a t
 _NAMES = (str, Path, bytes, bytearray, memoryview)
 
 
-def images_of(given: Any) -> Iterator[np.ndarray | Mapping[str, Any]]:
+def images_of(given: Any, shorter_side: int = 0) -> Iterator[np.ndarray | Mapping[str, Any]]:
     """Each image as (H, W, 3) uint8; mappings of columns as they are. One image gives one.
 
     given: FORMS; arrays are (H, W, 3), (H, W, 1), (H, W), (N, H, W, 3), (N, H, W, 1) or (N, H, W), tensors (C, H, W), (N, C, H, W) or (H, W) with
-    C 1 or 3; both of uint8, or of floats in [0, 1], which are multiplied by 255. Raises UserError for anything else, and names it.
+    C 1 or 3; both of uint8, or of floats in [0, 1], which are multiplied by 255. shorter_side: px to which files are reduced as they are read,
+    0: not. Raises UserError for anything else, and names it.
     """
     if isinstance(given, Mapping):
         yield given
     elif isinstance(given, _NAMES) or _is_pillow(given):
-        yield image_of(given)
+        yield image_of(given, shorter_side)
     elif _is_tensor(given):
         yield from _split(_channels_last(given), given)
     elif isinstance(given, np.ndarray) and given.dtype != object:
         yield from _split(given, given)
     elif isinstance(given, Iterable):
         for each in given:
-            yield each if isinstance(each, Mapping) else image_of(each)
+            yield each if isinstance(each, Mapping) else image_of(each, shorter_side)
     else:
         raise UserError(f"images: got {type(given).__name__}; give {FORMS}")
 
 
-def image_of(given: Any) -> np.ndarray:
+def image_of(given: Any, shorter_side: int = 0) -> np.ndarray:
     """(H, W, 3) uint8 of one image in any of FORMS."""
     if isinstance(given, (str, Path)):
-        return _read(Path(given))
+        return _read(Path(given), shorter_side)
     if isinstance(given, (bytes, bytearray, memoryview)):
-        return _decoded(bytes(given), "the bytes")
+        return _decoded(bytes(given), "the bytes", shorter_side)
     if _is_pillow(given):
         return _of_pillow(given)
     if _is_tensor(given) or (isinstance(given, np.ndarray) and given.dtype != object):
@@ -54,20 +55,20 @@ def image_of(given: Any) -> np.ndarray:
     raise UserError(f"images: got {type(given).__name__} as an image; give {FORMS}")
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, shorter_side: int) -> np.ndarray:
     if path.is_dir():
         raise UserError(
             f"images: {path} is a folder; contray.embed(folder, ...) takes one, or give a list of files: sorted(Path({str(path)!r}).glob('*'))"
         )
     try:
-        return _decoded(path.read_bytes(), str(path))
+        return _decoded(path.read_bytes(), str(path), shorter_side)
     except OSError as error:
         raise UserError(f"images: {path} cannot be read ({error.strerror or error})") from None
 
 
-def _decoded(data: bytes, where: str) -> np.ndarray:
+def _decoded(data: bytes, where: str, shorter_side: int) -> np.ndarray:
     try:
-        return decode(data, where)
+        return decode(data, where, shorter_side=shorter_side)
     except BrokenImage as broken:
         raise UserError(f"images: {broken}") from None
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import model
 from ..config import RunConfig
 from ..data.given import image_of, images_of
+from ..data.pixels import reduced
 from ..data.views import Pipeline
 from ..errors import UserError
 from ..methods._base import Method
@@ -42,15 +43,21 @@ class Encoder:
         return f"Encoder({made}: {self.method.out_dim} features{sees})"
 
     def transform(self, image: Any) -> dict[str, Tensor]:
-        """One image (in any form that `encoder(images)` takes) -> its evaluation inputs, each (1, C, H, W): resized, centre-cropped, normalised.
+        """One image (in any form that `encoder(images)` takes) -> its evaluation inputs, each (1, C, H, W): reduced to data.shorter_side, resized,
+        centre-cropped, normalised.
 
         Methods that encode several columns of a sample (CMC of depth and colour) take a dict of them.
         """
-        sample = image if isinstance(image, Mapping) else {"image": image_of(image)}
+        sample = image if isinstance(image, Mapping) else {"image": image_of(image, self.config.data.shorter_side)}
         views = type(self.method).eval_views(self.config.views)
         lacking = sorted({view.source for view in views.values()} - sample.keys())
         if lacking:
             raise UserError(f"{self.config.method.name} encodes more than an image: give a dict with {', '.join(lacking)} too")
+        side, pictures = (
+            self.config.data.shorter_side,
+            {view.source for view in views.values() if view.kind in ("image", "patches")},
+        )
+        sample = {name: reduced(held, side) if name in pictures else held for name, held in sample.items()}
         drawn = Pipeline(views, strength=0.0)(lambda column, rng: sample[column], (0, 0, 0))
         normalise = model.normaliser(self.config, next(self.method.parameters()).device)
         return {name: normalise(torch.from_numpy(np.ascontiguousarray(pixels))[None]) for name, pixels in drawn.items()}
@@ -61,7 +68,7 @@ class Encoder:
 
         images: one or several of `contray.data.given`: uint8 (H, W, 3), floats in [0, 1], paths, ... Raises UserError where there are none.
         """
-        given, features = images_of(images), []
+        given, features = images_of(images, self.config.data.shorter_side), []
         while chunk := [self.transform(image) for image in islice(given, self.config.eval.batch_size)]:
             features.append(
                 self.method.encode({name: torch.cat([each[name] for each in chunk]) for name in chunk[0]}).float().cpu()
