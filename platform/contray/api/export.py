@@ -26,8 +26,10 @@ def export(
     from ..exchange import exporting
     from ..exchange.cards import Origin
 
-    found, out = named_one(run, checkpoint, uri, "export"), Path(out)
-    exporting.check(to, out)
+    out = Path(out)
+    if run or checkpoint:
+        exporting.check(to, out)  # before a store is asked for a name
+    found = named_one(run, checkpoint, uri, "export")
     trained = encoder_of(found, uri, code)
     if not found.run_id:
         return exporting.export_to(trained, to, out, Origin(Path(found.checkpoint).name))

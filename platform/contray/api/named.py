@@ -53,7 +53,7 @@ def named(run: Run, uri: str = "") -> Named:
 def named_one(run: Run, checkpoint: str | Path, uri: str, verb: str) -> Named:
     """The one that is named by `run` or by `checkpoint`. Raises UserError where neither or both are; verb: what is to be done with it."""
     if bool(run) == bool(checkpoint):
-        raise UserError(f"name what to {verb}: either --run RUN or --checkpoint PATH")
+        raise UserError(f"name what to {verb}: either --run RUN_ID or --checkpoint PATH")
     return Named(checkpoint=str(checkpoint)) if checkpoint else named(run, uri)
 
 

@@ -44,11 +44,10 @@ class TrainingBar:
         self._page: _Page | None = None
         self._next_line, self._lines, self._line = time.monotonic() + patience, 0, ""
         self._since: dict[str, float] = {}  # when each trouble began
-        self._safe_at = time.monotonic()
+        self._safe_at = self._entered = time.monotonic()
         self._began: tuple[float, int] | None = None  # when this stretch began, and at which step
 
     def __enter__(self) -> TrainingBar:
-        self._entered = time.monotonic()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
