@@ -80,7 +80,7 @@ class Table:
         from rich.console import Console
 
         width = max(width or (shutil.get_terminal_size().columns if sys.stdout.isatty() else FILE_WIDTH), self.least)
-        console = Console(width=width, highlight=False, markup=False, emoji=False, color_system=None)
+        console = Console(width=width, highlight=False, markup=False, emoji=False, color_system=None, force_jupyter=False)
         with console.capture() as taken:
             console.print(self)
         return "\n".join(line.rstrip() for line in taken.get().splitlines())

@@ -220,3 +220,11 @@ def test_images_of_a_result_are_rows(tmp_path: Path) -> None:
     assert whole.shape == (5, 32)
     np.testing.assert_allclose(encoder(image for image in images), whole)
     np.testing.assert_allclose(encoder(images[3]), whole[3:4], rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_as_text_leaves_nothing_else_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    import rich.console
+
+    monkeypatch.setattr(rich.console, "_is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", lambda *args: pytest.fail("an output of its own"))
+    assert "trained encoder" in str(result())
