@@ -13,14 +13,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import compare, embed, evaluate, export, load, plot, register, sync, train, tune
+    from .api import check, compare, embed, evaluate, export, load, plot, register, report, sync, train, tune
     from .config import RunConfig
     from .errors import ConfigError, DataError, UserError
 
 _FACE = {
     "errors": ("ConfigError", "DataError", "UserError"),
     "config": ("RunConfig",),
-    "api": ("compare", "embed", "evaluate", "export", "load", "plot", "register", "sync", "train", "tune"),
+    "api": ("check", "compare", "embed", "evaluate", "export", "load", "plot", "register", "report", "sync", "train", "tune"),
 }
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "DataError",
     "RunConfig",
     "UserError",
+    "check",
     "compare",
     "embed",
     "evaluate",
@@ -35,6 +36,7 @@ __all__ = [
     "load",
     "plot",
     "register",
+    "report",
     "sync",
     "train",
     "tune",

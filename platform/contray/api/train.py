@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -20,7 +21,9 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     *,
     preset: str = "",
+    budget: str | float = "",
     seeds: Literal[1] = 1,
+    yes: bool = False,
     quiet: bool = False,
     code: str | Sequence[str] = (),
     **keys: Any,
@@ -33,7 +36,9 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     *,
     preset: str = "",
+    budget: str | float = "",
     seeds: int,
+    yes: bool = False,
     quiet: bool = False,
     code: str | Sequence[str] = (),
     **keys: Any,
@@ -45,7 +50,9 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     *,
     preset: str = "",
+    budget: str | float = "",
     seeds: int = 1,
+    yes: bool = False,
     quiet: bool = False,
     code: str | Sequence[str] = (),
     **keys: Any,
@@ -58,7 +65,8 @@ def train(
         encoder = contray.load(result)
 
     method: a name of `contray methods`, your own .py file, a config.yaml that a run kept, or a RunConfig. overrides, keys: what differs from the
-    preset, as dotted keys or nested in sections (`contray train --help-all` has them all). preset: named settings of the method.
+    preset, as dotted keys or nested in sections (`contray train --help-all` has them all). preset: named settings of the method; of your own data
+    without one: auto, fitted to data, machine and `budget` ("30m", "2h", or minutes). yes: may take more than a day on a CPU.
     seeds: how many runs, which differ in their seed alone; more than one give a table with mean and spread.
     quiet: no progress bar. code: your own .py files that a config.yaml names.
     """
@@ -66,10 +74,19 @@ def train(
     from ..training.result import Results
     from ..training.seeds import launch_seeds
 
-    config = config_of(method, {**keys_of(overrides), **keys_of(keys)}, preset, code)
+    given = {**keys_of(overrides), **keys_of(keys), **({"train.budget": minutes(budget)} if budget else {})}
+    config = config_of(method, given, preset, code)
     if seeds < 1:
         raise UserError(f"seeds: got {seeds}, must be at least 1")
-    return launch(config, quiet=quiet) if seeds == 1 else Results(launch_seeds(config, seeds, quiet=quiet))
+    return launch(config, quiet=quiet, yes=yes) if seeds == 1 else Results(launch_seeds(config, seeds, quiet=quiet, yes=yes))
+
+
+def minutes(budget: str | float) -> float:
+    """Minutes of a time: 90s, 30m, 2h, 1.5h, a plain number of minutes. Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|)", str(budget).strip().lower())
+    if not match or not float(match[1]):
+        raise UserError(f"budget: got {budget!r}, must be a time such as 90s, 30m or 2h")
+    return float(match[1]) * {"s": 1 / 60, "h": 60.0}.get(match[2][:1], 1.0)
 
 
 def config_of(method: str | Path | RunConfig, overrides: Mapping[str, Any], preset: str, code: str | Sequence[str]) -> RunConfig:
