@@ -1,10 +1,10 @@
 """contray: self-supervised visual representation learning on Ray, elastic and exact.
 
 import contray
-config = contray.RunConfig.make("simclr", {"train.epochs": 20})
-result = contray.train(config)        # result.metrics, result.run_id, result.checkpoint
-encoder = contray.load(result.run_id) # encoder(images) -> features
-contray.plot("neighbours", run=result.run_id)
+result = contray.train("simclr", {"data.source": "photos/", "train.epochs": 20})
+result                                    # the table of what training bought
+encoder = contray.load(result)            # encoder(images) -> (n, D) features
+contray.plot("neighbours", result)        # a picture, shown in a notebook
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import embed, evaluate, export, load, plot, register, sync, train, tune
+    from .api import check, compare, embed, evaluate, export, load, plot, register, report, sync, train, tune
     from .config import RunConfig
     from .errors import ConfigError, DataError, UserError
 
 _FACE = {
     "errors": ("ConfigError", "DataError", "UserError"),
     "config": ("RunConfig",),
-    "api": ("embed", "evaluate", "export", "load", "plot", "register", "sync", "train", "tune"),
+    "api": ("check", "compare", "embed", "evaluate", "export", "load", "plot", "register", "report", "sync", "train", "tune"),
 }
 
 __all__ = [
@@ -28,12 +28,15 @@ __all__ = [
     "DataError",
     "RunConfig",
     "UserError",
+    "check",
+    "compare",
     "embed",
     "evaluate",
     "export",
     "load",
     "plot",
     "register",
+    "report",
     "sync",
     "train",
     "tune",
@@ -58,4 +61,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """What is offered, before it was used too."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

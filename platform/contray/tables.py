@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import shutil
 import sys
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table as RichTable
 
+PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}  # that a page can show, and their kinds
 FILE_WIDTH = 140  # characters that a file or a pipe has room for
 LEFT = 14  # characters that a column to the left keeps beside numbers that are not folded
+
+
+STYLE = (  # of a table that stands by itself in a notebook, light or dark
+    "<style>table.contray{border-collapse:collapse;margin:.4em 0}table.contray caption{caption-side:top;text-align:left;font-weight:600;padding:.2em 0}"
+    "table.contray td,table.contray th{padding:.2em .7em;white-space:nowrap}table.contray thead{border-bottom:1px solid currentColor}"
+    "table.contray tr.section{border-top:1px solid currentColor}.contray-caption{margin:.2em 0;white-space:pre-line;opacity:.75}"
+    "img.contray{max-width:100%}</style>"
+)
 
 
 class Table:
@@ -74,7 +85,7 @@ class Table:
         from rich.console import Console
 
         width = max(width or (shutil.get_terminal_size().columns if sys.stdout.isatty() else FILE_WIDTH), self.least)
-        console = Console(width=width, highlight=False, markup=False, emoji=False, color_system=None)
+        console = Console(width=width, highlight=False, markup=False, emoji=False, color_system=None, force_jupyter=False)
         with console.capture() as taken:
             console.print(self)
         return "\n".join(line.rstrip() for line in taken.get().splitlines())
@@ -92,7 +103,7 @@ class Table:
         return "\n\n".join(filter(None, [self.title and f"**{self.title}**", "\n".join(lines), self.caption]))
 
     def _repr_html_(self) -> str:
-        return self.html()
+        return STYLE + self.html()
 
     def html(self) -> str:
         """As a page has it: a <table class="contray"> whose cells are escaped; how it looks is the page's."""
@@ -110,6 +121,32 @@ class Table:
         title = f"<caption>{escape(self.title)}</caption>" if self.title else ""
         below = f'<p class="contray-caption">{escape(self.caption)}</p>' if self.caption else ""
         return f'<table class="contray">{title}<thead>{row(self.columns, "th")}</thead><tbody>{body}</tbody></table>{below}'
+
+
+class Shown:
+    """What shows itself as tables, lines and pictures (paths), in a terminal and in a notebook: `shown` says which."""
+
+    @property
+    def shown(self) -> Sequence[Table | str | Path]:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return "\n".join(str(each) for each in self.shown)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return STYLE + "".join(map(_html, self.shown))
+
+
+def _html(each: Table | str | Path) -> str:
+    if isinstance(each, Table):
+        return each.html()
+    if isinstance(each, Path) and each.suffix in PICTURES and each.is_file():
+        kind, data = PICTURES[each.suffix], b64encode(each.read_bytes()).decode()
+        return f'<img class="contray" alt="{escape(each.stem)}" src="data:{kind};base64,{data}">'
+    return f"<div>{_lines(str(each))}</div>"
 
 
 def _lines(text: str) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from contray import RunConfig, track
-from contray.training.launch import Result, launch
+from contray.training.launch import launch
+from contray.training.result import Result
 from contray.training.syncing import sync
 
 TINY = {

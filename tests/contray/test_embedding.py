@@ -111,7 +111,7 @@ def test_images_of_more_than_8_bits_have_one_range(
         source = tmp_path / "source.parquet"
         pq.write_table(pa.table({"image": files}), source, row_group_size=1)
 
-    def here(todo: list, job: embedding._Job, address: str) -> None:
+    def here(todo: list, job: embedding._Job, *more: object) -> None:
         for each in todo:
             embedding._Embedder(job)({"part": [each["part"]], "names": [each["names"]], "group": [each["group"]]})
 
@@ -129,7 +129,7 @@ def test_nothing_is_done_where_all_is_there_and_what_is_there_must_be_the_same(
 ) -> None:
     """In this process, without Ray: the worker is called by hand."""
 
-    def here(todo: list, job: embedding._Job, address: str) -> None:
+    def here(todo: list, job: embedding._Job, *more: object) -> None:
         worker = embedding._Embedder(job)
         for each in todo:
             worker({"part": [each["part"]], "names": [each["names"]], "group": [each["group"]]})
@@ -153,7 +153,7 @@ def embedded(
 ) -> tuple[list[dict], embedding.Embedded]:
     """The rows of `source`, embedded in this process, without Ray."""
 
-    def here(todo: list, job: embedding._Job, address: str) -> None:
+    def here(todo: list, job: embedding._Job, *more: object) -> None:
         worker = embedding._Embedder(job)
         for each in todo:
             worker({"part": [each["part"]], "names": [each["names"]], "group": [each["group"]]})

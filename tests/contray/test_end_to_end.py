@@ -33,9 +33,10 @@ from contray.evaluation.common.tables import GEOMETRY
 from contray.model.encoder import read_checkpoint
 from contray.storage.checkpoint import latest
 from contray.storage.folder import Storage
-from contray.training.launch import Result, launch
+from contray.training.launch import launch
 from contray.training.progress import TrainingBar
 from contray.training.ray_train import ray_session
+from contray.training.result import Result
 
 REPO = Path(__file__).parents[2]
 VERDICT = [prefix + name for prefix in ("", "random_", "pixels_") for name in ("knn_top1", "knn_val_top1", "linear_top1", "linear_val_top1")]  # fmt: skip

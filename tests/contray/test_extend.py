@@ -16,9 +16,10 @@ from contray.storage.checkpoint import dump, latest
 from contray.storage.folder import Storage
 from contray.training import records, worker
 from contray.training.extend import _differing
-from contray.training.launch import Result, launch
+from contray.training.launch import launch
 from contray.training.records import note
 from contray.training.restore import check_kept
+from contray.training.result import Result
 
 TINY = {
     **{"data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4},

@@ -19,7 +19,7 @@ from contray.cli.main import COMMANDS, command_of
 from contray.cli.options import options_of
 from contray.cli.output import plain
 from contray.exchange.embedding import Embedded
-from contray.training.launch import Result
+from contray.training.result import Result
 from contray.tuning import SweepResult, Trial
 
 TINY = (

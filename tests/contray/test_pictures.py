@@ -513,5 +513,11 @@ def test_a_map_of_a_few_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_kinds_are_the_files() -> None:
-    files = {path.stem for path in Path(pictures.__path__[0]).glob("*.py")} - {"__init__", "comparison", "preview", "sheet", "subject"}
+    files = {path.stem for path in Path(pictures.__path__[0]).glob("*.py")} - {
+        "__init__",
+        "comparison",
+        "preview",
+        "sheet",
+        "subject",
+    }
     assert files == set(pictures.KINDS)

@@ -13,8 +13,8 @@ from contray.cli import main
 from contray.cli.results import show_seeds
 from contray.storage.folder import Storage
 from contray.training import seeds
-from contray.training.launch import Result
 from contray.training.lease import held
+from contray.training.result import Result, Results
 
 TINY = {
     **{"data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4},
@@ -46,9 +46,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_every_seed_is_linked(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_seed_is_linked(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = {"knn_top1": 0.5, "linear_top1": 0.25}
-    show_seeds(config, [Result(f"r-s{seed}", metrics, f"id{seed}", f"http://x/id{seed}", "runs/r", 1, True) for seed in (0, 1)])
+    show_seeds(Results(Result(f"r-s{seed}", metrics, f"id{seed}", f"http://x/id{seed}", "runs/r", 1, True) for seed in (0, 1)))
     said = capsys.readouterr().out
     assert [" ".join(line.split()) for line in said.splitlines()[-2:]] == ["seed 0 http://x/id0", "seed 1 http://x/id1"]
 

@@ -223,8 +223,9 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
         if step == 50:
             bar.show({"durable": 50})
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 4, "every 30 s"
-    assert lines[-1] == "r: step 94/1000, loss 2.000, 640 images/s, 15 min 06 s to go, checkpoint of step 50, 44 s ago"
+    assert len(lines) == 5, "soon how long it will take, then every 30 s"
+    assert lines[1] == "r: step 7/1000, loss 2.000, 640 images/s, 16 min 33 s to go"
+    assert lines[-1] == "r: step 100/1000, loss 2.000, 640 images/s, 15 min 00 s to go, checkpoint of step 50, 50 s ago"
 
 
 def test_mlflow_says_nothing_of_its_own_about_a_run(store: str, capsys: pytest.CaptureFixture[str]) -> None:

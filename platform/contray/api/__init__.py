@@ -1,5 +1,7 @@
 """What `import contray` offers; the CLI calls the same functions. A function has the file of its name."""
 
+from .check import check
+from .compare import compare
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
@@ -7,8 +9,23 @@ from .load import load
 from .opened import TAKEN
 from .plot import plot
 from .register import register
+from .report import report
 from .sync import sync
 from .train import train
 from .tune import tune
 
-__all__ = ["TAKEN", "embed", "evaluate", "export", "load", "plot", "register", "sync", "train", "tune"]
+__all__ = [
+    "TAKEN",
+    "check",
+    "compare",
+    "embed",
+    "evaluate",
+    "export",
+    "load",
+    "plot",
+    "register",
+    "report",
+    "sync",
+    "train",
+    "tune",
+]

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.registry import name_files
-from ..errors import UserError
-from .load import load
+from .named import encoder_of, named_one
 
 if TYPE_CHECKING:
     from ..exchange.embedding import Embedded
+    from .named import Run
 
 
 def embed(
-    source: str, out: str, *, run: str = "", checkpoint: str = "", uri: str = "", code: str | Sequence[str] = (), **options: Any
+    source: str | Path,
+    out: str | Path = "embeddings.parquet",
+    *,
+    run: Run = "",
+    checkpoint: str | Path = "",
+    uri: str = "",
+    code: str | Sequence[str] = (),
+    quiet: bool = False,
+    **options: Any,
 ) -> Embedded:
-    """Features of all images of `source` as Parquet files in the folder `out`; `options` are those of contray.exchange.embedding.embed."""
-    from ..exchange.embedding import embed as run_embedding
-    from ..model.encoder import read_checkpoint
+    """Features of all images of a folder or of Parquet files, as Parquet files in the folder `out`; a call that was cut off goes on.
 
-    if bool(run) == bool(checkpoint):
-        raise UserError("name whose features: either --run RUN_ID or --checkpoint PATH")
-    name_files(code)
-    return run_embedding(source, out, load(run, uri=uri) if run else read_checkpoint(checkpoint), **options)
+        names, features = contray.embed("photos/", run=result).read()  # (N names), (N, D)
+
+    run, checkpoint: as `contray.export` takes them. options: those of contray.exchange.embedding.embed (column, part, address).
+    quiet: no progress bar. A few images at hand are encoded by `contray.load(run)(images)`.
+    """
+    from ..exchange.embedding import embed as run_embedding
+    from ..training.progress import TrainingBar
+
+    trained = encoder_of(named_one(run, checkpoint, uri, "embed by"), uri, code)
+    with TrainingBar("embed", quiet, patience=5) as bar:
+        return run_embedding(str(source), str(out), trained, show=bar.show, **options)

@@ -11,40 +11,47 @@ from ..config.registry import name_files, name_parts
 from ..errors import ConfigError
 from ..storage.names import slug
 from .load import load
-from .opened import Opened, encoder_of, uri_of
+from .named import named_one
+from .opened import check_keys, opened, uri_of
+from .train import keys_of
 
 if TYPE_CHECKING:
     from ..evaluation import Measured
+    from .named import Run
 
 
 def evaluate(
-    names: str | Sequence[str],
+    names: str | Path | Sequence[str | Path],
+    run: Run = "",
     *,
-    run: str = "",
-    checkpoint: str = "",
+    checkpoint: str | Path = "",
     overrides: Mapping[str, Any] | None = None,
-    quiet: bool = True,
+    quiet: bool = False,
     code: str | Sequence[str] = (),
-    out: Path = Path(),
+    out: str | Path = Path(),
 ) -> Measured:
     """What a run's encoder or a checkpoint is worth by these evaluations (`contray evaluations`, or paths of your own .py files).
 
-    `.about` says what the metrics stand on, `.pictures` what was drawn into `out`: a folder, or the file of the only picture.
+        contray.evaluate("knn", result)
+        contray.evaluate(["linear", "geometry"], "simclr-digits-1a2b3c4d", overrides={"data.source": "other_photos/"})
+
+    It prints as tables; `.about` says what the metrics stand on, `.pictures` what was drawn into `out`: a folder, or the file of the only picture.
+    run: as `contray.load` takes it; checkpoint: a step-N.pt or a folder with some, for whatever is not to be kept in MLflow.
     overrides: dotted keys of data.* and of these evaluations (eval.NAME.*), and what an evaluation takes besides, such as a student's
     backbone.*; others would change the encoder and are refused. With `run`, metrics and pictures are logged to it, all at the end: under their
     own names, or after `DATASET.` where the data is not the run's own. quiet: no progress bar. code: your own .py files that the encoder is made with.
     """
-    from .. import evaluation, model, track
+    from .. import evaluation, model
     from ..config.evaluations import load_evaluation
     from ..config.registry import name_code
     from ..evaluation.common.run import run as run_evaluations
     from ..training.progress import TrainingBar
 
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = [str(each) for each in ((names,) if isinstance(names, (str, Path)) else names)]
     name_files(code)
     name_code(*names)
     files = [load_evaluation(name) for name in names]
-    given = dict(overrides or {})
+    given = keys_of(overrides)
     name_parts(given)
     takes = tuple(f"{section}." for file in files for section in file.takes)
     taken = {key: given.pop(key) for key in list(given) if takes and key.startswith(takes)}
@@ -55,15 +62,15 @@ def evaluate(
             raise ConfigError(key, "says what a run measures while it trains and at its end; an evaluation is named by itself")
     own = {"eval.final": names, **{key: value for key, value in given.items() if key.startswith("eval.")}}
     RunConfig.make(overrides=own)  # what is wrong with them is said before the encoder is read
-    encoder = encoder_of(given, run, checkpoint, tuple(f"{file.prefix}.*" for file in files))
-    config = encoder.config.replace({**given, **own})
-    opened = Opened(encoder, config, track.attach(track.resolve_uri(uri_of(given)), run) if run else None)
-    device = model.device_of(config)
-    with TrainingBar(" ".join(Path(name).stem for name in names), quiet) as bar:
+    check_keys(given, tuple(f"{file.prefix}.*" for file in files))
+    uri = uri_of(given)
+    measuring = opened(named_one(run, checkpoint, uri, "evaluate"), given, own)
+    config, device = measuring.config, model.device_of(measuring.config)
+    with TrainingBar(" ".join(Path(name).stem for name in names), quiet, patience=5) as bar:
         subject = evaluation.Subject(
-            config, encoder.method.to(device), device, show=bar.show, out=out, taken=taken, load=lambda each: load(each, uri=uri_of(given))
+            config, measuring.encoder.method.to(device), device, show=bar.show, out=Path(out), taken=taken, load=lambda each: load(each, uri=uri)
         )  # fmt: skip
         measured = run_evaluations(names, subject)
-    name = opened.data_name(lambda: subject.source) if measured.on is None else measured.on and slug(measured.on)
-    opened.keep({**measured, **measured.about}, measured.pictures, name)
+    name = measuring.data_name(lambda: subject.source) if measured.on is None else measured.on and slug(measured.on)
+    measuring.keep({**measured, **measured.about}, measured.pictures, name)
     return measured

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..config.registry import name_files
-from ..errors import UserError
-from .load import load
+from .named import encoder_of, named_one
+
+if TYPE_CHECKING:
+    from .named import Run
 
 
-def export(to: str, out: Path, *, run: str = "", checkpoint: str = "", uri: str = "", code: str | Sequence[str] = ()) -> Path:
-    """Write an encoder for another library into the new folder `out`, as `contray export` does; the file of its weights."""
+def export(
+    to: str, out: str | Path, *, run: Run = "", checkpoint: str | Path = "", uri: str = "", code: str | Sequence[str] = ()
+) -> Path:
+    """Write an encoder for another library into the new folder `out`, with a model card; gives the file of its weights.
+
+        contray.export("timm", "encoder", run=result)
+
+    to: torchvision, timm (weights that load there), onnx, or safetensors (with heads, for contray).
+    run: as `contray.load` takes it; checkpoint: a step-N.pt or a folder with some.
+    """
     from .. import track
     from ..exchange import exporting
     from ..exchange.cards import Origin
-    from ..model.encoder import read_checkpoint
 
-    if bool(run) == bool(checkpoint):
-        raise UserError("name what to export: either --run RUN_ID or --checkpoint PATH")
-    name_files(code)
-    exporting.check(to, out)
-    if checkpoint:
-        return exporting.export_to(read_checkpoint(checkpoint), to, out, Origin(Path(checkpoint).name))
-    trained = load(run, uri=uri)
-    metrics, tags = track.attach(track.resolve_uri(uri), run).results()
-    origin = Origin(f"MLflow run `{run}`", tags.get("contray.dataset", ""), tags.get("mlflow.source.git.commit", ""), metrics)
+    out = Path(out)
+    if run or checkpoint:
+        exporting.check(to, out)  # before a store is asked for a name
+    found = named_one(run, checkpoint, uri, "export")
+    trained = encoder_of(found, uri, code)
+    if not found.run_id:
+        return exporting.export_to(trained, to, out, Origin(Path(found.checkpoint).name))
+    metrics, tags = track.attach(track.resolve_uri(uri or found.uri), found.run_id).results()
+    origin = Origin(
+        f"MLflow run `{found.run_id}`", tags.get("contray.dataset", ""), tags.get("mlflow.source.git.commit", ""), metrics
+    )
     return exporting.export_to(trained, to, out, origin)

@@ -12,7 +12,7 @@ from ..config import RunConfig
 from ..config.registry import name_parts
 from ..errors import UserError
 from ..storage.names import slug
-from .load import load
+from .named import Named, encoder_of
 
 if TYPE_CHECKING:
     from .. import data, track
@@ -62,24 +62,22 @@ class Opened:
             self.run.log_artifact(picture, "/".join(filter(None, (folder, name))))
 
 
-def encoder_of(
-    overrides: Mapping[str, Any],
-    run: str,
-    checkpoint: str,
-    own: tuple[str, ...] = (),
-    verb: str = "evaluate",
-    noun: str = "an evaluation",
-) -> Encoder:
-    """The encoder of a run or a checkpoint. Raises UserError for keys that are neither of TAKEN nor `own`, and where neither or both are named."""
-    from ..model.encoder import read_checkpoint
-
+def check_keys(overrides: Mapping[str, Any], own: tuple[str, ...] = (), noun: str = "an evaluation") -> None:
+    """Raises UserError for keys that are neither of TAKEN nor `own`."""
     name_parts(overrides)
     for key in overrides:
         if not any(fnmatch.fnmatchcase(key, each) for each in (*TAKEN, *own)):
             raise UserError(f"{key}: {noun} takes {', '.join((*own, *TAKEN))}; the rest comes with the encoder")
-    if bool(run) == bool(checkpoint):
-        raise UserError(f"name what to {verb}: either --run RUN_ID or --checkpoint PATH")
-    return load(run, uri=uri_of(overrides)) if run else read_checkpoint(checkpoint)
+
+
+def opened(found: Named, overrides: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Opened:
+    """The encoder of what was named, with the overrides and more keys; results are kept in the run, where one is known."""
+    from .. import track
+
+    uri = uri_of(overrides)
+    encoder = encoder_of(found, uri)
+    run = track.attach(track.resolve_uri(uri or found.uri), found.run_id) if found.run_id else None
+    return Opened(encoder, encoder.config.replace({**overrides, **(more or {})}), run)
 
 
 def uri_of(overrides: Mapping[str, Any]) -> str:

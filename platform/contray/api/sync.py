@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 def sync(
     runs: Sequence[str] = (), *, storage: str = "contray_runs", uri: str = "", code: str | Sequence[str] = (), again: bool = False
 ) -> list[Synced]:
-    """Send what MLflow lacks of ended runs as `contray sync` does: of these (names or folders), or of all under `storage`."""
+    """Send what MLflow lacks of ended runs, as after an outage: of these (names or folders), or of all under `storage`.
+
+        for each in contray.sync():
+            print(each)
+
+    again: also of runs that were sent before. code: your own .py files that they are made with.
+    """
     from ..training.syncing import sync
 
     return sync(runs, storage=storage, uri=uri, code=code, again=again)

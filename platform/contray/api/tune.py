@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .train import keys_of
 
 if TYPE_CHECKING:
     from ..tuning import SweepResult
 
 
-def tune(space: str, overrides: Mapping[str, Any] | None = None, **options: Any) -> SweepResult:
-    """Search as `contray tune` does; `options` are those of contray.tuning.sweep."""
+def tune(
+    space: str | Path, overrides: Mapping[str, Any] | None = None, *, preset: str = "", samples: int = 0, **options: Any
+) -> SweepResult:
+    """Search over a space (`contray spaces`, or your own .py file); ranked on held-out data, the test set is opened once, for the winner.
+
+        sweep = contray.tune("simclr", {"data.source": "photos/"}, samples=8)
+        encoder = contray.load(sweep)  # of the best trial
+
+    overrides: keys that all trials share. samples: trials to draw; 0: the space's own number. options: further ones of contray.tuning.sweep
+    (metric, scheduler, grace, concurrent, minutes, resume).
+    """
     from ..tuning import sweep
 
-    return sweep(space, overrides or {}, **options)
+    return sweep(str(space), keys_of(overrides), preset=preset, samples=samples, **options)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..checking import Findings
     from ..track.comparing import Comparison
-    from ..training.launch import Result
+    from ..training.result import Result
     from ..tuning import SweepResult
 
 RUN = (

@@ -67,14 +67,12 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     if not runs and len(options.run) > 1:
         raise UserError(f"--run: got {len(options.run)} runs; plot {options.what} draws one, plot curves several")
     with answer(options.json) as tell:
-        metrics = plot(
+        picture = plot(
             options.what, run="" if runs else "".join(options.run), checkpoint=options.checkpoint, code=options.code, runs=runs, overrides=dotted,
             out=out, by=options.by, images=options.images, metric=options.metric,
         )  # fmt: skip
-        for name, value in metrics.items():
-            if not name.startswith("random_"):
-                beside = f", untrained {metrics[f'random_{name}']:.3f}" if f"random_{name}" in metrics else ""
-                print(f"{name} {value:.3f}{beside}")
+        for line in picture.lines:
+            print(line)
         print(f"wrote {out}")
-        tell({"picture": out, "metrics": metrics})
+        tell({"picture": out, "metrics": picture.metrics})
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -11,60 +10,26 @@ from typing import TYPE_CHECKING, Any
 from ..config import RunConfig
 from ..config.registry import load_method, load_space, method_names, space_names
 from ..errors import UserError
-from ..evaluation.common.tables import GEOMETRY, geometry_table, share, tables_of
 from ..tables import Table
 from .output import show
 
 if TYPE_CHECKING:
-    from ..training.launch import Result
+    from ..training.result import Result, Results
     from ..tuning import SweepResult
 
-SCORED = ("knn_top1", "linear_top1", "knn_val_top1", "linear_val_top1")  # what the table of a run's verdict has
 METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", "EMA", "predictor", "crops", "presets")
 
 
 def show_result(config: RunConfig, result: Result) -> None:
     """The verdict of one run and where to look on."""
-    from ..evaluation import Measured
-    from ..evaluation._base import ENCODERS
-    from ..evaluation.common.protocol import report
-
-    details = result.details
-    if not result.finished:
-        show(f"stopped at step {result.step} with a checkpoint; the same command goes on from there")
-        return
-    tabled = {prefix + score for prefix in ENCODERS for score in SCORED}
-    if tabled & result.metrics.keys():
+    show(*result.findings)
+    if result.finished:
         show(
-            report({**result.metrics, **details["about"]}, knn_k=config.parts["eval.knn"].k, tested_on=details.get("tested", ""))
+            result.trained,
+            f"checkpoint  {result.checkpoint}",
+            f"MLflow run  {result.run_id}",
+            f"see it      contray ui, then {result.url}" if "127.0.0.1:5000" in result.url else f"see it      {result.url}",
         )
-    elif GEOMETRY.keys() & result.metrics.keys():
-        show(geometry_table(result.metrics))
-    rest = {
-        name: value
-        for name, value in result.metrics.items()
-        if name not in tabled and name.removeprefix("random_") not in GEOMETRY
-    }
-    if rest:
-        show(*tables_of(Measured({**rest, **details["about"]}, tested=details.get("tested", ""))))
-    if result.verdict:
-        show(f"\n{result.verdict}\n")
-    for what, broken in (
-        ("replaced a broken image", details["broken"]),
-        ("left out a broken test image", details["broken_test"]),
-    ):
-        for name, reason in list(broken.items())[:5]:
-            show(f"{what}: {name} ({reason})")
-        if len(broken) > 5:
-            show(f"... and {len(broken) - 5} more")
-    rate = details["images_per_second"]
-    pace = f", {rate:,.0f} images/s" if rate else ""  # none in a run that had only its verdict left
-    show(
-        f"trained {result.step} steps in {details['seconds']:.0f} s{pace}",
-        f"checkpoint  {result.checkpoint}",
-        f"MLflow run  {result.run_id}",
-        f"see it      contray ui, then {result.url}" if "127.0.0.1:5000" in result.url else f"see it      {result.url}",
-    )
 
 
 def show_unsent(config: RunConfig, results: Sequence[Result]) -> None:
@@ -92,29 +57,9 @@ def show_unmeasured(results: Sequence[Result]) -> bool:
     return bool(unmeasured)
 
 
-def show_seeds(config: RunConfig, results: Sequence[Result]) -> None:
-    """One row per seed, then mean and standard deviation, and what to make of them."""
-    from ..evaluation.common.verdict import over_seeds
-
-    names = ["knn_top1", "linear_top1", "random_linear_top1", "pixels_linear_top1"]
-    if not any(name in result.metrics for name in names for result in results):  # no labelled test images
-        names = [name.replace("_top1", "_val_top1") for name in names]
-    names = [name for name in names if any(name in result.metrics for result in results)]
-    table = Table(f"{results[0].name.rpartition('-s')[0]}: {len(results)} seeds", "seed", *names)
-    for offset, result in enumerate(results):
-        table.add(str(config.seed + offset), *(share(result.metrics.get(name)) for name in names))
-    table.divide()
-    known = [[result.metrics[name] for result in results if name in result.metrics] for name in names]
-    table.add("mean ± std", *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in map(_spread, known)))
-    show(table)
-    if said := over_seeds([result.metrics for result in results]):
-        show(f"\n{said}\n")
-    show(*(f"seed {config.seed + offset:<6} {result.url}" for offset, result in enumerate(results)))
-
-
-def _spread(values: Sequence[float]) -> tuple[float, float]:
-    mean = sum(values) / len(values)
-    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1))
+def show_seeds(results: Results) -> None:
+    """One row per seed, then mean and standard deviation."""
+    show(*results.shown, *(f"seed {result.name.rpartition('-s')[2]:<6} {result.url}" for result in results))
 
 
 def method_rows(names: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -217,62 +162,7 @@ def show_spaces(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def show_sweep(result: SweepResult) -> None:
     """The ranked trials of a sweep, the winner and where to look on; for a study over seeds, the mean of each value too."""
-    keys = list(result.space)
-    known = dict.fromkeys(
-        [*SCORES, *(name for trial in result.trials if trial is not result.best for name in trial.metrics), result.metric]
-    )
-    scores = [name for name in known if any(name in trial.metrics for trial in result.trials)]
-    table = Table(
-        f"{result.name}: ranked on {result.metric}", "rank", *keys, *(SCORES.get(name, name) for name in scores), "status"
-    )
-    for rank, trial in enumerate(result.trials, 1):
-        shown = [f"{_scale(name) * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in scores]
-        values = [
-            f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)
-        ]
-        table.add(str(rank), *values, *shown, trial.status if not trial.problem else f"{trial.status}: {trial.problem}")
-    show(table)
-    if "seed" in keys:
-        show(_study(result, [key for key in keys if key != "seed"]))
+    show(*result.shown)
     if result.best:
-        tested = ", ".join(
-            f"{name} {100 * result.best.metrics[name]:.1f} %"
-            for name in ("knn_top1", "linear_top1", "random_linear_top1")
-            if name in result.best.metrics
-        )
-        count = int(result.best.metrics.get("test_images", 0))
-        where = f"{count:,} test images" if count else "the test set"
-        show(
-            f"best trial  {result.best.name}: {tested} on {where}" if tested else f"best trial  {result.best.name}",
-            f"its config  contray train --config {result.best_config}",
-        )
-    else:
-        show("no trial finished: there is nothing to rank")
+        show(f"its config  contray train --config {result.best_config}")
     show(f"plots       {result.plots}", f"compare     {result.url}", f"MLflow run  {result.parent_url}")
-
-
-def _study(result: SweepResult, keys: Sequence[str]) -> Any:
-    """Mean and standard deviation over seeds of each value, and whether the values differ by more than the seeds do."""
-    groups: dict[tuple[Any, ...], list[float]] = {}
-    for trial in result.trials:
-        if result.metric in trial.metrics:
-            groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
-    scale, unit = _scale(result.metric), " points" if _scale(result.metric) == 100 else ""
-    table = Table(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
-    for values in sorted(groups):
-        mean, std = _spread(groups[values])
-        table.add(*map(str, values), str(len(groups[values])), f"{scale * mean:.1f}", f"{scale * std:.1f}")
-    means = [_spread(values)[0] for values in groups.values()]
-    pooled = math.sqrt(sum(_spread(values)[1] ** 2 for values in groups.values()) / max(len(groups), 1))
-    if means:
-        ratio = f"{(max(means) - min(means)) / pooled:.1f} times" if pooled else "more than"
-        table.caption = f"range over values {scale * (max(means) - min(means)):.1f}{unit} = {ratio} the standard deviation over seeds ({scale * pooled:.2f}{unit})"
-    return table
-
-
-SCORES = {"knn_val_top1": "k-NN val", "linear_val_top1": "linear val", "rankme": "RankMe"}
-
-
-def _scale(metric: str) -> float:
-    """What a metric is shown times: top-1 accuracies in per cent, a rank as it is."""
-    return 100 if metric.endswith("top1") else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +68,9 @@ def keys(options: Options) -> RunConfig:
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
     """Train, one run or one for each seed; 1 where it is trained but not measured, 130 where it was interrupted."""
     if options.budget:
-        dotted = {**dotted, "train.budget": [f"{minutes(options.budget):g}"]}
+        from ..api.train import minutes
+
+        dotted = {**dotted, "train.budget": [f"{minutes(options.budget, '--budget'):g}"]}
     config = config_from(options.method, options.preset, options.config, dotted)
     at_least("--seeds", options.seeds, 1)
     if options.show_config and not options.dry_run:
@@ -82,14 +83,6 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
             tell({"config": resolved.flat(), "facts": facts})
             return 0
         return _seeds(config, options, tell) if options.seeds > 1 else _one(config, options, tell)
-
-
-def minutes(text: str) -> float:
-    """Minutes of a time as typed: 90s, 30m, 2h, 1.5h, a plain number of minutes. Raises UserError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|)", text.strip().lower())
-    if not match or not float(match[1]):
-        raise UserError(f"--budget: got {text!r}, must be a time such as 90s, 30m or 2h")
-    return float(match[1]) * {"s": 1 / 60, "h": 60.0}.get(match[2][:1], 1.0)
 
 
 def _one(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> int:
@@ -107,20 +100,20 @@ def _one(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> in
 
 
 def _seeds(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> int:
+    from ..training.result import Results
     from ..training.seeds import launch_seeds
     from .results import show_seeds, show_unmeasured, show_unsent
 
-    results = launch_seeds(config, options.seeds, quiet=options.quiet, yes=options.yes)
-    finished = all(result.finished for result in results)
-    if finished:
-        show_seeds(config, results)
+    results = Results(launch_seeds(config, options.seeds, quiet=options.quiet, yes=options.yes))
+    if results.finished:
+        show_seeds(results)
     else:
         print(f"{len(results) - 1} of {options.seeds} seeds are finished; the same command goes on with the others", flush=True)
     show_unsent(config, results)
-    if options.report and finished:
+    if options.report and results.finished:
         _report(results[0].checkpoint.rpartition("-s")[0], config, options)
     tell(documents.of_seeds(results, config.seed))
-    return (1 if show_unmeasured(results) else 0) if finished else 130
+    return (1 if show_unmeasured(results) else 0) if results.finished else 130
 
 
 def _report(folder: str, config: RunConfig, options: Options) -> None:

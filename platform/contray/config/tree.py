@@ -258,6 +258,16 @@ class RunConfig:
         }
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]
 
+    def __repr__(self) -> str:
+        """Method, preset, and the keys that differ from the preset's; all that can be told where the method's file is no longer what it was."""
+        name, preset, said = Path(self.method.name).stem, self.method.preset, list[str]()
+        try:
+            usual = type(self)._resolved(self.method.name, {}, preset).flat()
+        except UserError:
+            usual, said = self.flat(), ["..."]
+        own = {key: value for key, value in self.flat().items() if usual.get(key) != value and not key.startswith("method.name")}
+        return f"RunConfig({', '.join([f'{name} {preset}', *(f'{key}={value!r}' for key, value in own.items()), *said])})"
+
     @property
     def run_name(self) -> str:
         """method-preset-hash of everything that decides what the run computes."""

@@ -17,7 +17,7 @@ imported within `evaluate`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from torch import Tensor
 from ..config.evaluations import Citation
 from ..errors import UserError
 from ..methods._base import setting
+from ..tables import Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,13 @@ class Measured(dict[str, float]):
         super().__init__({name: value for name, value in metrics.items() if not ABOUT.search(name)})
         self.about = {name: value for name, value in metrics.items() if ABOUT.search(name)}
         self.pictures, self.on, self.tested = pictures, on, tested
+
+    @property
+    def shown(self) -> Sequence[Table | str | Path]:
+        """As it prints: its tables, and its pictures."""
+        from .common.tables import tables_of
+
+        return [*tables_of(self), *self.pictures]
 
 
 @dataclass(frozen=True)

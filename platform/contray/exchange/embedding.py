@@ -32,17 +32,19 @@ from ..data.layout import SUFFIXES, TABLE, Found, listing, scan, sort_out
 from ..data.parquet import cell_bytes, is_image, read_file
 from ..data.pixels import BrokenImage, Depth, decode, of_set, survey
 from ..errors import DataError, UserError
+from ..evaluation._base import Show
 from ..model.encoder import Encoder
 from ..storage.folder import Storage
 from ..storage.logins import bare, remember, remembered
+from ..tables import STYLE, Table
 
 PLAN, ROWS_AT_ONCE, PAUSES = "_plan.json", 64, (0.2, 1.0)
 SAMPLED, PLACES = 64, 4  # images that tell what the values mean, and parts that they are taken from
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Embedded:
-    """What was done: images in all, broken ones among them, and parts that an earlier call had done."""
+    """What was done: images in all, broken ones among them, and parts that an earlier call had done. `read()` gives the features."""
 
     rows: int
     broken: int
@@ -51,16 +53,45 @@ class Embedded:
     out: str
     skipped: str = ""  # a line on what of the source was left out
 
+    def read(self) -> tuple[list[str], np.ndarray]:
+        """Names (N) and features (N, D) float32 of all images but the broken ones, in the order of the files in `out`."""
+        storage = Storage(self.out)
+        names, rows = list[str](), list[np.ndarray]()
+        for part in range(self.parts):
+            table = pq.read_table(pa.BufferReader(storage.read(_file(part))), columns=["name", "embedding"])
+            table = table.filter(table["embedding"].is_valid())
+            names += table["name"].to_pylist()
+            rows.append(table["embedding"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1))
+        return names, np.concatenate([each for each in rows if len(each)] or [np.zeros((0, 0), np.float32)])
+
+    def _repr_html_(self) -> str:
+        table = Table("features", "images", "broken", "files", "of those there before", "folder", left=(4,))
+        table.add(f"{self.rows:,}", f"{self.broken:,}", str(self.parts), str(self.there), self.out)
+        table.caption = self.skipped
+        return STYLE + table.html()
+
     def __str__(self) -> str:
         kept = f", {self.there} of {self.parts} parts were there" if self.there else ""
         return f"{self.rows:,} images in {self.out} ({self.broken:,} broken{kept})"
 
+    __repr__ = __str__
 
-def embed(source: str, out: str, trained: Encoder, *, column: str = "image", part: int = 2048, address: str = "") -> Embedded:
+
+def embed(
+    source: str,
+    out: str,
+    trained: Encoder,
+    *,
+    column: str = "image",
+    part: int = 2048,
+    address: str = "",
+    show: Show = lambda message: None,
+) -> Embedded:
     """Write the features of all images of `source` into the folder `out`; parts that stand there are not done again.
 
     source: a folder of images in any nesting, a Parquet file, or a folder of them; a path or an address. part: images per part (of Parquet
-    a part is a row group). Raises UserError where there is no image, or where `out` holds features of another encoder or of other images.
+    a part is a row group). show: is told how far one is. A single part needs no cluster, unless the address of one is given. Raises UserError
+    where there is no image, or where `out` holds features of another encoder or of other images.
     """
     source, out = bare(source), bare(out)
     width = trained([np.zeros((32, 32, 3), np.uint8)]).shape[1]  # refuses methods that encode more than an image
@@ -79,7 +110,7 @@ def embed(source: str, out: str, trained: Encoder, *, column: str = "image", par
         for word in sample.notes:
             print(f"contray: {source}: {word}", file=sys.stderr, flush=True)
         job = _Job(source, out, column, width, config.to_yaml(), state, sample.depth, code_of(config), remembered())
-        _run(todo, job, address)
+        _run(todo, job, address, show)
     metadata = [_footer(storage, _file(each["part"])) for each in parts]
     broken = sum(int((each.metadata or {}).get(b"broken", b"0")) for each in metadata)
     return Embedded(sum(each.num_rows for each in metadata), broken, len(parts), len(parts) - len(todo), out, found.note())
@@ -186,11 +217,14 @@ class _Job:
     logins: dict[str, tuple[str, str]] = field(repr=False)
 
 
-def _run(todo: list[dict[str, Any]], job: _Job, address: str) -> None:
+def _run(todo: list[dict[str, Any]], job: _Job, address: str, show: Show) -> None:
     """Do the parts on all workers of the cluster: a GPU each where there are some, else a CPU each."""
     from ..training.ray_train import ray_session
 
     job = replace(job, source=Storage(job.source).address, out=Storage(job.out).address)
+    if len(todo) == 1 and not (address or os.environ.get("RAY_ADDRESS")):
+        _Embedder(job, show)({name: [value] for name, value in todo[0].items()})
+        return
     with ray_session(RunConfig.make("simclr", {"scale.address": address} if address else {})):
         import ray
         from ray.data import ActorPoolStrategy, DataContext
@@ -210,17 +244,16 @@ def _run(todo: list[dict[str, Any]], job: _Job, address: str) -> None:
             num_gpus=1 if gpus else 0,
             fn_constructor_args=(held,),
         )
-        for _ in done.iter_batches(batch_size=None):
-            pass
+        for count, _ in enumerate(done.iter_batches(batch_size=None), 1):
+            show({"step": count, "total": len(todo), "unit": "part"})
 
 
 class _Embedder:
     """An actor of Ray Data: a batch is one part."""
 
-    def __init__(self, job: list[Any] | _Job) -> None:
-        import ray
-
-        self.job: _Job = job if isinstance(job, _Job) else ray.get(job[0])
+    def __init__(self, job: list[Any] | _Job, show: Show = lambda message: None) -> None:
+        self.job: _Job = job if isinstance(job, _Job) else _got(job)
+        self.show = show
         name_code(*self.job.code)
         remember(self.job.logins)
         config = RunConfig.from_yaml(self.job.config)
@@ -241,6 +274,8 @@ class _Embedder:
                 found.append((name, None, broken.reason))
             if len(waiting) == ROWS_AT_ONCE:
                 self._flush(waiting, found)
+                if group < 0:
+                    self.show({"step": len(found), "total": len(names), "unit": "image"})
         self._flush(waiting, found)
         Storage(self.job.out).write(_file(part), _rows(found, self.job.width))
         return {"part": np.array([part])}
@@ -250,6 +285,12 @@ class _Embedder:
             features = self.encoder([image for _, image in waiting]).numpy()  # (n, D)
             found.extend((name, row, None) for (name, _), row in zip(waiting, features, strict=True))
             waiting.clear()
+
+
+def _got(held: list[Any]) -> _Job:
+    import ray
+
+    return ray.get(held[0])
 
 
 def _encoded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,41 @@ from torch import Tensor
 
 from .. import model
 from ..config import RunConfig
+from ..data.given import image_of, images_of
 from ..data.pixels import reduced
 from ..data.views import Pipeline
 from ..errors import UserError
 from ..methods._base import Method
 from ..storage.checkpoint import BEST, latest, load
 from ..storage.folder import Storage
+from .backbones import image_side
 
 WEIGHTS, CONFIG = "encoder.safetensors", "config.yaml"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A trained encoder and its evaluation transform. `encoder(images)` takes uint8 images and gives features."""
+    """A trained encoder and its evaluation transform. `encoder(images)` gives a row of features for each image.
+
+    Images are paths, bytes of files, PIL images, arrays, tensors, one or several: see `contray.data.given`.
+    """
 
     config: RunConfig
     method: Method
 
-    def transform(self, image: np.ndarray | Mapping[str, Any]) -> dict[str, Tensor]:
-        """One uint8 (H, W, 3) image -> its evaluation inputs, each (1, C, H, W): reduced to data.shorter_side, resized, centre-cropped, normalised.
+    def __repr__(self) -> str:
+        side = image_side(next(iter(type(self.method).eval_views(self.config.views).values())))
+        sees = f", sees {side} x {side} px" if side else ""
+        made = f"{Path(self.config.method.name).stem} {self.config.method.preset}, {Path(self.config.backbone.name).stem}"
+        return f"Encoder({made}: {self.method.out_dim} features{sees})"
+
+    def transform(self, image: Any) -> dict[str, Tensor]:
+        """One image (in any form that `encoder(images)` takes) -> its evaluation inputs, each (1, C, H, W): reduced to data.shorter_side, resized,
+        centre-cropped, normalised.
 
         Methods that encode several columns of a sample (CMC of depth and colour) take a dict of them.
         """
-        sample = image if isinstance(image, Mapping) else {"image": image}
+        sample = image if isinstance(image, Mapping) else {"image": image_of(image, self.config.data.shorter_side)}
         views = type(self.method).eval_views(self.config.views)
         lacking = sorted({view.source for view in views.values()} - sample.keys())
         if lacking:
@@ -50,12 +63,19 @@ class Encoder:
         return {name: normalise(torch.from_numpy(np.ascontiguousarray(pixels))[None]) for name, pixels in drawn.items()}
 
     @torch.no_grad()
-    def __call__(self, images: list[np.ndarray] | list[Mapping[str, Any]] | np.ndarray) -> Tensor:
-        """uint8 images (H, W, 3) of any sizes, or dicts of columns -> (n, D) features on the CPU. Raises UserError where there are none."""
-        if not len(images):
+    def __call__(self, images: Any) -> Tensor:
+        """Images of any sizes, or dicts of columns -> (n, D) float32 features on the CPU, a row for each; eval.batch_size are encoded at once.
+
+        images: one or several of `contray.data.given`: uint8 (H, W, 3), floats in [0, 1], paths, ... Raises UserError where there are none.
+        """
+        given, features = images_of(images, self.config.data.shorter_side), []
+        while chunk := [self.transform(image) for image in islice(given, self.config.eval.batch_size)]:
+            features.append(
+                self.method.encode({name: torch.cat([each[name] for each in chunk]) for name in chunk[0]}).float().cpu()
+            )
+        if not features:
             raise UserError("encoder: got no images; give one or more")
-        inputs = [self.transform(image) for image in images]
-        return self.method.encode({name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}).float().cpu()
+        return torch.cat(features)
 
 
 def export(config: RunConfig, method: Method, folder: Path) -> None:

@@ -17,6 +17,7 @@ from .. import data, model
 from ..config import RunConfig
 from ..config.registry import load_method, method_names
 from ..drawing import drawable
+from ..evaluation._base import Show
 from ..evaluation.common.features import features_of
 from ..methods._base import Method, View
 from .preview import as_seen
@@ -34,6 +35,7 @@ class Subject:
     device: torch.device
     images: int = 0
     by: str = "tsne"
+    show: Show = lambda message: None  # is told how far one is
 
     @property
     def name(self) -> str:
@@ -65,7 +67,7 @@ class Subject:
 
     def features(self, split: data.Split, ids: Sequence[int] | np.ndarray) -> tuple[Tensor, np.ndarray]:
         """(N, D) on the CPU, and the (N,) ids that they are of: images that cannot be read are left out."""
-        features, kept = features_of(self.config, self.method, split, ids, self.device)
+        features, kept = features_of(self.config, self.method, split, ids, self.device, self.show)
         return features, kept.numpy()
 
     def drawn(

@@ -16,7 +16,7 @@ from .. import track
 from ..config.registry import builtin, part_name
 from ..config.renamed import FINALS, translated
 from ..errors import UserError, nearest
-from ..tables import Table
+from ..tables import Shown, Table
 from .compared import tables_of
 from .runs import all_runs, common_name, experiment_id, find_runs, without_parents
 from .significance import Difference, against
@@ -70,8 +70,8 @@ class Row:
     )  # of what rows are judged on: metric -> seed -> value
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Configurations, best first; how many runs were left out as nothing was measured of them; MLflow's page of the runs.
 
     further: metrics besides k-NN, the linear probe and their gains that are shown; against: each row beside the best. It prints as its tables.
@@ -108,14 +108,10 @@ class Comparison:
             writer.writerow([*first, *cells, " ".join(row.run_ids)])
         return text.getvalue()
 
-    def __str__(self) -> str:
-        return "\n\n".join(table.text() for table in self.tables)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return "\n".join(table.html() for table in self.tables)
+    @property
+    def shown(self) -> list[Table]:
+        """As it prints."""
+        return self.tables
 
 
 def compare(uri: str, runs: Sequence[str], experiment: str, metrics: Sequence[str] = ()) -> Comparison:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from .. import data, model, track
@@ -26,28 +25,10 @@ from .ray_train import check_machines, cluster_of, fit, ray_session
 from .records import FAILURE, FOLDER, end, name_of, note, record_config, repeatable, tags_of
 from .resend import resend
 from .restore import check_fits, check_kept
+from .result import Result
 from .settle import settle
 from .stop import Status, interrupts, settled, stoppable
 from .worker import VERDICT, Asked, Plan, work
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended. `metrics` as MLflow has them; `checkpoint` its folder of checkpoints; `run_id` MLflow's."""
-
-    name: str
-    metrics: Mapping[str, float]
-    run_id: str
-    url: str
-    checkpoint: str
-    step: int
-    finished: bool
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def verdict(self) -> str:
-        """In words; empty where nothing was measured."""
-        return str(self.details.get("verdict") or "")
 
 
 def launch(
@@ -196,7 +177,7 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
     finally:
         with settled():
             _end(lease, folder, run, status, ended, reason)
-    return Result(name, ended["metrics"], run.run_id, run.url, folder.address, ended["step"], ended["finished"], ended)
+    return Result(name, ended["metrics"], run.run_id, run.url, folder.address, ended["step"], ended["finished"], ended, config)
 
 
 def _begin(folder: Storage, run: track.TrackedRun, config: RunConfig) -> None:

@@ -1,13 +1,17 @@
-"""What a person sees while something long runs: a bar on a terminal, a line now and then in a log file."""
+"""What a person sees while something long runs: a bar on a terminal and in a notebook, a line now and then in a log file."""
 
 from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
+from html import escape
 from types import TracebackType
 from typing import Any
 
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
+SECOND_LINE = 5.0  # seconds until the second, the first that says how long it will take
+PAGE_SECONDS = 0.2  # between two states of a notebook's bar
 TROUBLES = "trouble."  # how the keys of messages begin whose words must be known; "" when it is over
 
 
@@ -20,19 +24,27 @@ def lasting(seconds: float) -> str:
     return f"{minutes} min {left:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
+def in_notebook() -> bool:
+    """Whether what is displayed appears in a notebook."""
+    found = sys.modules.get("IPython")
+    return getattr(found.get_ipython() if found else None, "kernel", None) is not None
+
+
 class TrainingBar:
     """Shows messages such as {"step": 3, "total": 250, "loss": 4.2, "images_per_second": 300, "knn_val_top1": .5}; keys may come one by one.
 
     Said also where the rest is quiet: {"collapse": words}; {"trouble.checkpoint": words}, and "" when that is over; {"said": [words, ...]}, what
-    workers said; {"waiting": words}. {"durable": step} tells that a checkpoint is safe.
+    workers said; {"waiting": words}. {"durable": step} tells that a checkpoint is safe; {"unit": "image"} what is counted, where that is no step.
+    patience: seconds before the first line in a log file.
     """
 
-    def __init__(self, title: str, quiet: bool = False) -> None:
+    def __init__(self, title: str, quiet: bool = False, patience: float = 0.0) -> None:
         self.title, self.quiet, self.seen = title, quiet, {}
         self._bar: Any = None
-        self._last_line, self._line = 0.0, ""
+        self._page: _Page | None = None
+        self._next_line, self._lines, self._line = time.monotonic() + patience, 0, ""
         self._since: dict[str, float] = {}  # when each trouble began
-        self._safe_at = time.monotonic()
+        self._safe_at = self._entered = time.monotonic()
         self._began: tuple[float, int] | None = None  # when this stretch began, and at which step
 
     def __enter__(self) -> TrainingBar:
@@ -41,6 +53,8 @@ class TrainingBar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if self._page is not None:
+            self._page.show(*self._state(), f"{lasting(time.monotonic() - self._entered)}{', cut off' if kind else ''}")
 
     def show(self, message: dict[str, Any]) -> None:
         """Take a message in and redraw; `resumed`, a step, and `workers` say that the run went on from there with so many."""
@@ -57,21 +71,23 @@ class TrainingBar:
                 self._trouble(key, message[key])
         if "durable" in message and message["durable"] != self.seen.get("durable"):
             self._safe_at = time.monotonic()
-        if "step" in message and (self._began is None or message["step"] < self._began[1] or again):
+        if "step" in message and (self._began is None or message["step"] < self.seen.get("step", 0) or again):
             self._began = (time.monotonic(), message["step"])
-        self.seen |= message
+        self.seen |= {"unit": "step", **message} if "step" in message else message
         if again and not self.quiet:
             workers = self.seen.get("workers", 1)
             self._say(f"going on from step {self.seen['resumed']} with {workers} worker{'s' if workers > 1 else ''}")
         if self.quiet or "total" not in self.seen:
             return
-        if sys.stderr.isatty():
+        if in_notebook():
+            self._page = self._page or _Page(self.title)
+            if time.monotonic() > self._page.shown + PAGE_SECONDS:
+                self._page.show(*self._state(), ", ".join(self._outlook()))
+        elif sys.stderr.isatty():
             self._draw()
-        elif (
-            time.monotonic() - self._last_line > LINE_SECONDS
-            and (line := f"step {self.seen['step']}/{self.seen['total']}, {self._words()}") != self._line
-        ):
-            self._last_line, self._line = time.monotonic(), line
+        elif time.monotonic() > self._next_line and (line := self._counted()) != self._line:
+            self._next_line = time.monotonic() + (LINE_SECONDS if self._lines else SECOND_LINE)
+            self._lines, self._line = self._lines + 1, line
             self._say(", ".join([line, *self._outlook()]))
 
     def safe_seconds(self) -> float:
@@ -108,9 +124,16 @@ class TrainingBar:
             words.append(f"checkpoint of step {self.seen['durable']}, {lasting(self.safe_seconds())} ago")
         return words
 
+    def _counted(self) -> str:
+        return ", ".join(filter(None, (f"{self.seen['unit']} {self.seen['step']}/{self.seen['total']}", self._words())))
+
+    def _state(self) -> tuple[float, str]:
+        """The share that is done, and what a notebook says of it."""
+        return self.seen["step"] / max(self.seen["total"], 1), self._counted()
+
     def _words(self) -> str:
         words = []
-        if "phase" in self.seen:
+        if self.seen.get("phase"):
             words.append(self.seen["phase"])
         if "loss" in self.seen:
             words.append(f"loss {self.seen['loss']:.3f}")
@@ -135,4 +158,32 @@ class TrainingBar:
             self._bar = Progress(*columns, console=Console(stderr=True), transient=False)
             self._task = self._bar.add_task(self.title, total=self.seen["total"], words="")
             self._bar.start()
-        self._bar.update(self._task, completed=self.seen["step"], words=self._words())
+        self._bar.update(self._task, completed=self.seen["step"], total=self.seen["total"], words=self._words())
+
+
+@dataclass
+class _Page:
+    """One output of a notebook's cell, drawn over whenever it changes; what is kept of it is its last state."""
+
+    title: str
+    share: float = 0.0
+    words: str = ""
+    shown: float = 0.0
+    handle: Any = None
+
+    def show(self, share: float, words: str, more: str) -> None:
+        """Draw it over: the bar at `share` of its length, `words` beside it, then what more there is to say."""
+        from IPython.display import display  # pyright: ignore[reportMissingImports] (whoever has a notebook has it)
+
+        self.share, self.words, self.shown = share, ", ".join(filter(None, (words, more))), time.monotonic()
+        if self.handle is None:
+            self.handle = display(self, display_id=True)
+        else:
+            self.handle.update(self)
+
+    def __repr__(self) -> str:
+        return f"{self.title}: {self.words}"
+
+    def _repr_html_(self) -> str:
+        bar = f'<progress max="1" value="{self.share:.3f}" style="width:16em;vertical-align:middle"></progress>'
+        return f"<div>{escape(self.title)} {bar} {escape(self.words)}</div>"

@@ -12,16 +12,17 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation import Measured
 from ..evaluation.common.samples import check_measurable
-from ..planning import guard, keep
 from ..evaluation.common.verdict import over_seeds
+from ..planning import guard, keep
 from ..storage import sealed
 from ..storage.checkpoint import newest_step
 from ..storage.folder import Storage
 from ..storage.names import check_case
-from .launch import Result, launch, plan_of
+from .launch import launch, plan_of
 from .lease import Lease, held
 from .ray_train import check_machines, cluster_of, ray_session
 from .records import SEEDS, check_kind, note, read, tags_of
+from .result import Result
 from .stop import Status, ending, stoppable
 from .worker import TOLD, VERDICT
 
@@ -94,7 +95,7 @@ def _run(
         with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
             for child in own:
                 lease.check()
-                done = _finished(storage / child.track.name, parent, bool(config.eval.final), quiet)
+                done = _finished(storage / child.track.name, child, parent, quiet)
                 if done and not quiet:
                     print(f"{done.name} is finished: {done.url}", flush=True)
                 results.append(done or launch(child, quiet=quiet, parent=parent.run_id, tags={**tags, "contray.kind": "seed"}))
@@ -141,15 +142,15 @@ def _record(folder: Storage) -> dict[str, Any]:
         raise UserError(f"{error}; remove it: the seeds go on, under a new MLflow run") from None
 
 
-def _finished(folder: Storage, parent: track.TrackedRun, measured: bool, quiet: bool) -> Result | None:
-    """What a seed came to that has reached its end; None for one that has not, or whose verdict is lost: it goes on, to be `measured` anew."""
+def _finished(folder: Storage, config: RunConfig, parent: track.TrackedRun, quiet: bool) -> Result | None:
+    """What a seed came to that has reached its end; None for one that has not, or whose verdict is lost: it goes on, to be measured anew."""
     record = read(folder)
     if not record.get("finished"):
         return None
     metrics = None
     with contextlib.suppress(sealed.Damaged):  # whoever measures says so
         metrics = sealed.read(folder, VERDICT, sealed.NUMBER)
-    if metrics is None and measured:
+    if metrics is None and config.eval.final:
         with held(folder, quiet) as lease:  # of a finished run the same command begins name-2
             run = track.TrackedRun(record.get("uri") or parent.uri, parent.experiment_id, record["run_id"])
             note(lease.fenced(), run, **{**record, "finished": False})
@@ -159,4 +160,4 @@ def _finished(folder: Storage, parent: track.TrackedRun, measured: bool, quiet: 
     name = folder.address.rstrip("/").rpartition("/")[2]
     found = Measured(metrics or {})
     details = {"about": found.about, "unsent": record.get("unsent", 0)}
-    return Result(name, dict(found), record["run_id"], url, folder.address, step, True, details)
+    return Result(name, dict(found), record["run_id"], url, folder.address, step, True, details, config)

@@ -14,8 +14,10 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..storage import sealed
 from ..storage.folder import Storage
+from ..tables import Shown, Table
 from ..training.records import ENDED
 from .ranking import rankable
+from .shown import shown
 from .trial import RECORD
 
 
@@ -33,9 +35,12 @@ class Trial:
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class SweepResult:
-    """A sweep as it ended: trials ranked best first, the winner's config, the MLflow parent run and the comparison's link."""
+@dataclass(frozen=True, repr=False)
+class SweepResult(Shown):
+    """A sweep as it ended: trials ranked best first, the winner's config, the MLflow parent run and the comparison's link.
+
+    It prints as the table of its trials; functions that take a run take a trial.
+    """
 
     name: str
     metric: str
@@ -47,6 +52,10 @@ class SweepResult:
     url: str
     space: Mapping[str, Any] = field(default_factory=dict)
     parent_url: str = ""
+
+    @property
+    def shown(self) -> list[Table | str | Path]:
+        return [*shown(self)]
 
 
 def trials_of(results: Any, folder: Path, parent: track.TrackedRun, config: RunConfig) -> list[Trial]:

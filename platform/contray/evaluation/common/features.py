@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ...config.registry import load_method
 from ...errors import DataError
 from ...methods._base import Method
 from ...model import backbones
-from .._base import ENCODERS, Features, Parts, Subject
+from .._base import ENCODERS, Features, Parts, Show, Subject
 from .protocol import encode, pixels
 
 
@@ -29,10 +29,24 @@ def images_of(config: RunConfig, split: data.Split, ids: Sequence[int] | np.ndar
 
 
 def features_of(
-    config: RunConfig, method: Method, split: data.Split, ids: Sequence[int] | np.ndarray, device: torch.device
+    config: RunConfig,
+    method: Method,
+    split: data.Split,
+    ids: Sequence[int] | np.ndarray,
+    device: torch.device,
+    show: Show = lambda message: None,
 ) -> tuple[Tensor, Tensor]:
     """(n, D) features and the (n,) ids they belong to (broken images are left out). The method's mode is left as it was."""
-    return encoded(config, method, images_of(config, split, ids), device)
+    return encoded(config, method, _told(images_of(config, split, ids), len(ids), "", show), device)
+
+
+def _told(images: Iterable[Mapping[str, Any]], total: int, phase: str, show: Show) -> Iterator[Mapping[str, Any]]:
+    """The batches, and how far one is with them."""
+    done = 0
+    for batch in images:
+        yield batch
+        done += len(batch["index"])
+        show({"step": done, "total": total, "unit": "image", "phase": phase})
 
 
 def encoded(config: RunConfig, method: Method, images, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -52,10 +66,11 @@ def parts(subject: Subject, encoder: str) -> Parts:
     method = subject.method if not encoder else subject.untrained if encoder == "random_" else None
 
     def features(split: data.Split, ids: np.ndarray) -> Features:
+        images = _told(images_of(config, split, ids), len(ids), f"features of the {ENCODERS[encoder]}", subject.show)
         if method is not None:
-            x, kept = features_of(config, method, split, ids, device)
+            x, kept = encoded(config, method, images, device)
         else:
-            x, kept = encode(pixels, images_of(config, split, ids), normalise=model.normaliser(config, device), device=device)
+            x, kept = encode(pixels, images, normalise=model.normaliser(config, device), device=device)
         return Features(_kept(x.float(), config), torch.as_tensor(split.labels)[kept], kept)
 
     shown = None if tested is None else features(tested, np.arange(len(tested)))

@@ -1,0 +1,73 @@
+"""A sweep as tables: its trials, ranked, and for a study over seeds the mean of each value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..tables import Table
+from ..training.result import spread
+
+if TYPE_CHECKING:
+    from .outcome import SweepResult
+
+SCORES = {"knn_val_top1": "k-NN val", "linear_val_top1": "linear val", "rankme": "RankMe"}
+
+
+def shown(result: SweepResult) -> list[Table | str]:
+    """The ranked trials, for a study over seeds the mean of each value, and the winner on the test set."""
+    keys = list(result.space)
+    known = dict.fromkeys(
+        [*SCORES, *(name for trial in result.trials if trial is not result.best for name in trial.metrics), result.metric]
+    )
+    scores = [name for name in known if any(name in trial.metrics for trial in result.trials)]
+    heads = ("rank", "trial", *keys, *(SCORES.get(name, name) for name in scores), "status", "MLflow run")
+    table = Table(f"{result.name}: ranked on {result.metric}", *heads)
+    for rank, trial in enumerate(result.trials, 1):
+        cells = [f"{_scale(name) * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in scores]
+        values = [
+            f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)
+        ]
+        status = trial.status if not trial.problem else f"{trial.status}: {trial.problem}"
+        table.add(str(rank), trial.name, *values, *cells, status, trial.run_id[:8])
+    study = [_study(result, [key for key in keys if key != "seed"])] if "seed" in keys else []
+    return [table, *study, _winner(result)]
+
+
+def _winner(result: SweepResult) -> str:
+    best = result.best
+    if not best:
+        return "no trial finished: there is nothing to rank"
+    tested = ", ".join(
+        f"{name} {100 * best.metrics[name]:.1f} %"
+        for name in ("knn_top1", "linear_top1", "random_linear_top1")
+        if name in best.metrics
+    )
+    count = int(best.metrics.get("test_images", 0))
+    where = f"{count:,} test images" if count else "the test set"
+    return f"best trial  {best.name}: {tested} on {where}" if tested else f"best trial  {best.name}"
+
+
+def _study(result: SweepResult, keys: Sequence[str]) -> Table:
+    """Mean and standard deviation over seeds of each value, and whether the values differ by more than the seeds do."""
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for trial in result.trials:
+        if result.metric in trial.metrics:
+            groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
+    scale, unit = _scale(result.metric), " points" if _scale(result.metric) == 100 else ""
+    table = Table(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
+    for values in sorted(groups):
+        mean, std = spread(groups[values])
+        table.add(*map(str, values), str(len(groups[values])), f"{scale * mean:.1f}", f"{scale * std:.1f}")
+    means = [spread(values)[0] for values in groups.values()]
+    pooled = math.sqrt(sum(spread(values)[1] ** 2 for values in groups.values()) / max(len(groups), 1))
+    if means:
+        ratio = f"{(max(means) - min(means)) / pooled:.1f} times" if pooled else "more than"
+        table.caption = f"range over values {scale * (max(means) - min(means)):.1f}{unit} = {ratio} the standard deviation over seeds ({scale * pooled:.2f}{unit})"
+    return table
+
+
+def _scale(metric: str) -> float:
+    """What a metric is shown times: top-1 accuracies in per cent, a rank as it is."""
+    return 100 if metric.endswith("top1") else 1
