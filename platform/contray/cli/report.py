@@ -24,11 +24,12 @@ METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", 
 
 def show_result(config: RunConfig, result: Result) -> None:
     """The verdict of one run and where to look on."""
+    from .. import track
     from ..evaluation import Measured
     from ..evaluation._base import ENCODERS
     from ..evaluation.common.protocol import report
 
-    details = result.details
+    details, uri = result.details, track.resolve_uri(config.track.uri)
     if not result.finished:
         show(f"stopped at step {result.step} with a checkpoint; the same command goes on from there")
         return
@@ -60,7 +61,8 @@ def show_result(config: RunConfig, result: Result) -> None:
         f"trained {result.step} steps in {details['seconds']:.0f} s{pace}",
         f"checkpoint  {result.checkpoint}",
         f"MLflow run  {result.run_id}",
-        f"see it      contray ui, then {result.url}" if "127.0.0.1:5000" in result.url else f"see it      {result.url}",
+        f"see it      {track.to_open(uri, result.url)}",
+        *([f"all runs    {details['runs_url']}"] if "runs_url" in details else []),
     )
 
 
@@ -208,14 +210,21 @@ def show_sweep(result: SweepResult) -> None:
     )
     scores = [name for name in known if any(name in trial.metrics for trial in result.trials)]
     table = Table(
-        f"{result.name}: ranked on {result.metric}", "rank", *keys, *(SCORES.get(name, name) for name in scores), "status"
+        f"{result.name}: ranked on {result.metric}",
+        "rank",
+        "trial",
+        *keys,
+        *(SCORES.get(name, name) for name in scores),
+        "status",
+        "MLflow run",
     )
     for rank, trial in enumerate(result.trials, 1):
         shown = [f"{_scale(name) * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in scores]
         values = [
             f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)
         ]
-        table.add(str(rank), *values, *shown, trial.status if not trial.problem else f"{trial.status}: {trial.problem}")
+        status = trial.status if not trial.problem else f"{trial.status}: {trial.problem}"
+        table.add(str(rank), f"trial {int(trial.name):02d}", *values, *shown, status, trial.run_id[:8])
     show(table)
     if "seed" in keys:
         show(_study(result, [key for key in keys if key != "seed"]))

@@ -18,6 +18,7 @@ from ..evaluation.common.samples import check_measurable
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..storage.names import check_case, slug
+from ..training.describing import describe, sweep_title
 from ..training.lease import Fenced, Lease, held
 from ..training.nodes import nodes, uses_gpu
 from ..training.ray_train import check_machines, ray_session
@@ -107,9 +108,20 @@ def _search(
     """The sweep under its lease, from its record's beginning to its end."""
     metric, uri = search.metric, track.resolve_uri(config.track.uri)
     params = {**{key: value for key, value in config.flat().items() if key not in space}, **search.space}
-    tags = {**tags_of(config, source), "contray.kind": "sweep", "contray.space": Path(name).stem, "contray.metric": metric}
+    tags = {
+        **tags_of(config, source, folder.name),
+        "contray.kind": "sweep",
+        "contray.space": Path(name).stem,
+        "contray.metric": metric,
+    }
     parent = track.begin(
-        uri, config.track.experiment, folder.name, params=params, tags=tags, run_id=record.get("run_id"), again=config.track.again
+        uri,
+        config.track.experiment,
+        sweep_title(config, folder.name, name),
+        params=params,
+        tags=tags,
+        run_id=record.get("run_id"),
+        again=config.track.again,
     )
     record = {
         "run_id": parent.run_id, "finished": False, "search": asdict(search), "version": VERSION, "config": config.to_yaml()
@@ -142,9 +154,10 @@ def _search(
             trials[0] = best
         plots = draw(trials, space, metric, online, folder / "parameters.png")
         parent.log_artifact(plots)
+        describe(parent, config, folder.name)
         sealed.write(place, SWEEP, {**record, "finished": True})
         how.status = "FINISHED"
-    url = track.compare_url(uri, parent.experiment_id, [trial.run_id for trial in trials if trial.run_id])
+    url = track.sweep_url(uri, parent.experiment_id, parent.run_id, metric, list(space), online)
     return SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space, parent.url)
 
 
