@@ -204,6 +204,9 @@ def show_spaces(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def show_sweep(result: SweepResult) -> None:
     """The ranked trials of a sweep, the winner and where to look on; for a study over seeds, the mean of each value too."""
+    from .. import track
+    from ..training.describing import short_keys, trial_name
+
     keys = list(result.space)
     known = dict.fromkeys(
         [*SCORES, *(name for trial in result.trials if trial is not result.best for name in trial.metrics), result.metric]
@@ -213,7 +216,7 @@ def show_sweep(result: SweepResult) -> None:
         f"{result.name}: ranked on {result.metric}",
         "rank",
         "trial",
-        *keys,
+        *short_keys(keys),
         *(SCORES.get(name, name) for name in scores),
         "status",
         "MLflow run",
@@ -224,7 +227,7 @@ def show_sweep(result: SweepResult) -> None:
             f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)
         ]
         status = trial.status if not trial.problem else f"{trial.status}: {trial.problem}"
-        table.add(str(rank), f"trial {int(trial.name):02d}", *values, *shown, status, trial.run_id[:8])
+        table.add(str(rank), trial_name(trial.name), *values, *shown, status, trial.run_id[:8])
     show(table)
     if "seed" in keys:
         show(_study(result, [key for key in keys if key != "seed"]))
@@ -234,15 +237,20 @@ def show_sweep(result: SweepResult) -> None:
             for name in ("knn_top1", "linear_top1", "random_linear_top1")
             if name in result.best.metrics
         )
+        best = trial_name(result.best.name)
         count = int(result.best.metrics.get("test_images", 0))
         where = f"{count:,} test images" if count else "the test set"
         show(
-            f"best trial  {result.best.name}: {tested} on {where}" if tested else f"best trial  {result.best.name}",
+            f"best trial  {best}: {tested} on {where}" if tested else f"best trial  {best}",
             f"its config  contray train --config {result.best_config}",
         )
     else:
         show("no trial finished: there is nothing to rank")
-    show(f"plots       {result.plots}", f"compare     {result.url}", f"MLflow run  {result.parent_url}")
+    show(
+        f"plots       {result.plots}",
+        f"compare     {track.to_open(result.uri, result.url)}",
+        f"MLflow run  {result.parent_url}",
+    )
 
 
 def _study(result: SweepResult, keys: Sequence[str]) -> Any:

@@ -39,7 +39,7 @@ def compare_url(uri: str, experiment_id: str | Sequence[str], run_ids: Sequence[
 
 def to_open(uri: str, url: str) -> str:
     """What to do to see a page: open it, or first have `contray ui` serve it."""
-    if uri.startswith(("http://", "https://")) or is_up(uri):
+    if not uri or uri.startswith(("http://", "https://")) or is_up(uri):
         return url
     return f"contray ui{f' --port {port_of(uri)}' if port_of(uri) != UI_PORT else ''}, then {url}"
 

@@ -95,6 +95,13 @@ class TrackedRun:
         with asking(self.uri, "naming its data") as talk:
             talk.log_inputs(self.run_id, datasets=[each.entity() for each in datasets])
 
+    def share_inputs(self, run_id: str) -> None:
+        """Name the data of another run as this one's: a group's are those of its members."""
+        with asking(self.uri, "naming its data") as talk:
+            inputs = talk.get_run(run_id).inputs
+            if inputs and inputs.dataset_inputs:
+                talk.log_inputs(self.run_id, datasets=inputs.dataset_inputs)
+
     def data_names(self) -> set[str]:
         """The names of the data that MLflow knows of."""
         with asking(self.uri, "reading its data") as talk:

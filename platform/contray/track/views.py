@@ -20,17 +20,23 @@ from .links import compare_url, experiment_url
 from .store import TrackingError, asking
 
 TAG = "mlflow.sharedViewState."
+NAME, WHEN = {"attributes.`Run Name`": 290}, {"attributes.`Created`": 115}
 COLUMNS = {  # MLflow's name of a column -> its width in px
-    "tags.`contray.method`": 120,
-    "tags.`contray.preset`": 115,
-    "attributes.`Dataset`": 210,
-    "metrics.`knn_top1`": 85,
-    "metrics.`linear_top1`": 95,
-    "metrics.`knn_gain`": 85,
-    "metrics.`linear_gain`": 95,
-    "attributes.`Duration`": 85,
+    **NAME,
+    **WHEN,
+    "tags.`contray.method`": 115,
+    "tags.`contray.preset`": 110,
+    "attributes.`Dataset`": 140,
+    "metrics.`knn_top1`": 80,
+    "metrics.`linear_top1`": 90,
+    "metrics.`knn_gain`": 80,
+    "metrics.`linear_gain`": 90,
+    "attributes.`Duration`": 75,
 }
-IDS = {"attributes.`Duration`": "duration"}  # columns whose place and width MLflow keeps under another name
+IDS = {
+    "attributes.`Duration`": "duration",
+    "attributes.`Created`": "runDateAndNestInfo",
+}  # where MLflow keeps place and width under another name
 GEOMETRY = (
     *("rankme", "rankme_share", "alignment", "uniformity", "feature_std"),
     *("positive_similarity", "negative_similarity", "effective_temperature"),
@@ -103,7 +109,8 @@ def sweep_view(parent_id: str, metric: str, keys: Sequence[str], online: str = "
     }  # fmt: skip
     curves = [name for name in dict.fromkeys([metric, online, "loss"]) if name]
     widths = (
-        {f"metrics.`{name}`": 120 for name in curves[:-1]}
+        NAME
+        | {f"metrics.`{name}`": 120 for name in curves[:-1]}
         | {f"params.`{key}`": 160 for key in keys}
         | {"attributes.`Duration`": 85}
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,19 @@ def differing(config: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in config.flat().items()
-        if key not in found and not key.startswith(APART) and value != preset.get(key, value)
+        if key not in found and not config.free(key) and not key.startswith(APART) and value != preset.get(key, value)
     }
 
 
 def settings(values: Mapping[str, Any]) -> list[str]:
-    """key=value, each key by its last part where no other ends so."""
-    ends = [key.rpartition(".")[2] for key in values]
-    return [f"{end if ends.count(end) == 1 else key}={_value(values[key])}" for key, end in zip(values, ends, strict=True)]
+    """key=value, with short keys."""
+    return [f"{short}={_value(value)}" for short, value in zip(short_keys(list(values)), values.values(), strict=True)]
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """Each key by its last part, where no other ends so."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
 
 
 def _value(value: Any) -> str:
@@ -77,7 +82,12 @@ def sweep_title(config: RunConfig, name: str, space: str) -> str:
 
 def trial_title(name: str, params: Mapping[str, Any]) -> str:
     """The name in MLflow of the trial in folder `name`."""
-    return f"trial {int(name):02d}: {', '.join(settings(params))}"[:TITLE_CHARS]
+    return f"{trial_name(name)}: {', '.join(settings(params))}"[:TITLE_CHARS]
+
+
+def trial_name(name: str) -> str:
+    """What tables call the trial in folder `name`, and its name in MLflow begins with."""
+    return f"trial {int(name):02d}" if name.isdecimal() else name
 
 
 def describe(run: track.TrackedRun, config: RunConfig, name: str) -> bool:
@@ -95,38 +105,33 @@ def describe(run: track.TrackedRun, config: RunConfig, name: str) -> bool:
 
 def note_of(run: track.TrackedRun, config: RunConfig, name: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
     """What the run is, what it came to, how to load what it trained, how it was planned."""
-    method, preset = Path(config.method.name).stem, config.method.preset
-    own = differing(config)
-    number = f"{int(tags['contray.images']):,} images of " if tags.get("contray.images", "").isdecimal() else ""
+    method, preset, data = Path(config.method.name).stem, config.method.preset, tags.get("contray.dataset", config.data.source)
+    images = tags.get("contray.images", "")
+    number = f"{int(images):,} images of " if images.isdecimal() else ""
     parts = [
-        f"**{method}**, preset **{preset}**, on {number}**{tags.get('contray.dataset', config.data.source)}**"
-        + (f", with {', '.join(f'`{key}={_value(value)}`' for key, value in own.items())}" if own else "")
-        + f". Folder `{name}`."
+        f"**{method}**, preset **{preset}**, on {number}**{data}**. {tags.get('contray.verdict') or _gains(metrics)}".rstrip()
     ]
-    if verdict := tags.get("contray.verdict", ""):
-        parts.append(f"### Verdict\n{verdict}")
-    elif table := _table(metrics):
-        parts.append(f"### Verdict\n{table}")
-    if config.track.model and tags.get("contray.kind") not in ("sweep", "seeds", "trial"):
+    if own := differing(config):
+        parts.append(f"**Differs from the preset:** {', '.join(f'`{key}={_value(value)}`' for key, value in own.items())}")
+    if config.track.model and tags.get("contray.kind") in ("run", "seed"):
         parts.append(
-            "### Use\n```python\nimport contray\n"
-            f'encoder = contray.load("{run.run_id}")  # encoder(images) -> features\n```\n'
-            f"or `contray export timm --run {run.run_id}`, `contray embed FOLDER --run {run.run_id}`."
+            f"**Use:**\n```python\nimport contray\nencoder = contray.load('{run.run_id}')  # encoder(images) -> features\n```\n"
+            f"or `contray export timm --run {run.run_id}`, `contray embed FOLDER --run {run.run_id}`"
         )
     if plan := tags.get("contray.plan", ""):
-        parts.append(f"### Plan\n```\n{plan}\n```")
-    return "\n\n".join(parts)
+        parts.append(f"**Plan:**\n```\n{plan}\n```")
+    return "\n\n".join([*parts, f"Folder `{name}`"])
 
 
-def _table(metrics: Mapping[str, float]) -> str:
-    """What training gained, in a line."""
+def _gains(metrics: Mapping[str, float]) -> str:
+    """What training gained, in a sentence; empty where nothing tells."""
     words = [
         f"{name} {100 * metrics[f'{kind}_top1']:.1f} %"
         + (f" ({100 * metrics[f'{kind}_gain']:+.1f} over the untrained encoder)" if f"{kind}_gain" in metrics else "")
         for kind, name in (("knn", "k-NN"), ("linear", "linear probe"))
         if f"{kind}_top1" in metrics
     ]
-    return ", ".join(words)
+    return f"{', '.join(words)}." if words else ""
 
 
 def _digest(text: str) -> str:

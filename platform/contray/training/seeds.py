@@ -85,6 +85,8 @@ def _run(
         _end(parent, name, status, results)
         with contextlib.suppress(track.TrackingError):
             describe(parent, config, name)
+            if results:
+                parent.share_inputs(results[0].run_id)
 
     with ending(lambda: parent.finish("KILLED"), end) as how:
         with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():

@@ -155,10 +155,12 @@ def _search(
         plots = draw(trials, space, metric, online, folder / "parameters.png")
         parent.log_artifact(plots)
         describe(parent, config, folder.name)
+        if trials and trials[0].run_id:
+            parent.share_inputs(trials[0].run_id)
         sealed.write(place, SWEEP, {**record, "finished": True})
         how.status = "FINISHED"
     url = track.sweep_url(uri, parent.experiment_id, parent.run_id, metric, list(space), online)
-    return SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space, parent.url)
+    return SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space, parent.url, uri)
 
 
 def _base(file: ModuleType, overrides: Mapping[str, Any], preset: str, config_file: Path | None) -> RunConfig:

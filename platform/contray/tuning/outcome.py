@@ -47,6 +47,7 @@ class SweepResult:
     url: str
     space: Mapping[str, Any] = field(default_factory=dict)
     parent_url: str = ""
+    uri: str = ""  # of the store
 
 
 def trials_of(results: Any, folder: Path, parent: track.TrackedRun, config: RunConfig) -> list[Trial]:
