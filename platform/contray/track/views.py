@@ -20,7 +20,7 @@ from .links import compare_url, experiment_url
 from .store import TrackingError, asking
 
 TAG = "mlflow.sharedViewState."
-NAME, WHEN = {"attributes.`Run Name`": 290}, {"attributes.`Created`": 115}
+NAME, WHEN = {"attributes.`Run Name`": 290}, {"attributes.`Created`": 125}
 COLUMNS = {  # MLflow's name of a column -> its width in px
     **NAME,
     **WHEN,
