@@ -133,8 +133,12 @@ def _tracking_over_http(address: str, tmp_path: Path) -> None:
     run = begin(address, "over http")
     log = track.MetricLog(run)
     log.log(10, {"loss": 1.0})
+    log.inputs([track.Dataset("photos", "0123", "training", "/photos", 24, 0)])
     log.durable(10)
     assert log.close(20) == 0
+    assert run.data_names() == {"photos"}
+    key = track.runs_url(address, run.experiment_id).partition("viewStateShareKey=")[2]
+    assert f"mlflow.sharedViewState.{key}" in track.client(address).get_experiment(run.experiment_id).tags
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "config.yaml").write_text("method: simclr")
     model_id = track.log_encoder(run, tmp_path / "export")
