@@ -91,7 +91,9 @@ def test_the_data_are_named_once_with_digest_place_and_counts(store: str, tmp_pa
         log = track.MetricLog(run)
         log.inputs(sets)
         assert log.close(30) == 0
-    kept = track.client(store).get_run(run.run_id).inputs.dataset_inputs
+    inputs = track.client(store).get_run(run.run_id).inputs
+    assert inputs
+    kept = inputs.dataset_inputs
     assert sorted((each.dataset.name, each.dataset.digest, each.tags[0].value) for each in kept) == [
         ("photos", "0" * 36, "training"),
         ("photos test", "0" * 36, "test"),

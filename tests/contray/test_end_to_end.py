@@ -142,6 +142,7 @@ def test_mlflow_has_params_curves_and_tags(place: Place, config: RunConfig, trai
     assert trained.name == config.run_name == run.data.tags["contray.name"]
     assert run.info.run_name == title_of(config, trained.name)
     assert f"contray.load('{trained.run_id}')" in run.data.tags["mlflow.note.content"]
+    assert run.inputs
     assert {each.dataset.name: each.tags[0].value for each in run.inputs.dataset_inputs} == {
         "digits": "training",
         "digits test": "test",
