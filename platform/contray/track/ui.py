@@ -42,8 +42,8 @@ def serve(uri: str, port: int = track.UI_PORT, open_browser: bool = True, host: 
             _offer(uri, address, open_browser)
             print("Ctrl-C ends it", flush=True)
             code = process.wait()
-            how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
-            raise UserError(f"MLflow's server at {address} {how} ({_last_words(output)}); the same command starts it anew")
+            how = f"was ended by signal {code - 128}" if code > 128 else f"ended with status {code}"
+            raise UserError(f"MLflow's server at {address} {how}; its last words: {_last_words(output)}")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -14,7 +14,7 @@ PATIENCE = 10.0  # seconds that the command has to end by itself
 
 
 def main(command: list[str]) -> int:
-    """The command's exit status."""
+    """The command's exit status; as shells have it, 128 and the signal that ended it."""
     signal.signal(signal.SIGTERM, lambda signum, frame: None)  # the whole session is sent it: the command ends, and then this
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         while process.poll() is None:
@@ -25,7 +25,7 @@ def main(command: list[str]) -> int:
                     process.wait(PATIENCE)
                 finally:
                     os.killpg(0, signal.SIGKILL)
-    return process.returncode
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 if __name__ == "__main__":
