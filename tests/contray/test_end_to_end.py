@@ -33,6 +33,7 @@ from contray.evaluation.common.tables import GEOMETRY
 from contray.model.encoder import read_checkpoint
 from contray.storage.checkpoint import latest
 from contray.storage.folder import Storage
+from contray.training.describing import title_of
 from contray.training.launch import launch
 from contray.training.progress import TrainingBar
 from contray.training.ray_train import ray_session
@@ -139,7 +140,14 @@ def test_the_verdict_has_every_number(place: Place, trained: Result) -> None:
 
 def test_mlflow_has_params_curves_and_tags(place: Place, config: RunConfig, trained: Result) -> None:
     run = track.client(place.uri).get_run(trained.run_id)
-    assert run.info.run_name == trained.name == config.run_name
+    assert trained.name == config.run_name == run.data.tags["contray.name"]
+    assert run.info.run_name == title_of(config, trained.name)
+    assert f"contray.load('{trained.run_id}')" in run.data.tags["mlflow.note.content"]
+    assert run.inputs
+    assert {each.dataset.name: each.tags[0].value for each in run.inputs.dataset_inputs} == {
+        "digits": "training",
+        "digits test": "test",
+    }
     assert run.info.status == "FINISHED"
     assert run.data.params == {
         key: str(value) for key, value in model.settled(config, model.device_of(config).type).flat().items()
@@ -197,7 +205,7 @@ def test_the_loaded_encoder_is_the_trained_one(place: Place, config: RunConfig, 
 def test_the_saved_config_repeats_the_run_under_the_next_name(place: Place, trained: Result) -> None:
     assert main(["train", "--quiet", "--config", f"{trained.checkpoint}/config.yaml", "--track.model", "false"]) == 0
     talk = track.client(place.uri)
-    runs = {run.info.run_name: run for run in talk.search_runs([talk.get_run(trained.run_id).info.experiment_id])}
+    runs = {run.data.tags["contray.name"]: run for run in talk.search_runs([talk.get_run(trained.run_id).info.experiment_id])}
     again = runs[f"{trained.name}-2"]
     assert place.losses(again.info.run_id) == place.losses(trained.run_id)
     assert {name: again.data.metrics[name] for name in MEASURED} == trained.metrics

@@ -116,7 +116,7 @@ def test_the_parent_of_seeds_is_stopped_with_them(keys: dict[str, Any], monkeypa
     with pytest.raises(KeyboardInterrupt):
         launch_seeds(config, 3, quiet=True)
     status = {run.info.run_name: run.info.status for run in runs_of(keys["track.uri"])}
-    assert status == {"r": "KILLED", "r-s0": "FINISHED", "r-s1": "KILLED"}
+    assert status == {"r": "KILLED", "seed 0": "FINISHED", "seed 1": "KILLED"}
 
 
 def test_a_signal_before_anything_is_recorded_leaves_nothing(keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

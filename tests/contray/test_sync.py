@@ -98,9 +98,10 @@ def test_what_an_outage_kept_away_is_said_and_sent_once(
     run, after = of_mlflow(store, record)
     sent = sum(map(len, after.values())) - sum(map(len, before.values()))
     assert sent == len(left)
-    assert out.startswith(f"r: sent {sent} points, views.png, curves.png, encoder, status FINISHED")
+    assert out.startswith(f"r: sent {sent} points, data set, description, views.png, curves.png, encoder, status FINISHED")
     online = {"knn_val_top1": 2, **{name: 3 for name in GEOMETRY}}  # the geometry after the first step as well
     about = {"fit_images": 2, "val_images": 2, "test_images": 1}  # what they stand on, online as well
+    about |= {"knn_gain": 1, "linear_gain": 1}
     about |= {f"{other}_{name}_gain_error": 1 for other in ("random", "pixels") for name in ("knn", "linear")}
     assert {name: len(steps) for name, steps in after.items()} == {**CURVES, **{name: 1 for name in MEASURED}, **online, **about}
     assert all(len(steps) == len(set(steps)) for steps in after.values())
@@ -198,7 +199,7 @@ def test_a_broken_answer_leaves_what_is_unsent_in_the_spool(
         patch.setattr(track.metric_log, "client", lambda uri: half)
         (done,) = syncing.sync(["r"], storage=str(tmp_path / "runs"), timeout_s=0.3)
     assert (done.sent, done.unsent) == (0, 2)
-    assert str(done) == "r: sent status FINISHED; 2 points still unsent"
+    assert str(done) == "r: sent description, status FINISHED; 2 points still unsent"
     kept = spool.get(folder)
     assert kept[0] == points[0]
     assert math.isnan(kept[1][1])

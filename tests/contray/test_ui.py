@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from urllib.request import urlopen
@@ -15,7 +17,7 @@ import pytest
 
 from contray import track
 from contray.errors import UserError
-from contray.track import ui
+from contray.track import ui, watchdog
 
 pytestmark = [  # MLflow 3.17's own, on import: about SQLAlchemy 2.1, about its schemas for chat agents
     pytest.mark.filterwarnings("ignore:The ``noload``:DeprecationWarning"),
@@ -31,13 +33,18 @@ def free_port() -> int:
 
 def processes(word: str) -> list[str]:
     """The command lines of running processes that hold `word`."""
+    return [line for _, line in commands(word)]
+
+
+def commands(word: str) -> list[tuple[int, str]]:
+    """(id, command line) of running processes whose command line holds `word`."""
     lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            lines.append(path.read_bytes().replace(b"\0", b" ").decode())
+            lines.append((int(path.parent.name), path.read_bytes().replace(b"\0", b" ").decode()))
         except OSError:  # it ended meanwhile
             continue
-    return [line for line in lines if word in line]
+    return [(pid, line) for pid, line in lines if word in line]
 
 
 def begin(uri: str, experiment: str) -> track.TrackedRun:
@@ -58,9 +65,10 @@ def test_it_serves_until_ctrl_c_and_leaves_no_process(store: str, tmp_path: Path
         assert shell.stdout is not None
         lines = [shell.stdout.readline().strip() for _ in range(3)]
         address = f"http://127.0.0.1:{port}"
+        assert track.run_url(store, "1", "2").startswith(f"{address}/"), "links name this port from now on"
         assert lines == [
-            f"first: {track.experiment_url(address, first.experiment_id)}",
-            f"second: {track.experiment_url(address, second.experiment_id)}",
+            f"first: {track.runs_url(store, first.experiment_id)}",
+            f"second: {track.runs_url(store, second.experiment_id)}",
             "Ctrl-C ends it",
         ]
         with urlopen(f"{address}/get-artifact?path=config.yaml&run_uuid={first.run_id}", timeout=10) as answer:
@@ -73,13 +81,64 @@ def test_it_serves_until_ctrl_c_and_leaves_no_process(store: str, tmp_path: Path
     assert processes(f":{port}") == []
 
 
+def test_it_ends_when_its_server_ends_and_says_so(store: str, tmp_path: Path) -> None:
+    port = free_port()
+    command = f"from contray.cli import main; import sys; sys.exit(main(['ui', '--browser', 'false', '--port', '{port}', '--track.uri', {store!r}]))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+    ) as shell:
+        try:
+            assert shell.stdout is not None
+            assert shell.stdout.readline().strip() == "Ctrl-C ends it"
+            server = next(
+                pid
+                for pid, line in commands(f"-m mlflow server --workers 1 --host 127.0.0.1 --port {port}")
+                if "watchdog" not in line
+            )
+            os.kill(server, signal.SIGKILL)
+            _, err = shell.communicate(timeout=120)
+        finally:
+            shell.kill()
+    assert shell.returncode == 2
+    assert f"MLflow's server at http://127.0.0.1:{port} was ended by signal 9" in err
+    assert processes(f"--port {port}") == processes(f":{port}") == []
+
+
+def test_what_the_watchdog_runs_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    """Killed, so that nothing of its own could end what it started."""
+    word = f"import time  # {tmp_path}"
+    starter = f"""
+import subprocess, sys, time
+command = [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', {word!r} + chr(10) + 'time.sleep(600)'])"]
+process = subprocess.Popen([sys.executable, "-I", {watchdog.__file__!r}, *command], stdin=subprocess.PIPE, start_new_session=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", starter]) as shell:
+        wait_for(lambda: any(line.count("subprocess") == 0 for line in processes(word)))
+        assert len(processes(word)) >= 3, "the watchdog, its command, and the child of that"
+        shell.kill()
+    wait_for(lambda: not processes(word))
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def _tracking_over_http(address: str, tmp_path: Path) -> None:
     track.check(address)
     run = begin(address, "over http")
     log = track.MetricLog(run)
     log.log(10, {"loss": 1.0})
+    log.inputs([track.Dataset("photos", "0123", "training", "/photos", 24, 0)])
     log.durable(10)
     assert log.close(20) == 0
+    assert run.data_names() == {"photos"}
+    key = track.runs_url(address, run.experiment_id).partition("viewStateShareKey=")[2]
+    assert f"mlflow.sharedViewState.{key}" in track.client(address).get_experiment(run.experiment_id).tags
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "config.yaml").write_text("method: simclr")
     model_id = track.log_encoder(run, tmp_path / "export")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,18 @@ class Opened:
             for each in (self.config, self.encoder.config)
         )
         return "" if parts == others and all(getattr(ours, key) == getattr(theirs, key) for key in shown) else slug(source().name)
+
+    def name_data(self, source: data.Source) -> None:
+        """Have the run name the data of somebody else's that it was measured on; the results are kept, so that a refusal is only said."""
+        from .. import data, track
+
+        if self.run is not None:
+            keys = self.config.data
+            sets = track.datasets_of(source, data.fingerprint(source, keys)["data"], keys.source)
+            try:
+                self.run.log_inputs([each for each in sets if each.context == "test"] or sets)
+            except track.TrackingError as error:
+                print(f"contray: {error}", file=sys.stderr)
 
     def keep(self, metrics: Mapping[str, float], pictures: Sequence[Path], name: str, folder: str = "") -> None:
         """Log to the run: metrics at step 0, after `NAME.` where there is a name, and pictures in a folder of that name."""

@@ -22,13 +22,16 @@ METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", 
 
 def show_result(config: RunConfig, result: Result) -> None:
     """The verdict of one run and where to look on."""
+    from .. import track
+
     show(*result.findings)
     if result.finished:
         show(
             result.trained,
             f"checkpoint  {result.checkpoint}",
             f"MLflow run  {result.run_id}",
-            f"see it      contray ui, then {result.url}" if "127.0.0.1:5000" in result.url else f"see it      {result.url}",
+            f"see it      {track.to_open(track.resolve_uri(config.track.uri), result.url)}",
+            *([f"all runs    {result.details['runs_url']}"] if "runs_url" in result.details else []),
         )
 
 
@@ -162,7 +165,11 @@ def show_spaces(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def show_sweep(result: SweepResult) -> None:
     """The ranked trials of a sweep, the winner and where to look on; for a study over seeds, the mean of each value too."""
+    from .. import track
+
     show(*result.shown)
     if result.best:
         show(f"its config  contray train --config {result.best_config}")
-    show(f"plots       {result.plots}", f"compare     {result.url}", f"MLflow run  {result.parent_url}")
+    show(
+        f"plots       {result.plots}", f"compare     {track.to_open(result.uri, result.url)}", f"MLflow run  {result.parent_url}"
+    )

@@ -15,7 +15,7 @@ from ..model.encoder import WEIGHTS
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..track.comparing import Comparison, compare
-from ..track.runs import PARENTS, children, find_run
+from ..track.runs import PARENTS, children, find_run, known_as
 from ..training.records import FOLDER, KINDS, RECORD, SEEDS, SWEEP
 from ..training.worker import VERDICT
 
@@ -120,9 +120,9 @@ def of_mlflow(uri: str, name: str) -> Record:
         kind = asked.data.tags.get("contray.kind", "run")
         below = children(talk, asked) if kind in PARENTS else []
         run = _chosen(kind, below) if below else asked
-        made = Record(asked.info.run_name or asked.info.run_id, kind, _tracked(uri, run), str(run.info.status))
+        made = Record(known_as(asked), kind, _tracked(uri, run), str(run.info.status))
         made.asked = _tracked(uri, asked)
-        made.own = (run.info.run_name or "") if run is not asked else ""
+        made.own = known_as(run) if run is not asked else ""
         made.metrics, made.params = dict(run.data.metrics), dict(run.data.params)
         made.tags = {**run.data.tags, **{key: text for key, text in asked.data.tags.items() if key == "contray.verdict"}}
         made.started, made.ended = run.info.start_time or 0, run.info.end_time or 0

@@ -18,7 +18,7 @@ from ..config.renamed import FINALS, translated
 from ..errors import UserError, nearest
 from ..tables import Shown, Table
 from .compared import tables_of
-from .runs import all_runs, common_name, experiment_id, find_runs, without_parents
+from .runs import all_runs, common_name, experiment_id, find_runs, known_as, without_parents
 from .significance import Difference, against
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def compare(uri: str, runs: Sequence[str], experiment: str, metrics: Sequence[st
             raise UserError(f"nothing to compare: none of the {len(found)} runs of {where} has been evaluated yet")
         rows = _rows(talk, evaluated, further)
     experiments = sorted({run.info.experiment_id for run in evaluated})
-    link = track.compare_url(uri, experiments, [run.info.run_id for run in evaluated])
+    link = track.compared_url(uri, experiments, [run.info.run_id for run in evaluated])
     shown = [name for name in further if any(name in row.metrics for row in rows)]
     return Comparison(rows, len(found) - len(evaluated), link, tuple(shown), _judged(rows, shown))
 
@@ -211,7 +211,7 @@ def _row(talk: MlflowClient, runs: Sequence[Run], differs: Mapping[str, str], fu
     for kind, name in zip(("knn_gain", "linear_gain"), TEST, strict=True):
         both = [run.data.metrics for run in runs if name in run.data.metrics and f"random_{name}" in run.data.metrics]
         metrics[kind] = Spread.over(values[name] - values[f"random_{name}"] for values in both)
-    called = tuple(run.info.run_name or run.info.run_id for run in runs)
+    called = tuple(known_as(run) for run in runs)
     return Row(
         *family_of(runs[0]),
         settings=settings_of(differs),

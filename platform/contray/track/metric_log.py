@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 from ..errors import UserError
-from .run import TrackedRun
-from .store import client
+from .datasets import Dataset
+from .run import TrackedRun, with_gains
+from .store import TrackingError, client
 
 POINTS_PER_BATCH = 1000  # MLflow's limit
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between attempts while MLflow does not answer
@@ -51,6 +52,7 @@ class MetricLog:
         self.dropped = self.sent = 0  # points refused for want of room; points that MLflow took from here
         self._run, self._trouble, self._fence = run, trouble or _warn, fence
         self._tags: dict[str, str] = {}
+        self._inputs: list[Dataset] = []
         self._max_points = max_points
         self._points = {(name, step): (value, timestamp) for name, value, timestamp, step in pending}
         self._durable = max((step for _, step in self._points), default=-1)  # they come from a checkpoint
@@ -63,7 +65,7 @@ class MetricLog:
         """Take values in; infinite ones are kept as NaN, since MLflow would turn them into 1.8e308."""
         now = int(time.time() * 1000)
         with self._wake:
-            for name, value in values.items():
+            for name, value in with_gains(values).items():
                 key = (_allowed(name), int(step))
                 if len(self._points) >= self._max_points and key not in self._points:
                     self._drop(step)
@@ -75,6 +77,12 @@ class MetricLog:
         with self._wake:
             self._tags |= tags
             self._start()
+
+    def inputs(self, datasets: Iterable[Dataset]) -> None:
+        """Name the run's data with the first points; MLflow keeps each once. A server that refuses them is told once, and has the points."""
+        with self._wake:
+            self._inputs.extend(datasets)
+            self._wake.notify_all()
 
     def durable(self, step: int) -> None:
         """A checkpoint that covers everything up to and including `step` is on disk: these points may go."""
@@ -117,7 +125,7 @@ class MetricLog:
                 self._wake.wait(FIRST_PAUSE if self._closing else pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _once(self, batch: Mapping[tuple[str, int], tuple[float, int]], tags: Mapping[str, str]) -> bool:
+    def _once(self, batch: Mapping[tuple[str, int], tuple[float, int]], tags: Mapping[str, str], inputs: list[Dataset]) -> bool:
         """Try to send; whether MLflow has it now."""
         try:
             self._fence()
@@ -128,7 +136,7 @@ class MetricLog:
         except OSError:  # whose it is cannot be told for the moment
             return False
         try:
-            self._send(batch, tags)
+            self._send(batch, tags, inputs)
         except Exception as error:  # whatever it is, training goes on, the points stay, and it is said
             if not self._away:
                 self._trouble(
@@ -148,22 +156,23 @@ class MetricLog:
             for key, value in tags.items():
                 if self._tags[key] == value:
                     del self._tags[key]
+            del self._inputs[: len(inputs)]
         return True
 
-    def _next(self) -> tuple[dict[tuple[str, int], tuple[float, int]], dict[str, str]] | None:
-        """Wait for points and tags that may be sent; None when the log is closed and all of them are sent, or its time is up."""
+    def _next(self) -> tuple[dict[tuple[str, int], tuple[float, int]], dict[str, str], list[Dataset]] | None:
+        """Wait for points, tags and data that may be sent; None when the log is closed and all of them are sent, or its time is up."""
         with self._wake:
             while not self._stopped:
                 due = (key for key in self._points if key[1] <= self._durable)
                 batch = {key: self._points[key] for key in islice(due, POINTS_PER_BATCH)}
-                if batch or self._tags:
-                    return batch, dict(self._tags)
+                if batch or self._tags or self._inputs:
+                    return batch, dict(self._tags), list(self._inputs)
                 if self._closing:
                     break
                 self._wake.wait()
         return None
 
-    def _send(self, batch: Mapping[tuple[str, int], tuple[float, int]], tags: Mapping[str, str]) -> None:
+    def _send(self, batch: Mapping[tuple[str, int], tuple[float, int]], tags: Mapping[str, str], inputs: list[Dataset]) -> None:
         talk = client(self._run.uri)
         from mlflow.entities import Metric, RunTag
 
@@ -176,6 +185,18 @@ class MetricLog:
             metrics = [Metric(name, value, timestamp, step) for (name, step), (value, timestamp) in missing]
             talk.log_batch(self._run.run_id, metrics=metrics, synchronous=True)
             self.sent += len(metrics)
+        if inputs:
+            self._name(inputs)
+
+    def _name(self, inputs: list[Dataset]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._run.log_inputs(inputs)
+        except TrackingError as error:
+            if not isinstance(why := error.__cause__, MlflowException) or not 400 <= why.get_http_status_code() < 429:
+                raise
+            log.warning(f"the run's data are not named in MLflow: {error}")
 
     def _drop(self, step: int) -> None:
         if not self.dropped:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import ConfigError
 from ..storage.logins import bare
 from ..storage.names import folder_of
+from .datasets import Dataset
 from .links import run_url
 from .store import TrackingError, asking, sqlite_path, use_wal
 
@@ -53,7 +55,11 @@ class TrackedRun:
             from mlflow.entities import Metric
 
             known = talk.get_run(self.run_id).data.metrics
-            new = {name: value for name, value in values.items() if name not in known or not self._has(talk, name, value, step)}
+            new = {
+                name: value
+                for name, value in with_gains(values).items()
+                if name not in known or not self._has(talk, name, value, step)
+            }
             metrics = [
                 Metric(name, float(value), now, step, model_id=model_id or None, run_id=self.run_id)
                 for name, value in new.items()
@@ -84,6 +90,24 @@ class TrackedRun:
                 self.run_id, params=[Param(key, str(value)[:PARAM_CHARS]) for key, value in params.items()], synchronous=True
             )
 
+    def log_inputs(self, datasets: Sequence[Dataset]) -> None:
+        """Name the data that the run saw; MLflow keeps each once."""
+        with asking(self.uri, "naming its data") as talk:
+            talk.log_inputs(self.run_id, datasets=[each.entity() for each in datasets])
+
+    def share_inputs(self, run_id: str) -> None:
+        """Name the data of another run as this one's: a group's are those of its members."""
+        with asking(self.uri, "naming its data") as talk:
+            inputs = talk.get_run(run_id).inputs
+            if inputs and inputs.dataset_inputs:
+                talk.log_inputs(self.run_id, datasets=inputs.dataset_inputs)
+
+    def data_names(self) -> set[str]:
+        """The names of the data that MLflow knows of."""
+        with asking(self.uri, "reading its data") as talk:
+            inputs = talk.get_run(self.run_id).inputs
+            return {each.dataset.name for each in (inputs.dataset_inputs if inputs else [])}
+
     def log_artifact(self, path: str | Path, folder: str = "") -> None:
         """Keep a file, or a folder with all in it, among the run's artifacts."""
         with asking(self.uri, f"keeping {path}") as talk:
@@ -110,6 +134,17 @@ class TrackedRun:
         """End the run, now or `at` (ms since 1970); `begin` with its id opens it again."""
         with asking(self.uri, "ending the run") as talk:
             talk.set_terminated(self.run_id, status, at)
+
+
+def with_gains(values: Mapping[str, float]) -> dict[str, float]:
+    """With what training gained over the untrained encoder, as knn_gain and linear_gain, where test images tell both; after a data set's `NAME.`, too."""
+    gains = {}
+    for name, value in values.items():
+        if (found := re.fullmatch(r"(.*\.)?random_(knn|linear)_top1", name)) and (
+            own := f"{found[1] or ''}{found[2]}_top1"
+        ) in values:
+            gains[f"{found[1] or ''}{found[2]}_gain"] = values[own] - value
+    return {**values, **gains}
 
 
 def begin(

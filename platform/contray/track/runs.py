@@ -49,7 +49,13 @@ def _called(talk: MlflowClient, name: str) -> list[Run]:
         return []
     quote = '"' if "'" in name else "'"
     places = [each.experiment_id for each in talk.search_experiments()]
-    return list(talk.search_runs(places, f"attributes.run_name = {quote}{name}{quote}", max_results=20)) if places else []
+    found = {}
+    for what in ("attributes.run_name", "tags.`contray.name`"):  # what MLflow shows, and the name of the run's folder
+        found |= {
+            run.info.run_id: run
+            for run in (talk.search_runs(places, f"{what} = {quote}{name}{quote}", max_results=20) if places else [])
+        }
+    return list(found.values())
 
 
 def experiment_id(talk: MlflowClient, uri: str, name: str) -> str:
@@ -84,6 +90,13 @@ def without_parents(talk: MlflowClient, runs: Iterable[Run]) -> list[Run]:
         else:
             kept[run.info.run_id] = run
     return list(kept.values())
+
+
+def known_as(run: Run) -> str:
+    """What a run is called where it is named: the name of its folder; of a sweep's trial, what MLflow shows."""
+    tags = run.data.tags
+    folder = tags.get("contray.name", "") if tags.get("contray.kind") != "trial" else ""
+    return folder or run.info.run_name or run.info.run_id
 
 
 def common_name(names: Iterable[str]) -> str:

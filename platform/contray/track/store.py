@@ -19,6 +19,7 @@ from urllib.request import urlopen
 from ..errors import ConfigError, UserError
 from ..storage.logins import bare, full, scrubbed
 from .links import base_url
+from .served import SQLITE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 3.0
 _MEND = "start it, or log to a file with --track.uri sqlite:///mlflow.db"
 _LOGIN = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"}
-SQLITE = "sqlite:///"
 DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql, and write mysql+pymysql://", "mssql": "pyodbc"}
 PATIENCE = {  # MLflow's own values wait for minutes; training must notice an outage in seconds. What the user set wins.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

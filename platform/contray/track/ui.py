@@ -20,14 +20,15 @@ from urllib.request import urlopen
 from .. import track
 from ..errors import UserError
 from ..storage.logins import full
+from . import served, watchdog
 
 START_SECONDS, STOP_SECONDS = 90.0, 10.0
 
 
 def serve(uri: str, port: int = track.UI_PORT, open_browser: bool = True, host: str = "127.0.0.1") -> None:
-    """Print a link to every experiment, the last used first, and serve the pages until Ctrl-C or SIGTERM.
+    """Print a link to every experiment, the last used first, and serve the pages until Ctrl-C or SIGTERM; links printed afterwards name this port.
 
-    A tracking server serves its own pages: then only the links are printed. Raises UserError when the port is taken.
+    A tracking server serves its own pages: then only the links are printed. Raises UserError when the port is taken, and when the server ends.
     """
     track.check(uri, exists=True)
     if uri.startswith(("http://", "https://")):
@@ -36,11 +37,13 @@ def serve(uri: str, port: int = track.UI_PORT, open_browser: bool = True, host: 
     # SIGINT too: a shell that starts a command in the background has it ignored
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with suppress(KeyboardInterrupt), server(uri, port, host) as address:
+        with suppress(KeyboardInterrupt), _server(uri, port, host) as (address, process, output):
+            served.remember(uri, address)
             _offer(uri, address, open_browser)
             print("Ctrl-C ends it", flush=True)
-            while True:
-                signal.pause()
+            code = process.wait()
+            how = f"was ended by signal {code - 128}" if code > 128 else f"ended with status {code}"
+            raise UserError(f"MLflow's server at {address} {how}; its last words: {_last_words(output)}")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -65,28 +68,35 @@ def experiment_links(uri: str, address: str) -> dict[str, str]:
         for experiment in talk.search_experiments():
             last = talk.search_runs([experiment.experiment_id], max_results=1, order_by=["attributes.start_time DESC"])
             if last:
-                used[experiment.name] = (last[0].info.start_time, track.experiment_url(address, experiment.experiment_id))
+                used[experiment.name] = (last[0].info.start_time, track.runs_url(uri, experiment.experiment_id, address))
     return {name: used[name][1] for name in sorted(used, key=lambda name: -used[name][0])}
 
 
 @contextmanager
 def server(uri: str, port: int = track.UI_PORT, host: str = "127.0.0.1") -> Iterator[str]:
     """MLflow's server over the store at `uri` while the block runs; gives its address once it answers."""
-    _check_port(host, port)
-    with tempfile.TemporaryFile() as output, _process(uri, port, host, output) as process:
-        address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-        _wait_until_it_answers(process, address, output)
+    with _server(uri, port, host) as (address, _, _):
         yield address
 
 
 @contextmanager
+def _server(uri: str, port: int, host: str) -> Iterator[tuple[str, subprocess.Popen[bytes], IO[bytes]]]:
+    """Its address, its process and what it says."""
+    _check_port(host, port)
+    with tempfile.TemporaryFile() as output, _process(uri, port, host, output) as process:
+        address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+        _wait_until_it_answers(process, address, output)
+        yield address, process, output
+
+
+@contextmanager
 def _process(uri: str, port: int, host: str, output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The server in a session of its own, all of which ends with the block; a Ctrl-C in the terminal does not reach it."""
+    """The server in a session of its own, all of which ends with the block or with this process; a Ctrl-C in the terminal does not reach it."""
     place = ["--host", host, "--port", str(port)]
     if path := track.sqlite_path(uri):
         place += ["--artifacts-destination", str(path.parent / "mlartifacts")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--workers", "1", *place],
+        [sys.executable, "-I", watchdog.__file__, sys.executable, "-m", "mlflow", "server", "--workers", "1", *place],
         # without job execution and with one worker it starts 5 times as fast; one worker then needs more connections than 5.
         # The store's address may carry a login: as a word of the command everybody on the machine could read it
         env={
@@ -97,13 +107,15 @@ def _process(uri: str, port: int, host: str, output: IO[bytes]) -> Iterator[subp
         },
         stdout=output,
         stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # which closes as this process ends, whatever ends it
         start_new_session=True,
     )
     try:
         yield process
     finally:
         _end_session(process)
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:
@@ -135,7 +147,10 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, outpu
             urlopen(f"{address}/health", timeout=2).close()
             return
         time.sleep(0.1)
+    raise UserError(f"MLflow's server did not start: {_last_words(output)}")
+
+
+def _last_words(output: IO[bytes]) -> str:
     output.seek(0)
     said = output.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-    reason = next((line for line in reversed(said) if "Error" in line or "Exception" in line), said[-1])
-    raise UserError(f"MLflow's server did not start: {reason.strip()}")
+    return next((line for line in reversed(said) if "Error" in line or "Exception" in line), said[-1]).strip()

@@ -17,6 +17,7 @@ from ..planning import adopted, guard, keep, planned
 from ..storage.checkpoint import latest, newest_step
 from ..storage.folder import Storage
 from .audit import check_audit
+from .describing import describe, title_of
 from .extend import check_extension
 from .lease import Fenced, Guarded, Lease, LeaseLost, NotSeen, Watcher, held
 from .nodes import nodes, uses_gpu
@@ -32,17 +33,24 @@ from .worker import VERDICT, Asked, Plan, work
 
 
 def launch(
-    config: RunConfig, *, quiet: bool = False, parent: str | None = None, tags: Mapping[str, str] | None = None, yes: bool = False
+    config: RunConfig,
+    *,
+    quiet: bool = False,
+    parent: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    title: str = "",
+    yes: bool = False,
 ) -> Result:
     """Run a config to its end, or go on with an unfinished run of the same name. Everything that can be refused is refused before Ray starts.
 
-    parent: MLflow run that this one is a child of. quiet: no progress bar. yes: may take more than a day on a CPU.
+    parent: MLflow run that this one is a child of; title: its name in MLflow, else one that says what it is. quiet: no progress bar.
+    yes: may take more than a day on a CPU.
     """
     with stoppable():
-        return _launch(config, quiet, parent, tags or {}, yes)
+        return _launch(config, quiet, parent, tags or {}, title, yes)
 
 
-def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[str, str], yes: bool) -> Result:
+def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[str, str], title: str, yes: bool) -> Result:
     source = data.announced(config, quiet or parent is not None)
     config, plan = plan_of(config, source, Storage(config.scale.storage), quiet)
     if plan and config.data.shorter_side:
@@ -76,8 +84,8 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
         steps = _check_kept(folder, config, source, bool(known.get("finished")))
         before, own = known.get("run_id"), {FOLDER: folder.address, **({FAILURE: ""} if known else {})}
         run = track.begin(
-            uri, config.track.experiment, name, params=params, run_id=before, again=config.track.again, parent_id=parent,
-            tags={**tags_of(config, source), **own, **tags},
+            uri, config.track.experiment, title or title_of(config, name), params=params, run_id=before, again=config.track.again, parent_id=parent,
+            tags={**tags_of(config, source, name), **own, **tags},
         )  # fmt: skip
         with stoppable(lambda: run.finish("KILLED")):
             if before and run.run_id != before:
@@ -149,7 +157,8 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
     lease.trouble = lambda what, words: bar.show({f"{TROUBLES}{what}": words})
     try:
         folder = lease.fenced()
-        _begin(folder, run, config)
+        _begin(folder, run, config, name)
+        runs_url = track.runs_url(run.uri, run.experiment_id)
         if not quiet:
             begins = "going on with" if newest_step(folder) else "run"
             print(f"{begins} {name}: {len(source.train):,} samples of {source.name}; {run.url}", flush=True)
@@ -177,10 +186,13 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
     finally:
         with settled():
             _end(lease, folder, run, status, ended, reason)
+    with contextlib.suppress(track.TrackingError):  # `contray sync` writes it
+        describe(run, config, name)
+    ended["runs_url"] = runs_url
     return Result(name, ended["metrics"], run.run_id, run.url, folder.address, ended["step"], ended["finished"], ended, config)
 
 
-def _begin(folder: Storage, run: track.TrackedRun, config: RunConfig) -> None:
+def _begin(folder: Storage, run: track.TrackedRun, config: RunConfig, name: str) -> None:
     try:
         note(folder, run)
         folder.write("config.yaml", repeatable(config).encode())
@@ -188,6 +200,7 @@ def _begin(folder: Storage, run: track.TrackedRun, config: RunConfig) -> None:
         raise UserError(f"scale.storage: cannot write to {folder.address} ({error})") from error
     with contextlib.suppress(track.TrackingError):  # an outage by now: what is missing at the end is recorded or said there
         record_config(run, config)
+        describe(run, config, name)
 
 
 def _end(lease: Lease, folder: Storage, run: track.TrackedRun, status: Status, ended: Mapping[str, Any], reason: str) -> None:

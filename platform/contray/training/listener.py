@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from ..data import Source
+
 
 class Listener:
     """What a run tells the outside, on rank 0. This one ignores everything; tracking, progress and Tune each override some."""
 
     speaks: ClassVar[bool] = False  # whether `trouble` reaches who watches the run; else it is also a warning
+
+    def opened(self, source: Source, fingerprint: Mapping[str, str]) -> None:
+        """The data that the run sees, and what they hold (`data.fingerprint`); said again where the run goes back."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Metrics after `step` optimiser steps."""

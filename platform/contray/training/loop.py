@@ -109,6 +109,7 @@ def _train(
     state = start or choose(ranks, checkpoints)
     run = TrainState(config, method, optimizer, listener, fingerprint, skipped, [ranks.world])
     run.restore(state)
+    listener.opened(source, fingerprint)
     source.train.prepare()
     for found in ranks.all(source.train.broken):
         run.broken = {**found, **run.broken}

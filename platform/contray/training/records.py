@@ -25,6 +25,7 @@ from ..storage import sealed
 from ..storage.folder import Storage
 from ..storage.logins import bare
 from ..storage.names import check_case
+from .describing import differing, settings
 from .lease import NotSeen
 from .stop import Status
 
@@ -37,6 +38,7 @@ KINDS: sealed.Kinds = {
 }
 SECRET = re.compile(r"password|passwd|token|secret|access_key|api_?key", re.IGNORECASE)
 FAILURE = "contray.failure"  # the tag that says why a run failed
+TAG_CHARS = 5000  # MLflow's limit of a tag's value is 8000
 FOLDER = "contray.folder"  # the tag by which MLflow knows where a run lies
 
 
@@ -155,13 +157,16 @@ def check_kind(folder: Storage, record: str) -> None:
         raise ConfigError("track.name", f"{name} is {other} in {folder.address.rpartition('/')[0]}; choose another name")
 
 
-def tags_of(config: RunConfig, source: data.Source) -> dict[str, str]:
-    """What a run is, and who started it where and how."""
+def tags_of(config: RunConfig, source: data.Source, name: str = "") -> dict[str, str]:
+    """What a run is, and who started it where and how; name: its folder's, by which it is looked for."""
     tags = {
         "contray.kind": "run",
+        "contray.name": name,
         "contray.method": Path(config.method.name).stem,
         "contray.preset": config.method.preset,
         "contray.dataset": source.name,
+        "contray.images": str(len(source.train)),
+        "contray.differs": ", ".join(settings(differing(config)))[:TAG_CHARS],
         "contray.group": config.digest("scale", "track", "seed"),
         "mlflow.user": _user(),
         "contray.host": socket.gethostname(),

@@ -18,6 +18,7 @@ from ..storage import sealed
 from ..storage.checkpoint import newest_step
 from ..storage.folder import Storage
 from ..storage.names import check_case
+from .describing import describe, title_of
 from .launch import launch, plan_of
 from .lease import Lease, held
 from .ray_train import check_machines, cluster_of, ray_session
@@ -78,10 +79,16 @@ def _run(
     ]
     folder, uri = storage / name, track.resolve_uri(config.track.uri)
     folder.create()
-    tags = {**tags_of(config, source), **tags, "contray.kind": "seeds"}
+    own_tags = {**tags_of(config, source, name), **tags, "contray.kind": "seeds"}
     params = {key: value for key, value in config.flat().items() if key not in ("seed", "track.name", *model.open_keys(config))}
     parent = track.begin(
-        uri, config.track.experiment, name, params=params, tags=tags, run_id=record.get("run_id"), again=config.track.again
+        uri,
+        config.track.experiment,
+        title_of(config, name),
+        params=params,
+        tags=own_tags,
+        run_id=record.get("run_id"),
+        again=config.track.again,
     )
     known = {"run_id": parent.run_id, "config": config.digest("scale", "track"), "seeds": max(seeds, record.get("seeds", 0))}
     sealed.write(folder, SEEDS, {**known, "finished": False})
@@ -90,6 +97,10 @@ def _run(
     def end(status: Status) -> None:
         lease.check()
         _end(parent, name, status, results)
+        with contextlib.suppress(track.TrackingError):
+            describe(parent, config, name)
+            if results:
+                parent.share_inputs(results[0].run_id)
 
     with ending(lambda: parent.finish("KILLED"), end) as how:
         with ray_session(config) if config.scale.workers != (0, 0) else contextlib.nullcontext():
@@ -98,7 +109,16 @@ def _run(
                 done = _finished(storage / child.track.name, child, parent, quiet)
                 if done and not quiet:
                     print(f"{done.name} is finished: {done.url}", flush=True)
-                results.append(done or launch(child, quiet=quiet, parent=parent.run_id, tags={**tags, "contray.kind": "seed"}))
+                results.append(
+                    done
+                    or launch(
+                        child,
+                        quiet=quiet,
+                        parent=parent.run_id,
+                        tags={**tags, "contray.kind": "seed"},
+                        title=f"seed {child.seed}",
+                    )
+                )
                 if not results[-1].finished:
                     how.status = "KILLED"  # the one signal was for all of them
                     return results

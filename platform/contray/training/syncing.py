@@ -23,6 +23,7 @@ from ..storage.checkpoint import latest
 from ..storage.folder import Storage
 from ..storage.logins import bare
 from . import artifacts, records, spool
+from .describing import describe, title_of
 from .lease import held
 from .records import ENDED
 from .resend import resend
@@ -151,10 +152,19 @@ def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> S
     spool.put(folder, log.pending())
     status = _mend_status(run, record.get("status") or ("FINISHED" if finished else "KILLED"), record.get("ended"))
     added, problem = [], "; ".join(damaged)
+    try:
+        if state and not run.data_names():
+            run.log_inputs(track.datasets_of(data.open_source(config), state["fingerprint"]["data"], config.data.source))
+            added.append("data set")
+        if not trial and describe(run, config, _name(folder)):
+            added.append("description")
+    except (UserError, OSError) as error:
+        damaged.append(f"the data or the description could not be told ({error})")
+        problem = "; ".join(damaged)
     if state and not trial:
         ended = artifacts.Ended(config, state["step"], state["worlds"], finished, metrics)
         try:
-            added = artifacts.keep(
+            added += artifacts.keep(
                 run, ended, lambda: data.open_source(config), lambda: read_checkpoint(folder.address).method, log.sent > 0
             )  # fmt: skip
         except (UserError, OSError) as error:
@@ -180,14 +190,16 @@ def _run(uri: str, config: RunConfig, record: dict[str, Any], name: str, again: 
     except track.RunGone:
         if not again:
             raise
-    tags = records.tags_of(config, data.open_source(config))
-    return track.begin(uri, config.track.experiment, name, params=config.flat(), tags=tags, run_id=record["run_id"], again=True)
+    tags = records.tags_of(config, data.open_source(config), name)
+    return track.begin(
+        uri, config.track.experiment, title_of(config, name), params=config.flat(), tags=tags, run_id=record["run_id"], again=True
+    )
 
 
 def _points(state: dict[str, Any] | None, metrics: dict[str, float], kept: Sequence[track.Point]) -> list[track.Point]:
     """All that may be missing, one value per metric and step; what was logged with its time wins over the verdict's file, which has none."""
     now = int(time.time() * 1000)
-    verdict = [(name, value, now, state["step"]) for name, value in metrics.items()] if state else []
+    verdict = [(name, value, now, state["step"]) for name, value in track.with_gains(metrics).items()] if state else []
     logged = [tuple(point) for point in state["points"]] if state else []
     points = {(name, step): (name, value, time_ms, step) for name, value, time_ms, step in [*verdict, *logged, *kept]}
     return list(points.values())

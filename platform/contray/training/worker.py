@@ -22,7 +22,7 @@ from ..methods._ranks import world_size
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..storage.logins import remember
-from ..track import Audience, MetricLog, Run, TrackedRun, TrackingError
+from ..track import Audience, MetricLog, Run, TrackedRun, TrackingError, datasets_of
 from . import artifacts
 from .advice import advice
 from .artifacts import Ended
@@ -76,9 +76,10 @@ class Recorder(Listener):
         offer: bool = False,
         fence: Callable[[], None] = lambda: None,
         listeners: Sequence[str] = (),
+        place: str = "",
     ) -> None:
         self.run, self.total, self.offer, self.fence = run, total, offer, fence
-        self._show = show
+        self._show, self._place = show, place
         self._log: MetricLog | None = None
         self.step = 0  # that was last logged
         self.curve: list[tuple[int, float]] = []  # (step, held-out k-NN top-1) of this process's life
@@ -110,6 +111,10 @@ class Recorder(Listener):
         self._safe = (state["step"] or -1, time.monotonic())
         self.show({"step": state["step"], "total": self.total, "resumed": state["step"], "workers": world_size()})
         self.audience.tell("restore", state["step"])
+
+    def opened(self, source: data.Source, fingerprint: Mapping[str, str]) -> None:
+        if self.metrics:
+            self.metrics.inputs(datasets_of(source, fingerprint["data"], self._place))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.step = step
@@ -199,7 +204,7 @@ def work(
     total = config.total_steps(len(source.train))
     recorder = Recorder(
         plan.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer, storage.check,
-        config.track.listeners if rank == 0 else (),
+        config.track.listeners if rank == 0 else (), config.data.source,
     )  # fmt: skip
     ended, status = dict[str, Any](), "failed"
     try:

@@ -19,6 +19,7 @@ from ..planning import keep
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..storage.names import check_case, slug
+from ..training.describing import describe, sweep_title
 from ..training.launch import plan_of
 from ..training.lease import Fenced, Lease, held
 from ..training.nodes import nodes, uses_gpu
@@ -111,9 +112,20 @@ def _search(
     """The sweep under its lease, from its record's beginning to its end."""
     metric, uri = search.metric, track.resolve_uri(config.track.uri)
     params = {**{key: value for key, value in config.flat().items() if key not in space}, **search.space}
-    tags = {**tags_of(config, source), "contray.kind": "sweep", "contray.space": Path(name).stem, "contray.metric": metric}
+    tags = {
+        **tags_of(config, source, folder.name),
+        "contray.kind": "sweep",
+        "contray.space": Path(name).stem,
+        "contray.metric": metric,
+    }
     parent = track.begin(
-        uri, config.track.experiment, folder.name, params=params, tags=tags, run_id=record.get("run_id"), again=config.track.again
+        uri,
+        config.track.experiment,
+        sweep_title(config, folder.name, name),
+        params=params,
+        tags=tags,
+        run_id=record.get("run_id"),
+        again=config.track.again,
     )
     record = {
         "run_id": parent.run_id, "finished": False, "search": asdict(search), "version": VERSION, "config": config.to_yaml()
@@ -146,10 +158,13 @@ def _search(
             trials[0] = best
         plots = draw(trials, space, metric, online, folder / "parameters.png")
         parent.log_artifact(plots)
+        describe(parent, config, folder.name)
+        if trials and trials[0].run_id:
+            parent.share_inputs(trials[0].run_id)
         sealed.write(place, SWEEP, {**record, "finished": True})
         how.status = "FINISHED"
-    url = track.compare_url(uri, parent.experiment_id, [trial.run_id for trial in trials if trial.run_id])
-    return SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space, parent.url)
+    url = track.sweep_url(uri, parent.experiment_id, parent.run_id, metric, list(space), online)
+    return SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space, parent.url, uri)
 
 
 def _base(file: ModuleType, overrides: Mapping[str, Any], preset: str, config_file: Path | None) -> RunConfig:

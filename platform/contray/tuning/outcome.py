@@ -52,6 +52,7 @@ class SweepResult(Shown):
     url: str
     space: Mapping[str, Any] = field(default_factory=dict)
     parent_url: str = ""
+    uri: str = ""  # of the store
 
     @property
     def shown(self) -> list[Table | str | Path]:

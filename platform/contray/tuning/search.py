@@ -18,6 +18,7 @@ from .. import track
 from ..config import RunConfig
 from ..config.registry import code_of
 from ..storage.logins import remembered
+from ..training.describing import trial_name
 from ..training.lease import POLL, Lease, LeaseLost
 from ..training.stop import heard
 from . import kept
@@ -211,7 +212,7 @@ def _watch(online: str) -> Any:
             )
             value = (trial.last_result or {}).get(online)
             score = f"{'k-NN' if online == ONLINE else online} {shown(online, value):>7}" if value is not None else "no metric"
-            self._print(f"trial {self.done}: {score}  {word}  {params}")
+            self._print(f"{trial_name(str(trial))}: {score}  {word}  {params}")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self._say(trial, "finished" if (trial.last_result or {}).get("progress", 0) >= 100 else "stopped ")

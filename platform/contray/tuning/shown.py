@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..tables import Table
+from ..training.describing import short_keys, trial_name
 from ..training.result import spread
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def shown(result: SweepResult) -> list[Table | str]:
         [*SCORES, *(name for trial in result.trials if trial is not result.best for name in trial.metrics), result.metric]
     )
     scores = [name for name in known if any(name in trial.metrics for trial in result.trials)]
-    heads = ("rank", "trial", *keys, *(SCORES.get(name, name) for name in scores), "status", "MLflow run")
+    heads = ("rank", "trial", *short_keys(keys), *(SCORES.get(name, name) for name in scores), "status", "MLflow run")
     table = Table(f"{result.name}: ranked on {result.metric}", *heads)
     for rank, trial in enumerate(result.trials, 1):
         cells = [f"{_scale(name) * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in scores]
@@ -30,7 +31,7 @@ def shown(result: SweepResult) -> list[Table | str]:
             f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)
         ]
         status = trial.status if not trial.problem else f"{trial.status}: {trial.problem}"
-        table.add(str(rank), trial.name, *values, *cells, status, trial.run_id[:8])
+        table.add(str(rank), trial_name(trial.name), *values, *cells, status, trial.run_id[:8])
     study = [_study(result, [key for key in keys if key != "seed"])] if "seed" in keys else []
     return [table, *study, _winner(result)]
 
@@ -46,7 +47,8 @@ def _winner(result: SweepResult) -> str:
     )
     count = int(best.metrics.get("test_images", 0))
     where = f"{count:,} test images" if count else "the test set"
-    return f"best trial  {best.name}: {tested} on {where}" if tested else f"best trial  {best.name}"
+    name = trial_name(best.name)
+    return f"best trial  {name}: {tested} on {where}" if tested else f"best trial  {name}"
 
 
 def _study(result: SweepResult, keys: Sequence[str]) -> Table:

@@ -18,6 +18,7 @@ from ..storage import sealed
 from ..storage.checkpoint import dump, latest, load
 from ..storage.folder import Storage
 from ..storage.logins import remember
+from ..training.describing import trial_title
 from ..training.lease import RENEW, Fenced, LeaseLost
 from ..training.ray_train import fit
 from ..training.records import ENDED
@@ -106,8 +107,10 @@ def run_trial(params: Mapping[str, Any], plan: TrialPlan) -> None:
 def _record(config: RunConfig, name: str, params: Mapping[str, Any], place: Storage, plan: TrialPlan) -> track.TrackedRun:
     """The trial's MLflow run: a new child of the sweep's, or the one that this trial began before it was interrupted."""
     known = sealed.read(place, RECORD, {"run_id": str, "params": dict}) or {}
+    plain = {key: value.item() if hasattr(value, "item") else value for key, value in params.items()}  # numpy's numbers
     tags = {
         "contray.kind": "trial",
+        "contray.name": name,
         "contray.method": Path(config.method.name).stem,
         "contray.preset": config.method.preset,
         "contray.dataset": Path(config.data.source).name,
@@ -116,9 +119,15 @@ def _record(config: RunConfig, name: str, params: Mapping[str, Any], place: Stor
     # PBT changes its keys on the way, and MLflow's params cannot change: those are logged at the end
     logged = {key: value for key, value in config.flat().items() if not (plan.pbt and key in params)}
     run = track.begin(
-        plan.parent.uri, config.track.experiment, name, params=logged, tags=tags, run_id=known.get("run_id"), again=config.track.again, parent_id=plan.parent.run_id
-    )  # fmt: skip
-    plain = {key: value.item() if hasattr(value, "item") else value for key, value in params.items()}  # numpy's numbers
+        plan.parent.uri,
+        config.track.experiment,
+        trial_title(place.address.rpartition("/")[2], plain),
+        params=logged,
+        tags=tags,
+        run_id=known.get("run_id"),
+        again=config.track.again,
+        parent_id=plan.parent.run_id,
+    )
     sealed.write(place, RECORD, {**known, "run_id": run.run_id, "params": plain})
     return run
 
