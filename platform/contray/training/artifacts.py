@@ -63,8 +63,11 @@ def keep(
             views = type(trained).eval_views(config.views).values()
             if len(opened.train) + len(opened.test or ()) <= FEW and all(view.source == "image" for view in views):
                 training = trained.training
+                subject = Subject(config, opened, trained.eval(), model.device_of(config))
                 try:
-                    neighbours.draw(Subject(config, opened, trained.eval(), model.device_of(config)), folder / NEIGHBOURS)
+                    if not len(subject.asked()[1]):
+                        raise DataError("there is no image that training did not see, or that is held out")
+                    neighbours.draw(subject, folder / NEIGHBOURS)
                 except DataError as error:  # the run is trained and its numbers stand
                     print(f"contray: {NEIGHBOURS} was not drawn ({error})", flush=True)
                 else:
