@@ -13,14 +13,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import evaluate, load, plot, sync, train, tune
+    from .api import embed, evaluate, export, load, plot, register, sync, train, tune
     from .config import RunConfig
     from .errors import ConfigError, DataError, UserError
 
 _FACE = {
     "errors": ("ConfigError", "DataError", "UserError"),
     "config": ("RunConfig",),
-    "api": ("evaluate", "evaluate_dense", "load", "plot", "sync", "train", "tune"),
+    "api": ("embed", "evaluate", "export", "load", "plot", "register", "sync", "train", "tune"),
 }
 
 __all__ = [
@@ -28,9 +28,12 @@ __all__ = [
     "DataError",
     "RunConfig",
     "UserError",
+    "embed",
     "evaluate",
+    "export",
     "load",
     "plot",
+    "register",
     "sync",
     "train",
     "tune",
@@ -52,3 +55,7 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(importlib.import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

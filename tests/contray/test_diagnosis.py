@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from contray import data, model
-from contray.cli.report import GEOMETRY
 from contray.config import RunConfig
 from contray.config.registry import load_method, method_names
 from contray.evaluation import Subject, geometry
 from contray.evaluation.common.diagnosis import Diagnosis, LayerNorms, describe, drawn_views, layer_of
+from contray.evaluation.common.tables import GEOMETRY
 from contray.evaluation.common.watch import Alarm, Collapsed, Watch
 from contray.storage.checkpoint import latest
 from contray.storage.folder import Storage

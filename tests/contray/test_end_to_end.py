@@ -28,8 +28,8 @@ from torch.testing import assert_close
 import contray
 from contray import RunConfig, data, model, track
 from contray.cli import main
-from contray.cli.report import GEOMETRY
 from contray.evaluation.common.features import features_of
+from contray.evaluation.common.tables import GEOMETRY
 from contray.model.encoder import read_checkpoint
 from contray.storage.checkpoint import latest
 from contray.storage.folder import Storage

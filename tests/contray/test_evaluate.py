@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from contray import RunConfig
-from contray.api import _Opened
+from contray.api.opened import Opened
 from contray.errors import ConfigError, UserError
 from contray.evaluation import Features, knn, linear
 from contray.evaluation._base import Parts
@@ -394,6 +394,6 @@ def test_numbers_of_other_images_never_take_the_place_of_a_runs_own(key, value):
     source = SimpleNamespace(name="digits")
     run = SimpleNamespace(log_metrics=lambda metrics, step: kept.append(set(metrics)))
     for measured in (config.replace({"data.workers": 0, "eval.knn.k": 1}), config.replace({f"data.{key}": value})):
-        opened = _Opened(SimpleNamespace(config=config), measured, run)
+        opened = Opened(SimpleNamespace(config=config), measured, run)
         opened.keep({"knn_top1": 0.5}, (), opened.data_name(lambda: source))
     assert kept == [{"knn_top1"}, {"digits.knn_top1"}]

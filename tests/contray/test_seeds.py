@@ -10,7 +10,7 @@ import pytest
 
 from contray import RunConfig, track
 from contray.cli import main
-from contray.cli.report import show_seeds
+from contray.cli.results import show_seeds
 from contray.storage.folder import Storage
 from contray.training import seeds
 from contray.training.launch import Result

@@ -14,7 +14,7 @@ import pytest
 import contray
 from contray import RunConfig, track
 from contray.cli import main
-from contray.cli.report import GEOMETRY
+from contray.evaluation.common.tables import GEOMETRY
 from contray.storage.checkpoint import latest
 from contray.storage.folder import Storage
 from contray.training import spool, worker

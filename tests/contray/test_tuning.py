@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from contray import track
-from contray.cli.report import show_sweep
+from contray.cli.results import show_sweep
 from contray.config import RunConfig
 from contray.errors import UserError
 from contray.training.ray_train import ray_session

@@ -25,7 +25,7 @@ class Options:
 
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
     """Show the table."""
-    from .report import evaluation_rows, show_evaluations
+    from .results import evaluation_rows, show_evaluations
 
     with answer(options.json) as tell:
         rows = evaluation_rows()

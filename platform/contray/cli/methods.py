@@ -25,7 +25,7 @@ class Options:
 
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
     """Show the tables."""
-    from .report import method_rows, show_methods
+    from .results import method_rows, show_methods
 
     with answer(options.json) as tell:
         rows = method_rows()

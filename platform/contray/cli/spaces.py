@@ -25,7 +25,7 @@ class Options:
 
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
     """Show the table."""
-    from .report import show_spaces, space_rows
+    from .results import show_spaces, space_rows
 
     with answer(options.json) as tell:
         rows = space_rows()

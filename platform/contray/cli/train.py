@@ -66,7 +66,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
 
 def _one(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> int:
     from ..training.launch import launch
-    from .report import show_result, show_unmeasured, show_unsent
+    from .results import show_result, show_unmeasured, show_unsent
 
     result = launch(config, quiet=options.quiet)
     if not options.quiet:
@@ -78,7 +78,7 @@ def _one(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> in
 
 def _seeds(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> int:
     from ..training.seeds import launch_seeds
-    from .report import show_seeds, show_unmeasured, show_unsent
+    from .results import show_seeds, show_unmeasured, show_unsent
 
     results = launch_seeds(config, options.seeds, quiet=options.quiet)
     finished = all(result.finished for result in results)

@@ -69,7 +69,7 @@ def keys(options: Options) -> RunConfig:
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
     """Search; 1 where no trial finished."""
     from ..tuning import sweep
-    from .report import show_sweep
+    from .results import show_sweep
 
     with answer(options.json) as tell:
         result = sweep(
