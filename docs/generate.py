@@ -21,7 +21,7 @@ import contray
 from contray import RunConfig
 from contray.cli.main import COMMANDS, HELP, command_of
 from contray.cli.options import options_of
-from contray.cli.report import evaluation_rows, method_rows, method_table, space_rows
+from contray.cli.results import evaluation_rows, method_rows, method_table, space_rows
 from contray.config import declared_keys
 from contray.config.evaluations import load_evaluation
 from contray.config.keys import Key
@@ -117,23 +117,25 @@ def method_page(name: str) -> str:
     source = Path(inspect.getfile(file.method))
     title, about = _docstring(file)
     facts = next(row for row in method_rows() if row["method"] == name)
-    first = [f"[{facts['paper']}]({facts['url']}), {facts['year']}", *(f"{key}: {facts[key]}" for key in ("contrasts", "negatives", "queue", "EMA", "predictor", "crops"))]
-    needs = " Its views want columns that a folder of images does not have." if _columns(file) - {"image"} else ""
-    example = f"contray train {name}" + ("" if needs else " --data.source photos/")
+    columns = ("contrasts", "negatives", "queue", "EMA", "predictor", "crops")
+    folder = {view.source for view in file.views.values()} == {"image"}
+    own = f"\ncontray train {name} --data.source photos/" if folder else ""
+    needs = "" if folder else " Its views want columns that a folder of images does not have."
+    numbers = "Numbers are the papers', of `cifar` those of other recipes for the same network: what to aim at, not what was measured here."
     parts = [
         f"# {title}",
         about,
-        "\n".join(f"- {line}" for line in first),
-        f"```bash\ncontray train {name} --preset digits\n{example}\n```" if example != f"contray train {name}" else f"```bash\n{example}\n```",
+        f"Paper: [{facts['paper']}]({facts['url']}), {facts['year']}.",
+        _table(columns, [[str(facts[key]) for key in columns]]),
+        f"```bash\ncontray train {name} --preset digits{own}\n```",
         f"What to use it for, and how: [the tutorial](../tutorial.md), [your data](../howto/data.md).{needs}",
         "## What differs from the paper",
-        "\n".join(f"- {line[0].upper()}{line[1:]}." for line in file.differs),
+        "\n".join(f"- {_marked(line)}." for line in file.differs) or "Nothing that is known.",
         "## Presets",
-        "Numbers here are the papers', of `cifar` those of other recipes for the same network: what to aim at, not what was measured. "
-        "That stands [below](#measured-here), where there is any." if _measured(name) else "Numbers here are the papers': what to aim at, not what was measured here.",
+        numbers,
         _presets(file),
         "## What it logs",
-        _table(("metric", "what it says"), ((f"`{key}`", told) for key, told in file.metrics.items())),
+        _table(("metric", "what it says"), ((f"`{key}`", _marked(told)) for key, told in file.metrics.items())),
         "Beside these, [every run logs](../reference/metrics.md) its rate, gradients, pace, and what is measured while it trains. N are the rows of the global batch.",
         "## Keys",
         _table_of_keys(_method_keys(name)),
@@ -152,11 +154,12 @@ def _docstring(file: MethodFile) -> tuple[str, str]:
     text = inspect.getdoc(inspect.getmodule(file.method)) or file.name
     title, *rest = text.split("\n\n")
     kept = [part for part in rest if not re.match(r"B batch rows", part)]
-    return title.rstrip("."), "\n\n".join(kept)
+    return title.rstrip("."), re.sub(r"(https://[^\s,;()]+)", r"<\1>", "\n\n".join(kept))
 
 
-def _columns(file: MethodFile) -> set[str]:
-    return {view.source for view in file.views.values()}
+def _marked(text: str) -> str:
+    """A sentence with its dotted keys as code."""
+    return re.sub(r"\b((?:method|backbone|train|optim|data|eval|views)\.\w+(?:\.\w+)*)", r"`\1`", text)
 
 
 def _presets(file: MethodFile) -> str:
@@ -183,7 +186,10 @@ def _views(file: MethodFile) -> str:
     for preset, chosen in file.presets.items():
         for name, view in (chosen.views or file.views).items():
             found.setdefault((name, _drawn(view)), []).append(preset)
-    return _table(("view", "in the presets", "drawn as"), ((f"`{name}`", ", ".join(presets), text) for (name, text), presets in found.items()))
+    return _table(
+        ("view", "in the presets", "drawn as"),
+        ((f"`{name}`", ", ".join(presets), text) for (name, text), presets in found.items()),
+    )
 
 
 def _drawn(view: View) -> str:
@@ -192,7 +198,9 @@ def _drawn(view: View) -> str:
     shown = {"size", "crop", "flip"} if view.kind in ("image", "patches") else {"size"}
     fields = [spec.name for spec in dataclasses.fields(View)]
     return ", ".join(
-        f"{name} {_value(getattr(view, name))}" for name in fields if name in shown or getattr(view, name) != getattr(neutral, name)
+        f"{name} {_value(getattr(view, name))}"
+        for name in fields
+        if name in shown or getattr(view, name) != getattr(neutral, name)
     )
 
 
@@ -209,7 +217,10 @@ def _measured(name: str) -> list[str]:
             command = re.search(r"`((?:python|contray) [^`]+)`", section)
             if rows:
                 told = f"**{title}** (`{command[1]}`)" if command else f"**{title}**"
-                found += [f"{told}; what it stands on: [Results](../RESULTS.md#{_slug(title)})", "\n".join([line, lines[i + 1], *rows])]
+                found += [
+                    f"{told}; what it stands on: [Results](../RESULTS.md#{_slug(title)})",
+                    "\n".join([line, lines[i + 1], *rows]),
+                ]
     return found
 
 
@@ -233,7 +244,9 @@ def commands_page() -> str:
     for name in COMMANDS:
         command = command_of(name)
         known = options_of(command.Options)
-        places = " ".join(each.flag if each.required else f"[{each.flag}{' ...' if each.many else ''}]" for each in known if each.positional)
+        places = " ".join(
+            each.flag if each.required else f"[{each.flag}{' ...' if each.many else ''}]" for each in known if each.positional
+        )
         parts += [
             f"## contray {name}",
             inspect.getdoc(command.Options) or "",
@@ -247,7 +260,9 @@ def commands_page() -> str:
 
 
 def _option(option: Any) -> tuple[str, str, str]:
-    default = f" (default: `{_value(option.default)}`)" if option.default not in (dataclasses.MISSING, None, "", (), False) else ""
+    default = (
+        f" (default: `{_value(option.default)}`)" if option.default not in (dataclasses.MISSING, None, "", (), False) else ""
+    )
     return f"`{option.flag}`", "" if option.kind is bool and not option.default else option.allowed, option.note.help + default
 
 
@@ -267,7 +282,13 @@ def keys_page() -> str:
         "Defaults are those of contray; a method's recipe and presets set others.",
     ]
     for section in SECTIONS:
-        about = inspect.getdoc(type(getattr(config, section))) if section not in ("seed", "views") else inspect.getdoc(View) if section == "views" else ""
+        about = (
+            inspect.getdoc(type(getattr(config, section)))
+            if section not in ("seed", "views")
+            else inspect.getdoc(View)
+            if section == "views"
+            else ""
+        )
         text += [f"## {section}", (about or "").replace("\n", " "), _table_of_keys(found[section], anchors=True)]
     return "\n\n".join(filter(None, text)) + "\n"
 
@@ -280,7 +301,9 @@ def _library_parts() -> Mapping[str, type]:
 
 def _default(config: RunConfig, parts: Mapping[str, Any], key: str) -> Any:
     section, _, name = key.rpartition(".")
-    holder = parts.get(section) or (View() if section.startswith("views.") else type(getattr(config, section))() if section else RunConfig)
+    holder = parts.get(section) or (
+        View() if section.startswith("views.") else type(getattr(config, section))() if section else RunConfig
+    )
     return getattr(type(holder)() if section in parts else holder, name) if section else 0
 
 
@@ -326,13 +349,20 @@ def evaluations_page() -> str:
         "# Evaluations",
         "`contray eval NAME --run RUN_ID` measures a trained encoder; `eval.final` and `eval.online` name those that a run makes itself. "
         "[How they differ](../concepts/protocols.md), [what their metrics are](metrics.md).",
-        _table(("evaluation", "measures", "needs"), ((f"[{row['evaluation']}](#{row['evaluation']})", row["about"], ", ".join(row["needs"]) or "-") for row in rows)),
+        _table(
+            ("evaluation", "measures", "needs"),
+            ((f"[{row['evaluation']}](#{row['evaluation']})", row["about"], ", ".join(row["needs"]) or "-") for row in rows),
+        ),
     ]
     for row in rows:
         file = load_evaluation(row["evaluation"])
         module = inspect.getdoc(importlib.import_module(file.evaluate.__module__)) or ""
         own = RunConfig.make(overrides={"eval.final": [file.name]})
-        keys = [(key, each, getattr(file.config(), key.rpartition(".")[2])) for key, each in declared_keys(own) if key.startswith(f"{file.prefix}.")]
+        keys = [
+            (key, each, getattr(file.config(), key.rpartition(".")[2]))
+            for key, each in declared_keys(own)
+            if key.startswith(f"{file.prefix}.")
+        ]
         ranks = f"Trials can be ranked by {', '.join(f'`{name}`' for name in row['ranks'])}." if row["ranks"] else ""
         text += [
             f"## {row['evaluation']}", f"{row['about'][0].upper()}{row['about'][1:]}. [{row['paper']}]({row['url']}), {row['year']}. {ranks}", module,
@@ -343,7 +373,10 @@ def evaluations_page() -> str:
 
 def spaces_page() -> str:
     """What can be searched, from the spaces' files."""
-    text = ["# Search spaces", "`contray tune SPACE` searches one; a space of your own is [one file](../howto/sweep.md#a-space-of-your-own)."]
+    text = [
+        "# Search spaces",
+        "`contray tune SPACE` searches one; a space of your own is [one file](../howto/sweep.md#a-space-of-your-own).",
+    ]
     for row in space_rows():
         path = ROOT / "tune_spaces" / f"{row['space']}.py"
         text += [

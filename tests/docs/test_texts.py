@@ -13,7 +13,7 @@ import pytest
 import contray
 from contray import RunConfig
 from contray.cli.main import COMMANDS, command_of
-from contray.cli.options import parse
+from contray.cli.options import options_of, parse
 from tests.docs.texts import DOCS, ROOT, TEXTS, blocks, lines
 
 TYPED = sorted({shlex.join(words) for path in TEXTS for words in lines(path.read_text())})
@@ -27,24 +27,36 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "contray_runs" / "RUN" / "config.yaml").write_text(RunConfig.make().to_yaml())
     method, *_ = (code for _, code in blocks((DOCS / "howto" / "method.md").read_text(), "python"))
     (folder / "mine.py").write_text(method)
+    (folder / "eval").mkdir()
+    (folder / "eval" / "mine.py").write_text((DOCS / "examples" / "nearest_centroid.py").read_text())
     return folder
 
 
 def test_there_are_lines_to_check() -> None:
     assert len(TYPED) > 60
-    assert {line.split()[0] for line in TYPED} >= {"train", "tune", "eval", "plot", "export", "embed", "compare", "report", "check"}
+    assert {line.split()[0] for line in TYPED} >= {
+        "train",
+        "tune",
+        "eval",
+        "plot",
+        "export",
+        "embed",
+        "compare",
+        "report",
+        "check",
+    }
 
 
 @pytest.mark.parametrize("line", TYPED)
 def test_a_command_of_the_documentation_parses(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Words, options and keys; what they name (runs, folders) need not be there."""
-    monkeypatch.chdir(place)
     words = shlex.split(line)
+    monkeypatch.chdir(place / "eval" if words[0] == "eval" else place)  # what mine.py is depends on where it is named
     name = next(each for each in COMMANDS if words[: len(each.split())] == each.split())
     if {"--help", "--help-all"} & set(words):
         return
     rest = words[len(name.split()) :]
-    if not rest and any(each.default is contray.cli.options.MISSING for each in contray.cli.options.options_of(command_of(name).Options)):
+    if not rest and any(each.required for each in options_of(command_of(name).Options)):
         return  # a command that is only named
     options, dotted = parse(command_of(name), rest, name)
     if dotted:
@@ -62,7 +74,8 @@ def test_python_compiles_and_what_it_names_exists(path: Path) -> None:
             elif isinstance(node, ast.ImportFrom):
                 assert node.module
                 module = importlib.import_module(node.module)
-                missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+                names = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+                missing = [name for name in names if importlib.util.find_spec(f"{node.module}.{name}") is None]
                 assert not missing, (node.module, missing)
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "contray":
                 assert hasattr(contray, node.attr), node.attr
