@@ -14,5 +14,10 @@ class Plain(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Escape them, outside of backticks; lines that are set in stay as they are."""
         if obj.docstring:
-            parts = re.split(r"(`[^`]*`)", obj.docstring.value)
-            obj.docstring.value = "".join(part if i % 2 else re.sub(r"([*_<])", r"\\\1", part) for i, part in enumerate(parts))
+            lines = obj.docstring.value.split("\n")
+            obj.docstring.value = "\n".join(line if line.startswith("    ") else _escaped(line) for line in lines)
+
+
+def _escaped(line: str) -> str:
+    parts = re.split(r"(`[^`]*`)", line)
+    return "".join(part if i % 2 else re.sub(r"([*_<])", r"\\\1", part) for i, part in enumerate(parts))

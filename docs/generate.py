@@ -19,9 +19,9 @@ from mkdocs.structure.files import File, Files
 
 import contray
 from contray import RunConfig
-from contray.cli.main import COMMANDS, HELP, command_of
+from contray.cli.main import COMMANDS, command_of
 from contray.cli.options import options_of
-from contray.cli.results import evaluation_rows, method_rows, method_table, space_rows
+from contray.cli.results import evaluation_rows, method_rows, space_rows
 from contray.config import declared_keys
 from contray.config.evaluations import load_evaluation
 from contray.config.keys import Key
@@ -99,7 +99,9 @@ def _from_root(text: str) -> str:
 
 
 def _methods() -> str:
-    listed = re.sub(r"\[(\w+)\]\(https://arxiv[^)]*\)", r"[\1](\1.md)", method_table())
+    columns = ("year", "contrasts", "negatives", "queue", "EMA", "predictor", "crops")
+    rows = ((f"[{row['method']}]({row['method']}.md)", *(str(row[column]) for column in columns)) for row in method_rows())
+    listed = _table(("method", *columns), rows)
     return f"""# Methods
 
 Each is one file of pure torch that reads as its paper does, pinned to the authors' code by recorded values. A method's page has what it is, where it differs
@@ -107,7 +109,7 @@ from the paper, its presets, keys and views, what its logged values mean, what w
 
 {listed}
 
-`contray methods` prints this table, `contray train METHOD --help` the keys. [A method of your own](../howto/method.md) needs no fork.
+`contray methods` prints this table and the presets, `contray train METHOD --help` the keys. [A method of your own](../howto/method.md) needs no fork.
 """
 
 
@@ -208,19 +210,13 @@ def _measured(name: str) -> list[str]:
     """Its row in every table of RESULTS.md that has a column `method`, with the command."""
     found = []
     for section in re.split(r"^## ", (ROOT / "docs" / "RESULTS.md").read_text(), flags=re.MULTILINE)[1:]:
-        title = section.partition("\n")[0]
-        lines = section.splitlines()
-        for i, line in enumerate(lines):
-            if not line.startswith("| method |"):
-                continue
-            rows = [row for row in lines[i + 2 :] if row.startswith(f"| {name} |")][:1]
-            command = re.search(r"`((?:python|contray) [^`]+)`", section)
-            if rows:
-                told = f"**{title}** (`{command[1]}`)" if command else f"**{title}**"
-                found += [
-                    f"{told}; what it stands on: [Results](../RESULTS.md#{_slug(title)})",
-                    "\n".join([line, lines[i + 1], *rows]),
-                ]
+        title, lines = section.partition("\n")[0], section.splitlines()
+        rows = [row for row in lines if row.startswith(f"| {name} |")]
+        heads = [i for i, line in enumerate(lines) if line.startswith("| method |")]
+        command = re.search(r"`((?:python|contray) [^`]+)`", section)
+        if rows and heads and command:
+            found.append(f"**{title}** (`{command[1]}`); what it stands on: [Results](../RESULTS.md#{_slug(title)})")
+            found.append("\n".join([*lines[heads[0] : heads[0] + 2], rows[0]]))
     return found
 
 
@@ -239,7 +235,9 @@ def commands_page() -> str:
         "# Commands",
         "`contray COMMAND --help` prints the same with the keys that matter most, `--help-all` with all of them. Options are given as "
         "`--option value`; [keys](keys.md) of the config as `--section.key value`.",
-        f"```text\n{HELP.rstrip()}\n```",
+        _table(
+            ("command", "what it does"), ((f"[{name}](#contray-{name.replace(' ', '-')})", _about(name)) for name in COMMANDS)
+        ),
     ]
     for name in COMMANDS:
         command = command_of(name)
@@ -249,14 +247,18 @@ def commands_page() -> str:
         )
         parts += [
             f"## contray {name}",
-            inspect.getdoc(command.Options) or "",
+            _about(name),
             f"```text\nusage: {' '.join(f'contray {name} {places} [OPTIONS]'.split())}\n```",
-            "```bash\n" + "\n".join(f"{line}  # {meaning}" for line, meaning in command.EXAMPLES) + "\n```",
+            "```bash\n" + "\n".join(f"# {meaning}\n{line}" for line, meaning in command.EXAMPLES) + "\n```",
             _table(("option", "takes", "what it does"), (_option(each) for each in known)),
         ]
         if hasattr(command, "keys"):
             parts.append("Takes [keys](keys.md) of the config besides.")
     return "\n\n".join(parts) + "\n"
+
+
+def _about(name: str) -> str:
+    return " ".join((inspect.getdoc(command_of(name).Options) or "").split())
 
 
 def _option(option: Any) -> tuple[str, str, str]:
