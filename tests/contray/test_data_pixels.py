@@ -312,6 +312,64 @@ def test_a_large_jpeg_is_decoded_at_a_smaller_scale(monkeypatch: pytest.MonkeyPa
         decode(data[:400], "x")
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 90), height=st.integers(1, 90), side=st.integers(0, 100), form=st.sampled_from(["PNG", "JPEG", "TIFF", "WEBP"])
+)  # fmt: skip
+def test_an_image_is_reduced_to_its_shorter_side_and_never_enlarged(width: int, height: int, side: int, form: str) -> None:
+    data = encoded(cv2.resize(RAMP, (width, height), interpolation=cv2.INTER_AREA), form)
+    whole, found = decode(data, "x"), decode(data, "x", shorter_side=side)
+    assert min(found.shape[:2]) == min(side or 100, width, height)
+    if side == 0 or side >= min(width, height):
+        assert np.array_equal(found, whole)
+        return
+    longer = max(width, height) * side / min(width, height)
+    of_blocks = longer / side if form == "JPEG" else 0.0  # libjpeg rounds both sides up, the shorter one by less than a pixel
+    assert abs(max(found.shape[:2]) - longer) <= 0.5 + of_blocks
+    if form != "JPEG":
+        assert np.array_equal(found, cv2.resize(whole, found.shape[1::-1], interpolation=cv2.INTER_AREA))
+
+
+def test_a_jpeg_is_decoded_at_the_next_larger_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(cv2.resize(RGB, (333, 241), interpolation=cv2.INTER_CUBIC), "JPEG", quality=95)
+    scales: list[int] = []
+    monkeypatch.setattr(
+        pixels, "_reduced", lambda data, scale, where, old=pixels._reduced: (scales.append(scale), old(data, scale, where))[1]
+    )
+    for side, scale in ((30, 8), (31, 4), (60, 4), (61, 2), (120, 2), (121, 1), (240, 1)):
+        scales.clear()
+        assert min(decode(data, "x", shorter_side=side).shape[:2]) == side
+        assert scales == ([scale] if scale > 1 else [])
+    monkeypatch.setattr(pixels, "REDUCED_FROM", 100)  # what memory asks for comes first
+    assert decode(data, "x", shorter_side=200).shape[:2] == (31, 42)
+
+
+def test_reduced_images_are_turned_and_of_the_same_range(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(cv2.resize(RAMP, (240, 160)), "JPEG", quality=95, exif=exif.tobytes())
+    assert decode(turned, "x", shorter_side=40).shape == (60, 40, 3)
+    assert np.abs(decode(turned, "x", shorter_side=40).astype(int) - np.rot90(RAMP, -1)).mean() < 6
+    deep = encoded(np.repeat(np.repeat(GREY * 16, 4, 0), 4, 1))  # 12 bits
+    assert np.array_equal(decode(deep, "x", lambda: Depth(0, 4095), shorter_side=16)[..., 0], Depth(0, 4095)(GREY * 16))
+    source = folder(tmp_path, a_png=deep, b_png=encoded(RAMP))
+    small = open_source(DataConfig(source=str(tmp_path), shorter_side=20))
+    assert small.train.image(0, None).shape == (20, 20, 3)
+    assert small.train.image(1, None).shape == (20, 30, 3)
+    assert isinstance(small.train, splits.EncodedSplit)
+    assert small.train.decoded_bytes() == 3 * (20 * 20 + 20 * 30)  # what data.cache_gb counts
+    lazy = open_source(DataConfig(source=str(tmp_path), shorter_side=20, cache_gb=0)).train
+    small.train.prepare()
+    assert all(np.array_equal(small.train.image(i, None), lazy.image(i, None)) for i in range(2))
+    assert small.train.content() == lazy.content() != source.train.content()
+    table = tmp_path / "table" / "images.parquet"
+    table.parent.mkdir()
+    pq.write_table(pa.table({"image": [deep, encoded(RAMP)], "depth": [turned, turned]}), table)
+    rows = open_source(DataConfig(source=str(table), shorter_side=20)).train
+    assert [rows.image(i, None).shape for i in range(2)] == [(20, 20, 3), (20, 30, 3)]
+    assert rows.value(0, "depth", None).shape == (30, 20, 3)  # every column of images
+
+
 def test_thin_pictures_take_little_memory() -> None:
     code = """
 import resource, numpy as np

@@ -82,6 +82,12 @@ class DataConfig:
     contrast: float = setting(
         0.35, "digits: how loud the background is; the difficulty knob", unit="fraction of full brightness", ge=0, le=1
     )
+    shorter_side: int = setting(
+        0,
+        "folders and Parquet: images are reduced as they are read, so that their shorter side is at most this; 0: they stay as large as they are",
+        unit="px",
+        ge=0,
+    )
     workers: int = setting(1, "processes per training worker that prepare batches; 0: in the training process", ge=0)
     cache_gb: float = setting(4.0, "sets whose decoded images fit are decoded once and kept as uint8", unit="GB", ge=0)
     scratch: str = setting(

@@ -50,9 +50,7 @@ def _at(path: Path, config: DataConfig) -> Source:
     footers, notes = _tables(path, found, config)
     if not footers:
         check_columns(config, f"{name} holds image files, which have", labels=True)
-    train, test, taken = (
-        open_parquet(path, footers, config) if footers else open_folder(path, found, config.cache_gb, bool(config.label_column))
-    )
+    train, test, taken = open_parquet(path, footers, config) if footers else open_folder(path, found, config)
     notes += [*taken, *filter(None, [found.note()])]
     return Source(shown(path.resolve().name), train, test, [shown(note) for note in notes])
 

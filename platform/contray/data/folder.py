@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config.sections import DataConfig
 from ..errors import DataError, shown
 from .content import content_of
 from .layout import SUFFIXES, WORDS, Found, alike, alikes, listing, plain, split_named, splits_in
@@ -32,10 +33,8 @@ _OF_ANOTHER = re.compile(
 _SPOKEN = re.compile(rf"(?<![a-z])({'|'.join(word for words in WORDS.values() for word in words)})(?![a-z])", re.IGNORECASE)
 
 
-def open_folder(
-    root: Path, found: Found, cache_gb: float, labelled: bool = True
-) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
-    """(train, test or None, notes on what was taken for what). found: what `scan` found below `root`; labelled: whether labels are wanted."""
+def open_folder(root: Path, found: Found, config: DataConfig) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
+    """(train, test or None, notes on what was taken for what). found: what `scan` found below `root`."""
     if not found.images:
         there = f"; {note}" if (note := found.note()) else ""
         raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders{there})")
@@ -44,10 +43,10 @@ def open_folder(
     tables = [kind for kind in (".csv", ".tsv", ".jsonl", ".json", ".xlsx", ".mat") if found.skipped[kind]]
     if chosen.train_labels is None and tables:
         chosen.notes.append(f"no labels: they come from the names of folders, and {' or '.join(tables)} files are not read")
-    if not labelled:
+    if not config.label_column:
         chosen.train_labels = chosen.test_labels = None
-    train = _split(root, chosen.train, chosen.train_labels, chosen.classes, cache_gb)
-    test = _split(root, chosen.test, chosen.test_labels, chosen.classes, cache_gb) if chosen.test else None
+    train = _split(root, chosen.train, chosen.train_labels, chosen.classes, config)
+    test = _split(root, chosen.test, chosen.test_labels, chosen.classes, config) if chosen.test else None
     return train, test, chosen.notes
 
 
@@ -287,10 +286,11 @@ def _numbered(classes: dict[str, list[str]], order: list[str]) -> tuple[list[str
     return [name for name, _ in pairs], [number for _, number in pairs]
 
 
-def _split(root: Path, names: list[str], labels: list[int] | None, classes: list[str], cache_gb: float) -> EncodedSplit:
+def _split(root: Path, names: list[str], labels: list[int] | None, classes: list[str], config: DataConfig) -> EncodedSplit:
     def content() -> str:
         return digest(names, content_of([os.path.join(root, name) for name in names]))
 
     encoded = Encoded(len(names), lambda i: (root / names[i]).read_bytes(), lambda i: shown(root / names[i]), content)
     known = None if labels is None else np.array(labels, np.int64)
-    return EncodedSplit(encoded, cache_gb, known, [] if labels is None else [shown(name) for name in classes])
+    said = [] if labels is None else [shown(name) for name in classes]
+    return EncodedSplit(encoded, config.cache_gb, known, said, shorter_side=config.shorter_side)

@@ -300,7 +300,8 @@ class _Part:
             int(self.rows[-1]), self.images, self._describe, self._content, self.images.rows.close,
             sample=self.images.sample, stream=self.images.stream, memory=self.images.rows.memory,
         )  # fmt: skip
-        return EncodedSplit(encoded, self.config.cache_gb, labels, classes if labels is not None else [], self._others())
+        known = classes if labels is not None else []
+        return EncodedSplit(encoded, self.config.cache_gb, labels, known, self._others(), self.config.shorter_side)
 
     def _column(self, name: str, kind: str) -> _Column:
         return _Column(Rows(self.files, self.rows, name, self.config.scratch), kind)

@@ -7,7 +7,6 @@ of each image would change how bright images are beside each other. So a set has
 from __future__ import annotations
 
 import io
-import re
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 
 from ..errors import DataError
+from .headers import claimed, is_avif, is_heic, is_jpeg, is_tiff, left_out, may_be_deep, tag, tags_of
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what cannot be decoded is said by us, in one line
 
@@ -99,9 +99,9 @@ def survey(samples: Iterable[tuple[str, bytes | memoryview]]) -> Pixels:
     count = 0
     for where, data in samples:
         count += 1
-        for word in _left_out(data):
+        for word in left_out(data):
             said.setdefault(word, []).append(where)
-        if _may_be_deep(data):
+        if may_be_deep(data):
             try:
                 image = _values(data, where)
             except BrokenImage:
@@ -125,38 +125,55 @@ def survey(samples: Iterable[tuple[str, bytes | memoryview]]) -> Pixels:
 
 
 def decode(
-    data: bytes | memoryview | None, where: str, depth: Callable[[], Depth] | None = None, stored: bool = False
+    data: bytes | memoryview | None,
+    where: str,
+    depth: Callable[[], Depth] | None = None,
+    stored: bool = False,
+    shorter_side: int = 0,
 ) -> np.ndarray:
     """An encoded image as (H, W, 3) uint8 RGB: turned as its EXIF says, without alpha and further channels, the first of several pages.
 
     depth: asked for where the image has more than 8 bits; None: it belongs to no set, and its own range is taken. stored: pixel for pixel as the
-    file has them, neither turned nor reduced, for whoever has coordinates in it. Raises BrokenImage.
+    file has them, neither turned nor reduced, for whoever has coordinates in it. shorter_side: reduced to this many px, never enlarged; 0: not.
+    Raises BrokenImage.
     """
     if not data:
         raise BrokenImage(where, "no bytes")
-    image = _values(data, where, stored)
-    if image.dtype == np.uint8:
+    image = _values(data, where, stored, shorter_side)
+    if image.dtype != np.uint8:
+        image = (depth() if depth else Depth.of([image]))(image)
+    return reduced(image, shorter_side)
+
+
+def reduced(image: np.ndarray, shorter_side: int) -> np.ndarray:
+    """(h, w, 3) of (H, W, 3), each pixel the mean of the area that it takes: min(h, w) is `shorter_side`, or min(H, W) where that is no larger."""
+    height, width = image.shape[:2]
+    shorter = min(height, width)
+    if not 0 < shorter_side < shorter:
         return image
-    return (depth() if depth else Depth.of([image]))(image)
+    size = round(width * shorter_side / shorter), round(height * shorter_side / shorter)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _values(data: bytes | memoryview, where: str, stored: bool = False) -> np.ndarray:
-    """(H, W, 3) RGB of whatever numbers the file holds."""
-    tags = _tags(data)
-    size = _claimed(data, tags)
-    if size is not None and size[0] * size[1] > REDUCED_FROM:
-        if _is_jpeg(data) and not stored:
-            return _reduced(data, size, where)
-        _check_size(size, where)
+def _values(data: bytes | memoryview, where: str, stored: bool = False, shorter_side: int = 0) -> np.ndarray:
+    """(H, W, 3) RGB of whatever numbers the file holds; a JPEG's may be of a smaller scale, its shorter side at least `shorter_side`."""
+    tags = tags_of(data)
+    size = claimed(data, tags)
+    if size is not None:
+        if is_jpeg(data) and not stored:
+            if (scale := _scale(size, shorter_side)) > 1:
+                return _reduced(data, scale, where)
+        elif size[0] * size[1] > REDUCED_FROM:
+            _check_size(size, where)
     # OpenCV turns no AVIF, and swaps the colours of those with alpha
-    if _is_avif(data) or (tags is not None and not _opencv_understands(tags, where)):
+    if is_avif(data) or (tags is not None and not _opencv_understands(tags, where)):
         return _pillow(data, where, stored)
     turn = cv2.IMREAD_IGNORE_ORIENTATION if stored else 0
-    if stored and tags is not None and _tag(tags, 274) != 1:  # OpenCV turns every TIFF
+    if stored and tags is not None and tag(tags, 274) != 1:  # OpenCV turns every TIFF
         raise BrokenImage(
-            where, f"its tag 274 says {_tag(tags, 274)}, so it is shown turned; save it as it is shown, with the tag 1"
+            where, f"its tag 274 says {tag(tags, 274)}, so it is shown turned; save it as it is shown, with the tag 1"
         )
-    if _is_tiff(data):  # OpenCV 5 makes noise of 16-bit TIFFs that it is asked for as RGB
+    if is_tiff(data):  # OpenCV 5 makes noise of 16-bit TIFFs that it is asked for as RGB
         image = _opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | turn, where)
         if image is not None and image.dtype in (np.uint8, np.uint16):
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
@@ -167,21 +184,21 @@ def _values(data: bytes | memoryview, where: str, stored: bool = False) -> np.nd
         if image is None:
             return _pillow(data, where, stored)
         image = _rgb_of(image, where)
-    if image.dtype == np.uint16 and tags is not None and _tag(tags, 262) == 0:  # white is zero; OpenCV inverts 8 bits alone
+    if image.dtype == np.uint16 and tags is not None and tag(tags, 262) == 0:  # white is zero; OpenCV inverts 8 bits alone
         return 65535 - image
     return image
 
 
 def _opencv_understands(tags: Any, where: str) -> bool:
     """Whether OpenCV reads a TIFF of these tags as what it is. Raises BrokenImage where nobody could say which channels are colours."""
-    channels, photometric, extra = _tag(tags, 277), _tag(tags, 262), _tag(tags, 338, -1)
+    channels, photometric, extra = tag(tags, 277), tag(tags, 262), tag(tags, 338, -1)
     grey = photometric in (0, 1)
-    if channels == 4 and photometric == 2 and extra == 2 and _tag(tags, 258) <= 8:
+    if channels == 4 and photometric == 2 and extra == 2 and tag(tags, 258) <= 8:
         return False  # it multiplies the colours by the alpha
     if channels > 4 or (grey and channels > 1 and not (channels == 2 and extra in (1, 2))):
         what = "which the file calls grey" if grey else "of which 4 at most can be read"
         raise BrokenImage(where, f"{channels} channels, {what}; save it as grey, or as RGB with at most one channel more")
-    return _tag(tags, 258) <= 8 or (photometric in (0, 1, 2) and channels != 2)
+    return tag(tags, 258) <= 8 or (photometric in (0, 1, 2) and channels != 2)
 
 
 def _opencv(data: bytes | memoryview, flags: int, where: str) -> np.ndarray | None:
@@ -191,14 +208,27 @@ def _opencv(data: bytes | memoryview, flags: int, where: str) -> np.ndarray | No
         raise BrokenImage(where, f"not decodable ({' '.join(error.err.split())})") from error
 
 
-def _reduced(data: bytes | memoryview, size: tuple[int, int], where: str) -> np.ndarray:
-    """A JPEG at the largest scale that leaves at most REDUCED_FROM pixels, or at an eighth."""
+def _scale(size: tuple[int, int], shorter_side: int) -> int:
+    """1, 2, 4 or 8, by which a JPEG is divided as it is decoded: the least that leaves at most REDUCED_FROM pixels, and the most that leaves
+    `shorter_side`.
+    """
+    fitting = next((scale for scale in (1, 2, 4) if size[0] * size[1] <= REDUCED_FROM * scale * scale), 8)
+    enough = next((scale for scale in (8, 4, 2) if 0 < shorter_side <= min(size) // scale), 1)
+    return max(fitting, enough)
+
+
+def _reduced(data: bytes | memoryview, scale: int, where: str) -> np.ndarray:
+    """A JPEG at a half, a quarter or an eighth of its size, of which the inverse DCT is not done in full."""
     flags = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-    scale = next((scale for scale in (2, 4) if size[0] * size[1] <= REDUCED_FROM * scale * scale), 8)
     image = _opencv(data, flags[scale], where)
     if image is None:
         raise BrokenImage(where, "not decodable")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _check_size(size: tuple[int, int], where: str) -> None:
+    if size[0] * size[1] > MOST_PIXELS:
+        raise BrokenImage(where, f"{size[0]} x {size[1]} px are claimed, more than the {MOST_PIXELS:,} that are decoded")
 
 
 def _pillow(data: bytes | memoryview, where: str, stored: bool = False) -> np.ndarray:
@@ -223,7 +253,7 @@ def _pillow(data: bytes | memoryview, where: str, stored: bool = False) -> np.nd
 def _instead(data: bytes | memoryview) -> str:
     """What a file is that is no image, where it is one that people often have."""
     head = bytes(data[:64]).lstrip().lower()
-    if _is_heic(data):
+    if is_heic(data):
         return "it is HEIC, which is not read here; save it as JPEG or PNG"
     if head.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS, not the image; fetch it with git lfs pull"
@@ -239,148 +269,3 @@ def _rgb_of(image: np.ndarray, where: str) -> np.ndarray:
     if image.ndim == 2 or image.shape[2] == 1:
         return np.repeat(image.reshape(*image.shape[:2], 1), 3, 2)
     return np.ascontiguousarray(image[:, :, 2::-1])
-
-
-# ---------------------------------------------------------------- headers
-
-
-def _check_size(size: tuple[int, int], where: str) -> None:
-    if size[0] * size[1] > MOST_PIXELS:
-        raise BrokenImage(where, f"{size[0]} x {size[1]} px are claimed, more than the {MOST_PIXELS:,} that are decoded")
-
-
-def _is_jpeg(data: bytes | memoryview) -> bool:
-    return bytes(data[:2]) == b"\xff\xd8"
-
-
-def _is_tiff(data: bytes | memoryview) -> bool:
-    return bytes(data[:4]) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def _brands(data: bytes | memoryview) -> set[bytes]:
-    """What a file of boxes calls itself: AVIF and HEIC have one container."""
-    head = bytes(data[:64])
-    if head[4:8] != b"ftyp":
-        return set()
-    end = min(len(head), int.from_bytes(head[:4], "big"))
-    return {head[place : place + 4] for place in (8, *range(16, end, 4))}
-
-
-def _is_avif(data: bytes | memoryview) -> bool:
-    return not _brands(data).isdisjoint((b"avif", b"avis"))
-
-
-def _is_heic(data: bytes | memoryview) -> bool:
-    return not _brands(data).isdisjoint((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
-
-
-def _claimed(data: bytes | memoryview, tags: Any) -> tuple[int, int] | None:
-    """(width, height) that the header claims; None where it is of a format not known here."""
-    head = bytes(data[:32])
-    try:
-        if head.startswith(b"\x89PNG"):
-            return struct.unpack(">II", head[16:24])
-        if head.startswith(b"BM"):
-            width, height = struct.unpack("<ii", head[18:26])
-            return abs(width), abs(height)
-        if head.startswith((b"GIF87a", b"GIF89a")):
-            return struct.unpack("<HH", head[6:10])
-        if head[:4] == b"RIFF" and head[12:16] == b"VP8X":
-            return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
-        if _is_jpeg(data):
-            return _jpeg_size(data)
-        if tags is None:
-            return _boxed_size(bytes(data[:4096]))
-    except struct.error:  # torn
-        return None
-    return None if tags is None else (_tag(tags, 256), _tag(tags, 257))
-
-
-def _jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
-    """From the first frame header; thumbnails lie within other segments."""
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
-            return width, height
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return None
-
-
-def _boxed_size(head: bytes) -> tuple[int, int] | None:
-    """Of JPEG 2000 and AVIF, whose boxes have names, and of PNM, which is text."""
-    if (place := head.find(b"ihdr")) >= 0:
-        height, width = struct.unpack(">II", head[place + 4 : place + 12])
-        return width, height
-    if (place := head.find(b"ispe")) >= 0:
-        return struct.unpack(">II", head[place + 8 : place + 16])
-    found = re.match(rb"P[1-7](?:\s|#.*\n)+(\d{1,9})\s+(\d{1,9})\s", head)
-    return None if found is None else (int(found[1]), int(found[2]))
-
-
-def _tags(data: bytes | memoryview) -> Any:
-    """A TIFF's first directory; None of anything else and where it is torn."""
-    if not _is_tiff(data):
-        return None
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tags that are cut off
-            found = ImageFileDirectory_v2(bytes(data[:16] if data[2] == 43 or data[3] == 43 else data[:8]))
-            stream = io.BytesIO(data)
-            stream.seek(found.next)
-            found.load(stream)
-            dict(found)  # tags are read when they are asked for
-    except Exception:  # Pillow's own checks are asserts, struct errors and others; the decoder says that it is torn
-        return None
-    return found
-
-
-def _tag(tags: Any, number: int, default: int = 1) -> int:
-    """The largest number of a tag."""
-    value: Any = tags.get(number, default)
-    return int(max(value)) if isinstance(value, tuple) else int(value)
-
-
-def _may_be_deep(data: bytes | memoryview) -> bool:
-    """Whether an image could have more than 8 bits, by its header."""
-    head = bytes(data[:32])
-    if head.startswith(b"\x89PNG"):
-        return len(head) > 24 and head[24] == 16
-    tags = _tags(data)
-    if tags is not None:
-        return _tag(tags, 258) > 8
-    return not (_is_jpeg(data) or head.startswith((b"BM", b"GIF8", b"RIFF")))
-
-
-def _left_out(data: bytes | memoryview) -> list[str]:
-    """What of a file is not used, in words."""
-    head, found = bytes(data[:32]), []
-    if head.startswith(b"\x89PNG") and len(head) > 25 and head[25] in (4, 6):
-        found.append("alpha is not used")
-    tags = _tags(data)
-    if tags is not None:
-        channels = _tag(tags, 277)
-        if channels > 3 and _tag(tags, 262) == 2:
-            found.append(f"channel 4 of {channels} is not used")
-        elif channels == 2:
-            found.append("alpha is not used")
-        if tags.next:
-            found.append("pages after the first are not used")
-    if head.startswith((b"GIF8", b"RIFF")) and _frames(data) > 1:
-        found.append("frames after the first are not used")
-    return found
-
-
-def _frames(data: bytes | memoryview) -> int:
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                return getattr(image, "n_frames", 1)
-    except Exception:  # the decoder says what is wrong with it
-        return 1

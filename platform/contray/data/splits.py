@@ -137,10 +137,14 @@ class EncodedSplit(Split):
         labels: np.ndarray | None = None,
         classes: Sequence[str] = (),
         others: Mapping[str, tuple[str, Callable[[int], Any]]] | None = None,
+        shorter_side: int = 0,
     ) -> None:
-        """others: columns besides the image: name -> (kind, read), where `read(i)` gives encoded bytes, an array or a text."""
+        """others: columns besides the image: name -> (kind, read), where `read(i)` gives encoded bytes, an array or a text.
+
+        shorter_side: px to which all images are reduced as they are decoded; 0: they stay as large as they are.
+        """
         super().__init__(classes)
-        self.encoded, self.cache_gb, self.labels = encoded, cache_gb, labels
+        self.encoded, self.cache_gb, self.labels, self.shorter_side = encoded, cache_gb, labels, shorter_side
         self.others = others or {}
         self.columns = {"image": "image"} | {name: kind for name, (kind, _) in self.others.items()}
         self._prepared = False
@@ -156,7 +160,8 @@ class EncodedSplit(Split):
 
     def content(self) -> str:
         depth = self.depth("image")
-        return digest(len(self), self.encoded.content(), self.labels, self.classes, *([] if depth is None else [depth]))
+        pixels = [*([] if depth is None else [depth]), *([self.shorter_side] if self.shorter_side else [])]
+        return digest(len(self), self.encoded.content(), self.labels, self.classes, *pixels)
 
     def scale_as(self, other: EncodedSplit) -> None:
         """Take the range of values of more than 8 bits from another split, the training set's."""
@@ -274,7 +279,7 @@ class EncodedSplit(Split):
 
     def _decode(self, i: int, data: bytes | memoryview | None, column: str = "image") -> np.ndarray:
         where = self.describe(i)
-        return decode(data, where, lambda: of_set(self.depth(column), where))
+        return decode(data, where, lambda: of_set(self.depth(column), where), shorter_side=self.shorter_side)
 
     def _read(self, i: int, read: Read | None = None) -> bytes | memoryview | None:
         """The encoded bytes, by `read` if given; a read that fails is tried again, a file that is gone counts as broken."""

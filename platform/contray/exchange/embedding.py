@@ -232,9 +232,10 @@ class _Embedder:
         part, names, group = int(batch["part"][0]), [os.fsdecode(name) for name in batch["names"][0]], int(batch["group"][0])
         found: list[tuple[str, np.ndarray | None, str | None]] = []
         waiting: list[tuple[str, np.ndarray]] = []
+        side = self.encoder.config.data.shorter_side
         for name, read in _encoded(Storage(self.job.source), self.job.source, self.job.column, names, group):
             try:
-                waiting.append((name, decode(read(), name, partial(of_set, self.job.depth, name))))
+                waiting.append((name, decode(read(), name, partial(of_set, self.job.depth, name), shorter_side=side)))
             except BrokenImage as broken:
                 self._flush(waiting, found)
                 found.append((name, None, broken.reason))

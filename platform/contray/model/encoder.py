@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import model
 from ..config import RunConfig
+from ..data.pixels import reduced
 from ..data.views import Pipeline
 from ..errors import UserError
 from ..methods._base import Method
@@ -30,7 +31,7 @@ class Encoder:
     method: Method
 
     def transform(self, image: np.ndarray | Mapping[str, Any]) -> dict[str, Tensor]:
-        """One uint8 (H, W, 3) image -> its evaluation inputs, each (1, C, H, W): resized, centre-cropped, normalised.
+        """One uint8 (H, W, 3) image -> its evaluation inputs, each (1, C, H, W): reduced to data.shorter_side, resized, centre-cropped, normalised.
 
         Methods that encode several columns of a sample (CMC of depth and colour) take a dict of them.
         """
@@ -39,6 +40,11 @@ class Encoder:
         lacking = sorted({view.source for view in views.values()} - sample.keys())
         if lacking:
             raise UserError(f"{self.config.method.name} encodes more than an image: give a dict with {', '.join(lacking)} too")
+        side, pictures = (
+            self.config.data.shorter_side,
+            {view.source for view in views.values() if view.kind in ("image", "patches")},
+        )
+        sample = {name: reduced(held, side) if name in pictures else held for name, held in sample.items()}
         drawn = Pipeline(views, strength=0.0)(lambda column, rng: sample[column], (0, 0, 0))
         normalise = model.normaliser(self.config, next(self.method.parameters()).device)
         return {name: normalise(torch.from_numpy(np.ascontiguousarray(pixels))[None]) for name, pixels in drawn.items()}
