@@ -63,10 +63,17 @@ def test_every_step_does_what_the_text_says(session: tuple[Path, list[tuple[str,
     assert len(trained) == 3
     assert all("gain over untrained encoder" in shown for shown in trained)
     assert all("held-out" in shown for shown in trained[1:])
-    for made in ("neighbours.png", "views.png", "report.html", "encoder-timm/model.safetensors", "encoder-onnx/model.onnx"):
+    for made in (
+        "neighbours.png",
+        "views.png",
+        "report.html",
+        "encoder-torchvision/model.safetensors",
+        "encoder-onnx/model.onnx",
+    ):
         assert (folder / made).stat().st_size > 0, made
     assert "photos-moco" in said["contray compare"]
     assert re.search(r"\(2, \d+\)", "".join(shown for step, shown in done if "onnxruntime" in step))
+    assert re.search(r"\(2, \d+\)", "".join(shown for step, shown in done if "contray.load" in step))
     assert "load_state_dict" in "".join(shown for step, shown in done if "How to load it" in step)
 
 
