@@ -147,7 +147,7 @@ def method_page(name: str) -> str:
     ]
     if measured := _measured(name):
         parts += ["## Measured here", *measured]
-    parts += ["## Source", f"`methods/{source.name}`", f"```python\n{source.read_text().rstrip()}\n```"]
+    parts += ["## Source { data-search-exclude }", f"`methods/{source.name}`", f"```python\n{source.read_text().rstrip()}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
