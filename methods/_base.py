@@ -142,6 +142,20 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """From where to where a whole number of a Config can be, on given data: `least` and `most`, each with its reason in words.
+
+    wise: above it the number works and does not pay; a plan (preset auto) stays below; 0: up to `most`.
+    """
+
+    least: int
+    most: int
+    least_is: str = ""
+    most_is: str = ""
+    wise: int = 0
+
+
+@dataclass(frozen=True)
 class Clock:
     """Progress in samples. Every schedule is a pure function of it.
 
@@ -291,8 +305,16 @@ class Method(nn.Module):
         return False
 
     @classmethod
+    def limits(cls, config: Any, *, samples: int, batch: int) -> Mapping[str, Limit]:
+        """What fields of the config can be on `samples` training samples in global batches of `batch`, where that is a matter of numbers.
+
+        Whatever lies beyond is refused together with a value that would do, and plans keep within.
+        """
+        return {}
+
+    @classmethod
     def check(cls, config: Any, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
-        """Refuse values that cannot work on `samples` training samples in global batches of `batch`, or with these views.
+        """Refuse values that cannot work on `samples` training samples in global batches of `batch`, or with these views, and are no `limits`.
 
         Raises ValueError whose text starts with the field's name, as in "queue_size: got ...".
         """

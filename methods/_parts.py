@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._base import Limit
 from ._ranks import BatchNorm, full, gather, total
 from ._similarity import hits, identify, tiled
 
@@ -254,3 +255,9 @@ def nearest_centroid(x: Tensor, centroids: Tensor) -> Tensor:
 def cosine(start: float, end: float, fraction: float) -> float:
     """Half a cosine from `start` to `end` as `fraction` goes from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * min(max(fraction, 0.0), 1.0))) / 2
+
+
+def queue_limit(samples: int, batch: int) -> Limit:
+    """Of a queue of the keys of past batches that are negatives. Above half of the data most keys are older than the encoder learns slowly."""
+    older = "the samples less a batch: beyond it a sample's own older keys are among its negatives"
+    return Limit(batch, samples - batch, "the global batch, which it takes in each step", older, samples // 2)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import kmeans, precise, whiten
 from ._ranks import from_first, full
 
@@ -85,9 +85,8 @@ class DeepCluster(Method):
         self.register_buffer("weights", torch.zeros(config.clusters))  # (K,) as if clusters were drawn alike
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
-        if config.clusters > samples:
-            raise ValueError(f"clusters: got {config.clusters}, must be at most the {samples} training samples")
+    def limits(cls, config: Config, *, samples: int, batch: int) -> Mapping[str, Limit]:
+        return {"clusters": Limit(2, samples, "", "the training samples", max(samples // 10, 8))}
 
     def param_groups(self) -> list[dict[str, Any]]:
         head = list(self.classifier.parameters())  # the head's own optimiser: no momentum, new in each epoch

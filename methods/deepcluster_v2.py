@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import kmeans, mlp, normalize, precise, whiten
 from ._ranks import from_first, gather
 
@@ -109,9 +109,8 @@ class DeepClusterV2(Method):
         self.register_buffer("begun", torch.tensor(False))
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
-        if config.prototypes > samples:
-            raise ValueError(f"prototypes: got {config.prototypes}, must be at most the {samples} training samples")
+    def limits(cls, config: Config, *, samples: int, batch: int) -> Mapping[str, Limit]:
+        return {"prototypes": Limit(2, samples, "", "the training samples", max(samples // 10, 8))}
 
     @torch.no_grad()
     def begin_epoch(self, clock: Clock, embed: Callable[[], Tensor]) -> Iterable[nn.Parameter]:

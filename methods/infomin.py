@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import info_nce, mlp, normalize
+from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import info_nce, mlp, normalize, queue_limit
 from ._ranks import gather
 
 PAPER = Paper(
@@ -110,12 +110,8 @@ class InfoMin(Method):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
-        if not batch <= config.queue_size <= samples - batch:
-            raise ValueError(
-                f"queue_size: got {config.queue_size}, must be from {batch} (the global batch, which it takes in each step) to "
-                f"{samples - batch} (the samples less a batch: beyond it a sample's own older keys are among its negatives)"
-            )
+    def limits(cls, config: Config, *, samples: int, batch: int) -> Mapping[str, Limit]:
+        return {"queue_size": queue_limit(samples, batch)}
 
     def negatives(self, batch: int) -> int:
         return self.config.queue_size

@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import info_nce, mlp, normalize
+from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import info_nce, mlp, normalize, queue_limit
 from ._ranks import gather
 
 PAPER = Paper(
@@ -134,16 +134,8 @@ class MoCo(Method):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
-        if config.queue_size < batch:
-            raise ValueError(
-                f"queue_size: got {config.queue_size}, must be at least the global batch of {batch}, whose keys it takes in each step"
-            )
-        if config.queue_size > samples - batch:
-            raise ValueError(
-                f"queue_size: got {config.queue_size}, must be at most {samples - batch} = {samples} samples - a batch of {batch}: "
-                "beyond it a sample's own older keys are among its negatives"
-            )
+    def limits(cls, config: Config, *, samples: int, batch: int) -> Mapping[str, Limit]:
+        return {"queue_size": queue_limit(samples, batch)}
 
     def negatives(self, batch: int) -> int:
         return self.config.queue_size

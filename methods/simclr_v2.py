@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import mlp, normalize, nt_xent
+from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import mlp, normalize, nt_xent, queue_limit
 from ._ranks import gather
 
 PAPER = Paper(
@@ -112,12 +112,8 @@ class SimCLRv2(Method):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
-        if config.memory_size and not batch <= config.memory_size <= samples - batch:
-            raise ValueError(
-                f"memory_size: got {config.memory_size}, must be 0 or from {batch} (the global batch, which it takes in each step) "
-                f"to {samples - batch} (the samples less a batch: beyond it a sample's own older keys are among its negatives)"
-            )
+    def limits(cls, config: Config, *, samples: int, batch: int) -> Mapping[str, Limit]:
+        return {"memory_size": queue_limit(samples, batch)} if config.memory_size else {}
 
     def negatives(self, batch: int) -> int:
         return 2 * (batch - 1) + self.config.memory_size

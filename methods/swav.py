@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import mlp, normalize, precise
 from ._ranks import gather, world_size
 
@@ -121,14 +121,13 @@ class SwAV(Method):
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
     @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
-        if config.prototypes > batch + config.queue_size:
-            raise ValueError(
-                f"prototypes: got {config.prototypes}, must be at most {batch + config.queue_size} = batch + queue_size: "
-                "an assignment of fewer samples leaves prototypes empty"
-            )
-        if 0 < config.queue_size < batch:
-            raise ValueError(f"queue_size: got {config.queue_size}, must be 0 or at least the global batch of {batch}")
+    def limits(cls, config: Config, *, samples: int, batch: int) -> Mapping[str, Limit]:
+        known, filled = batch + config.queue_size, "the global batch, which it takes in each step"
+        few = Limit(
+            2, known, "", "batch + queue_size: an assignment of fewer samples leaves prototypes empty", max(samples // 10, 8)
+        )
+        queue = {"queue_size": Limit(batch, max(samples, batch), filled, "the training samples")} if config.queue_size else {}
+        return {"prototypes": few} | queue
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
         reps = {}

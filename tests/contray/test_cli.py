@@ -58,13 +58,13 @@ def test_a_saved_config_repeats_the_run(tmp_path: Path) -> None:
 def test_dry_run_prints_a_config_that_repeats_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "moco", "--preset", "digits_v1", "--seed", "3", "--data.share", "digit", "position"]
     words += ["--track.name", "mine"]
-    assert main([*words, "--dry-run"]) == 0
+    assert main([*words, "--dry-run", "--show-config"]) == 0
     printed = capsys.readouterr().out
     assert "contray_runs/mine," in printed, "the dry run is of another run than the one that will be"
     saved = tmp_path / "config.yaml"
     resolved = printed.partition("\n\n")[0]  # a table of estimates follows
     saved.write_text(resolved)
-    assert main(["train", "--config", str(saved), "--dry_run"]) == 0
+    assert main(["train", "--config", str(saved), "--dry_run", "--show-config"]) == 0
     assert capsys.readouterr().out.partition("\n\n")[0] == resolved
 
 

@@ -13,6 +13,8 @@ from contray.cli import dryrun
 from contray.errors import ConfigError, UserError
 from contray.model import hardware
 from contray.model.encoder import read_checkpoint
+from contray.planning.facts import Images
+from contray.planning.trial import measure
 from contray.storage import sealed
 from contray.storage.checkpoint import dump
 from contray.storage.folder import Storage
@@ -103,8 +105,8 @@ def test_channels_last_where_it_is_safe_and_pays(monkeypatch: pytest.MonkeyPatch
 def test_a_narrow_network_trains_at_full_size() -> None:
     """In channels last its backward pass aborted the process."""
     given = {"backbone.width": 8, "views.view.size": 224, "train.batch_size": 8, "train.precision": "fp32", "data.workers": 0}
-    seconds, _ = dryrun.trial_step(model.settled(RunConfig.make("simclr", given, preset="digits"), "cpu"), 8, 1000)
-    assert seconds > 0
+    trial = measure(model.settled(RunConfig.make("simclr", given, preset="digits"), "cpu"), Images(1000))
+    assert trial.seconds > 0
 
 
 # ---------------------------------------------------------------- runs
@@ -183,7 +185,7 @@ def test_what_a_run_took_is_mended_from_its_checkpoint(
 
 def test_the_dry_run_says_which_precision_and_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     processor(monkeypatch, True)
-    dryrun.describe(config())
+    dryrun.describe(config(), whole=True)
     told = " ".join(capsys.readouterr().out.split())
     assert "precision: bf16" in told
     assert "bf16, channels last (auto: CONTRAY_BF16 is yes)" in told

@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from ..training.launch import Result
 
 
-def train(config: RunConfig, *, quiet: bool = False) -> Result:
-    """Train as `contray train` does: to the end, or on from where an unfinished run of the same config stands."""
+def train(config: RunConfig, *, quiet: bool = False, yes: bool = False) -> Result:
+    """Train as `contray train` does: to the end, or on from where an unfinished run of the same config stands.
+
+    yes: may take more than a day on a CPU.
+    """
     from ..training.launch import launch
 
-    return launch(config, quiet=quiet)
+    return launch(config, quiet=quiet, yes=yes)

@@ -25,7 +25,7 @@ class Options:
     """Draw the views of a few images as METHOD will see them."""
 
     method: Annotated[Positional[str], arg("a name from `contray methods`, or the path of your own .py file")] = "simclr"
-    preset: Annotated[str, arg("named settings of the method; default: the data source's own, else paper")] = ""
+    preset: Annotated[str, arg("named settings of the method; default: for your own data auto")] = ""
     config: Annotated[Path | None, arg("YAML of dotted or nested keys, such as the config.yaml that every run keeps")] = None
     out: Annotated[Path, arg("the picture to write: .png, .jpg, .pdf or .svg")] = Path("views.png")
     images: Annotated[int, arg("images to draw, a row of views of each")] = 6
@@ -45,6 +45,10 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     from ..pictures.preview import draw
 
     source = data.announced(config)
+    if config.unplanned:
+        from ..planning import planned
+
+        config, _ = planned(config, source)
     draw(source.train, config.views, strength=config.augment.strength, seed=config.seed, samples=options.images, out=options.out)
     print(f"wrote {options.out}")
     return 0

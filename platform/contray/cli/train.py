@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from ..errors import UserError
 from . import documents
 from .options import Positional, arg, at_least, config_from, json_note
 from .output import answer
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     ("contray train", "SimCLR on the built-in digits, about three minutes on two cores"),
     (
-        "contray train moco --data.source photos/ --train.epochs 100",
-        "MoCo on your images: photos/train/CLASS/*.jpg, or without classes",
+        "contray train moco --data.source photos/ --budget 30m",
+        "MoCo on your images (CLASS/*.jpg, or without classes), fitted to them and to this machine",
     ),
     ("contray train dino --preset digits --dry-run", "what a run would be and cost; starts nothing"),
 )
@@ -35,9 +37,19 @@ class Options:
     method: Annotated[
         Positional[str], arg("method: a name from `contray methods`, or the path of your own .py file; empty: simclr")
     ] = ""
-    preset: Annotated[str, arg("named settings of the method (contray methods); default: the data source's own, else paper")] = ""
+    preset: Annotated[
+        str,
+        arg(
+            "named settings of the method (contray methods); default: for your own data auto, which is fitted to data, machine and --budget"
+        ),
+    ] = ""
     config: Annotated[Path | None, arg("YAML of dotted or nested keys, such as the config.yaml that every run keeps")] = None
-    dry_run: Annotated[bool, arg("print the resolved run with its estimates and start nothing")] = False
+    dry_run: Annotated[bool, arg("print what the run would be and take, and start nothing")] = False
+    budget: Annotated[
+        str, arg("how long a run of preset auto may take from its start to its verdict: 90s, 30m, 2h, or minutes; default: 30m")
+    ] = ""
+    yes: Annotated[bool, arg("start it although it takes more than a day on this CPU")] = False
+    show_config: Annotated[bool, arg("with --dry-run: print every key as YAML too, for --config")] = False
     seeds: Annotated[
         int, arg("run this many seeds as children of one MLflow run; the same command goes on with those that are left")
     ] = 1
@@ -52,23 +64,35 @@ def keys(options: Options) -> RunConfig:
 
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
     """Train, one run or one for each seed; 1 where it is trained but not measured, 130 where it was interrupted."""
+    if options.budget:
+        dotted = {**dotted, "train.budget": [f"{minutes(options.budget):g}"]}
     config = config_from(options.method, options.preset, options.config, dotted)
     at_least("--seeds", options.seeds, 1)
+    if options.show_config and not options.dry_run:
+        raise UserError("--show-config: goes with --dry-run; a run keeps its config.yaml")
     with answer(options.json) as tell:
         if options.dry_run:
             from .dryrun import describe
 
-            resolved, facts = describe(config)
+            resolved, facts = describe(config, whole=options.show_config)
             tell({"config": resolved.flat(), "facts": facts})
             return 0
         return _seeds(config, options, tell) if options.seeds > 1 else _one(config, options, tell)
+
+
+def minutes(text: str) -> float:
+    """Minutes of a time as typed: 90s, 30m, 2h, 1.5h, a plain number of minutes. Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|)", text.strip().lower())
+    if not match or not float(match[1]):
+        raise UserError(f"--budget: got {text!r}, must be a time such as 90s, 30m or 2h")
+    return float(match[1]) * {"s": 1 / 60, "h": 60.0}.get(match[2][:1], 1.0)
 
 
 def _one(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> int:
     from ..training.launch import launch
     from .results import show_result, show_unmeasured, show_unsent
 
-    result = launch(config, quiet=options.quiet)
+    result = launch(config, quiet=options.quiet, yes=options.yes)
     if not options.quiet:
         show_result(config, result)
     show_unsent(config, [result])
@@ -80,7 +104,7 @@ def _seeds(config: RunConfig, options: Options, tell: Callable[[Any], None]) -> 
     from ..training.seeds import launch_seeds
     from .results import show_seeds, show_unmeasured, show_unsent
 
-    results = launch_seeds(config, options.seeds, quiet=options.quiet)
+    results = launch_seeds(config, options.seeds, quiet=options.quiet, yes=options.yes)
     finished = all(result.finished for result in results)
     if finished:
         show_seeds(config, results)

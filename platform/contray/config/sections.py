@@ -171,6 +171,16 @@ class TrainConfig:
     settled: tuple[str, ...] = setting(
         (), "written by the run: which of precision and channels_last were auto; they count as auto in its name"
     )
+    budget: float = setting(
+        30.0,
+        "preset auto: how long the run may take, from its start to its verdict (`contray train --budget 2h`)",
+        unit="min",
+        gt=0,
+    )
+    planned: tuple[str, ...] = setting(
+        (), "written by the run: the keys that preset auto filled; they count as auto in its name; views: all of views.*"
+    )
+    planned_for: str = setting("", "written by the run: the data and the machine that its plan was made for")
     compile: bool = setting(False, "torch.compile the backbones")
     deterministic: bool = setting(
         True,

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import ConfigError, UserError, nearest
 from ..methods._base import View
 from ..storage.names import check_name, slug
+from .auto import AUTO, Family, left_open, start, without
 from .keys import declared_keys
 from .parts import CHOOSING, built, completed, idle, unread, without_absent
 from .renamed import check_renamed, translated
@@ -27,6 +28,8 @@ FREE = {
     "data.download",
     "train.keep",
     "train.settled",
+    "train.planned",
+    "train.planned_for",
     "train.checkpoint_seconds",
     "train.checkpoint_steps",
     "train.allow_changes",
@@ -64,7 +67,8 @@ class RunConfig:
     def make(cls, method: str = "simclr", overrides: Mapping[str, Any] | None = None, *, preset: str = "") -> RunConfig:
         """The method's recipe, then its preset, then `overrides` (dotted keys; text is parsed as the field's type).
 
-        Without a preset: the one named after the data source where the method has it (digits; cifar for cifar10 and cifar100), else paper.
+        Without a preset: for own data `auto`, whose plan is made when the run starts; for a named source the preset named after it where the
+        method has it (digits; cifar for cifar10 and cifar100), else paper.
         """
         from .registry import name_parts
 
@@ -73,9 +77,14 @@ class RunConfig:
         return cls._resolved(method, overrides, preset)
 
     @classmethod
+    def preset_of(cls, method: str, preset: str) -> RunConfig:
+        """The preset of a method as it stands; names no code, so the method must be known already."""
+        return cls._resolved(method, {}, preset)
+
+    @classmethod
     def _resolved(cls, method: str, overrides: dict[str, Any], preset: str = "") -> RunConfig:
         """`make`, where the method may come from a file: it names no code."""
-        from .registry import at_hand, known_code, load_method
+        from .registry import SOURCES, at_hand, known_code, load_method
 
         overrides |= at_hand(overrides)
         method = known_code(_one(overrides.pop("method.name", method)))
@@ -83,11 +92,14 @@ class RunConfig:
         file = load_method(method)
         source = _one(overrides.get("data.source", "digits"))
         preset = preset or next(
-            (name for name in (source, source.rstrip("0")[:5]) if name in file.presets and name in ("digits", "cifar")), "paper"
+            (name for name in (source, source.rstrip("0")[:5]) if name in file.presets and name in ("digits", "cifar")),
+            "paper" if source in SOURCES else AUTO,
         )
-        if preset not in file.presets:
-            raise ConfigError("method.preset", f"got {preset!r}; {nearest(preset, file.presets)}")
-        chosen = file.presets[preset]
+        if preset not in (AUTO, *file.presets):
+            raise ConfigError("method.preset", f"got {preset!r}; {nearest(preset, (AUTO, *file.presets))}")
+        if preset != AUTO and "train.budget" in overrides and float(_one(overrides["train.budget"])) != TrainConfig.budget:
+            raise ConfigError("train.budget", f"is what preset auto plans for; {preset} says itself how long it trains")
+        chosen = start(file, overrides) if preset == AUTO else file.presets[preset]
         config = object.__new__(cls)  # checked once, when everything is set
         for section in dataclasses.fields(cls):
             value = section.default_factory() if section.default_factory is not dataclasses.MISSING else section.default
@@ -95,6 +107,9 @@ class RunConfig:
         object.__setattr__(config, "method", built("method", file.config, name=method, preset=preset))
         object.__setattr__(config, "views", dict(chosen.views or file.views))
         object.__setattr__(config, "parts", unread(overrides))
+        if isinstance(chosen, Family):
+            open_keys = left_open(file, [key for key, _ in declared_keys(config) if key.startswith("views.")], overrides)
+            overrides.setdefault("train.planned", open_keys)
         return config.replace({**file.recipe, **chosen.settings, **overrides})
 
     def replace(self, overrides: Mapping[str, Any]) -> RunConfig:
@@ -105,7 +120,13 @@ class RunConfig:
         chosen = {key: plain[key].parse(key, overrides[key]) if key in overrides else _get(self, key) for key in CHOOSING}
         parts = dict(completed(self.parts, chosen))
         known = dict(declared_keys(self, parts))
-        overrides = {"train.settled": [key for key in self.train.settled if key not in overrides], **overrides}
+        views = [key for key in known if key.startswith("views.")]
+        kept = {
+            "train.settled": [key for key in self.train.settled if key not in overrides],
+            "train.planned": without(self.train.planned, views, overrides),
+            **({"train.planned_for": ""} if "train.budget" in overrides else {}),
+        }
+        overrides = {**kept, **overrides}
         changed: dict[str, dict[str, Any]] = {}
         for key, given in overrides.items():
             if key not in known:
@@ -183,6 +204,11 @@ class RunConfig:
             values |= {"method.name": method}
         if overrides and "train.settled" in values:
             values["train.settled"] = [key for key in values["train.settled"] if key not in overrides]
+        if overrides and values.get("train.planned"):
+            values["train.planned"] = without(
+                values["train.planned"], [key for key in values if key.startswith("views.")], overrides
+            )
+            values |= {"train.planned_for": ""} if "train.budget" in overrides else {}
         return cls._resolved("simclr", {**values, **overrides})
 
     @classmethod
@@ -203,6 +229,11 @@ class RunConfig:
         return self.train.steps or self.train.epochs * (samples // self.train.batch_size)
 
     @property
+    def unplanned(self) -> bool:
+        """Whether a plan is still to fill what was left to it (preset auto)."""
+        return self.method.preset == AUTO and not self.train.planned_for
+
+    @property
     def idle(self) -> tuple[str, ...]:
         """Sections whose keys decide nothing that this run computes: of evaluations that it does not make."""
         return tuple(idle(self.parts, self.eval))
@@ -211,9 +242,14 @@ class RunConfig:
         """Whether a key may change where the run goes on."""
         return key in FREE or key.rpartition(".")[0] in self.idle
 
-    def digest(self, *without: str) -> str:
-        """8 hex digits that name this config; sections or keys in `without` do not count."""
-        without = (*without, *self.idle)
+    def digest(self, *without: str, planned: bool = True) -> str:
+        """8 hex digits that name this config; sections or keys in `without` do not count.
+
+        planned: whether what a plan filled counts; False: only that it did, so that the digest is the same before and after.
+        """
+        without = (*without, *self.idle, *(() if planned else set(self.train.planned) - FREE))
+        if self.method.preset != AUTO:
+            without = (*without, "train.budget", "train.planned", "train.planned_for")
         asked = {**self.flat(), **dict.fromkeys(self.train.settled, "auto")}  # the same name on any hardware
         kept = {
             key: _default(key) if key in FREE else value  # else whoever is told to go on with such a key would begin anew
@@ -225,7 +261,7 @@ class RunConfig:
     @property
     def run_name(self) -> str:
         """method-preset-hash of everything that decides what the run computes."""
-        return f"{slug(Path(self.method.name).stem)}-{slug(self.method.preset)}-{self.digest('scale', 'track')}"
+        return f"{slug(Path(self.method.name).stem)}-{slug(self.method.preset)}-{self.digest('scale', 'track', planned=False)}"
 
 
 def _default(key: str) -> Any:

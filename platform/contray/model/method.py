@@ -11,11 +11,10 @@ from ..config import RunConfig
 from ..config.registry import load_method
 from ..errors import ConfigError, UserError
 from ..methods._base import Method
-from . import backbones
+from . import backbones, laws
 from .chunks import normed, plan
 from .hardware import quick_bf16
 from .seeds import seeded
-from .vit import SHAPES
 
 DTYPES = {"auto": torch.float32, "bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of weights and inputs
 _MANY = 2**20  # samples, where their number does not matter
@@ -59,29 +58,11 @@ def sketch(config: RunConfig) -> Method:
 
 def check(config: RunConfig, samples: int) -> None:
     """Refuse what cannot work on a training set of `samples`: batch, chunks, queue and whatever else the method declares."""
-    batch = config.train.batch_size
-    if samples < batch:
-        raise ConfigError(
-            "train.batch_size",
-            f"got {batch}, but {config.data.source} has {samples} training samples and every global batch is full",
-        )
-    method = load_method(config.method.name).method
-    lacking = backbones.lacking(config) if method.needs_vit(config.method) else ()
-    if lacking:
-        raise ConfigError(
-            "backbone.name",
-            f"got {config.backbone.name}, but {config.method.name} so configured needs patches in reach, and that has no {', '.join(lacking)}; "
-            f"the built-in transformers have: {', '.join(SHAPES)}",
-        )
-    try:
-        method.check(config.method, samples=samples, batch=batch, views=config.views)
-    except ValueError as error:
-        key, _, problem = str(error).partition(": ")
-        raise ConfigError(f"method.{key}", problem) from None
+    laws.check(config, samples)
     from .shapes import check as check_shapes  # which builds the method by this module
 
     check_shapes(config)
-    least, most = config.scale.workers
+    batch, (least, most) = config.train.batch_size, config.scale.workers
     try:
         for world in range(max(least, 1), max(most, 1) + 1):
             plan(batch, world, config.train.norm_groups, config.scale.max_batch_per_worker)

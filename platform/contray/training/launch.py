@@ -13,6 +13,8 @@ from ..config import RunConfig
 from ..config.registry import code_of, own_code
 from ..errors import UserError
 from ..evaluation.common.samples import check_measurable
+from ..planning import Plan as Planned
+from ..planning import adopted, guard, keep, planned
 from ..storage.checkpoint import latest, newest_step
 from ..storage.folder import Storage
 from .audit import check_audit
@@ -43,17 +45,22 @@ class Result:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def launch(config: RunConfig, *, quiet: bool = False, parent: str | None = None, tags: Mapping[str, str] | None = None) -> Result:
+def launch(
+    config: RunConfig, *, quiet: bool = False, parent: str | None = None, tags: Mapping[str, str] | None = None, yes: bool = False
+) -> Result:
     """Run a config to its end, or go on with an unfinished run of the same name. Everything that can be refused is refused before Ray starts.
 
-    parent: MLflow run that this one is a child of. quiet: no progress bar.
+    parent: MLflow run that this one is a child of. quiet: no progress bar. yes: may take more than a day on a CPU.
     """
     with stoppable():
-        return _launch(config, quiet, parent, tags or {})
+        return _launch(config, quiet, parent, tags or {}, yes)
 
 
-def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[str, str]) -> Result:
+def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[str, str], yes: bool) -> Result:
     source = data.announced(config, quiet or parent is not None)
+    config, plan = plan_of(config, source, Storage(config.scale.storage), quiet)
+    if plan and config.data.shorter_side:
+        source = data.open_source(config)  # as its workers will read it
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     check_measurable(config, source)
@@ -62,6 +69,8 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
     storage = Storage(config.scale.storage)
+    if not (parent or cluster_of(config) or (storage.folders() and name_of(config, storage, quiet=True)[1])):
+        guard(config, source, yes=yes, quiet=quiet, cost=plan and plan.cost)
     storage.create()
     if config.train.audit:
         check_audit(storage)
@@ -72,6 +81,9 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
         now, known = name_of(config, storage)
         if now != name:
             raise UserError(f"track.name: another process has just finished {name}; the same command again starts {now}")
+        if plan:
+            config, plan = keep(lease.fenced(), config, plan)
+            tags = {**tags, "contray.plan": str(plan)}
         if not cluster_of(config):  # else the workers' hardware says, which is not in reach yet
             config = settle(config, lease.fenced())
         params = {key: value for key, value in config.flat().items() if key not in model.open_keys(config)}
@@ -98,6 +110,22 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
             if steps and known.get("finished"):
                 _reopen(lease.fenced(), run, *steps)
             return _run(config, source, lease, run, name, quiet)
+
+
+def plan_of(
+    config: RunConfig, source: data.Source, storage: Storage, quiet: bool, name: str = ""
+) -> tuple[RunConfig, Planned | None]:
+    """The config with its plan, where one is to be made: that of the run `name` (by default its own) that is to go on, else a new one, told."""
+    if not config.unplanned:
+        return config, None
+    there = storage.folders()
+    if there and (known := adopted(storage / (name or name_of(config, storage, quiet=True)[0]), config)):
+        return known
+    check_machines(config)
+    config, plan = planned(config, source)
+    if not quiet:
+        print(plan, flush=True)
+    return config, plan
 
 
 def _check_kept(folder: Storage, config: RunConfig, source: data.Source, finished: bool) -> tuple[int, int] | None:

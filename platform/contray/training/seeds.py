@@ -12,13 +12,14 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation import Measured
 from ..evaluation.common.samples import check_measurable
+from ..planning import guard, keep
 from ..storage import sealed
 from ..storage.checkpoint import newest_step
 from ..storage.folder import Storage
 from ..storage.names import check_case
-from .launch import Result, launch
+from .launch import Result, launch, plan_of
 from .lease import Lease, held
-from .ray_train import check_machines, ray_session
+from .ray_train import check_machines, cluster_of, ray_session
 from .records import SEEDS, check_kind, note, read, tags_of
 from .stop import Status, ending, stoppable
 from .worker import VERDICT
@@ -26,36 +27,47 @@ from .worker import VERDICT
 KINDS: sealed.Kinds = {"run_id": str, "config": str, "seeds": int, "finished": bool}
 
 
-def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False) -> list[Result]:
+def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False, yes: bool = False) -> list[Result]:
     """Run a config under `seeds` consecutive seeds, or go on with a group of its name that lacks some of them.
 
     Seeds that are finished are not run again; more seeds than before join the same group. A group that lacks none is left as it is: the same
-    command begins name-2. An interrupt ends the group where it is: the last result is then not finished.
+    command begins name-2. An interrupt ends the group where it is: the last result is then not finished. A plan (preset auto) is made once, for all.
     """
     with stoppable():
-        return _launch(config, seeds, quiet)
+        return _launch(config, seeds, quiet, yes)
 
 
-def _launch(config: RunConfig, seeds: int, quiet: bool) -> list[Result]:
-    source = data.announced(config, quiet)
+def _launch(config: RunConfig, seeds: int, quiet: bool, yes: bool) -> list[Result]:
+    source, storage = data.announced(config, quiet), Storage(config.scale.storage)
+    base = config.track.name or f"{config.run_name}-seeds"
+    config, plan = plan_of(config, source, storage, quiet, base)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     check_measurable(config, source)
     check_machines(config)
     track.listeners.load(config.track.listeners)
     track.check(track.resolve_uri(config.track.uri))
-    storage = Storage(config.scale.storage)
+    if not cluster_of(config) and base not in storage.folders():
+        guard(config, source, yes=yes, quiet=quiet, cost=plan and plan.cost)
     storage.create()
-    base = config.track.name or f"{config.run_name}-seeds"
     check_case("track.name", base, storage.folders())
     home = storage / base  # one lease for all groups of the name, in the folder of the first
     home.create()
     with held(home, quiet) as lease:
-        return _run(config, source, seeds, storage, base, lease, quiet)
+        if plan:
+            config, plan = keep(lease.fenced(), config, plan)
+        return _run(config, source, seeds, storage, base, lease, quiet, {"contray.plan": str(plan)} if plan else {})
 
 
 def _run(
-    config: RunConfig, source: data.Source, seeds: int, storage: Storage, base: str, lease: Lease, quiet: bool
+    config: RunConfig,
+    source: data.Source,
+    seeds: int,
+    storage: Storage,
+    base: str,
+    lease: Lease,
+    quiet: bool,
+    tags: dict[str, str],
 ) -> list[Result]:
     name, record = _group(config, seeds, storage, base)
     own = [
@@ -64,7 +76,7 @@ def _run(
     ]
     folder, uri = storage / name, track.resolve_uri(config.track.uri)
     folder.create()
-    tags = {**tags_of(config, source), "contray.kind": "seeds"}
+    tags = {**tags_of(config, source), **tags, "contray.kind": "seeds"}
     params = {key: value for key, value in config.flat().items() if key not in ("seed", "track.name", *model.open_keys(config))}
     parent = track.begin(
         uri, config.track.experiment, name, params=params, tags=tags, run_id=record.get("run_id"), again=config.track.again
@@ -84,7 +96,7 @@ def _run(
                 done = _finished(storage / child.track.name, parent, bool(config.eval.final), quiet)
                 if done and not quiet:
                     print(f"{done.name} is finished: {done.url}", flush=True)
-                results.append(done or launch(child, quiet=quiet, parent=parent.run_id, tags={"contray.kind": "seed"}))
+                results.append(done or launch(child, quiet=quiet, parent=parent.run_id, tags={**tags, "contray.kind": "seed"}))
                 if not results[-1].finished:
                     how.status = "KILLED"  # the one signal was for all of them
                     return results

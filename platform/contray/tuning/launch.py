@@ -15,9 +15,11 @@ from ..config import RunConfig
 from ..config.registry import load_space
 from ..errors import ConfigError, UserError
 from ..evaluation.common.samples import check_measurable
+from ..planning import keep
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..storage.names import check_case, slug
+from ..training.launch import plan_of
 from ..training.lease import Fenced, Lease, held
 from ..training.nodes import nodes, uses_gpu
 from ..training.ray_train import check_machines, ray_session
@@ -62,7 +64,9 @@ def sweep(
             raise UserError(f"--{option}: got {value:g}, must be at least 0")
     if not 0 < grace <= 1:
         raise UserError(f"--grace: got {grace:g}, must be above 0 and at most 1: the share of a run that every trial gets")
-    source = data.announced(config)
+    source, storage = data.announced(config), Storage(config.scale.storage)
+    base_name = config.track.name or f"tune-{slug(Path(name).stem)}-{config.digest('scale', 'track', planned=False)}"
+    config, plan = plan_of(config, source, storage, quiet, base_name)  # once for all trials
     check_metric(metric, config, source)
     check_measurable(config, source)
     if scheduler == "pbt" and config.scale.workers[1] > 1:
@@ -74,7 +78,6 @@ def sweep(
     space, left_out = _fitting(config, dict(file.SPACE), len(source.train))
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
-    storage = Storage(config.scale.storage)
     if not resume:  # a sweep that goes on has its folder
         storage.create()
     for word in left_out if not quiet else ():
@@ -85,7 +88,6 @@ def sweep(
     search = Search(
         samples or getattr(file, "SAMPLES", 1), scheduler, grace, minutes, concurrent, metric, {key: describe_domain(domain) for key, domain in space.items()}
     )  # fmt: skip
-    base_name = config.track.name or f"tune-{slug(Path(name).stem)}-{config.digest('scale', 'track')}"
     if not storage.local:
         raise UserError(
             "scale.storage: a sweep keeps its state on a local or shared path; trials cannot start from an object store"
@@ -96,6 +98,8 @@ def sweep(
         _folder(storage, base_name, resume, search, config)  # refuses before a folder is made
     home.create()
     with held(home, quiet) as lease:
+        if plan:
+            config, _ = keep(lease.fenced(), config, plan)
         folder, record = _folder(storage, base_name, resume, search, config)
         return _search(search, config, space, folder, record, source, name, lease, quiet)
 

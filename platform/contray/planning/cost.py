@@ -1,0 +1,118 @@
+"""What a run takes in seconds and bytes, from measured costs: how its parts add up on the cores that there are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..config import RunConfig
+from ..config.evaluations import needing_labels
+from .facts import Images, Machine
+from .trial import Trial
+
+MARGIN = 0.8  # of the time that is planned with: a laptop's clock, a neighbour's job, the last batch of an epoch
+TOGETHER = 0.85  # so many cores do the work of cores ** TOGETHER
+OVERHEAD = 0.003  # seconds of the loop around a step: metrics, the loader's queue, agreement among ranks
+START, START_RAY = (
+    8.0,
+    18.0,
+)  # seconds before the first step and after the last: imports, MLflow, the model that is kept; Ray's besides
+PROBES = 0.003  # CPU seconds of the probes for each labelled image that fits them
+LEAST_SHARE = 0.3  # of the budget that trains, even where the verdict takes more than the rest
+PROCESS = 0.7e9  # bytes of a worker with torch, before it has anything
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds by part: `sample` of one sample's step with its views, `extra` of a step besides, `epoch` between epochs, `encode` of an image;
+    `before`, `verdict`: of the whole run before its first step and after its last.
+    """
+
+    images: Images
+    machine: Machine
+    trial: Trial
+    loaders: int
+    sample: float
+    extra: float
+    epoch: float
+    encode: float
+    before: float
+    verdict: float
+    budget: float
+
+    @classmethod
+    def of(cls, config: RunConfig, images: Images, machine: Machine, trial: Trial) -> Cost:
+        cores, planned = machine.cores, "data.workers" in config.train.planned
+        load = trial.views + (0.0 if images.cached else images.decode)
+        loaders = loaders_for(load, trial.seconds, machine) if planned else config.data.workers
+        speed = cores**TOGETHER if machine.kind == "cpu" else 1.0
+        if loaders == 0:
+            sample = trial.seconds / speed + load
+        elif machine.kind == "cpu":  # a loader takes its time from the same cores
+            sample = max((trial.seconds + load) / speed, load / loaders)
+        else:
+            sample = max(trial.seconds, load / min(loaders, cores))
+        encode = trial.encode / speed + images.decode * (not images.cached)
+        labels = images.classes > 1 and bool(needing_labels(config.eval.final))
+        measured = (images.count + images.test if labels else min(images.count, 2048)) if config.eval.final else 0
+        verdict = 2 * measured * encode + (PROBES * images.count / cores if labels and config.eval.final else 0.0)
+        start = START if config.scale.workers == (0, 0) else START_RAY
+        before = start + (images.count * images.decode / cores if images.cached else 0.0)
+        return cls(
+            images, machine, trial, loaders, sample, trial.update / speed + OVERHEAD, trial.epoch * images.count / speed, encode, before, verdict,
+            config.train.budget * 60,
+        )  # fmt: skip
+
+    def step(self, batch: int) -> float:
+        """Seconds of a step of so many samples."""
+        return self.sample * batch + self.extra
+
+    @property
+    def training(self) -> float:
+        """Seconds of the budget that are for training, its evaluations included."""
+        return max(MARGIN * (self.budget - self.before - self.verdict), LEAST_SHARE * self.budget)
+
+    def steps(self, config: RunConfig, images: Images) -> int:
+        """Steps that the budget buys, evaluations while training left out of it."""
+        batch = config.train.batch_size
+        each = self.step(batch) + self.epoch / max(images.count // batch, 1)
+        share = 0.95 if config.eval.online else 1.0
+        return max(10, int(share * self.training / each))
+
+    def online_limit(self, config: RunConfig) -> int:
+        """Images that an evaluation while training may use, so that four of them take no more than a twentieth of the training."""
+        fits = 0.05 * self.training / 4 / max(self.encode, 1e-9)
+        return next((limit for limit in (10_000, 5_000, 2_000, 1_000) if limit <= fits), 500)
+
+    def evaluations(self, config: RunConfig, steps: int, limit: int) -> int:
+        """How many there are while training: ten, or as many as a twentieth of the time has room for, one at least."""
+        each = self.encode * min(limit, self.images.count) + 0.2
+        fits = 0.05 * steps * self.step(config.train.batch_size) / each
+        return max(1, min(10, int(fits), steps))
+
+    def total(self, config: RunConfig) -> float:
+        """Seconds of the whole run, its evaluations included."""
+        batch = config.train.batch_size
+        epochs = max(self.images.count // batch, 1)
+        steps = config.total_steps(self.images.count)
+        evals = 0.0
+        if config.eval.every_epochs and config.eval.online:
+            each = self.encode * min(config.eval.online_limit, self.images.count) + 0.2
+            evals = each * steps / max(config.eval.every_epochs * epochs, 1)
+        return self.before + steps * self.step(batch) + steps / epochs * self.epoch + evals + self.verdict
+
+    def memory(self, config: RunConfig, rows: int) -> tuple[float, float]:
+        """Bytes on the device and in the host's memory of a worker through which `rows` go at once; on a CPU they are one, in the second."""
+        used = float(self.trial.fixed + rows * self.trial.activations)
+        host = PROCESS + (self.images.nbytes * self.images.count if self.images.cached and not self.images.generated else 0)
+        host += 0.15e9 * config.data.workers
+        return (used, host) if self.machine.kind == "cuda" else (0.0, host + used)
+
+
+def loaders_for(load: float, compute: float, machine: Machine) -> int:
+    """Loader processes: as many as keep the step fed; on one core none, which would only take the step's time."""
+    if machine.cores == 1:
+        return 0
+    if machine.kind == "cpu":  # they share the cores with the step
+        return min(max(1, round(load / max(compute, 1e-9))), machine.cores)
+    return min(max(1, math.ceil(1.3 * load / max(compute, 1e-9))), max(machine.cores - 1, 1))
