@@ -9,6 +9,8 @@ A method is a module of fixed exports, read from top to bottom:
     PRESETS   named settings on top of the recipe      (dict of Preset)
     one Method subclass: represent, loss, update
 
+and, for its page in the documentation, METRICS (what each value that `loss` returns says) and DIFFERS (what differs from the paper, in sentences).
+
 Legend of shapes: B rows of this rank, N rows of the global batch, V crops, D features, K queue.
 """
 

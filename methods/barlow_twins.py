@@ -22,6 +22,15 @@ PAPER = Paper(
     url="https://arxiv.org/abs/2103.03230",
     contrasts="features with features: their cross-correlation over the batch with the identity",
 )
+METRICS = {
+    "loss": "on_diagonal + method.redundancy x off_diagonal; falls throughout, and its size grows with the embedding's width",
+    "on_diagonal": "how far each feature is from agreeing with itself in the other view: the sum of (1 - C_ii)^2; 0 is full agreement",
+    "off_diagonal": "how far features repeat each other: the sum of the squared correlations C_ij; 0 is no redundancy",
+}
+DIFFERS = (
+    "the loss has the gradient of the global batch; the release's all-reduce carries none, so that biases and norms learn faster here",
+    "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
+)
 
 
 @dataclass(frozen=True)

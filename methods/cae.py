@@ -27,6 +27,17 @@ PAPER = Paper(
     contrasts="nothing: masked patches' features and tokens are predicted from visible ones",
     crops="1",
 )
+METRICS = {
+    "loss": "naming the masked patches' tokens (log of method.vocabulary at chance) + method.alignment x alignment",
+    "token_top1": "share of masked patches whose token is named right",
+    "alignment": "squared distance of the predicted features of masked patches from the encoder's own of them",
+}
+DIFFERS = (
+    "tokens are clusters of patches fitted to the first batch, unless method.tokenizer is dalle",
+    "the regressor has neither layer scale nor drop path, and other norms than the release's; pixels are resized by area, not by Lanczos",
+    "AdamW's second beta is 0.98; the release's scripts have 0.999",
+    "a ViT is initialised as MoCo v3's, whatever the method",
+)
 
 
 @dataclass(frozen=True)

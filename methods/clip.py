@@ -27,6 +27,17 @@ PAPER = Paper(
     negatives="batch",
     crops="1 and a text",
 )
+METRICS = {
+    "loss": "InfoNCE of an image among all captions of the batch and of a caption among all images, their mean; log N at chance",
+    "match_top1": "share of images and captions whose partner is the nearest of the batch",
+    "temperature": "the learned temperature that similarities are divided by; the smaller, the harder the softmax",
+}
+DIFFERS = (
+    "texts are bytes, not a vocabulary of byte pairs; the image tower is a plain ResNet-50 without attention pooling",
+    "the text tower's blocks begin as copies of one another, and tokens are drawn with a standard deviation of 1 (release: 0.02)",
+    "the temperature is limited where it is used, so that it no longer learns once it has reached the limit; the release limits the parameter",
+    "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
+)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,11 @@ PAPER = Paper(
     negatives="memory banks",
     crops="1, in channel groups",
 )
+METRICS = {
+    "loss": "noise-contrastive estimation, summed over the pairs of views: each view's feature against the other view's bank rows of the image and of drawn ones",
+    "contrast_top1": "share of rows whose own bank row scores above all drawn ones, mean over the pairs of views",
+}
+DIFFERS = ("method.head_norm, none in the paper, is batch norm in the presets of a few hundred steps",)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,15 @@ PAPER = Paper(
     predictor="yes",
     crops="a grid of patches",
 )
+METRICS = {
+    "loss": "InfoNCE of the predicted feature of each patch among all patches of the global batch, mean over directions and distances; log of their number at chance",
+    "contrast_top1": "share of predictions whose own patch is the nearest of all",
+}
+DIFFERS = (
+    "the networks are torchvision's ResNet-101 (v1) and ResNet-152 (v2) in the place of the papers' own, so that their numbers are not to be expected",
+    "v1 trains on grey patches, and the evaluation shows colour; there is no random sub-crop of a patch (views.patches.grid_shift is there, unused)",
+    "v2's colour policy is applied to the whole crop before it is cut, so that all patches of an image share it; the paper augments each patch by itself",
+)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,11 @@ PAPER = Paper(
     predictor="yes",
     crops="1 window",
 )
+METRICS = {
+    "loss": "InfoNCE of the predicted next frames among all frames of the global batch, mean over how far ahead; log of the number of frames at chance",
+    "contrast_top1": "share of predictions whose own frame is the nearest of all",
+}
+DIFFERS = ("there are labels of a whole window, none of each frame, so the paper's phone classification cannot be repeated",)
 
 
 @dataclass(frozen=True)

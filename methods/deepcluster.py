@@ -25,6 +25,14 @@ PAPER = Paper(
     contrasts="an image with its cluster in this epoch",
     crops="1",
 )
+METRICS = {
+    "loss": "cross-entropy with this epoch's clusters, weighted by cluster; log of method.clusters at chance, back up whenever the classifier is drawn anew (each epoch)",
+    "cluster_top1": "share of images that the classifier puts into their cluster",
+}
+DIFFERS = (
+    "a cluster's weight in the loss stands for drawing images uniformly over clusters: the same expectation, in an order that is known beforehand",
+    "AlexNet's dropout is left out; there is no probe on its convolutions, of which the paper's 41.0 % is",
+)
 
 
 @dataclass(frozen=True)

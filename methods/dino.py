@@ -27,6 +27,17 @@ PAPER = Paper(
     ema="cosine to 1",
     crops="2 + 8 small",
 )
+METRICS = {
+    "loss": "cross-entropy of the student's crops with the teacher's other large crop; log K while both are uniform",
+    "teacher_entropy": "entropy of the teacher's outputs over log K: 1 uniform, 0 always the same sharp answer; staying at either end is collapse",
+}
+DIFFERS = (
+    "ViT-S has 12 heads, as MoCo v3's; the release's has 6 (backbone.heads 6)",
+    "the last layer's rows begin with norm 16 and are normalised where they are used; the release's have norm 0.58, so the same rate turns them faster there",
+    "method.head_norm, none in the paper for ViTs, is batch norm in the presets of a few hundred steps",
+    "the rate ends at 4e-6 in paper (release: 1e-6); the preset resnet50 is not the recipe of the checkpoint whose number it quotes",
+    "a ViT is initialised as MoCo v3's, whatever the method",
+)
 
 
 @dataclass(frozen=True)

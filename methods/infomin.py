@@ -28,6 +28,16 @@ PAPER = Paper(
     ema="constant",
     crops="2 + 9 pieces",
 )
+METRICS = {
+    "loss": "InfoNCE of the image's query and of its shuffled pieces, each against the key and the queue, weighted by method.jigsaw; log(K + 1) at chance",
+    "contrast_top1": "share of queries whose own key is nearer than every key of the queue",
+    "jigsaw_top1": "the same for the queries of the shuffled pieces",
+}
+DIFFERS = (
+    "RandAugment always applies both operations; the release each with probability 0.5 and with milder colours: views are harder here",
+    "grey comes before RandAugment; in the release it comes last",
+    "method.head_norm, none in the paper, is batch norm in the presets of a few hundred steps",
+)
 
 
 @dataclass(frozen=True)

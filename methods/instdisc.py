@@ -25,6 +25,16 @@ PAPER = Paper(
     negatives="memory bank",
     crops="1",
 )
+METRICS = {
+    "loss": "noise-contrastive estimation of an image's own bank row among drawn ones, and the proximal term where method.proximal is above 0",
+    "contrast_top1": "share of images whose own bank row scores above all drawn ones",
+}
+DIFFERS = (
+    "grey comes after the colour jitter; the release has it before",
+    "the softmax over all images (the release's nce-k 0) cannot be had",
+    "method.head_norm, none in the paper, is batch norm in the presets of a few hundred steps",
+    "k-NN is measured on the backbone's features; published numbers are of the 128 dimensions that the loss compares",
+)
 
 
 @dataclass(frozen=True)

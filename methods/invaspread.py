@@ -24,6 +24,11 @@ PAPER = Paper(
     contrasts="two views of an image against all other images of the batch",
     negatives="batch",
 )
+METRICS = {
+    "loss": "an image's augmentation recognised as itself, and as no other image of the batch: the mean over 2N views; about log(2N) at chance",
+    "contrast_top1": "share of views whose partner is the nearest of the batch",
+}
+DIFFERS = ("k-NN is measured on the backbone's features; published numbers are of the embedding that the loss compares",)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,14 @@ PAPER = Paper(
     queue="yes",
     ema="constant",
 )
+METRICS = {
+    "loss": "InfoNCE of a query with its own key against the queue; log(K + 1) at chance. It may rise at first, while the queue fills with keys that differ",
+    "contrast_top1": "share of queries whose own key is nearer than every key of the queue",
+}
+DIFFERS = (
+    "in the place of shuffling between GPUs, batch norm runs over train.norm_groups groups of the batch, queries in blocks, keys in strides",
+    "v1: grey comes after the colour jitter; the release has it before",
+)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,11 @@ PAPER = Paper(
     ema="cosine to 1",
     predictor="yes",
 )
+METRICS = {
+    "loss": "InfoNCE of a prediction among the keys of the global batch, times 2 temperature, both directions summed",
+    "contrast_top1": "share of predictions whose own key is the nearest of the batch",
+}
+DIFFERS = ("residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,16 @@ PAPER = Paper(
     contrasts="two views of an image against all other images of the batch",
     negatives="batch",
 )
+METRICS = {
+    "loss": "NT-Xent of a view with its partner among the other 2N - 1 views of the global batch; log(2N - 1) at chance",
+    "contrast_top1": "share of views whose partner is the nearest of all others of the batch",
+}
+DIFFERS = (
+    "the loss is the mean over all anchors; the release sums its two directions, which is twice this",
+    "LARS has the rate inside the velocity",
+    "the preset cifar keeps a projector of 2048 hidden features; the paper's is as wide as the backbone (512)",
+    "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
+)
 
 
 @dataclass(frozen=True)

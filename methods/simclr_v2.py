@@ -26,6 +26,16 @@ PAPER = Paper(
     queue="optional",
     ema="optional",
 )
+METRICS = {
+    "loss": "NT-Xent of a view with its partner among the other 2N - 1 views of the global batch and the memory; log of their number at chance",
+    "contrast_top1": "share of views whose partner is the nearest of all others",
+}
+DIFFERS = (
+    "each view has batch statistics of its own; in the release both views are one batch",
+    "resnet152_3x keeps a projector of 2048 hidden features; the paper's is as wide as the backbone (6144), and fine-tuning starts from it",
+    "fine-tuning warms up over a tenth of its steps (paper: none), and the paper's own lists of 1 % and 10 % of ImageNet cannot be given",
+    "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
+)
 
 
 @dataclass(frozen=True)

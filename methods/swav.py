@@ -26,6 +26,13 @@ PAPER = Paper(
     queue="optional",
     crops="2 + 6 small",
 )
+METRICS = {
+    "loss": "cross-entropy of a crop's prototype scores with another crop's balanced code; log K while nothing is told apart",
+    "code_entropy": "entropy over log K of how often each prototype is used: 1 all alike, near 0 one prototype for everything",
+}
+DIFFERS = (
+    "method.output_norm, none in the paper, is batch norm in the presets of a few hundred steps, whose prototypes stay frozen for most of the run",
+)
 
 
 @dataclass(frozen=True)

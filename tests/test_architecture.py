@@ -159,7 +159,17 @@ def test_method_files_stay_short() -> None:
 
 
 def test_most_method_files_fit_on_a_few_screens() -> None:
-    assert statistics.median(len((REPO / "methods" / f"{name}.py").read_text().splitlines()) for name in method_names()) <= 150
+    """Without the words for their pages."""
+
+    def lines(text: str) -> int:
+        told = [
+            node
+            for node in ast.parse(text).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("METRICS", "DIFFERS")
+        ]
+        return len(text.splitlines()) - sum((node.end_lineno or node.lineno) - node.lineno + 1 for node in told)
+
+    assert statistics.median(lines((REPO / "methods" / f"{name}.py").read_text()) for name in method_names()) <= 150
 
 
 @pytest.mark.parametrize("name", method_names())

@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -221,22 +220,3 @@ def test_places_and_options_come_in_any_order() -> None:
     options, dotted = parse(command_of("plot"), ["curves", "--run", "a", "b", "--data.size", "16", "--metric", "loss"], "plot")
     assert (options.what, options.run, options.metric) == ("curves", ("a", "b"), "loss")
     assert dotted == split_dotted(["--data.size", "16"])[0]
-
-
-def test_every_command_of_the_readme_parses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Words, options and keys; what they name (runs, files) need not be there."""
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = re.findall(r"## Use\n\n```bash\n(.*?)```", text, re.DOTALL)
-    lines = [shlex.split(line.partition("#")[0]) for line in block.splitlines()]
-    assert len(lines) > 20
-    (tmp_path / "contray_runs" / "RUN").mkdir(parents=True)
-    (tmp_path / "contray_runs" / "RUN" / "config.yaml").write_text(RunConfig.make().to_yaml())
-    monkeypatch.chdir(tmp_path)
-    for program, *words in lines:
-        name = next(each for each in COMMANDS if words[: len(each.split())] == each.split())
-        options, dotted = parse(command_of(name), words[len(name.split()) :], name)
-        assert program == "contray"
-        if dotted:
-            command_of(name).keys(options).replace(dotted)
-            taken = command_of(name).takes(options) if hasattr(command_of(name), "takes") else ("*",)
-            assert all(any(fnmatch.fnmatchcase(key, each) for each in taken) for key in dotted), words

@@ -98,7 +98,9 @@ def test_what_an_outage_kept_away_is_said_and_sent_once(
     run, after = of_mlflow(store, record)
     sent = sum(map(len, after.values())) - sum(map(len, before.values()))
     assert sent == len(left)
-    assert out.startswith(f"r: sent {sent} points, data set, description, views.png, curves.png, neighbours.png, encoder, status FINISHED")
+    assert out.startswith(
+        f"r: sent {sent} points, data set, description, views.png, curves.png, neighbours.png, encoder, status FINISHED"
+    )
     online = {"knn_val_top1": 2, **{name: 3 for name in GEOMETRY}}  # the geometry after the first step as well
     about = {"fit_images": 2, "val_images": 2, "test_images": 1}  # what they stand on, online as well
     about |= {"knn_gain": 1, "linear_gain": 1}

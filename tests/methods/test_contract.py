@@ -93,6 +93,14 @@ def assert_same(actual: Any, expected: Any, rtol: float, atol: float, where: str
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_what_a_step_logs_is_explained_in_the_method_s_file(case: str, worlds: Worlds) -> None:
+    file = load_method(case.split()[0])
+    assert file.metrics.keys() == worlds[1][0][case]["steps"][0]["values"].keys()
+    assert isinstance(file.differs, tuple)
+    assert all(len(told) > 20 for told in (*file.metrics.values(), *file.differs))
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("world", WORLDS[1:])
 def test_the_same_steps_on_any_world(worlds: Worlds, case: str, world: int) -> None:
     assert not laws.same_on_ranks([worlds[world][rank][case] for rank in range(world)], worlds[1][0][case])

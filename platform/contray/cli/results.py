@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ..training.result import Result, Results
     from ..tuning import SweepResult
 
-METHOD_COLUMNS = ("method", "year", "paper", "contrasts", "negatives", "queue", "EMA", "predictor", "crops", "presets")
-
 
 def show_result(config: RunConfig, result: Result) -> None:
     """The verdict of one run and where to look on."""
@@ -86,16 +84,6 @@ def method_rows(names: Sequence[str] = ()) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return rows
-
-
-def method_table() -> str:
-    """The method table in Markdown; the README holds exactly this."""
-    shown = [column for column in METHOD_COLUMNS if column != "paper"]
-    lines = ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
-    for row in method_rows():
-        cells = {**row, "method": f"[{row['method']}]({row['url']})", "presets": ", ".join(row["presets"])}
-        lines.append("| " + " | ".join(str(cells[column]) for column in shown) + " |")
-    return "\n".join(lines)
 
 
 def show_methods(rows: Sequence[Mapping[str, Any]]) -> None:

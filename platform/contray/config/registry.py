@@ -68,6 +68,8 @@ class MethodFile:
     recipe: Mapping[str, Any]
     presets: Mapping[str, Preset]
     method: type[Method]
+    metrics: Mapping[str, str]  # what each value that `loss` returns says
+    differs: tuple[str, ...]  # from the paper
 
 
 def names(kind: str) -> list[str]:
@@ -228,7 +230,8 @@ def load_method(name: str) -> MethodFile:
         raise UserError(f"method {name}: {problem}")
     if "paper" not in module.PRESETS:
         raise UserError(f"method {name}: PRESETS must hold 'paper'")
-    return MethodFile(name, module.PAPER, module.Config, module.VIEWS, module.RECIPE, module.PRESETS, found[0])
+    told_of = getattr(module, "METRICS", {}), getattr(module, "DIFFERS", ())
+    return MethodFile(name, module.PAPER, module.Config, module.VIEWS, module.RECIPE, module.PRESETS, found[0], *told_of)
 
 
 def load_space(name: str) -> ModuleType:
