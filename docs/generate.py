@@ -34,7 +34,7 @@ SECTIONS = ("backbone", "data", "augment", "views", "optim", "train", "scale", "
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 API = {  # beside what `import contray` offers
     "What comes back": (
-        "contray.training.launch.Result", "contray.evaluation._base.Measured", "contray.model.encoder.Encoder", "contray.tables.Table",
+        "contray.training.result.Result", "contray.evaluation._base.Measured", "contray.model.encoder.Encoder", "contray.tables.Table",
     ),
     "For methods of your own": tuple(f"contray.methods._base.{name}" for name in ("Method", "Batch", "Clock", "View", "Paper", "Preset", "setting")),
     "For other parts of your own": ("contray.evaluation._base.Subject", "contray.track.listeners.Listener"),

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from contray import data, model, planning
+from contray.api.train import minutes
 from contray.cli.main import main
-from contray.cli.train import minutes
 from contray.config import RunConfig
 from contray.config.registry import builtin, load_method
 from contray.errors import ConfigError, UserError
@@ -173,7 +173,7 @@ def test_a_budget_is_a_time(text: str, found: float) -> None:
 @pytest.mark.parametrize("text", ["", "soon", "0", "-3m", "3 days"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"--budget: got .*such as 90s, 30m or 2h"):
-        minutes(text)
+        minutes(text, "--budget")
 
 
 # ---------------------------------------------------------------- all that is wrong at once
@@ -215,7 +215,7 @@ def test_a_plan_is_told_kept_and_adopted(photos: Path, tmp_path: Path, monkeypat
     )
     found, plan = planning.planned(config, data.open_source(config))
     assert len(plan.lines) == 10
-    assert plan.lines[0].startswith("data     24 images of 40 x 30 px, 2 classes, ")
+    assert plan.lines[0].startswith("data     21 images of 40 x 30 px, 2 classes, 3 test images")
     assert plan.command == f"contray train --config {tmp_path}/runs/{config.run_name}/config.yaml"
     assert str(plan.lines[-1]).endswith(plan.command)
     assert measure(found, look(found, data.open_source(found))).seconds > 0

@@ -67,7 +67,6 @@ def sweep(
         raise UserError(f"--grace: got {grace:g}, must be above 0 and at most 1: the share of a run that every trial gets")
     source, storage = data.announced(config), Storage(config.scale.storage)
     base_name = config.track.name or f"tune-{slug(Path(name).stem)}-{config.digest('scale', 'track', planned=False)}"
-    config, plan = plan_of(config, source, storage, quiet, base_name)  # once for all trials
     check_metric(metric, config, source)
     check_measurable(config, source)
     if scheduler == "pbt" and config.scale.workers[1] > 1:
@@ -76,6 +75,7 @@ def sweep(
         raise UserError(f"--scheduler pbt: this space has no key that may change on the way ({', '.join(sorted(LIVE_KEYS))})")
     check_machines(config)
     track.listeners.load(config.track.listeners)
+    config, plan = plan_of(config, source, storage, quiet, base_name)  # once for all trials
     space, left_out = _fitting(config, dict(file.SPACE), len(source.train))
     uri = track.resolve_uri(config.track.uri)
     track.check(uri)
