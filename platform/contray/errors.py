@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -44,6 +45,18 @@ class DataError(UserError):
 
 class OnAllRanks(UserError):
     """Raised by every rank in the same step, or by the first when the others are through: new workers would only meet it again."""
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Make the folder of a file that is to be written. Raises UserError, before there is work to lose, where it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"{option}: {path} cannot be written ({error.strerror or error})") from None
 
 
 def nearest(word: str, known: Iterable[str], ending: str = "") -> str:

@@ -72,6 +72,8 @@ BROKEN = {
     ),
     "dead_parameter": (own((PROJECTOR, PROJECTOR + "        self.spare = nn.Linear(3, 3)\n")), "gradients", "spare.weight and 1 more of spare gets no gradient", "self.spare ="),
     "peeks": (own(("align = (", "align = 0 * batch.labels.sum() + (")), "a step", "has no attribute 'labels'", "batch.labels"),
+    "exits": (own((ROWS, ROWS + "\n        raise SystemExit(0)")), "a step", "SystemExit: 0", "raise SystemExit"),
+    "exits_when_built": (own((PROJECTOR, PROJECTOR + "        raise SystemExit(0)\n")), "a step", "building it raises SystemExit: 0", "raise SystemExit"),
     "peeks_by_data": (own(("import torch\n", "import sklearn.datasets\nimport torch\n")), "labels", "imports sklearn.datasets", "import sklearn"),
     "peeks_by_view": (
         own(('VIEWS = {"view"', 'VIEWS = {"label": View(source="label", kind="tokens", size=4), "view"'), ('{"view": replace(SMALL_VIEW, crop', '{"label": VIEWS["label"], "view": replace(SMALL_VIEW, crop')),

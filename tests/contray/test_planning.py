@@ -22,6 +22,7 @@ from contray.planning.cost import Cost
 from contray.planning.estimates import estimate, guard, refuse, small
 from contray.planning.facts import Images, Machine, look, machine
 from contray.planning.trial import Trial, measure
+from contray.storage.checkpoint import dump
 from contray.storage.folder import Storage
 from contray.training import launch as launching
 
@@ -154,6 +155,16 @@ def test_own_data_get_a_plan_and_named_sources_their_presets() -> None:
     assert RunConfig.make("simclr", {"data.source": "x/"}, preset="paper").train.planned == ()
     with pytest.raises(ConfigError, match=r"train\.budget: is what preset auto plans for; paper says itself"):
         RunConfig.make("simclr", {"data.source": "x/", "train.budget": 5}, preset="paper")
+    with pytest.raises(ConfigError, match=r"train\.budget: is what preset auto plans for"):
+        RunConfig.make("simclr", {"train.budget": "2h"}, preset="paper")
+    assert RunConfig.make("simclr", {"train.budget": "30"}, preset="paper").train.budget == 30
+
+
+def test_what_was_once_planned_counts_in_the_name_under_another_preset() -> None:
+    found = fitted(auto("simclr"), Images(2000))
+    names = {found.replace({"method.preset": preset, "optim.lr": lr, "train.planned": found.train.planned}).run_name
+             for preset in ("auto", "cifar") for lr in (0.1, 0.2)}  # fmt: skip
+    assert len(names) == 3
 
 
 def test_another_budget_makes_another_plan() -> None:
@@ -229,9 +240,19 @@ def test_a_plan_is_told_kept_and_adopted(photos: Path, tmp_path: Path, monkeypat
     assert (again.data.workers, kept and kept.lines) == (3, plan.lines)
     assert again == found.replace({"data.workers": 3})
     assert launching.plan_of(found, data.open_source(config), Storage(config.scale.storage), True) == (found, None)
+    with pytest.raises(UserError, match=r"data\.source: .*plan\.json was planned for 21 images of .*, and 22 train now; give "):
+        planning.adopted(folder, config, 22)
+    with pytest.raises(UserError, match=r"track\.name: .*plan\.json was planned for another config; give this run another"):
+        planning.adopted(folder, config.replace({"train.budget": 2}))
     (tmp_path / "runs" / config.run_name / planning.KEPT).write_text("{}")
     with pytest.raises(UserError, match=r"plan\.json is damaged"):
         planning.adopted(folder, config)
+    folder.remove(planning.KEPT)
+    assert planning.adopted(folder, config) is None
+    folder.write("step-000000007.pt", dump({"method": {}, "config": found.to_yaml()}))
+    lost = planning.adopted(folder, config)
+    assert lost is not None
+    assert lost[0] == found, "what the run was trained with goes on, never a new plan"
 
 
 def test_the_dry_run_of_ones_own_photos(

@@ -90,6 +90,8 @@ def test_one_run_is_asked_for_in_many_ways(launched: list[RunConfig], tmp_path: 
         (lambda: contray.train(3), "^train: got int; give a method's name"),  # pyright: ignore[reportArgumentType, reportCallIssue]
         (lambda: contray.train("simclr", "photos/"), r"^overrides: got 'photos/', must be a mapping .*\{'data.source': 'photos/'\}"),  # pyright: ignore[reportArgumentType, reportCallIssue]
         (lambda: contray.train("simclr", seeds=0), "^seeds: got 0"),
+        (lambda: contray.train("simclr", seeds="2"), "^seeds: got '2', must be a whole number"),  # pyright: ignore
+        (lambda: contray.train("simclr", {"data.source": "x/"}, budget=0), "^budget: got 0, must be a time"),
         (lambda: contray.train(RunConfig.make(), preset="cifar"), "^preset: cifar goes with a method's name"),
         (lambda: contray.train("simclr", data={"sorce": "x"}), "^data.sorce: unknown key; did you mean data.source"),
         (lambda: contray.load(3), "^run: got int; give a run's id or name"),  # pyright: ignore[reportArgumentType]

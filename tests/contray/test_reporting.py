@@ -21,6 +21,7 @@ from contray.errors import UserError
 from contray.reporting import html, report
 from contray.reporting.confusion import Confusion, luminance
 from contray.reporting.page import TEMPLATE
+from contray.reporting.record import find
 from contray.training.launch import launch
 from tests.browser import FLAGS, chromium
 
@@ -195,6 +196,23 @@ def test_without_mlflow_the_folder_tells(place: Place, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name what to report on"):
         report(out=tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(UserError, match=r"--out: .*folder\.html cannot be written \(Is a directory\)"):
+        report(checkpoint=folder, out=tmp_path / "folder.html")
+
+
+def test_what_is_damaged_is_left_out_and_said(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(place.folder / "runs" / place.name, folder)
+    for name in ("verdict.json", "run.json"):
+        (folder / name).write_text("{")
+    record = find(str(folder), "", place.uri)
+    assert record.name, "the copy of run.json tells which run it is"
+    record = find("", str(folder), "")
+    assert not record.metrics
+    assert "verdict.json is damaged (no JSON): what the run measured at its end is left out" in record.notes[0]
+    (folder / "config.yaml").write_bytes(b"\xff\xfe")
+    assert find("", str(folder), "").config
 
 
 def test_without_its_data_a_run_still_has_a_page(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ class Opened:
     run: track.TrackedRun | None
 
     def data_name(self, source: Callable[[], data.Source]) -> str:
-        """Of the data, as MLflow takes it in a metric's name; empty for the run's own."""
+        """Of the data, as MLflow takes it in a metric's name; empty for the run's own, tested on what the run would test on. Says where that trained."""
         ours, theirs = self.config.data, self.encoder.config.data
         shown = [
             "source",
@@ -51,7 +51,18 @@ class Opened:
             {key: part for key, part in each.parts.items() if key.startswith("data.")}
             for each in (self.config, self.encoder.config)
         )
-        return "" if parts == others and all(getattr(ours, key) == getattr(theirs, key) for key in shown) else slug(source().name)
+        own = parts == others and all(getattr(ours, key) == getattr(theirs, key) for key in shown)
+        if own and ours.test_share == theirs.test_share:
+            return ""
+        name, tested = slug(source().name), source().tested or source().test is None
+        if not own:
+            return name
+        if source().tested and ours.test_share > theirs.test_share:
+            print(
+                f"contray: data.test_share: the encoder was trained with {theirs.test_share:g}, so images that trained it are among those that test",
+                file=sys.stderr,
+            )
+        return f"{name}-test_share-{ours.test_share:g}" if tested else ""  # a test set of its own: the share decides nothing
 
     def name_data(self, source: data.Source) -> None:
         """Have the run name the data of somebody else's that it was measured on; the results are kept, so that a refusal is only said."""

@@ -74,10 +74,10 @@ def train(
     from ..training.result import Results
     from ..training.seeds import launch_seeds
 
-    given = {**keys_of(overrides), **keys_of(keys), **({"train.budget": minutes(budget)} if budget else {})}
+    given = {**keys_of(overrides), **keys_of(keys), **({} if budget in ("", None) else {"train.budget": minutes(budget)})}
     config = config_of(method, given, preset, code)
-    if seeds < 1:
-        raise UserError(f"seeds: got {seeds}, must be at least 1")
+    if not isinstance(seeds, int) or seeds < 1:
+        raise UserError(f"seeds: got {seeds!r}, must be a whole number, at least 1")
     return launch(config, quiet=quiet, yes=yes) if seeds == 1 else Results(launch_seeds(config, seeds, quiet=quiet, yes=yes))
 
 

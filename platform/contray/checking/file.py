@@ -92,7 +92,7 @@ def refusals(path: str, config: RunConfig, method: type[Method]) -> list[Wrong]:
                         line,
                     )
                 ]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             told_of = raised(error, path)
             words = f"check(samples={samples}, batch={batch}) ends in {told_of.words}, not in ValueError('FIELD: ...')"
             return [Wrong(words, "def check(cls, config, *, samples, batch, views)", told_of.line or line)]
@@ -105,7 +105,7 @@ def negatives(path: str, method: Method, declared: str) -> list[Wrong]:
     for batch in (16, 256):
         try:
             found[batch] = method.negatives(batch)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return [
                 Wrong(
                     f"negatives({batch}) ends in {raised(error, path).words}",

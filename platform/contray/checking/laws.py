@@ -276,7 +276,7 @@ def copies(method: Method) -> list[Wrong]:
     """It can be copied, as trials and average networks are."""
     try:
         copy.deepcopy(method)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return [
             Wrong(
                 f"it cannot be copied by copy.deepcopy ({type(error).__name__}: {error})",

@@ -58,7 +58,7 @@ def line_where(file: str, run: Callable[[], object], state: Callable[[FrameType]
     sys.settrace(trace)
     try:
         run()
-    except Exception:  # what it raises is told elsewhere
+    except (Exception, SystemExit):  # what it raises is told elsewhere
         pass
     finally:
         sys.settrace(before)

@@ -84,7 +84,7 @@ class _Suite:
             return True
         try:
             return self.note(check, law())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             told = raised(error, self.path)
             return self.note(check, [Wrong(f"it raises {told.words}", "", told.line)])
 
@@ -131,7 +131,7 @@ class _Suite:
         drawn = draws.states()
         try:
             method = model.build(self.config, SAMPLES)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return self._ends("building it", error)
         if draws.states()[1:] != drawn[1:]:  # torch's is seeded by the engine
             where = line_where(self.path, lambda: model.build(self.config, SAMPLES), lambda frame: draws.states()[1:])
@@ -148,7 +148,7 @@ class _Suite:
             return False
         try:
             self.alone = some_steps(0, 1, self.config)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return self._ends("a step", error)
         self.note("a step", [])
         drawn, wrote = self._watched()
@@ -270,7 +270,7 @@ class _Suite:
                     Wrong(f"with {backbone}: {wrong.words}", wrong.mend, wrong.line)
                     for wrong in laws.encodes(config, method.eval(), self.path)
                 ]
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 told = raised(error, self.path)
                 mend = "a backbone gives (B, out_dim) features of images and nothing else; a method that needs patches in reach says so in needs_vit"
                 found.append(Wrong(f"with {backbone} it raises {told.words}", mend, told.line))

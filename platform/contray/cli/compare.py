@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..errors import UserError, nearest
+from ..errors import UserError, check_writable, nearest
 from . import documents
 from .options import URI_HELP, arg, json_note
 from .output import answer, show
@@ -47,6 +47,8 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     from ..track.comparing import compare
 
     check_out(options.out)
+    if options.csv:
+        check_writable("--csv", options.csv)
     if options.by not in ("", *WAYS):
         raise UserError(f"--by: got {options.by!r}; {nearest(options.by, WAYS)}")
     with answer(options.json) as tell:
@@ -55,8 +57,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         for table in tables_of(found, options.by):
             show(table, "")
         if options.csv:
-            options.csv.parent.mkdir(parents=True, exist_ok=True)
-            options.csv.write_text(found.csv())
+            options.csv.write_text(found.csv(), encoding="utf-8")
             show(f"table: {options.csv}")
         show(f"plot: {options.out}", f"MLflow: {found.url}")
         tell(documents.of_comparison(found, options.out))

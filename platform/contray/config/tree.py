@@ -97,7 +97,8 @@ class RunConfig:
         )
         if preset not in (AUTO, *file.presets):
             raise ConfigError("method.preset", f"got {preset!r}; {nearest(preset, (AUTO, *file.presets))}")
-        if preset != AUTO and "train.budget" in overrides and float(_one(overrides["train.budget"])) != TrainConfig.budget:
+        budget = _one(overrides.get("train.budget", TrainConfig.budget))
+        if preset != AUTO and budget not in (str(TrainConfig.budget), f"{TrainConfig.budget:g}"):
             raise ConfigError("train.budget", f"is what preset auto plans for; {preset} says itself how long it trains")
         chosen = start(file, overrides) if preset == AUTO else file.presets[preset]
         config = object.__new__(cls)  # checked once, when everything is set
@@ -247,9 +248,11 @@ class RunConfig:
 
         planned: whether what a plan filled counts; False: only that it did, so that the digest is the same before and after.
         """
-        without = (*without, *self.idle, *(() if planned else set(self.train.planned) - FREE))
+        without = (*without, *self.idle)
         if self.method.preset != AUTO:
             without = (*without, "train.budget", "train.planned", "train.planned_for")
+        elif not planned:
+            without = (*without, *(set(self.train.planned) - FREE))
         asked = {**self.flat(), **dict.fromkeys(self.train.settled, "auto")}  # the same name on any hardware
         kept = {
             key: _default(key) if key in FREE else value  # else whoever is told to go on with such a key would begin anew

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import UserError, nearest
+from ..errors import UserError, check_writable, nearest
 
 KINDS = {  # beside each what it shows; `curves` is of runs, all others are of one encoder
     "neighbours": "test images and their nearest training images",
@@ -20,9 +20,10 @@ ENDINGS = (".png", ".jpg", ".pdf", ".svg")
 
 
 def check_out(out: Path) -> None:
-    """Raises UserError where `out` is no picture's name."""
+    """Raises UserError where `out` is no picture's name, or cannot be written."""
     if out.suffix not in ENDINGS:
         raise UserError(f"--out: got {out}, must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    check_writable("--out", out)
 
 
 def check(what: str, out: Path, by: str, images: int) -> None:

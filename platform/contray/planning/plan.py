@@ -12,7 +12,7 @@ from ..config.registry import load_method
 from ..errors import UserError
 from ..model.laws import limits_of
 from ..storage import sealed
-from ..storage.checkpoint import latest
+from ..storage.checkpoint import latest, newest_step
 from ..storage.folder import Storage
 from . import rules
 from .cost import Cost
@@ -64,23 +64,42 @@ def keep(folder: Storage, config: RunConfig, plan: Plan) -> tuple[RunConfig, Pla
     return config, plan
 
 
-def adopted(folder: Storage, config: RunConfig) -> tuple[RunConfig, Plan] | None:
-    """The config with the plan that is kept in the folder; None where there is none. Raises UserError where it is damaged."""
+def adopted(folder: Storage, config: RunConfig, samples: int = 0) -> tuple[RunConfig, Plan] | None:
+    """The config with the plan that is kept in the folder, or, where that is lost, with what the newest checkpoint was made with; None without either.
+
+    samples: training images that there are, 0: not held against the plan. Raises UserError where it is damaged, or, with no checkpoint whose config
+    and data would tell, made for another config or for more or fewer images.
+    """
+    damaged, kept = None, None
     try:
         kept = sealed.read(folder, KEPT, str, needed=("config", "plan"))
     except sealed.Damaged as error:
-        state = latest(folder)  # whose config is that of the run
-        if state is None:
-            raise UserError(f"{error}; there is no checkpoint either: remove it, and a plan is made anew") from None
+        damaged = error
+    trained = newest_step(folder) > 0
+    if kept is None and trained and (state := latest(folder)):
         kept = {"config": state["config"], "plan": "", "command": command(config)}
+    if kept is None and damaged:
+        raise UserError(f"{damaged}; there is no checkpoint either: remove it, and a plan is made anew")
     if kept is None:
         return None
+    if not trained:
+        _check_made_for(f"{folder.address}/{KEPT}", RunConfig.from_yaml(kept["config"]), config, samples)
     before, own = RunConfig.from_yaml(kept["config"]), config.train.planned
     if any(each.partition(".")[0] == "views" for each in own):
         config = dataclasses.replace(config, views=before.views)
     values = {key: value for key, value in before.flat().items() if key in own and key.partition(".")[0] != "views"}
     config = config.replace({**values, "train.planned": own, "train.planned_for": before.train.planned_for})
     return config, Plan(tuple(kept["plan"].splitlines()), kept.get("command", ""))
+
+
+def _check_made_for(where: str, before: RunConfig, config: RunConfig, samples: int) -> None:
+    """Raises UserError where the plan of `before` is none of this config with so many images."""
+    mend = "give this run another --track.name, or remove it, and a plan is made anew"
+    if before.digest("scale", "track", planned=False) != config.digest("scale", "track", planned=False):
+        raise UserError(f"track.name: {where} was planned for another config; {mend}")
+    if samples and not before.train.planned_for.startswith(f"{samples:,} "):
+        data, _, _ = before.train.planned_for.partition(";")
+        raise UserError(f"data.source: {where} was planned for {data}, and {samples:,} train now; {mend}")
 
 
 def command(config: RunConfig) -> str:

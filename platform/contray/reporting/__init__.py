@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, check_writable
 
 NAME = "report.html"
 
@@ -37,9 +37,9 @@ def report(
         raise UserError(f"--out: got {out}, must end in .html")
     name_files(code)
     record = find(run, checkpoint, uri)
+    check_writable("--out", out)
     with TrainingBar("report", quiet) as bar:
         page = written(record, bar.show)
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     keeper = record.asked or record.tracked
     if keeper is not None:

@@ -24,7 +24,7 @@ from .html import Section
 from .record import Record
 
 SHOWN_CLASSES, SIZED = 40, 64  # classes that have a bar; images whose sizes are looked at
-NOT_ASKED = ("train.settled", "train.planned", "track.uri", "track.name", "scale.storage")
+NOT_ASKED = ("train.settled", "train.planned", "train.planned_for", "track.uri", "track.name", "scale.storage")
 
 
 def dataset(subject: Sampled) -> Section:

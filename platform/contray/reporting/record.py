@@ -16,7 +16,7 @@ from ..storage import sealed
 from ..storage.folder import Storage
 from ..track.comparing import Comparison, compare
 from ..track.runs import PARENTS, children, find_run, known_as
-from ..training.records import FOLDER, KINDS, RECORD, SEEDS, SWEEP
+from ..training.records import FOLDER, RECORD, SEEDS, SWEEP, read
 from ..training.worker import VERDICT
 
 CURVED = (*CURVES, "images_per_second", "effective_temperature", "feature_std")
@@ -82,9 +82,9 @@ def _of_run_folder(address: str, uri: str) -> Record:
     """By what the folder knows of its run in MLflow; without MLflow, what lies there."""
     folder = Storage(address)
     known: dict[str, Any] = {}
-    for name, kinds in ((RECORD, KINDS), (SEEDS, {"run_id": str}), (SWEEP, {"run_id": str})):
+    for name, kinds in ((RECORD, {}), (SEEDS, {"run_id": str}), (SWEEP, {"run_id": str})):
         if name in folder.names():
-            known = sealed.read(folder, name, kinds) or {}
+            known = read(folder) if name == RECORD else sealed.read(folder, name, kinds) or {}
             break
     if not known.get("run_id"):
         return of_folder(address)
@@ -107,9 +107,12 @@ def of_folder(address: str) -> Record:
         raise UserError(f"--checkpoint: there is nothing in {folder.address}")
     made = Record(folder.address.rstrip("/").rpartition("/")[2], checkpoint=address)
     if "config.yaml" in names:
-        made.config = folder.read("config.yaml").decode()
+        made.config = folder.read("config.yaml").decode(errors="replace")
     if VERDICT in names:
-        made.metrics = sealed.read(folder, VERDICT, sealed.NUMBER) or {}
+        try:
+            made.metrics = sealed.read(folder, VERDICT, sealed.NUMBER) or {}
+        except sealed.Damaged as error:
+            made.notes.append(f"{error}: what the run measured at its end is left out")
     return made
 
 

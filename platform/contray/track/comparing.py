@@ -31,7 +31,7 @@ FURTHER = re.compile(
     r"(linear_paper|linear_last\d+(_avg)?|attentive|(finetune|scratch|distill|crd|noisy_student)_\w+(?<!_val)|supervised)_top1"
     r"|([\w-]+\.)?((scratch|supervised)_)?(detection_(fpn|c4|mask)(_segm)?_ap|segmentation_(fcn|deeplab)_miou)"
 )  # on demand
-OWN = ("seed", "scale.", "track.")  # params in which runs of one configuration may differ
+OWN = ("seed", "scale.", "track.", "train.planned")  # params in which runs of one configuration may differ
 TOLD_BY = ("linear_top1", "knn_top1", "linear_val_top1", "knn_val_top1")  # what differences are judged on, most telling first
 
 
@@ -104,7 +104,7 @@ class Comparison(Shown):
             spreads = [row.metrics.get(name) for name in metrics]
             cells = [cell for each in spreads for cell in ((each.mean, each.std, each.n) if each else ("", "", ""))]
             settings = [row.differs.get(key, "") for key in self.differing]
-            first = [row.name, row.method, row.preset, row.dataset, *settings, row.seeds, row.steps]
+            first = [*map(_no_formula, [row.name, row.method, row.preset, row.dataset, *settings]), row.seeds, row.steps]
             writer.writerow([*first, *cells, " ".join(row.run_ids)])
         return text.getvalue()
 
@@ -112,6 +112,11 @@ class Comparison(Shown):
     def shown(self) -> list[Table]:
         """As it prints."""
         return self.tables
+
+
+def _no_formula(text: str) -> str:
+    """What a spreadsheet takes for text: names come from whoever writes into the store, and =, +, - or @ would begin a formula."""
+    return f"'{text}" if re.match(r"[=+\-@\t\r]", text) and not re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text) else text
 
 
 def compare(uri: str, runs: Sequence[str], experiment: str, metrics: Sequence[str] = ()) -> Comparison:

@@ -77,7 +77,7 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
             raise UserError(f"track.name: another process has just finished {name}; the same command again starts {now}")
         if plan:
             config, plan = keep(lease.fenced(), config, plan)
-            tags = {**tags, "contray.plan": str(plan)}
+            tags = {**tags, **({"contray.plan": str(plan)} if plan.lines else {})}
         if not cluster_of(config):  # else the workers' hardware says, which is not in reach yet
             config = settle(config, lease.fenced())
         params = {key: value for key, value in config.flat().items() if key not in model.open_keys(config)}
@@ -113,7 +113,7 @@ def plan_of(
     if not config.unplanned:
         return config, None
     there = storage.folders()
-    if there and (known := adopted(storage / (name or name_of(config, storage, quiet=True)[0]), config)):
+    if there and (known := adopted(storage / (name or name_of(config, storage, quiet=True)[0]), config, len(source.train))):
         return known
     check_machines(config)
     config, plan = planned(config, source)

@@ -59,7 +59,9 @@ def _launch(config: RunConfig, seeds: int, quiet: bool, yes: bool) -> list[Resul
     with held(home, quiet) as lease:
         if plan:
             config, plan = keep(lease.fenced(), config, plan)
-        return _run(config, source, seeds, storage, base, lease, quiet, {"contray.plan": str(plan)} if plan else {})
+        return _run(
+            config, source, seeds, storage, base, lease, quiet, {"contray.plan": str(plan)} if plan and plan.lines else {}
+        )
 
 
 def _run(
