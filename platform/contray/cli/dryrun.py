@@ -6,6 +6,7 @@ from .. import data, model
 from ..config import RunConfig
 from ..evaluation.common.samples import check_measurable
 from ..planning import estimate, planned
+from ..tables import hanging
 from .output import show
 
 
@@ -15,12 +16,12 @@ def describe(config: RunConfig, *, whole: bool = False) -> tuple[RunConfig, dict
     if config.unplanned:
         config, plan = planned(config, source)
         cost = plan.cost
-        show(*plan.lines)
+        show(hanging(str(plan), 9))
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     check_measurable(config, source)
     found = estimate(config, source, cost)
     if whole:
         print(found.config.to_yaml())
-    show("dry run: nothing was started", str(found))
+    show("dry run: nothing was started", hanging(str(found), 21))
     return found.config, dict(found.facts)
