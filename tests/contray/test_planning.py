@@ -90,6 +90,14 @@ def test_every_method_of_images_has_a_plan(method: str, count: int) -> None:
         model.check(fitted(auto(method), Images(count, side=3000, longest=4000), here), count)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_images_can_be_measured(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the few rows of a trial, and without what a run's first step alone does."""
+    monkeypatch.setattr("contray.methods._tokenizers.PatchTokenizer.fit", lambda *_: pytest.fail("is no part of every step"))
+    few = Images(24, side=120, longest=160)
+    assert measure(fitted(auto(method), few, CPU), few).seconds > 0
+
+
 def test_what_is_given_stays_and_the_rest_is_fitted() -> None:
     config = auto("moco", optim__lr=0.5, views__query__size=48, train__batch_size=20, backbone__name="resnet18")
     found = fitted(config, Images(300, side=100, longest=100))
