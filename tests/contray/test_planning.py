@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import cv2
@@ -334,5 +335,7 @@ def test_a_refused_run_leaves_nothing(
     ]
     assert main(["train", "simsiam", *words]) == 2
     assert "GB of memory, and this machine has 1.0 GB" in capsys.readouterr().err
+    assert main(["train", "simsiam", *words, "--dry-run"]) == 0
+    assert re.search(r"^refused +backbone\.name: got .* this machine has 1\.0 GB", capsys.readouterr().out, re.MULTILINE)
     assert not (tmp_path / "contray_runs").exists()
     assert not (tmp_path / "mlflow.db").exists()
