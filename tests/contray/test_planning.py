@@ -217,6 +217,15 @@ def test_what_would_do_does(method: str, preset: str, samples: int) -> None:
 # ---------------------------------------------------------------- the plan of a run
 
 
+def test_photos_are_read_at_the_size_that_is_drawn_from(tmp_path: Path) -> None:
+    for i in range(8):
+        cv2.imwrite(str(tmp_path / f"{i}.jpg"), np.full((480, 640, 3), 20 * i, np.uint8))
+    config = RunConfig.make("simclr", {"data.source": str(tmp_path), "train.budget": 0.5, "scale.workers": (0, 0)})
+    found, plan = planning.planned(config, data.open_source(config))
+    assert found.data.shorter_side == 160
+    assert "photos are read at 160 px" in str(plan)
+
+
 def test_a_plan_is_told_kept_and_adopted(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig.make(
         "moco",
