@@ -47,11 +47,15 @@ class PatchTokenizer(nn.Module):
         return self.codes[tokens]
 
     def fit(self, images: Tensor, size: int) -> Tensor:
-        """The codes (K, P) from the global batch's patches, as many of each image as make 64 for each code."""
+        """The codes (K, P) from the global batch's patches, as many of each image as make 64 for each code.
+
+        Where there are fewer patches than codes, several codes share one, and the first of them names it.
+        """
         patches = patchify(images, self.patch)  # (B, L, P)
         each = min(patches.shape[1], -(-64 * len(self.codes) // size))
         spread = torch.linspace(0, patches.shape[1] - 1, each, device=images.device).long()
         rows = gather(patches[:, spread], size).flatten(0, 1).to(self.codes.dtype)
+        rows = rows.repeat(-(-len(self.codes) // len(rows)), 1)
         return from_first(lambda: [kmeans(rows, len(self.codes), 20, seed=0)[0]], [self.codes])[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -121,6 +122,20 @@ class Table:
         title = f"<caption>{escape(self.title)}</caption>" if self.title else ""
         below = f'<p class="contray-caption">{escape(self.caption)}</p>' if self.caption else ""
         return f'<table class="contray">{title}<thead>{row(self.columns, "th")}</thead><tbody>{body}</tbody></table>{below}'
+
+
+def hanging(text: str, indent: int) -> str:
+    """Lines that begin with a name of `indent` characters, folded where the terminal ends; a pipe or file gets them whole, and commands stay whole."""
+    if not sys.stdout.isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns, 2 * indent)
+    lines = (
+        line if line[indent:].startswith("contray ") else textwrap.fill(
+            line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+        for line in text.splitlines()
+    )  # fmt: skip
+    return "\n".join(lines)
 
 
 class Shown:

@@ -1,6 +1,7 @@
 """Order, full batches, broken images, loader processes: the same rows on any number of ranks and from any step on."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from contray.config.sections import DataConfig
 from contray.data import BrokenImage, EvalImages, GlobalBatches, holdout, loader, open_source, permutation
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, DataError
+from contray.evaluation.common.samples import check_readable
 from contray.methods._base import View
 from contray.methods._ranks import shares
 
@@ -232,6 +234,13 @@ def test_too_many_broken_images_stop_the_run_with_one_line(workers):
     with pytest.raises(DataError, match=line):
         list(loader(batches(split, max_broken=0.1), range(6), range(8), workers=workers, pin=False))
     assert len(children()) == before
+
+
+@pytest.mark.parametrize(("broken", "most", "refused"), [([2], 0.05, False), ([2], 0.0, True), ([2, 4], 0.05, True)])
+def test_one_broken_image_of_few_is_no_reason_to_refuse_them(broken, most, refused):
+    """The held-out tenth of sixty photos is six: one broken photo among them must not stop the run."""
+    with pytest.raises(DataError, match="of 6 test images are broken") if refused else nullcontext():
+        check_readable(Holes(6, broken), most)
 
 
 def test_too_many_broken_images_are_refused_before_training_where_decoding_finds_them(tmp_path):

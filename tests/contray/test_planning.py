@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import cv2
@@ -89,6 +90,14 @@ def test_a_plan_is_valid_whatever_there_is(method: str, count: int, side: int, h
 def test_every_method_of_images_has_a_plan(method: str, count: int) -> None:
     for here in (CPU, GPU):
         model.check(fitted(auto(method), Images(count, side=3000, longest=4000), here), count)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_images_can_be_measured(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the few rows of a trial, and without what a run's first step alone does."""
+    monkeypatch.setattr("contray.methods._tokenizers.PatchTokenizer.fit", lambda *_: pytest.fail("is no part of every step"))
+    few = Images(24, side=120, longest=160)
+    assert measure(fitted(auto(method), few, CPU), few).seconds > 0
 
 
 def test_what_is_given_stays_and_the_rest_is_fitted() -> None:
@@ -219,6 +228,15 @@ def test_what_would_do_does(method: str, preset: str, samples: int) -> None:
 # ---------------------------------------------------------------- the plan of a run
 
 
+def test_photos_are_read_at_the_size_that_is_drawn_from(tmp_path: Path) -> None:
+    for i in range(8):
+        cv2.imwrite(str(tmp_path / f"{i}.jpg"), np.full((480, 640, 3), 20 * i, np.uint8))
+    config = RunConfig.make("simclr", {"data.source": str(tmp_path), "train.budget": 0.5, "scale.workers": (0, 0)})
+    found, plan = planning.planned(config, data.open_source(config))
+    assert found.data.shorter_side == 160
+    assert "photos are read at 160 px" in str(plan)
+
+
 def test_a_plan_is_told_kept_and_adopted(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig.make(
         "moco",
@@ -347,5 +365,7 @@ def test_a_refused_run_leaves_nothing(
     ]
     assert main(["train", "simsiam", *words]) == 2
     assert "GB of memory, and this machine has 1.0 GB" in capsys.readouterr().err
+    assert main(["train", "simsiam", *words, "--dry-run"]) == 0
+    assert re.search(r"^refused +backbone\.name: got .* this machine has 1\.0 GB", capsys.readouterr().out, re.MULTILINE)
     assert not (tmp_path / "contray_runs").exists()
     assert not (tmp_path / "mlflow.db").exists()

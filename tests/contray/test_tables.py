@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contray.tables import Table
+from contray.tables import Table, hanging
 
 
 @pytest.fixture
@@ -43,3 +43,18 @@ def test_as_markdown(table: Table) -> None:
 def test_a_row_of_another_length_is_refused(table: Table) -> None:
     with pytest.raises(ValueError, match="3 cells for the columns run, top-1 %"):
         table.add("a", "b", "c")
+
+
+def test_lines_fold_under_their_text_and_commands_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns a plan's lines hang under their text; the command can be copied; a pipe gets every line whole."""
+    long = "network  " + "a small network of few layers " * 5
+    fix = "fix it   contray train --config " + "folder/" * 12 + "config.yaml"
+    assert hanging(f"{long}\n{fix}", 9) == f"{long}\n{fix}"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    *folded, last = hanging(f"{long}\n{fix}", 9).splitlines()
+    assert last == fix
+    assert len(folded) > 1
+    assert all(len(line) <= 80 for line in folded)
+    assert all(line.startswith(" " * 9) for line in folded[1:])
+    assert " ".join(" ".join(folded).split()) == " ".join(long.split())

@@ -77,7 +77,9 @@ def test_a_rising_curve_asks_for_more_and_a_flat_one_does_not() -> None:
     flat = words(metrics, [(float(e), min(0.3 + 0.06 * e, 0.5)) for e in range(14)], TOLD)
     assert "flat since about epoch 4" in flat
     assert "LONGER" not in flat
-    assert "too few points" in words(metrics, [(1.0, 0.3), (2.0, 0.4)], TOLD)
+    short = words(metrics, [(1.0, 0.3), (2.0, 0.4)], TOLD)
+    assert "too few points" in short
+    assert "twice as long tells: `LONGER`" in short
     falling = words(metrics, [(float(e), 0.6 - 0.03 * e) for e in range(10)], TOLD)
     assert "fell at the end" in falling
     assert "LONGER" not in falling

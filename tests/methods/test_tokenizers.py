@@ -17,7 +17,8 @@ from contray.config import RunConfig
 from contray.errors import ConfigError
 from contray.methods import cae
 from contray.methods._base import Batch, Clock
-from contray.methods._tokenizers import DalleEncoder, read_dalle
+from contray.methods._parts import patchify
+from contray.methods._tokenizers import DalleEncoder, PatchTokenizer, read_dalle
 from contray.training.loop import train
 
 WIDTH, VOCABULARY, SIZE = 4, 24, 6
@@ -168,3 +169,13 @@ def test_a_run_keeps_the_digest_not_the_weights_and_refuses_another_file(file: P
         method.loss(reps, batch, clock)
     file.unlink()
     assert method.encode({"image": images}).shape == (SIZE, 16), "a trained encoder needs no tokenizer"
+
+
+def test_few_images_have_fewer_patches_than_codes() -> None:
+    """Two images of four patches for 32 codes: every patch is named, by one that is itself."""
+    tokenizer, images = PatchTokenizer(32, 4), torch.randn(2, 3, 8, 8)
+    codes = tokenizer.fit(images, 2)
+    assert codes.shape == (32, 48)
+    tokens = tokenizer(images, codes)
+    assert len(tokens.unique()) == 8
+    assert_close(codes[tokens], patchify(images, 4))

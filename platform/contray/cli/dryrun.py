@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from .. import data, model
 from ..config import RunConfig
+from ..errors import ConfigError
 from ..evaluation.common.samples import check_measurable
-from ..planning import estimate, planned
+from ..planning import estimate, planned, refuse
+from ..tables import hanging
+from ..training.ray_train import cluster_of
 from .output import show
 
 
@@ -15,12 +18,19 @@ def describe(config: RunConfig, *, whole: bool = False) -> tuple[RunConfig, dict
     if config.unplanned:
         config, plan = planned(config, source)
         cost = plan.cost
-        show(*plan.lines)
+        show(hanging(str(plan), 9))
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     check_measurable(config, source)
     found = estimate(config, source, cost)
     if whole:
         print(found.config.to_yaml())
-    show("dry run: nothing was started", str(found))
-    return found.config, dict(found.facts)
+    show("dry run: nothing was started", hanging(str(found), 21))
+    facts = dict(found.facts)
+    if not cluster_of(config):  # whose memory is not that of this machine
+        try:
+            refuse(found)
+        except ConfigError as error:
+            facts["refused"] = str(error)
+            show(hanging(f"{'refused':<21}{error}", 21))
+    return found.config, facts

@@ -49,6 +49,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         from ..planning import planned
 
         config, _ = planned(config, source)
+        source = data.open_source(config)  # as a run reads it
     draw(source.train, config.views, strength=config.augment.strength, seed=config.seed, samples=options.images, out=options.out)
     print(f"wrote {options.out}")
     return 0

@@ -105,7 +105,11 @@ class DataConfig:
         le=0.5,
     )
     max_broken: float = setting(
-        0.05, "share of broken images, of training or test, above which it is refused", unit="fraction", ge=0, le=1
+        0.05,
+        "share of broken images, of training or test, above which it is refused; one is allowed, unless 0",
+        unit="fraction",
+        ge=0,
+        le=1,
     )
 
 

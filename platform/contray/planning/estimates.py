@@ -14,6 +14,7 @@ from ..errors import ConfigError, UserError
 from ..model import backbones, hardware, optim
 from ..model.chunks import divide, normed
 from ..model.laws import power_below
+from ..tables import hanging
 from .cost import Cost
 from .facts import look, machine
 from .trial import measure
@@ -75,7 +76,7 @@ def guard(config: RunConfig, source: data.Source, *, yes: bool = False, quiet: b
         return
     found = estimate(config, source, cost)
     if not quiet and cost is None:
-        print(found, flush=True)
+        print(hanging(str(found), 21), flush=True)
     refuse(found)
     if found.seconds > DAY and found.cost.machine.kind == "cpu" and not yes:
         takes = f"about {duration(found.seconds)} on this machine's CPU"

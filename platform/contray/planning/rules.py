@@ -132,7 +132,11 @@ def dress(config: RunConfig, file: MethodFile, choice: Choice, images: Images) -
     planned, family = config.train.planned, choice.family
     plain = RunConfig.preset_of(config.method.name, family.preset).flat()
     values = {key: family.settings.get(key, plain.get(key)) for key in planned if key in plain and not key.startswith("views.")}
-    values |= {"train.epochs": plain["train.epochs"], "train.steps": 0}
+    values |= {
+        "train.epochs": plain["train.epochs"],
+        "train.steps": 0,
+        "data.shorter_side": config.data.shorter_side,
+    }  # see `reading`
     settled = _replaced(config, values)
     if "views" in planned:
         views = scaled(family.views, choice.size)

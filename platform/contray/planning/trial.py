@@ -50,6 +50,11 @@ def measure(config: RunConfig, images: Images) -> Trial:
         if model.channels_last(config):
             method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         optimizer, average = optim.build(config, method), optim.Average(method)
+        for (
+            each
+        ) in method.buffers():  # what a run's first step fits, such as the tokens of patches, is not measured in every step
+            if each.is_floating_point() and not each.any():
+                each.normal_()
         step = _Step(config, method, device)
         rows = min(config.train.batch_size, 2)
         seconds = step(rows)
@@ -79,7 +84,7 @@ class _Step:
     def __call__(self, rows: int) -> float:
         views = {key: self._noise(view, rows) for name, view in self.config.views.items() for key in view.names(name)}
         slot = torch.arange(rows, device=self.device)
-        self.batch, self.clock = Batch(views, slot, slot, rows, track=False), Clock(0, rows, rows, rows)
+        self.batch, self.clock = Batch(views, slot, slot, rows, track=False), Clock(rows, 2 * rows, rows, rows)
         kept: dict[int, int] = {}
 
         def keep(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from ..planning import Plan as Planned
 from ..planning import adopted, guard, keep, planned
 from ..storage.checkpoint import latest, newest_step
 from ..storage.folder import Storage
+from ..tables import hanging
 from .audit import check_audit
 from .describing import describe, title_of
 from .extend import check_extension
@@ -118,7 +119,7 @@ def plan_of(
     check_machines(config)
     config, plan = planned(config, source)
     if not quiet:
-        print(plan, flush=True)
+        print(hanging(str(plan), 9), flush=True)
     return config, plan
 
 

@@ -81,7 +81,7 @@ def check_readable(split: data.Split, max_broken: float) -> None:
         return
     some = data.part(np.arange(len(split)), None, PROBED, seed=0)
     broken = unreadable(split, some)
-    if len(broken) > max_broken * len(some):
+    if len(broken) > max(max_broken * len(some), max_broken > 0):
         broken = unreadable(split, np.arange(len(split)))
     if isinstance(split, EncodedSplit):
         split.encoded.close()  # it is long until they are needed

@@ -218,7 +218,8 @@ def _trend(curve: Sequence[tuple[float, float]], images: int, told: Told) -> tup
     found = trend_of(curve, images)
     if found is None:
         asked = "eval.every_epochs asks more often" if curve else "eval.every_epochs asks while it trains"
-        return f"The held-out curve has too few points to tell whether more training would help ({asked}).", False
+        longer = f"; twice as long tells: `{told.longer}`" if told.longer and not told.collapse else ""
+        return f"The held-out curve has too few points to tell whether more training would help ({asked}){longer}.", False
     per_epoch = f"{100 * abs(found.slope):.2g} points per epoch"
     if found.kind == "rising":
         longer = f": `{told.longer}`" if told.longer else ""
