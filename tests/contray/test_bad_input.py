@@ -52,9 +52,10 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "train moco --train.batch_size 128 --method.queue_size 64": (
         "method.queue_size",
         "got 64",
-        "at least the global batch of 128",
+        "from 128 (the global batch",
+        "--method.queue_size 128",
     ),
-    "train moco --train.batch_size 128 --method.queue_size 5625": ("method.queue_size", "got 5625", "at most 5624", "negatives"),
+    "train moco --train.batch_size 128 --method.queue_size 5625": ("method.queue_size", "got 5625", "to 5624 (", "negatives"),
     "train simclr --train.batch_size 128 --scale.workers 200 200": (
         "scale.workers",
         "got up to 200",
@@ -68,7 +69,7 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "train infomin --views.pieces.grid_shift 9": ("views.pieces.grid", "moved by up to 9", "need size 53"),
     "train mae --backbone.name resnet18": ("backbone.name", "got resnet18", "vit_mini"),
     "train clip --method.towers shared": ("backbone.name", "got resnet_small", "vit_mini"),
-    "train deepcluster --method.clusters 9999": ("method.clusters", "got 9999", "5752 training samples"),
+    "train deepcluster --method.clusters 9999": ("method.clusters", "got 9999", "to 5752 (the training samples)"),
     "train cpc_sequence --method.steps 40": ("method.steps", "got 40", "32 frames"),
     "train simclr --scale.workers 2 1": ("scale.workers", "got 2 1", "must not exceed"),
     "train simclr --scale.address 127.0.0.1:1": ("scale.address", "no Ray cluster answers at 127.0.0.1:1"),
