@@ -336,8 +336,10 @@ def api_page() -> str:
     classes = [name for name, value in names.items() if isinstance(value, type) and name not in errors]
     functions = [name for name in names if name not in (*errors, *classes)]
     parts = ["# Python", "```python\nimport contray\n```", "Heavy modules are imported when they are first used."]
-    for title, chosen in (("Functions", functions), ("Config", classes)):
-        parts += [f"## {title}", *(f"::: contray.{name}" for name in chosen)]
+    parts += ["## Functions"]
+    for name in functions:  # each has the file of its name, whose own docstring says no more
+        parts += [f"[](){{#contray.{name}}}", f"::: contray.{name}.{name}"]
+    parts += ["## Config", *(f"::: contray.{name}" for name in classes)]
     for title, paths in API.items():
         parts += [f"## {title}", *(f"::: {path}" for path in paths)]
     parts += ["## Errors", *(f"::: contray.{name}" for name in errors)]

@@ -11,6 +11,7 @@ import pytest
 
 HERE = Path(__file__).parents[1] / "examples"
 NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
+STEPS = 10  # of each run: that all of it works, not what training gains
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_a_notebook_gives_what_is_committed(path: Path, execute: Any) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the kernel's client
-        book = execute.executed(path)
+        book = execute.executed(path, STEPS)
     committed = nbformat.read(path, 4)
     assert any(execute.kinds(cell) for cell in committed.cells), "run python examples/execute.py"
     assert execute.complaints(path, book, committed) == []

@@ -22,6 +22,7 @@ LINES = [  # a line whose last word is begun, and what may stand there
     ("train moc", ["moco", "moco_v3"]),
     ("train moco --pre", ["--preset"]),
     ("train moco --preset digits_", ["digits_v1"]),
+    ("train moco --preset a", ["auto"]),
     ("train moco --method.q", ["--method.queue_size"]),
     ("train simclr --method.q", []),
     ("train dino --views.large_a.si", ["--views.large_a.size"]),

@@ -104,7 +104,7 @@ def _possible(before: list[str], now: str) -> Iterable[str]:
     if last in ("--help", "-h"):
         return dict.fromkeys(key.split(".")[0] for key in keys)
     if last == "--preset":
-        return declared.presets(method)
+        return ["auto", *declared.presets(method)]
     option = next((each for each in known if each.flag == last), None)
     if option and option.kind is not bool:
         return option.note.choices

@@ -29,7 +29,7 @@ from torch import Tensor
 from ..config.evaluations import Citation
 from ..errors import UserError
 from ..methods._base import setting
-from ..tables import Table
+from ..tables import Shown, Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ PICTURES = (".png", ".jpg", ".pdf", ".svg")
 Show = Callable[[dict[str, Any]], None]  # takes what `TrainingBar.show` takes
 
 
-class Measured(dict[str, float]):
+class Measured(Shown, dict[str, float]):
     """Metrics by name. about: what they stand on; pictures: files that were drawn; on: the data, where that is not the subject's own source;
     tested: what was set aside to test, in words, where the data have no test set of their own.
 

@@ -31,8 +31,11 @@ def anchor(title: str) -> str:
 
 
 def text(words: str, kind: str = "") -> Markup:
-    """A paragraph; kind: note, warning or caption."""
-    return Markup('<p class="{}">{}</p>').format(kind, words) if kind else Markup("<p>{}</p>").format(words)
+    """A paragraph; kind: note, warning or caption. What stands in backticks is code."""
+    said = Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else Markup("{}").format(part) for i, part in enumerate(words.split("`"))
+    )
+    return Markup('<p class="{}">{}</p>').format(kind, said) if kind else Markup("<p>{}</p>").format(said)
 
 
 def join(parts: Iterable[Markup]) -> Markup:

@@ -158,7 +158,7 @@ def times(record: Record, config: RunConfig | None) -> Section:
         ("began", begun), ("took", lasting(seconds) + " from its beginning to its end, measuring included" if seconds else ""),
         ("steps", f"{last:,}" if last else ""), ("global batch", f"{config.train.batch_size:,}" if config else ""),
         ("throughput", f"{statistics.median(rates):,.0f} images/s in the median" if rates else ""),
-        ("workers", record.tags.get("contray.worlds", "")), ("device", config.train.device if config else ""),
+        ("workers", record.tags.get("contray.worlds", "")), ("device", config.train.device if config and config.train.device != "best" else ""),
     ]  # fmt: skip
     if not any(value for _, value in known):
         return Section("Times", [html.text("No times are on record.", "note")])
