@@ -138,7 +138,7 @@ def test_a_sweep_ranks_its_trials_and_opens_the_test_set_for_the_winner(
         assert run.info.run_id == ended[lr].run_id
         assert run.data.params["train.batch_size"] == "64"
         assert run.data.metrics["knn_val_top1"] == ended[lr].metrics["knn_val_top1"]
-        assert run.info.run_name == f"trial {int(Path(ended[lr].folder).name):02d}: lr={lr:.4g}"
+        assert run.info.run_name == f"trial {int(Path(ended[lr].folder).name):02d}: lr={lr:.4g}, batch_size=64"
         assert TEST_METRICS & run.data.metrics.keys() == (TEST_METRICS if ended[lr] is result.best else set())
     key = result.url.partition("viewStateShareKey=")[2]
     assert f"mlflow.sharedViewState.{key}" in track.client(place.uri).get_experiment(parent.info.experiment_id).tags

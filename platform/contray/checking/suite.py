@@ -175,7 +175,7 @@ class _Suite:
             self._digits()
         return True
 
-    def _ends(self, what: str, error: Exception) -> bool:
+    def _ends(self, what: str, error: Exception | SystemExit) -> bool:
         told = raised(error, self.path)
         mend = (
             "there are no labels in a batch: its fields are views, index, slot, size, seed, step"

@@ -51,10 +51,13 @@ class Storage:
         return sorted(info.base_name for info in self.system.get_file_info(fs.FileSelector(self.root, allow_not_found=True)))
 
     def folders(self) -> list[str]:
-        """The folders in this folder; none if there is no such folder."""
+        """The folders in this folder; none if there is no such folder, or a file in its place."""
         from pyarrow import fs
 
-        found = self.system.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
+        try:
+            found = self.system.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
+        except NotADirectoryError:  # which `create` refuses
+            return []
         return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
 
     def read(self, name: str) -> bytes:
