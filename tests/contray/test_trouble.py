@@ -238,3 +238,20 @@ def test_mlflow_says_nothing_of_its_own_about_a_run(store: str, capsys: pytest.C
 )
 def test_durations_are_told_as_people_do(seconds: float, words: str) -> None:
     assert lasting(seconds) == words
+
+
+@pytest.mark.parametrize(("promised", "told"), [(60.0, True), (900.0, False), (0.0, False)])
+def test_a_run_slower_than_planned_says_so_once(
+    promised: float, told: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    bar = TrainingBar("r")
+    bar.promised = promised
+    for step in range(5):  # ten seconds a step, of 50: 500 s in all
+        bar.show({"step": step, "total": 50})
+        now[0] += 10.0
+    said = [line for line in capsys.readouterr().out.splitlines() if "slower than planned" in line]
+    assert len(said) == told
+    if told:
+        assert "about 8 min 20 s in place of 1 min 00 s" in said[0]

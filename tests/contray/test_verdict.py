@@ -1,5 +1,6 @@
 """The verdict in words: sure where the numbers are, doubtful where they are not, and silent of what was not measured."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -77,6 +78,9 @@ def test_a_rising_curve_asks_for_more_and_a_flat_one_does_not() -> None:
     flat = words(metrics, [(float(e), min(0.3 + 0.06 * e, 0.5)) for e in range(14)], TOLD)
     assert "flat since about epoch 4" in flat
     assert "LONGER" not in flat
+    late = words(metrics, [(float(e), min(0.3 + 0.02 * e, 0.5)) for e in range(20)], dataclasses.replace(TOLD, epochs=16.0))
+    assert "settled as the learning rate fell" in late
+    assert "LONGER" in late
     short = words(metrics, [(1.0, 0.3), (2.0, 0.4)], TOLD)
     assert "too few points" in short
     assert "twice as long tells: `LONGER`" in short

@@ -140,6 +140,8 @@ def _network_why(found: rules.Fitted, here: Machine) -> str:
     kind = {"cpu": "these cores", "cuda": "this GPU"}[here.kind]
     if "backbone.name" not in found.config.train.planned:
         return "as you gave it"
+    if found.choice.family.name == "short" and found.choice.wider == 1:
+        return f"a larger one would see too few images in the time on {kind}"
     return f"the largest that sees enough images in the time on {kind}"
 
 

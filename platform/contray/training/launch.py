@@ -160,8 +160,11 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
         folder = lease.fenced()
         _begin(folder, run, config, name)
         runs_url = track.runs_url(run.uri, run.experiment_id)
+        begun = newest_step(folder)
+        if "train.steps" in config.train.planned and not begun:
+            bar.promised = 60 * config.train.budget
         if not quiet:
-            begins = "going on with" if newest_step(folder) else "run"
+            begins = "going on with" if begun else "run"
             print(f"{begins} {name}: {len(source.train):,} samples of {source.name}; {run.url}", flush=True)
         with bar:
             watcher = Guarded(bar, lease.check)

@@ -12,6 +12,7 @@ from typing import Any
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 SECOND_LINE = 5.0  # seconds until the second, the first that says how long it will take
 PAGE_SECONDS = 0.2  # between two states of a notebook's bar
+SURE_SECONDS, SLOWER = 20.0, 1.5  # of steps before their pace says anything, and how much longer than promised is worth a word
 TROUBLES = "trouble."  # how the keys of messages begin whose words must be known; "" when it is over
 
 
@@ -35,11 +36,11 @@ class TrainingBar:
 
     Said also where the rest is quiet: {"collapse": words}; {"trouble.checkpoint": words}, and "" when that is over; {"said": [words, ...]}, what
     workers said; {"waiting": words}. {"durable": step} tells that a checkpoint is safe; {"unit": "image"} what is counted, where that is no step.
-    patience: seconds before the first line in a log file.
+    patience: seconds before the first line in a log file. promised: seconds that all was planned to take, 0: nobody said so.
     """
 
     def __init__(self, title: str, quiet: bool = False, patience: float = 0.0) -> None:
-        self.title, self.quiet, self.seen = title, quiet, {}
+        self.title, self.quiet, self.promised, self.seen = title, quiet, 0.0, {}
         self._bar: Any = None
         self._page: _Page | None = None
         self._next_line, self._lines, self._line = time.monotonic() + patience, 0, ""
@@ -79,6 +80,7 @@ class TrainingBar:
             self._say(f"going on from step {self.seen['resumed']} with {workers} worker{'s' if workers > 1 else ''}")
         if self.quiet or "total" not in self.seen:
             return
+        self._hold_to_promise()
         if in_notebook():
             self._page = self._page or _Page(self.title)
             if time.monotonic() > self._page.shown + PAGE_SECONDS:
@@ -114,11 +116,29 @@ class TrainingBar:
         else:
             print(f"{self.title}: {line}", file=sys.stderr, flush=True)
 
+    def _hold_to_promise(self) -> None:
+        """Say once that it will take much longer than was promised: a plan is made before, and the machine may be busier since."""
+        now = time.monotonic()
+        if not self.promised or not self._began or now < self._began[0] + SURE_SECONDS or (left := self._left()) is None:
+            return
+        whole = now - self._entered + left
+        if whole > SLOWER * self.promised:
+            self._tell(
+                f"slower than planned: about {lasting(whole)} in place of {lasting(self.promised)}, as when something else keeps the machine "
+                "busy; Ctrl-C leaves a checkpoint, the same command goes on"
+            )
+        self.promised = 0.0
+
+    def _left(self) -> float | None:
+        """Seconds that the steps to come will take at the pace of those since this stretch began; None before there was one."""
+        if self._began is None or (done := self.seen["step"] - self._began[1]) <= 0:
+            return None
+        return (time.monotonic() - self._began[0]) / done * (self.seen["total"] - self.seen["step"])
+
     def _outlook(self) -> list[str]:
         """How long it will take, and how old the last durable checkpoint is."""
         words = []
-        if self._began and (done := self.seen["step"] - self._began[1]) > 0:
-            left = (time.monotonic() - self._began[0]) / done * (self.seen["total"] - self.seen["step"])
+        if (left := self._left()) is not None:
             words.append(f"{lasting(left)} to go")
         if "durable" in self.seen:
             words.append(f"checkpoint of step {self.seen['durable']}, {lasting(self.safe_seconds())} ago")

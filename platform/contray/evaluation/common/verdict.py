@@ -230,7 +230,11 @@ def _trend(curve: Sequence[tuple[float, float]], images: int, told: Told) -> tup
             False,
         )
     noise = f"within its noise of ± {100 * found.noise:.1f} points"
-    return f"Held-out k-NN is flat since about epoch {found.since:.3g}, {noise}: more of the same would bring little.", False
+    flat = f"Held-out k-NN is flat since about epoch {found.since:.3g}, {noise}"
+    if told.epochs and found.since > told.epochs / 2:  # where a rate that decays has made steps small
+        longer = f"`{told.longer}`" if told.longer else "twice the length"
+        return f"{flat}: it settled as the learning rate fell; whether a longer run would gain more, {longer} tells.", False
+    return f"{flat}: more of the same would bring little.", False
 
 
 # ---------------------------------------------------------------- without labels
