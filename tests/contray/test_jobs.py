@@ -196,7 +196,8 @@ def test_a_job_brings_its_code_along(cluster: tuple[str, dict[str, str]], tree: 
     assert "the job's own folder" not in told
     with contextlib.closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as base:
         logged = set(base.execute("select key, step from metrics"))
-        names = [name for (name,) in base.execute("select name from runs where status = 'FINISHED'")]
+        ended = "select value from tags join runs using (run_uuid) where key = 'contray.name' and status = 'FINISHED'"
+        names = [name for (name,) in base.execute(ended)]
     assert {("loss", 1), ("loss", 4), ("knn_top1", 4), ("linear_top1", 4), ("pixels_linear_top1", 4)} <= logged
     assert [name.rpartition("-")[0] for name in names] == ["mine-digits"]
     assert (tmp_path / "runs" / names[0] / "step-000000004.pt").exists()

@@ -98,7 +98,7 @@ class Drivers(RuleBasedStateMachine):
     def _send(self, driver: SimpleNamespace) -> None:
         while driver.log._points and not driver.log._stopped:
             due = {key: point for key, point in driver.log._points.items() if key[1] <= driver.log._durable}
-            if not due or not driver.log._once(due, {}):
+            if not due or not driver.log._once(due, {}, []):
                 return
 
     @rule(i=which)
@@ -223,7 +223,7 @@ def test_a_driver_that_lost_its_lease_sends_no_point_that_its_successor_has_sent
     second.take(lease._read(folder))
     again = track.MetricLog(RUN, pending=log.pending(), fence=second.fenced().check)
     assert again.close(5) == 0
-    assert not log._once(batch, {})
+    assert not log._once(batch, {}, [])
     assert [point[3] for point in mlflow.points] == [1]
     for each in (first, second):
         each.release()
