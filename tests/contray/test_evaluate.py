@@ -391,7 +391,7 @@ def test_numbers_of_other_images_never_take_the_place_of_a_runs_own(key, value):
     """Digits drawn otherwise, and another column of pictures, went for the run's own data: its verdict was written over."""
     config = RunConfig.make("simclr")
     kept: list[set[str]] = []
-    source = SimpleNamespace(name="digits")
+    source = SimpleNamespace(name="digits", tested="", test=())
     run = SimpleNamespace(log_metrics=lambda metrics, step: kept.append(set(metrics)))
     for measured in (config.replace({"data.workers": 0, "eval.knn.k": 1}), config.replace({f"data.{key}": value})):
         opened = Opened(SimpleNamespace(config=config), measured, run)
