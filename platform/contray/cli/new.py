@@ -12,9 +12,9 @@ from . import declared
 from .options import Positional, arg
 
 EXAMPLES = (
-    ("contray new method my_method", "a small method that works, with what to change in it, as my_method.py"),
+    ("contray new method my_method", "my_method.py, which contray check passes and contray train trains at once"),
     ("contray new evaluation my_probe --out parts/my_probe.py", "an evaluation; backbone, source and listener likewise"),
-    ("contray new method my_method && contray check my_method.py && contray train my_method.py", "and it trains at once"),
+    ("contray new source my_photos", "where images come from; what each kind defines: docs/examples"),
 )
 FORMS = {  # a kind: the file of docs/examples that it begins as, and what one does with it
     "method": ("align_uniform", ("contray check {file}", "contray train {file}")),

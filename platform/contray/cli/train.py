@@ -25,8 +25,8 @@ EXAMPLES = (
     ("contray train dino --preset digits --dry-run", "what a run would be and cost; starts nothing"),
 )
 FEW = (
-    "data.source", "train.epochs", "train.batch_size", "optim.lr", "augment.strength", "backbone.name", "data.label_column", "scale.workers",
-    "eval.every_epochs", "eval.final", "track.experiment", "seed", "method.*", "track.uri", "track.name",
+    "data.source", "train.epochs", "train.batch_size", "optim.lr", "scale.workers", "method.*", "augment.strength", "backbone.name", "data.label_column",
+    "eval.every_epochs", "eval.final", "track.experiment", "seed", "track.uri", "track.name",
 )  # fmt: skip
 
 
