@@ -227,4 +227,4 @@ def test_values_as_json_has_them() -> None:
 
 def test_every_command_with_a_table_has_it() -> None:
     without = {name for name in COMMANDS if "--json" not in {each.flag for each in options_of(command_of(name).Options)}}
-    assert without <= {"ui", "completion", "data preview", "data scenes"}
+    assert without <= {"ui", "completion", "new", "data preview", "data scenes"}
