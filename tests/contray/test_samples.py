@@ -20,7 +20,7 @@ from contray.errors import ConfigError, DataError
 from contray.evaluation.common.diagnosis import Diagnosis
 from contray.evaluation.common.features import OnlineSubject, online_parts
 from contray.evaluation.common.protocol import gain_error, report
-from contray.evaluation.common.samples import check_measurable, held_out
+from contray.evaluation.common.samples import check_measurable, held_out, measurable
 from contray.evaluation.common.watch import Watch
 from contray.evaluation.knn import knn_top1
 from contray.training.lease import Fenced
@@ -239,8 +239,6 @@ def test_error_bars_of_few_images() -> None:
     ("labels", "test", "said"),
     [
         ([0] * 40, None, r"^data\.source: all training images of set have the same label, and an evaluation needs two classes; --eval\.final"),
-        (range(20), None, r"^eval\.holdout: got 0\.1, which holds out 0 of the 20 labelled images of set, .*; it takes classes of several"),
-        ([0, 1], [0, 1], r"^eval\.holdout: got 0\.1, which holds out 0 of the 2 labelled"),
         ([0] * 10 + [1], None, r"^eval\.holdout: got 0\.1, which holds out 1 of the 11 .*; 0\.2 would do, or --eval\.final= "),
         ([0, 1] * 10, [0, 2], r"^data\.source: training and test images of set have other classes"),
     ],
@@ -252,6 +250,13 @@ def test_too_little_to_measure_by_is_refused_before_training(
     with pytest.raises((ConfigError, DataError), match=said):
         check_measurable(config, source)
     check_measurable(config.replace({"eval.final": (), "eval.every_epochs": 0.0}), source)
+
+
+@pytest.mark.parametrize(("labels", "test"), [(range(20), None), ([0, 1], [0, 1])])
+def test_a_single_image_of_each_class_measures_no_label(labels: Iterable[int], test: Iterable[int] | None) -> None:
+    source = source_of(labels, test)
+    assert not measurable(source), "geometry is what is left"
+    check_measurable(config_of(), source)
 
 
 def test_what_would_do_does() -> None:
