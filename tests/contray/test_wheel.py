@@ -32,7 +32,9 @@ def held(wheel: Path) -> list[str]:
 def test_a_wheel_holds_all_of_it_under_one_name(wheel: Path) -> None:
     names = held(wheel)
     assert {name.split("/")[0] for name in names} == {"contray"}
-    tracked = [path.relative_to(REPO / "platform") for path in (REPO / "platform" / "contray").rglob("*.py")]
+    engine = REPO / "platform" / "contray"
+    tracked = [path.relative_to(REPO / "platform") for path in engine.rglob("*.py")]
+    tracked += [path.relative_to(REPO / "platform") for path in (engine / "py.typed", engine / "reporting" / "page.html")]
     sciences = [
         Path("contray") / path.relative_to(REPO) for name in ("methods", "tune_spaces") for path in (REPO / name).rglob("*.py")
     ]

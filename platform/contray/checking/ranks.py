@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import astuple
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from ..config.registry import name_code
-from .places import raised
+from .places import Raised, raised
 from .steps import small, some_steps
 
 WORLDS = (3, 2)
@@ -70,7 +71,10 @@ class Asked:
 
 
 def _read(path: Path) -> Any:
-    return torch.load(path, weights_only=False) if path.is_file() else None  # what our own ranks have written
+    if not path.is_file():
+        return None
+    found = torch.load(path, weights_only=True)
+    return Raised(*found["raised"]) if "raised" in found else found
 
 
 def _serve(folder: Path) -> None:
@@ -97,12 +101,10 @@ def _rank(folder: Path, i: int, case: Case, world: int, rank: int) -> int:
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=PATIENCE))
         result = some_steps(rank, world, small(name, preset))
     except BaseException as error:
-        result = raised(error, name, time.time())
+        result = {"raised": astuple(raised(error, name, time.time()))}
     torch.save(result, folder / f"{i}-{world}-{rank}.pt")
     return 0
 
 
 if __name__ == "__main__":
-    from contray.checking import ranks  # what is saved is found by this name, not as __main__'s
-
-    ranks._serve(Path(sys.argv[1]))
+    _serve(Path(sys.argv[1]))
