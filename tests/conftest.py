@@ -25,12 +25,14 @@ def _one_thread_and_own_store(tmp_path, monkeypatch):
 # Files that take longest are begun first, so that nobody waits for them at the end
 LONGEST = [
     "test_tuning.py",
+    "test_examples.py",
     "test_contract.py",
     "test_end_to_end.py",
     "test_elastic.py",
     "test_jobs.py",
     "test_two_drivers.py",
     "test_trouble.py",
+    "test_tutorial.py",
 ]
 
 
