@@ -14,8 +14,8 @@ MARGIN = 0.8  # of the time that is planned with: a laptop's clock, a neighbour'
 TOGETHER = 0.85  # so many cores do the work of cores ** TOGETHER
 OVERHEAD = 0.003  # seconds of the loop around a step: metrics, the loader's queue, agreement among ranks
 START, START_RAY = (
-    8.0,
-    18.0,
+    12.0,
+    40.0,
 )  # seconds before the first step and after the last: imports, MLflow, the model that is kept; Ray's besides
 PROBES = 0.003  # CPU seconds of the probes for each labelled image that fits them
 LEAST_SHARE = 0.3  # of the budget that trains, even where the verdict takes more than the rest
