@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 import contray
 from contray import RunConfig, data, model
+from contray.data.subset import Subset
 from contray.errors import ConfigError, UserError
 from contray.evaluation import crd, distill
 from contray.evaluation import finetune as tuning
@@ -24,7 +25,7 @@ from contray.evaluation.common import losses, noisy, student
 from contray.evaluation.common.classifier import Classifier, FewLabels
 from contray.evaluation.common.labelled import CroppedImages, first_inputs, score
 from contray.evaluation.common.losses import distillation_kl
-from contray.evaluation.common.noisy import Pool, balanced, by_noised, noised_images, pseudo_labels
+from contray.evaluation.common.noisy import balanced, by_noised, noised_images, pseudo_labels
 from contray.evaluation.common.student import student_config
 from contray.model import encoder
 from contray.model.encoder import Encoder
@@ -207,7 +208,7 @@ def test_pseudo_labels_are_filtered_and_balanced() -> None:
 
 
 def test_a_pool_shows_copies_of_its_images(easy: data.Source) -> None:
-    pool = Pool(easy.train, np.array([7, 3, 7]))
+    pool = Subset(easy.train, np.array([7, 3, 7]))
     assert len(pool) == 3
     assert np.array_equal(pool.image(2, None), easy.train.image(7, None))
     assert pool.describe(1) == easy.train.describe(3)
@@ -229,7 +230,7 @@ def test_a_student_gets_its_own_labels_and_the_teachers_balanced_ones(
     few = few_of(easy, "0.1")
     images = noised(given, easy, few, teacher)
     pool, labels = images.batches.split, images.labels
-    assert isinstance(pool, Pool)
+    assert isinstance(pool, Subset)
     assert not np.isin(pool.ids, few.val).any(), "what measures the students teaches none"
     mine = np.isin(pool.ids, few.fit)
     assert set(pool.ids[mine]) == set(few.fit)

@@ -12,7 +12,7 @@ from .splits import Split
 
 
 class Subset(Split):
-    """Samples `ids` of another split, which go by their places among the ids."""
+    """Samples `ids` of another split, in any order and number: sample j is its ids[j], so that copies of an image get crops of their own."""
 
     def __init__(self, base: Split, ids: np.ndarray) -> None:
         super().__init__(base.classes)

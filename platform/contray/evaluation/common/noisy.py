@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from ... import data, model
 from ...config import RunConfig
 from ...data.draws import generator
-from ...data.splits import Split, digest
+from ...data.subset import Subset
 from ...errors import ConfigError, UserError
 from ...methods._base import Batch, View
 from .._base import Subject
@@ -25,34 +24,6 @@ from ..noisy_student import Config
 from .classifier import Budget, Classifier, FewLabels, Loss, best_of
 from .features import images_of
 from .labelled import CroppedImages, cropped_views, score
-
-
-class Pool(Split):
-    """Samples of a split in any order and number: row j is its sample ids[j], so that copies of an image get crops of their own."""
-
-    def __init__(self, split: Split, ids: np.ndarray) -> None:
-        super().__init__(split.classes)
-        self.split, self.ids = split, ids
-        self.columns, self.generated = split.columns, split.generated
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def image(self, i: int, rng: np.random.Generator | None) -> np.ndarray:
-        return self.split.image(int(self.ids[i]), rng)
-
-    def value(self, i: int, column: str, rng: np.random.Generator | None) -> Any:
-        return self.split.value(int(self.ids[i]), column, rng)
-
-    def describe(self, i: int) -> str:
-        return self.split.describe(int(self.ids[i]))
-
-    def content(self) -> str:
-        return digest(self.split.content(), self.ids)
-
-    def prepare(self) -> None:
-        self.split.prepare()
-        self.broken = {j: self.split.broken[i] for j, i in enumerate(self.ids.tolist()) if i in self.split.broken}
 
 
 def check_noisy(config: RunConfig, source: data.Source, few: FewLabels, student: Classifier, teacher: Classifier) -> None:
@@ -122,7 +93,7 @@ def noised_images(
     pseudo = told[rows]  # (R, C)
     if options.pseudo == "hard":
         pseudo = F.one_hot(pseudo.argmax(1), classes).float()  # (R, C)
-    pool = Pool(source.train, np.concatenate([own, ids[rows]]))
+    pool = Subset(source.train, np.concatenate([own, ids[rows]]))
     return CroppedImages(
         config,
         pool,
