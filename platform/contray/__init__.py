@@ -17,11 +17,7 @@ if TYPE_CHECKING:
     from .config import RunConfig
     from .errors import ConfigError, DataError, UserError
 
-_FACE = {
-    "errors": ("ConfigError", "DataError", "UserError"),
-    "config": ("RunConfig",),
-    "api": ("check", "compare", "embed", "evaluate", "export", "load", "plot", "register", "report", "sync", "train", "tune"),
-}
+_ROOMS = {"ConfigError": "errors", "DataError": "errors", "UserError": "errors", "RunConfig": "config"}  # the others are api's
 
 __all__ = [
     "ConfigError",
@@ -54,9 +50,8 @@ def __getattr__(name: str) -> Any:
     """Heavy modules are imported when they are first used: `contray --help` must not wait for torch."""
     import importlib
 
-    for module, names in _FACE.items():
-        if name in names:
-            return getattr(importlib.import_module(f".{module}", __name__), name)
+    if name in __all__:
+        return getattr(importlib.import_module(f".{_ROOMS.get(name, 'api')}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
