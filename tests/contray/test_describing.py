@@ -35,6 +35,15 @@ def test_a_name_says_method_preset_data_and_what_differs() -> None:
     assert trial_title("00004", {"method.temperature": 0.2, "optim.lr": 1 / 3}) == "trial 04: temperature=0.2, lr=0.3333"
 
 
+def test_what_a_plan_filled_is_no_difference_from_its_preset() -> None:
+    left = RunConfig.make("moco", {"data.source": "photos/"})
+    filled = {"train.steps": 300, "views.query.size": 64, "backbone.width": 32, "train.planned_for": "24 images; 2 cores"}
+    planned = left.replace({**filled, "train.planned": left.train.planned})
+    assert differing(planned) == {}
+    assert title_of(planned, planned.run_name).startswith("moco auto on photos (")
+    assert differing(planned.replace({"method.temperature": 0.1})) == {"method.temperature": 0.1}
+
+
 def test_a_description_follows_the_verdict_and_leaves_what_somebody_wrote(store: str) -> None:
     config = RunConfig.make("moco", {"method.temperature": 0.5}, preset="digits")
     run = track.begin(

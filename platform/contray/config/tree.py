@@ -19,6 +19,11 @@ from .parts import CHOOSING, built, completed, idle, unread, without_absent
 from .renamed import check_renamed, translated
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 
+WRITTEN = (
+    "train.settled",
+    "train.planned",
+    "train.planned_for",
+)  # by the run itself: how its other keys came to be what they are
 # What may change where a run goes on: nothing that it computes depends on these
 FREE = {
     "data.workers",
@@ -233,6 +238,10 @@ class RunConfig:
     def unplanned(self) -> bool:
         """Whether a plan is still to fill what was left to it (preset auto)."""
         return self.method.preset == AUTO and not self.train.planned_for
+
+    def fills(self, key: str) -> bool:
+        """Whether the plan fills this key, or has filled it."""
+        return key in self.train.planned or (key.startswith("views.") and "views" in self.train.planned)
 
     @property
     def idle(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config import RunConfig
+from ..config import WRITTEN, RunConfig
 from ..config.auto import AUTO
 from ..config.registry import load_method
 from ..errors import ConfigError
@@ -96,11 +96,10 @@ def command(config: RunConfig, changes: Mapping[str, Any]) -> str:
     flat = {**config.flat(), **changes}
     plain = RunConfig.preset_of(method, preset).flat()
     differing = {key: value for key, value in flat.items() if key in _SHOWN or key in changes or plain.get(key) != value}
-    hidden = ("method.name", "method.preset", "train.settled", "train.planned", "train.planned_for")
+    hidden = ("method.name", "method.preset", *WRITTEN)
     words = ["contray", "train", method, "--preset", preset]
-    own = set(config.train.planned) - set(changes)
     for key, value in differing.items():
-        if key in own or ("views" in own and key.startswith("views.")):
+        if config.fills(key) and key not in changes:
             continue  # a plan fills it again
         if key not in hidden and not (key in _SHOWN[1:] and plain[key] == value):
             words += [f"--{key}", *map(_text, value if isinstance(value, tuple) else (value,))]

@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from .. import data
-from ..config import RunConfig
+from ..config import WRITTEN, RunConfig
 from ..data.splits import BrokenImage
 from ..tables import Table
 from ..training.progress import lasting
@@ -24,7 +24,7 @@ from .html import Section
 from .record import Record
 
 SHOWN_CLASSES, SIZED = 40, 64  # classes that have a bar; images whose sizes are looked at
-NOT_ASKED = ("train.settled", "train.planned", "train.planned_for", "track.uri", "track.name", "scale.storage")
+NOT_ASKED = (*WRITTEN, "track.uri", "track.name", "scale.storage")
 
 
 def dataset(subject: Sampled) -> Section:
@@ -84,12 +84,11 @@ def _px(size: tuple[int, int]) -> str:
 def differing(config: RunConfig) -> list[tuple[str, str, str, str]]:
     """(key, value, the preset's, who set it) of keys that are not as the preset has them."""
     base = RunConfig.make(config.method.name, preset=config.method.preset).flat()
-    planned = getattr(config.train, "planned", ())
     made = []
     for key, value in config.flat().items():
         if key in NOT_ASKED or (key in base and base[key] == value):
             continue
-        who = "the plan" if key in planned else "the hardware" if key in config.train.settled else "the command"
+        who = "the plan" if config.fills(key) else "the hardware" if key in config.train.settled else "the command"
         made.append((key, _value(value), _value(base[key]) if key in base else "-", who))
     return made
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import track
-from ..config import RunConfig
+from ..config import WRITTEN, RunConfig
 from ..errors import UserError
 from ..storage.names import slug
 
@@ -46,11 +46,15 @@ def differing(config: RunConfig) -> dict[str, Any]:
         preset = RunConfig.make(config.method.name, {"data.source": config.data.source}, preset=config.method.preset).flat()
     except UserError:  # a file that is no longer there
         return {}
-    found = {*config.train.settled, *getattr(config.train, "planned", ())} | {"train.settled", "train.planned"}
+    own = {*config.train.settled, *WRITTEN}
     return {
         key: value
         for key, value in config.flat().items()
-        if key not in found and not config.free(key) and not key.startswith(APART) and value != preset.get(key, value)
+        if key not in own
+        and not config.fills(key)
+        and not config.free(key)
+        and not key.startswith(APART)
+        and value != preset.get(key, value)
     }
 
 
