@@ -68,7 +68,8 @@ def test_it_is_renewed_and_removed(folder: Storage) -> None:
     assert folder.names() == []
 
 
-def test_a_second_driver_in_this_process_is_refused_at_once(folder: Storage) -> None:
+def test_a_second_driver_in_this_process_is_refused_at_once(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "SILENCE", 30)
     with held(folder):
         start = time.monotonic()
         with pytest.raises(
@@ -105,21 +106,23 @@ def test_an_owner_elsewhere_that_gives_a_sign_is_left_alone(folder: Storage) -> 
     assert owner(folder)["count"] == 2
 
 
-def test_an_owner_that_ends_while_it_is_watched_makes_room(folder: Storage) -> None:
+def test_an_owner_that_ends_while_it_is_watched_makes_room(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "SILENCE", 30)
     write(folder)
     threading.Timer(0.1, lambda: folder.remove(LEASE)).start()
     start = time.monotonic()
     with held(folder):
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize("reused", [False, True])
-def test_a_dead_process_of_this_machine_is_not_waited_for(folder: Storage, reused: bool) -> None:
+def test_a_dead_process_of_this_machine_is_not_waited_for(folder: Storage, reused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "SILENCE", 30)
     gone = {**lease._process(os.getpid()), "pid": os.getpid(), "started": "1"} if reused else ended_process()
     write(folder, **gone)
     start = time.monotonic()
     with held(folder):
-        assert time.monotonic() - start < 0.4
+        assert time.monotonic() - start < 20
 
 
 def test_a_suspended_process_of_this_machine_is_watched(folder: Storage) -> None:
