@@ -51,7 +51,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[24, 60, 1201])
     parser.add_argument("--methods", nargs="+", default=[name for name in builtin("method") if name not in OTHERS])
     parser.add_argument("--side", type=int, default=0, help="folders: side of the images in px; 0: as they are")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        choices=("yes", "no"),
+        default=["yes", "no"],
+        help="folders: whether images lie in folders of classes",
+    )
     parser.add_argument("--budget", default="90s", help="folders: of each run")
+    parser.add_argument("--dry-run", action="store_true", help="folders: the plan and its estimate only")
     parser.add_argument("--minutes", type=float, default=2.0, help="presets: of one core's work that each run may train")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
@@ -66,21 +74,23 @@ def folders(options: argparse.Namespace, scratch: Path) -> None:
     """One line for each method, number of images, and with or without classes."""
     print("| method | images | classes | first step, s | in all, s | ended | verdict |\n|---|---|---|---|---|---|---|")
     for count in options.images:
-        for labelled in (True, False):
+        for classes in options.classes:
+            labelled = classes == "yes"
             folder = scratch / f"{count}-{'classes' if labelled else 'plain'}"
             make_folder(options.parquet, folder, count, options.side, labelled)
             for method in options.methods:
-                first, whole, code, said = run(method, folder, options.budget, scratch / "runs")
+                first, whole, code, said = run(method, folder, options, scratch / "runs")
                 ended = "yes" if code == 0 else f"exit {code}"
                 print(
-                    f"| {method} | {count:,} | {'yes' if labelled else 'no'} | {first} | {whole:.0f} | {ended} | {said} |",
+                    f"| {method} | {count:,} | {classes} | {first} | {whole:.0f} | {ended} | {said} |",
                     flush=True,
                 )
 
 
-def run(method: str, folder: Path, budget: str, out: Path) -> tuple[str, float, int, str]:
+def run(method: str, folder: Path, options: argparse.Namespace, out: Path) -> tuple[str, float, int, str]:
     """(seconds to the first step, in all, exit code, the verdict's line or why it was refused) of one command."""
-    words = ["train", method, "--data.source", str(folder), "--budget", budget, "--scale.storage", str(out)]
+    words = ["train", method, "--data.source", str(folder), "--budget", options.budget, "--scale.storage", str(out)]
+    words += ["--dry-run"] if options.dry_run else []
     began, first, told = time.perf_counter(), "none", list[str]()
     command = [sys.executable, "-m", "contray", *words, "--track.uri", f"sqlite:///{out.parent}/mlflow.db"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1) as process:
@@ -91,7 +101,7 @@ def run(method: str, folder: Path, budget: str, out: Path) -> tuple[str, float, 
                 first = f"{time.perf_counter() - began:.0f}"
     seconds = time.perf_counter() - began
     refused = [line.removeprefix("contray: ") for line in told if line.startswith("contray: ")]
-    verdict = [line for line in told if "linear" in line or "k-NN" in line or "RankMe" in line]
+    verdict = [line for line in told if "linear" in line or "k-NN" in line or "RankMe" in line or line.startswith("time ")]
     said = (refused[-1:] if process.returncode else verdict[-1:]) or told[-1:] or [""]
     return first, seconds, process.returncode, said[0].replace("|", "/")[:160]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 FITTED = (  # by the rules, whatever a method's presets say
     "backbone.name", "backbone.stem", "backbone.width", "backbone.patch", "data.shorter_side", "data.workers", "optim.lr", "optim.warmup_epochs", "train.batch_size",
-    "train.epochs", "train.steps", "train.norm_groups", "eval.every_epochs", "eval.online_limit",
+    "train.epochs", "train.steps", "train.norm_groups", "eval.every_epochs", "eval.online_limit", "scale.workers",
 )  # fmt: skip
 _SHORT = {  # of a method that has no preset for short runs; as the built-in ones agree on
     "backbone.stem": "cifar", "optim.name": "adamw", "optim.lr": 6e-3, "optim.lr_scaling": "linear", "optim.weight_decay": 1e-4,

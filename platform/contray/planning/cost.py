@@ -11,10 +11,10 @@ from .facts import Images, Machine
 from .trial import Trial
 
 MARGIN = 0.8  # of the time that is planned with: a laptop's clock, a neighbour's job, the last batch of an epoch
-TOGETHER = 0.85  # so many cores do the work of cores ** TOGETHER
+CONTENDED = 1.15  # a step's threads wait for each other while a loader has one of their cores: 0 to 20 % on two cores
 OVERHEAD = 0.003  # seconds of the loop around a step: metrics, the loader's queue, agreement among ranks
 START, START_RAY = (
-    12.0,
+    15.0,
     40.0,
 )  # seconds before the first step and after the last: imports, MLflow, the model that is kept; Ray's besides
 PROBES = 0.003  # CPU seconds of the probes for each labelled image that fits them
@@ -44,14 +44,9 @@ class Cost:
     def of(cls, config: RunConfig, images: Images, machine: Machine, trial: Trial) -> Cost:
         cores, planned = machine.cores, "data.workers" in config.train.planned
         load = trial.views + (0.0 if images.cached else images.decode)
-        loaders = loaders_for(load, trial.seconds, machine) if planned else config.data.workers
-        speed = cores**TOGETHER if machine.kind == "cpu" else 1.0
-        if loaders == 0:
-            sample = trial.seconds / speed + load
-        elif machine.kind == "cpu":  # a loader takes its time from the same cores
-            sample = max((trial.seconds + load) / speed, load / loaders)
-        else:
-            sample = max(trial.seconds, load / min(loaders, cores))
+        speed = min(trial.speed, float(cores)) if machine.kind == "cpu" else 1.0
+        loaders = loaders_for(load, trial.seconds / speed, machine) if planned else config.data.workers
+        sample = sample_seconds(load, trial.seconds / speed, loaders, machine)
         encode = trial.encode / speed + images.decode * (not images.cached)
         labels = images.classes > 1 and bool(needing_labels(config.eval.final))
         measured = (images.count + images.test if labels else min(images.count, 2048)) if config.eval.final else 0
@@ -109,10 +104,19 @@ class Cost:
         return (used, host) if self.machine.kind == "cuda" else (0.0, host + used)
 
 
+def sample_seconds(load: float, compute: float, loaders: int, machine: Machine) -> float:
+    """Seconds that a sample takes: `load` CPU seconds to decode it and draw its views, in loader processes or before its step of `compute`."""
+    if loaders == 0:
+        return compute + load
+    if machine.kind == "cpu":  # a loader takes its time from the same cores
+        return max(CONTENDED * (compute + load / machine.cores), load / min(loaders, machine.cores))
+    return max(compute, load / min(loaders, machine.cores))
+
+
 def loaders_for(load: float, compute: float, machine: Machine) -> int:
-    """Loader processes: as many as keep the step fed; on one core none, which would only take the step's time."""
+    """Loader processes: as many as make a sample quickest on the cores that they share with the step; beside a GPU as many as keep it fed."""
     if machine.cores == 1:
         return 0
-    if machine.kind == "cpu":  # they share the cores with the step
-        return min(max(1, round(load / max(compute, 1e-9))), machine.cores)
+    if machine.kind == "cpu":
+        return min(range(machine.cores + 1), key=lambda loaders: sample_seconds(load, compute, loaders, machine))
     return min(max(1, math.ceil(1.3 * load / max(compute, 1e-9))), max(machine.cores - 1, 1))

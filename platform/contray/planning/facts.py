@@ -109,6 +109,12 @@ def machine(config: RunConfig) -> Machine:
     )  # fmt: skip
 
 
+def cluster_of(config: RunConfig) -> str:
+    """The Ray cluster to join; empty: none, or this machine's own."""
+    address = config.scale.address or os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" or config.scale.workers == (0, 0) else address
+
+
 def cores() -> int:
     """CPUs that this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

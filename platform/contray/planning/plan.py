@@ -115,7 +115,7 @@ def told(config: RunConfig, found: rules.Fitted, images: Images, here: Machine) 
     own = _own(config)
     lines = {
         "data": f"{images}",
-        "machine": f"{here}; {duration(cost.budget)} for all, of which the verdict takes about {duration(cost.verdict)}",
+        "machine": f"{here}{_where(config)}; {duration(cost.budget)} for all, of which the verdict takes about {duration(cost.verdict)}",
         "network": f"{_network(config)}: {_network_why(found, here)}",
         "images": f"{_sizes(config)}: {_size_why(config, images, here)}",
         "batch": f"{batch} images: {_batch_why(found, batch, images)}",
@@ -127,6 +127,11 @@ def told(config: RunConfig, found: rules.Fitted, images: Images, here: Machine) 
         "fix it": command(config),
     }
     return tuple(f"{name:<9}{text}" for name, text in lines.items())
+
+
+def _where(config: RunConfig) -> str:
+    own = config.scale.workers == (0, 0) and config.fills("scale.workers")
+    return ", in this process (no Ray to start)" if own else ""
 
 
 def _network(config: RunConfig) -> str:

@@ -18,7 +18,7 @@ from ..config.registry import MethodFile, load_method
 from ..methods._base import View
 from ..model.laws import numbers, power_below
 from .cost import Cost
-from .facts import Images, Machine
+from .facts import Images, Machine, cluster_of
 from .trial import Trial
 
 SIZES = (32, 48, 64, 96, 128, 160, 192, 224)  # px: whole patches for transformers, whole halvings for residual nets
@@ -68,6 +68,7 @@ class Fitted:
 def fit(config: RunConfig, images: Images, machine: Machine, measure: Callable[[RunConfig], Trial]) -> Fitted:
     """The config that fits. measure: the costs of a config, by a trial; it is asked for a few candidates, modest ones first."""
     file = load_method(config.method.name)
+    config = _replaced(config, {"scale.workers": workers(config, machine)})
     choices = list(candidates(config, file, images, machine))
 
     def tried(choice: Choice) -> tuple[RunConfig, Cost, float]:
@@ -88,6 +89,11 @@ def fit(config: RunConfig, images: Images, machine: Machine, measure: Callable[[
 def weight(choice: Choice) -> float:
     """About how much dearer a sample is than with the cheapest choice: a first guess, of which the trials of the better ones are spared."""
     return HEAVIER[choice.family.name] * max(choice.size / SIZES[0], 1.0) ** 2 * choice.wider**1.7
+
+
+def workers(config: RunConfig, machine: Machine) -> tuple[int, int]:
+    """In this process where a single one has all that the machine offers: Ray takes 17 s on two cores to start, and computes the same."""
+    return config.scale.workers if cluster_of(config) or machine.gpus > 1 else (0, 0)
 
 
 def reading(config: RunConfig, images: Images, machine: Machine) -> int:
@@ -135,8 +141,9 @@ def dress(config: RunConfig, file: MethodFile, choice: Choice, images: Images) -
     values |= {
         "train.epochs": plain["train.epochs"],
         "train.steps": 0,
-        "data.shorter_side": config.data.shorter_side,
-    }  # see `reading`
+        "data.shorter_side": config.data.shorter_side,  # see `reading`
+        "scale.workers": config.scale.workers,
+    }
     settled = _replaced(config, values)
     if "views" in planned:
         views = scaled(family.views, choice.size)

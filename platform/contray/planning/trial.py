@@ -16,7 +16,7 @@ from ..config import RunConfig
 from ..data.views import Pipeline
 from ..methods._base import Batch, Clock, Method, View
 from ..model import optim, shapes
-from .facts import Images
+from .facts import Images, cores
 
 SECONDS = 0.6  # that the measured steps of one trial take, about
 _CLUSTERED = 2048  # samples on which what a method does between epochs is measured
@@ -28,7 +28,8 @@ class Trial:
 
     seconds: a sample's forward and backward pass; update: a step's optimiser and buffers; views: CPU seconds to draw a sample's
     views; encode: an image's features; epoch: what comes between epochs, per sample; activations: bytes per sample that the backward pass needs;
-    fixed: bytes of weights, gradients, optimiser and buffers; rows: of the measured step.
+    fixed: bytes of weights, gradients, optimiser and buffers; rows: of the measured step; speed: of a step on all cores, as a multiple of one
+    thread's, by the wall's clock: two cores may do the work of 1.3, and small networks gain less.
     """
 
     seconds: float
@@ -39,6 +40,7 @@ class Trial:
     activations: int
     fixed: int
     rows: int
+    speed: float = 1.0
 
 
 def measure(config: RunConfig, images: Images) -> Trial:
@@ -66,9 +68,10 @@ def measure(config: RunConfig, images: Images) -> Trial:
         bare = [each for each in method.parameters() if each.grad is not None]
         update = _best(lambda: _update(step, optimizer, average), 0.2 * SECONDS)
         encode = _best(lambda: step.encode(rows), 0.2 * SECONDS) / rows
+        speed = _speed(step, rows, seconds, config.scale.cpus_per_worker or cores()) if device.type == "cpu" else 1.0
         fixed = _nbytes([*method.parameters(), *method.buffers()]) + _nbytes(bare) + _optimizer_bytes(optimizer)
         epoch = _epoch(config, encode, device, step.now)
-    return Trial(seconds / rows, update, draw_seconds(config, images), encode, epoch, step.kept // rows, fixed, rows)
+    return Trial(seconds / rows, update, draw_seconds(config, images), encode, epoch, step.kept // rows, fixed, rows, speed)
 
 
 class _Step:
@@ -119,11 +122,25 @@ class _Step:
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and model.channels_last(self.config) else x
 
 
+def _speed(step: _Step, rows: int, alone: float, threads: int) -> float:
+    """How many times faster a step is on `threads` threads than on one, on which it takes `alone` seconds."""
+    if threads == 1:
+        return 1.0
+    torch.set_num_threads(threads)
+    try:
+        step.now = time.perf_counter
+        step(rows)  # starts the threads
+        return min(max(alone / _best(lambda: step(rows), 0.5 * SECONDS), 0.5), float(threads))
+    finally:
+        step.now = time.process_time
+        torch.set_num_threads(1)
+
+
 def _update(step: _Step, optimizer: torch.optim.Optimizer, average: Any) -> float:
     began = step.now()
     optimizer.step()
-    average.move(step.clock)
     with model.autocast(step.config, step.device), torch.no_grad():
+        average.move(step.clock)
         step.method.update(dict(step.reps), step.batch, step.clock)
     if step.device.type == "cuda":
         torch.cuda.synchronize()

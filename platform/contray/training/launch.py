@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from ..errors import UserError
 from ..evaluation.common.samples import check_measurable
 from ..planning import Plan as Planned
 from ..planning import adopted, guard, keep, planned
+from ..planning.facts import cluster_of, cores
 from ..storage.checkpoint import latest, newest_step
 from ..storage.folder import Storage
 from ..tables import hanging
@@ -23,7 +23,7 @@ from .extend import check_extension
 from .lease import Fenced, Guarded, Lease, LeaseLost, NotSeen, Watcher, held
 from .nodes import nodes, uses_gpu
 from .progress import TROUBLES, TrainingBar, lasting
-from .ray_train import check_machines, cluster_of, fit, ray_session
+from .ray_train import check_machines, fit, ray_session
 from .records import FAILURE, FOLDER, end, name_of, note, record_config, repeatable, tags_of
 from .resend import resend
 from .restore import check_fits, check_kept
@@ -247,7 +247,7 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
         bar.show(message)
         return Asked(stop=asked[0])
 
-    threads = config.scale.cpus_per_worker or os.cpu_count() or 1
+    threads = config.scale.cpus_per_worker or cores()
     with interrupts(asked):
         try:
             plan = Plan(config.to_yaml(), folder.address, run, threads, token=folder.token, code=code_of(config))

@@ -14,6 +14,7 @@ from .. import model, track
 from ..config import RunConfig
 from ..config.registry import code_of
 from ..errors import ConfigError, OnAllRanks, UserError
+from ..planning.facts import cluster_of
 from ..storage.folder import Storage
 from ..storage.logins import remembered
 from .heard import heard
@@ -23,12 +24,6 @@ from .stop import interrupts
 from .worker import Asked, Plan, work
 
 # ---------------------------------------------------------------- the cluster
-
-
-def cluster_of(config: RunConfig) -> str:
-    """The Ray cluster to join; empty: none, or this machine's own."""
-    address = config.scale.address or os.environ.get("RAY_ADDRESS", "")
-    return "" if address == "local" or config.scale.workers == (0, 0) else address
 
 
 def check_machines(config: RunConfig) -> None:
