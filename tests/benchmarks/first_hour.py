@@ -34,7 +34,7 @@ from contray.errors import UserError
 from contray.evaluation import Subject
 from contray.evaluation.common.run import finals
 from contray.planning import planned
-from contray.planning.cost import Cost
+from contray.planning.cost import MARGIN, Cost
 from contray.planning.facts import Machine, look
 from contray.planning.trial import measure
 from contray.training.loop import train
@@ -170,11 +170,13 @@ def line(method: str, count: int, preset: str, folder: str, options: argparse.Na
 
 
 def cut(config: RunConfig, minutes: float) -> RunConfig:
-    """The config with as many steps as `minutes` of one core's work buy, by its own measured step; of auto, its plan for that."""
+    """The config with as many steps as `minutes` of one core's work buy, by its own measured step; of auto, its plan for so much training."""
     source = data.open_source(config)
     if config.unplanned:
-        whole = config.replace({"train.budget": minutes, "train.planned": config.train.planned})
-        config, _ = planned(whole, source)
+        _, first = planned(config, source)  # tells what of a budget is not for training
+        assert first.cost is not None
+        budget = (first.cost.before + first.cost.verdict) / 60 + minutes / MARGIN
+        config, _ = planned(config.replace({"train.budget": budget, "train.planned": config.train.planned}), source)
     images = look(config, source)
     step = Cost.of(config, images, Machine(), measure(config, images)).step(config.train.batch_size)
     steps = max(int(60 * minutes / step), 5)

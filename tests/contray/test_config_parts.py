@@ -127,3 +127,12 @@ def test_an_encoder_from_before_is_measured(tmp_path: Path) -> None:
     (tmp_path / "old" / "config.yaml").write_text(BEFORE)
     found = contray.evaluate("knn", checkpoint=str(tmp_path / "old"))
     assert 0 < found["knn_top1"] < 1
+
+
+def test_sections_may_be_nested_wherever_keys_are_given(tmp_path: Path) -> None:
+    nested = {"data": {"source": tmp_path}, "train": {"epochs": 3}, "optim.lr": 0.5}
+    dotted = {"data.source": str(tmp_path), "train.epochs": 3, "optim.lr": 0.5}
+    assert RunConfig.make("moco", nested, preset="digits") == RunConfig.make("moco", dotted, preset="digits")
+    assert RunConfig.make("moco", preset="digits").replace(nested) == RunConfig.make("moco", dotted, preset="digits")
+    with pytest.raises(UserError, match=r"overrides: got 'photos/', must be a mapping of keys"):
+        RunConfig.make("moco", "photos/")  # pyright: ignore[reportArgumentType]

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import RunConfig
+from ..config import RunConfig, dotted
 from ..config.registry import name_files, name_parts
 from ..errors import ConfigError
 from ..storage.names import slug
 from .load import load
 from .named import named_one
 from .opened import check_keys, opened, uri_of
-from .train import keys_of
 
 if TYPE_CHECKING:
     from ..evaluation import Measured
@@ -51,7 +50,7 @@ def evaluate(
     name_files(code)
     name_code(*names)
     files = [load_evaluation(name) for name in names]
-    given = keys_of(overrides)
+    given = dotted(overrides)
     name_parts(given)
     takes = tuple(f"{section}." for file in files for section in file.takes)
     taken = {key: given.pop(key) for key in list(given) if takes and key.startswith(takes)}

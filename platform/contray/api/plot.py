@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import RunConfig
+from ..config import RunConfig, dotted
 from ..config.registry import name_files
 from ..errors import UserError
 from .named import named, named_one
 from .opened import check_keys, opened, uri_of
-from .train import keys_of
 
 if TYPE_CHECKING:
     from ..pictures.picture import Picture
@@ -48,7 +47,7 @@ def plot(
     from ..training.progress import TrainingBar
 
     name_files(code)
-    out, given = Path(out or f"{what}.png"), keys_of(overrides)
+    out, given = Path(out or f"{what}.png"), dotted(overrides)
     pictures.check(what, out, by, images)
     if what == "curves":
         asked = [*([run] if run else []), *runs]

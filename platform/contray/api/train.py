@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from ..config import RunConfig
+from ..config import RunConfig, dotted
 from ..config.registry import name_files
 from ..errors import UserError
 
@@ -74,7 +74,7 @@ def train(
     from ..training.result import Results
     from ..training.seeds import launch_seeds
 
-    given = {**keys_of(overrides), **keys_of(keys), **({} if budget in ("", None) else {"train.budget": minutes(budget)})}
+    given = {**dotted(overrides), **dotted(keys), **({} if budget in ("", None) else {"train.budget": minutes(budget)})}
     config = config_of(method, given, preset, code)
     if not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"seeds: got {seeds!r}, must be a whole number, at least 1")
@@ -101,17 +101,3 @@ def config_of(method: str | Path | RunConfig, overrides: Mapping[str, Any], pres
     if Path(method).suffix in (".yaml", ".yml"):
         return RunConfig.from_file(Path(method), overrides, preset=preset)
     return RunConfig.make(str(method), overrides, preset=preset)
-
-
-def keys_of(given: Mapping[str, Any] | None, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of a mapping that may be nested. Raises UserError for what is none."""
-    if given is not None and not isinstance(given, Mapping):
-        example = given if isinstance(given, (str, Path)) else "photos/"
-        raise UserError(f"overrides: got {given!r:.80}, must be a mapping of keys, such as {{'data.source': {str(example)!r}}}")
-    flat: dict[str, Any] = {}
-    for name, value in (given or {}).items():
-        if isinstance(value, Mapping):
-            flat |= keys_of(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value) if isinstance(value, Path) else value
-    return flat

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .train import keys_of
+from ..config import dotted
 
 if TYPE_CHECKING:
     from ..tuning import SweepResult
@@ -25,4 +25,4 @@ def tune(
     """
     from ..tuning import sweep
 
-    return sweep(str(space), keys_of(overrides), preset=preset, samples=samples, **options)
+    return sweep(str(space), dotted(overrides), preset=preset, samples=samples, **options)

@@ -9,9 +9,10 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from ..errors import ConfigError, shown
+from ..errors import ConfigError, UserError, shown
 from ..storage.logins import bare
 
 if TYPE_CHECKING:
@@ -165,3 +166,17 @@ def _scalar_type(kind: Any) -> bool:
 
 def _shown_type(kind: Any) -> str:
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+
+
+def dotted(given: Mapping[str, Any] | None, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of a mapping that may be nested. Raises UserError for what is none."""
+    if given is not None and not isinstance(given, Mapping):
+        example = given if isinstance(given, (str, Path)) else "photos/"
+        raise UserError(f"overrides: got {given!r:.80}, must be a mapping of keys, such as {{'data.source': {str(example)!r}}}")
+    flat: dict[str, Any] = {}
+    for name, value in (given or {}).items():
+        if isinstance(value, Mapping):
+            flat |= dotted(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value) if isinstance(value, Path) else value
+    return flat

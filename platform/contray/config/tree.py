@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ..errors import ConfigError, UserError, nearest
 from ..methods._base import View
 from ..storage.names import check_name, slug
 from .auto import AUTO, Family, left_open, start, without
-from .keys import declared_keys
+from .keys import declared_keys, dotted
 from .parts import CHOOSING, built, completed, idle, unread, without_absent
 from .renamed import check_renamed, translated
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
@@ -70,14 +70,14 @@ class RunConfig:
 
     @classmethod
     def make(cls, method: str = "simclr", overrides: Mapping[str, Any] | None = None, *, preset: str = "") -> RunConfig:
-        """The method's recipe, then its preset, then `overrides` (dotted keys; text is parsed as the field's type).
+        """The method's recipe, then its preset, then `overrides` (dotted keys, or nested in sections; text is parsed as the field's type).
 
         Without a preset: for own data `auto`, whose plan is made when the run starts; for a named source the preset named after it where the
         method has it (digits; cifar for cifar10 and cifar100), else paper.
         """
         from .registry import name_parts
 
-        overrides = dict(overrides or {})
+        overrides = dotted(overrides)
         name_parts({"method.name": method, **overrides})
         return cls._resolved(method, overrides, preset)
 
@@ -119,7 +119,8 @@ class RunConfig:
         return config.replace({**file.recipe, **chosen.settings, **overrides})
 
     def replace(self, overrides: Mapping[str, Any]) -> RunConfig:
-        """A copy with some dotted keys set to other values, checked like any other config."""
+        """A copy with some keys, dotted or nested in sections, set to other values, checked like any other config."""
+        overrides = dotted(overrides)
         plain = dict(declared_keys(self))
         for key, given in overrides.items():
             check_renamed(key, given)
@@ -200,7 +201,7 @@ class RunConfig:
             raise UserError(f"{where} holds no mapping of keys such as train.epochs")
         from .registry import name_parts
 
-        values, overrides = translated(dict(_flatten(tree))), dict(overrides or {})
+        values, overrides = translated(dotted(tree)), dotted(overrides)
         name_parts({"method.name": method, **overrides})  # the caller's words; those of the text name nothing
         if encoder:
             values = without_absent(values)
@@ -304,14 +305,6 @@ def _get(config: RunConfig, key: str) -> Any:
 def _one(given: Any) -> str:
     """The text of an option that takes one value."""
     return " ".join(map(str, given)) if isinstance(given, (list, tuple)) else str(given)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _check_together(config: RunConfig) -> None:
