@@ -10,7 +10,7 @@ from ..config.evaluations import needing_labels
 from .facts import Images, Machine
 from .trial import Trial
 
-MARGIN = 0.8  # of the time that is planned with: a laptop's clock, a neighbour's job, the last batch of an epoch
+MARGIN = 0.75  # of the time that is planned with: a laptop's clock, a neighbour's job, the last batch of an epoch
 CONTENDED = 1.15  # a step's threads wait for each other while a loader has one of their cores: 0 to 20 % on two cores
 OVERHEAD = 0.003  # seconds of the loop around a step: metrics, the loader's queue, agreement among ranks
 START, START_RAY = (
