@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from contray.evaluation import Measured
 from contray.evaluation.common.protocol import report
 from contray.evaluation.common.verdict import Told, chance_of, over_seeds, trend_of, words
+from contray.training.result import Result, Results
 
 TOLD = Told(
     tested="a held-out tenth of photos/", counts=(40, 30), longer="LONGER", next="NEXT", seeds="SEEDS", labels="LABELS"
@@ -140,6 +141,19 @@ def test_seeds_say_whether_the_gain_is_more_than_they_differ_by() -> None:
     doubtful = [labelled(trained, 0.4, 0.02, 500) for trained in (0.3, 0.41, 0.6)]
     assert "the sign is not known" in over_seeds(doubtful)
     assert over_seeds(seeds[:1]) == over_seeds([]) == ""
+
+
+def test_seeds_without_labels_tell_their_ranks() -> None:
+    seeds = [{"rankme": rank, "random_rankme": 6.8} for rank in (13.87, 14.2)]
+    said = over_seeds(seeds)
+    assert said.startswith(
+        "Over 2 seeds the features vary in 13.9 to 14.2 independent directions (RankMe), the untrained encoder's in 6.8 to 6.8."
+    )
+    assert over_seeds(seeds[:1]) == ""
+    results = Results(Result(f"moco-seeds-s{i}", each, "", "", "", 1, True) for i, each in enumerate(seeds))
+    shown = str(results)
+    assert "moco-seeds: 2 seeds, geometry of the features" in shown
+    assert "14.035 ± 0.233" in shown
 
 
 def test_the_title_says_what_was_set_aside() -> None:

@@ -35,8 +35,10 @@ class Plan:
         return "\n".join(self.lines)
 
 
-def planned(config: RunConfig, source: data.Source) -> tuple[RunConfig, Plan]:
+def planned(config: RunConfig, source: data.Source, name: str = "") -> tuple[RunConfig, Plan]:
     """The config with all that was left open filled, and why. Measures for some seconds; draws nothing from torch's generator.
+
+    name: of the run's folder, by default the config's own.
 
     Raises ConfigError where the data lack what the method's views are drawn from, or cannot satisfy its laws.
     """
@@ -53,7 +55,7 @@ def planned(config: RunConfig, source: data.Source) -> tuple[RunConfig, Plan]:
 
     found = rules.fit(config, images, here, tried)
     fitted = found.config.replace({"train.planned": found.config.train.planned, "train.planned_for": f"{whole}; {here}"})
-    return fitted, Plan(told(fitted, found, whole, here), command(fitted), found.cost)
+    return fitted, Plan(told(fitted, found, whole, here, name), command(fitted, name), found.cost)
 
 
 def keep(folder: Storage, config: RunConfig, plan: Plan) -> tuple[RunConfig, Plan]:
@@ -102,13 +104,13 @@ def _check_made_for(where: str, before: RunConfig, config: RunConfig, samples: i
         raise UserError(f"data.source: {where} was planned for {data}, and {samples:,} train now; {mend}")
 
 
-def command(config: RunConfig) -> str:
+def command(config: RunConfig, name: str = "") -> str:
     """What fixes the plan: the same run again, with nothing measured."""
-    name = config.track.name or config.run_name
+    name = name or config.track.name or config.run_name
     return f"contray train --config {config.scale.storage.rstrip('/')}/{name}/config.yaml"
 
 
-def told(config: RunConfig, found: rules.Fitted, images: Images, here: Machine) -> tuple[str, ...]:
+def told(config: RunConfig, found: rules.Fitted, images: Images, here: Machine, name: str = "") -> tuple[str, ...]:
     """The plan in ten lines."""
     cost, batch, epoch = found.cost, config.train.batch_size, max(images.count // config.train.batch_size, 1)
     steps = config.total_steps(images.count)
@@ -124,7 +126,7 @@ def told(config: RunConfig, found: rules.Fitted, images: Images, here: Machine) 
         f"that of the {found.choice.family.preset} preset, for this batch and length",
         "method": f"{own or 'as its preset has it'}: within what {images.count:,} images and {steps:,} steps allow",
         "measured": f"every {config.eval.every_epochs:g} epochs on at most {config.eval.online_limit:,} images: a twentieth of the time at most",
-        "fix it": command(config),
+        "fix it": command(config, name),
     }
     return tuple(f"{name:<9}{text}" for name, text in lines.items())
 

@@ -117,7 +117,7 @@ def plan_of(
     if there and (known := adopted(storage / (name or name_of(config, storage, quiet=True)[0]), config, len(source.train))):
         return known
     check_machines(config)
-    config, plan = planned(config, source)
+    config, plan = planned(config, source, name)
     if not quiet:
         print(hanging(str(plan), 9), flush=True)
     return config, plan

@@ -11,11 +11,12 @@ from ..config import RunConfig
 from ..evaluation import Measured
 from ..evaluation._base import ENCODERS
 from ..evaluation.common.protocol import report
-from ..evaluation.common.tables import GEOMETRY, geometry_table, share, tables_of
+from ..evaluation.common.tables import GEOMETRY, geometry_table, tables_of
 from ..evaluation.common.verdict import over_seeds
 from ..tables import Shown, Table
 
 SCORED = ("knn_top1", "linear_top1", "knn_val_top1", "linear_val_top1")  # what the table of a run's verdict has
+UNLABELLED = ("rankme", "random_rankme", "alignment", "uniformity")  # what the table of seeds has without labels
 FEW = 5  # broken images that are named
 
 
@@ -94,13 +95,20 @@ class Results(Shown, tuple[Result, ...]):
         names = ["knn_top1", "linear_top1", "random_linear_top1", "pixels_linear_top1"]
         if not any(name in result.metrics for name in names for result in self):  # no labelled test images
             names = [name.replace("_top1", "_val_top1") for name in names]
-        names = [name for name in names if any(name in result.metrics for result in self)]
-        table = Table(f"{self[0].name.rpartition('-s')[0]}: {len(self)} seeds, in per cent", "seed", *names)
+        names, unit, scale = [name for name in names if any(name in result.metrics for result in self)], "in per cent", 100
+        if not names:  # no labels
+            names = [name for name in UNLABELLED if any(name in result.metrics for result in self)]
+            unit, scale = "geometry of the features", 1
+        table = Table(f"{self[0].name.rpartition('-s')[0]}: {len(self)} seeds, {unit}", "seed", *names)
+        digits = 1 if scale == 100 else 3
         for result in self:
-            table.add(result.name.rpartition("-s")[2], *(share(result.metrics.get(name)) for name in names))
+            values = [result.metrics.get(name) for name in names]
+            table.add(
+                result.name.rpartition("-s")[2], *("-" if value is None else f"{scale * value:.{digits}f}" for value in values)
+            )
         table.divide()
         known = [[result.metrics[name] for result in self if name in result.metrics] for name in names]
-        table.add("mean ± std", *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in map(spread, known)))
+        table.add("mean ± std", *(f"{scale * mean:.{digits}f} ± {scale * std:.{digits}f}" for mean, std in map(spread, known)))
         said = over_seeds([result.metrics for result in self])
         return [table, f"\n{said}\n"] if said else [table]
 

@@ -22,7 +22,7 @@ from .describing import describe, title_of
 from .launch import launch, plan_of
 from .lease import Lease, held
 from .ray_train import check_machines, cluster_of, ray_session
-from .records import SEEDS, check_kind, note, read, tags_of
+from .records import SEEDS, check_kind, note, read, repeatable, tags_of
 from .result import Result
 from .stop import Status, ending, stoppable
 from .worker import TOLD, VERDICT
@@ -94,6 +94,7 @@ def _run(
     )
     known = {"run_id": parent.run_id, "config": config.digest("scale", "track"), "seeds": max(seeds, record.get("seeds", 0))}
     sealed.write(folder, SEEDS, {**known, "finished": False})
+    folder.write("config.yaml", repeatable(config).encode())
     results: list[Result] = []
 
     def end(status: Status) -> None:

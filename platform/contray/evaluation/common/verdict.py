@@ -290,10 +290,19 @@ def _mend(told: Told) -> str:
 
 
 def over_seeds(results: Sequence[Mapping[str, float]]) -> str:
-    """The gain over the untrained encoder over seeds, with the standard error of its mean. Empty for fewer than two seeds that were measured."""
+    """The gain over the untrained encoder over seeds, with the standard error of its mean; without labels, what the features' ranks are. Empty for
+    fewer than two seeds that were measured.
+    """
     score = next((name for name in SCORES if sum(name in each and f"random_{name}" in each for each in results) > 1), "")
     if not score:
-        return ""
+        ranks = [(each["rankme"], each["random_rankme"]) for each in results if "rankme" in each and "random_rankme" in each]
+        if len(ranks) < 2:
+            return ""
+        trained, before = ([f"{end(column):.3g}" for end in (min, max)] for column in zip(*ranks, strict=True))
+        return (
+            f"Over {len(ranks)} seeds the features vary in {' to '.join(trained)} independent directions (RankMe), the untrained encoder's in "
+            f"{' to '.join(before)}. There are no labels, so this tells how the features lie, not how right they are."
+        )
     gains = [each[score] - each[f"random_{score}"] for each in results if score in each and f"random_{score}" in each]
     mean, count = sum(gains) / len(gains), len(gains)
     error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (count - 1) / count)
