@@ -11,7 +11,7 @@ import yaml
 
 from contray import RunConfig, track
 from contray.cli import main
-from contray.config.tree import _flatten
+from contray.config import dotted
 from contray.errors import ConfigError, UserError
 from contray.pictures.comparison import draw
 from contray.track.compared import tables_of
@@ -96,6 +96,16 @@ def test_a_table_for_a_spreadsheet_holds_no_formula_of_a_stranger(store: str) ->
     lines = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
     assert (lines["'=HYPERLINK(1)"]["optim.lr"], lines["a"]["augment.mean"]) == ("-1.5", "'@x")
     assert found.differing == ["optim.lr", "augment.mean"], "whom a plan was made for is no setting"
+
+
+def test_runs_without_labels_are_compared_by_the_rank_of_their_features(store: str) -> None:
+    run(store, "poor", SIMCLR, {"rankme": 3.0, "loss": 1.0})
+    run(store, "rich", SIMCLR | {"method.temperature": 0.5}, {"rankme": 9.5, "random_rankme": 6.8})
+    found = compare(store, [], "shapes")
+    assert [row.name for row in found.rows] == ["rich", "poor"]
+    assert "9.5" in cells(found)
+    run(store, "labelled", SIMCLR | {"method.temperature": 0.7}, {"rankme": 1.0, "knn_top1": 0.5})
+    assert [row.name for row in compare(store, [], "shapes").rows] == ["labelled"]
 
 
 def test_evaluations_on_demand_have_columns_of_their_own(store: str, tmp_path: Path) -> None:
@@ -230,7 +240,7 @@ def test_own_evaluations_and_metrics_that_are_asked_for_have_columns(store: str,
 
 def test_runs_of_before_evaluations_had_keys_of_their_own_stand_beside_new_ones(store: str, tmp_path: Path) -> None:
     text = Path(__file__).parent.joinpath("config_before_plugins.yaml").read_text()
-    old = dict(_flatten(yaml.safe_load(text)))
+    old = dict(dotted(yaml.safe_load(text)))
     new = RunConfig.from_yaml(text).flat()
     old, new = ({k: tuple(v) if isinstance(v, list) else v for k, v in each.items()} for each in (old, new))
     run(store, "old", old, {"knn_top1": 0.5})

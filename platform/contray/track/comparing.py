@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TEST = ("knn_top1", "linear_top1")
 HELD_OUT = ("knn_val_top1", "linear_val_top1")  # all that a sweep's trials have: the test set is for the winner
+UNLABELLED = ("rankme",)  # by which runs are held against each other where none has labels
 FURTHER = re.compile(
     r"(linear_paper|linear_last\d+(_avg)?|attentive|(finetune|scratch|distill|crd|noisy_student)_\w+(?<!_val)|supervised)_top1"
     r"|([\w-]+\.)?((scratch|supervised)_)?(detection_(fpn|c4|mask)(_segm)?_ap|segmentation_(fcn|deeplab)_miou)"
@@ -134,6 +135,8 @@ def compare(uri: str, runs: Sequence[str], experiment: str, metrics: Sequence[st
             if name not in known:
                 raise UserError(f"--metric: no run has {name!r}; {nearest(name, known)}")
         further = sorted({*_own(found), *metrics, *filter(FURTHER.fullmatch, known)} - {*TEST, *HELD_OUT})
+        if not _scores(known, further):  # no labels
+            further = [name for name in UNLABELLED if name in known]
         evaluated = [run for run in found if _scores(run.data.metrics, further)]
         if not evaluated:
             where = "these runs" if runs else f"experiment {experiment!r}"
