@@ -19,7 +19,7 @@ from contray.config import RunConfig
 from contray.config.registry import builtin, load_method
 from contray.errors import ConfigError, UserError
 from contray.planning import rules, words
-from contray.planning.cost import Cost
+from contray.planning.cost import Cost, loaders_for
 from contray.planning.estimates import estimate, guard, refuse, small
 from contray.planning.facts import Images, Machine, look, machine
 from contray.planning.trial import Trial, measure
@@ -127,6 +127,37 @@ def test_images_are_drawn_no_larger_than_they_are_or_than_the_time_allows() -> N
     assert (crops["large"].size, crops["small"].size) == (64, 28), "all crops by one factor, in whole pixels"
     patches = rules.scaled(load_method("cpc").presets["cifar"].views or {}, 64)["patches"]
     assert (patches.size, patches.grid) == (64, tuple(2 * each if i else each for i, each in enumerate(_grid())))
+
+
+def test_a_plan_trains_in_this_process_where_one_has_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, two = Images(1000), Machine("cuda", 16, 128e9, 2, 80e9)
+    assert fitted(auto("moco"), images).scale.workers == (0, 0)
+    assert fitted(auto("moco"), images, dataclasses.replace(two, gpus=1)).scale.workers == (0, 0)
+    assert fitted(auto("moco"), images, two).scale.workers == (1, 1)
+    assert fitted(auto("moco", **{"scale.workers": (2, 2)}), images).scale.workers == (2, 2)
+    assert fitted(auto("moco", **{"scale.address": "10.0.0.1:6379"}), images).scale.workers == (1, 1)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert fitted(auto("moco"), images).scale.workers == (1, 1)
+    assert auto("moco").run_name == auto("moco", **{"scale.workers": (2, 2)}).run_name
+
+
+def test_loaders_are_there_where_they_are_worth_a_core() -> None:
+    cpu, gpu = Machine("cpu", 4, 16e9), Machine("cuda", 4, 16e9, 1, 80e9)
+    assert loaders_for(1e-4, 1e-3, cpu) == 0  # views of thumbnails: the step's threads would wait for each other
+    assert loaders_for(1e-2, 1e-3, cpu) == 3  # photos that are decoded at each access
+    assert loaders_for(1e-2, 1e-3, dataclasses.replace(cpu, cores=1)) == 0
+    assert loaders_for(1e-4, 1e-3, gpu) == 1
+    assert loaders_for(1e-2, 1e-3, gpu) == 3
+
+
+def test_what_cores_gain_together_is_what_they_were_measured_to_gain() -> None:
+    config, images = auto("moco"), Images(1000)
+    trial = dataclasses.replace(cost_of(config), views=0.0)
+    slow, fast, capped = (
+        Cost.of(config, images, Machine("cpu", 2, 16e9), dataclasses.replace(trial, speed=speed)) for speed in (1.0, 1.6, 9.0)
+    )
+    assert slow.sample == pytest.approx(1.6 * fast.sample)
+    assert slow.sample == pytest.approx(2 * capped.sample)
 
 
 def _grid() -> tuple[int, int, int]:
