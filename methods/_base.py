@@ -235,7 +235,11 @@ class Batch:
         )
 
 
-@torch.compiler.disable  # inductor narrows its 64 bit constants on a GPU, and Triton then refuses them
+# as torch.compiler.disable, which takes a second to import what compiles for everybody; torch's own optimisers use this one
+_not_compiled: Callable[..., Any] = getattr(torch, "_disable_dynamo", torch.compiler.disable)
+
+
+@_not_compiled  # inductor narrows its 64 bit constants on a GPU, and Triton then refuses them
 def _bits(slot: Tensor, key: int, count: int) -> Tensor:
     """(B, count) int64 of slots (B,)"""
     rows = _mix(slot.to(torch.int64) ^ key)[:, None]  # (B, 1)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -169,9 +171,20 @@ def tint(hue: float, saturation: float) -> np.ndarray:
 @cache
 def _handwritten() -> tuple[np.ndarray, np.ndarray]:
     """((1797, 8, 8) uint8, (1797,) int64): ink and class."""
-    sklearn = import_module("sklearn.datasets")  # by name: without types of its own, a type checker would read all of it for long
-    ink, classes = sklearn.load_digits(return_X_y=True)
-    return (np.asarray(ink).reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8), np.asarray(classes, np.int64)
+    table = _table()
+    ink, classes = table[:, :-1], table[:, -1]
+    return (ink.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8), classes.astype(np.int64)
+
+
+def _table() -> np.ndarray:
+    """(1797, 65) float64: ink 0 to 16 of 8 x 8 pixels, and the class. From scikit-learn's file, without the second that importing it takes."""
+    found = find_spec("sklearn")
+    for place in (found and found.submodule_search_locations) or ():
+        file = Path(place, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    ink, classes = import_module("sklearn.datasets").load_digits(return_X_y=True)  # elsewhere in a release to come
+    return np.column_stack([ink, classes])
 
 
 @cache

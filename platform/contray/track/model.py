@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,18 +46,38 @@ def log_encoder(
         )
         saved, data = Path(scratch) / "model", Path(scratch) / "encoder"
         shutil.copytree(folder, data)
-        mlflow.pyfunc.save_model(
-            str(saved),
-            loader_module=LOADER,
-            data_path=str(data),
-            pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in NEEDS],
-            mlflow_model=described,
-            metadata=dict(metadata or {}),
-        )
+        with _unscanned():
+            mlflow.pyfunc.save_model(
+                str(saved),
+                loader_module=LOADER,
+                data_path=str(data),
+                pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in NEEDS],
+                mlflow_model=described,
+                metadata=dict(metadata or {}),
+            )
         talk.log_model_artifacts(kept.model_id, str(saved))
         talk.log_outputs(run.run_id, [LoggedModelOutput(kept.model_id, step)])
         talk.finalize_logged_model(kept.model_id, "READY")
         return kept.model_id
+
+
+@contextmanager
+def _unscanned() -> Iterator[None]:
+    """MLflow reads which files all installed packages have, for a second, to hold requirements against them; ours name what is installed.
+
+    Private to MLflow: where it keeps them otherwise, it reads.
+    """
+    from mlflow.utils import requirements_utils as kept
+
+    name = "_MODULES_TO_PACKAGES"
+    unread = getattr(kept, name, {}) is None
+    if unread:
+        setattr(kept, name, {})
+    try:
+        yield
+    finally:
+        if unread:
+            setattr(kept, name, None)
 
 
 def fetch_encoder(uri: str, run_id: str) -> Path:
