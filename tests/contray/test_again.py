@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from contray import RunConfig, track
 from contray.training.launch import launch
 from contray.training.result import Result
 from contray.training.syncing import sync
+from tests.stores import fresh
 
 TINY = {
     **{"data.size": 16, "data.renderings": 1, "data.workers": 0, "views.view.size": 16, "backbone.width": 4},
@@ -54,11 +54,11 @@ def test_a_run_that_was_deleted_has_ways_out(store: str, tmp_path: Path, capsys:
     talk.restore_run(first.run_id)
 
 
-def test_a_store_that_was_lost_is_filled_from_the_folder(store: str, empty_store: Path, tmp_path: Path) -> None:
+def test_a_store_that_was_lost_is_filled_from_the_folder(store: str, tmp_path: Path) -> None:
     first = train(tmp_path, store, 2)
     (tmp_path / "new").mkdir()
     new = f"sqlite:///{tmp_path}/new/mlflow.db"
-    shutil.copy(empty_store, tmp_path / "new" / "mlflow.db")
+    fresh(tmp_path / "new")
     with pytest.raises(track.RunGone, match=rf"^track\.uri: {new} has no run {first.run_id} \(it was deleted for good") as gone:
         sync(["r"], storage=str(tmp_path / "runs"), uri=new)
     assert "\n" not in str(gone.value)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from contray.training.launch import launch
 from contray.training.progress import TrainingBar
 from contray.training.ray_train import ray_session
 from contray.training.result import Result
+from tests.stores import fresh
 
 REPO = Path(__file__).parents[2]
 VERDICT = [prefix + name for prefix in ("", "random_", "pixels_") for name in ("knn_top1", "knn_val_top1", "linear_top1", "linear_val_top1")]  # fmt: skip
@@ -89,9 +89,9 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("place")
-    shutil.copy(empty_store, folder / "mlflow.db")
+    fresh(folder)
     return Place(folder)
 
 

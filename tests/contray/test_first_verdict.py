@@ -9,6 +9,7 @@ import pytest
 from contray import RunConfig, track
 from contray.cli import documents, results
 from contray.training.launch import Result, launch
+from tests.stores import fresh
 
 TINY = {
     "scale.workers": (0, 0), "data.workers": 0, "train.batch_size": 8, "train.steps": 4, "train.precision": "fp32", "train.log_every": 2,
@@ -31,7 +32,7 @@ def folder(root: Path, *counts: int) -> Path:
 
 
 def trained(source: Path, place: Path) -> tuple[RunConfig, Result]:
-    keys = {"data.source": str(source), "scale.storage": str(place / "runs"), "track.uri": f"sqlite:///{place}/mlflow.db"}
+    keys = {"data.source": str(source), "scale.storage": str(place / "runs"), "track.uri": fresh(place)}
     config = RunConfig.make("simclr", {**TINY, **keys}, preset="digits")
     return config, launch(config, quiet=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from contray.cli.output import plain
 from contray.exchange.embedding import Embedded
 from contray.training.result import Result
 from contray.tuning import SweepResult, Trial
+from tests.stores import fresh
 
 TINY = (
     "--scale.workers 0 0 --train.steps 2 --train.batch_size 32 --data.renderings 1 --data.size 16 --data.workers 0 --backbone.width 4 "
@@ -56,11 +56,10 @@ def fields(words: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def place(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """One tiny run, trained by the command itself in a process of its own."""
     folder = tmp_path_factory.mktemp("json")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = fresh(folder)
     words = ["train", "simclr", "--preset", "digits", *TINY.split(), "--scale.storage", str(folder / "runs"), "--track.uri", uri]
     ended = subprocess.run(
         [sys.executable, "-m", "contray", *words, "--json"],

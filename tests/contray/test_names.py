@@ -15,6 +15,7 @@ from contray.errors import ConfigError, UserError
 from contray.storage.folder import Storage
 from contray.storage.names import check_case, check_name, folder_of, slug
 from contray.training.records import name_of
+from tests.stores import fresh
 
 BAD = [
     "../../x",
@@ -105,13 +106,11 @@ def test_a_run_does_not_move_into_what_another_command_made(file: str, kind: str
 
 
 @pytest.mark.parametrize("folder", ["a#b", "a b", "a'b", "ä", "a@b"])
-def test_a_store_works_in_a_folder_of_any_name(
-    folder: str, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_works_in_a_folder_of_any_name(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / folder
     place.mkdir()
     monkeypatch.chdir(place)
-    (place / "mlflow.db").write_bytes(empty_store.read_bytes())
+    fresh(place)
     uri = track.resolve_uri("")
     assert track.resolve_uri(uri) == uri
     assert track.sqlite_path(uri) == place / "mlflow.db"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +15,7 @@ from contray import RunConfig, track
 from contray.track import ui
 from contray.training.describing import describe, title_of, trial_title
 from tests.browser import browser, chromium, page_text
+from tests.stores import fresh
 
 pytestmark = [
     pytest.mark.browser,
@@ -47,11 +47,10 @@ class Pages(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def pages(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     """One run with curves and a verdict, one sweep of four trials."""
     folder = tmp_path_factory.mktemp("pages")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = fresh(folder)
     config = RunConfig.make("moco", {"method.temperature": 0.5}, preset="digits")
     tags = {"contray.kind": "run", "contray.method": "moco", "contray.preset": "digits", "contray.dataset": "photos"}
     name = config.run_name

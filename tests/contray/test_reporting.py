@@ -24,6 +24,7 @@ from contray.reporting.page import TEMPLATE
 from contray.reporting.record import find
 from contray.training.launch import launch
 from tests.browser import FLAGS, chromium
+from tests.stores import fresh
 
 EVIL = "<img src=x onerror=alert(1)>"
 SECTIONS = [
@@ -56,9 +57,9 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def trained(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("report")
-    shutil.copy(empty_store, folder / "mlflow.db")
+    fresh(folder)
     rng = np.random.default_rng(0)
     for split, count in (("train", 30), ("test", 12)):
         for number, name in enumerate((EVIL, "a&b")):

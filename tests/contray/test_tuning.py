@@ -23,6 +23,7 @@ from contray.config import RunConfig
 from contray.errors import UserError
 from contray.training.ray_train import ray_session
 from contray.tuning import SweepResult, sweep
+from tests.stores import fresh
 
 pytestmark = [
     pytest.mark.ray,
@@ -62,7 +63,7 @@ class Place:
 
     @property
     def uri(self) -> str:
-        return f"sqlite:///{self.folder}/mlflow.db"
+        return fresh(self.folder)
 
     def sweep(self, space: str, settings: dict[str, Any] | None = None, **options: Any) -> SweepResult:
         """Search a space written as the text of a Python dict of dotted keys to domains, and show it as the command does."""

@@ -20,6 +20,7 @@ from contray.storage.checkpoint import latest
 from contray.storage.folder import Storage
 from contray.training.audit import Attempt, History, attempts, history
 from contray.training.elastic import NODE_HEALTH
+from tests.stores import fresh
 
 SLOW = """
 import time
@@ -208,7 +209,7 @@ class Driver:
 
     def __init__(self, folder: Path, method: str | Path, keys: Mapping[str, Any], name: str, preset: str = "digits") -> None:
         self.folder, self.name = folder, name
-        keys = {"scale.storage": str(folder / "runs"), "track.uri": f"sqlite:///{folder}/mlflow.db", "track.name": name, **keys}
+        keys = {"scale.storage": str(folder / "runs"), "track.uri": fresh(folder), "track.name": name, **keys}
         options = []
         for key, value in keys.items():
             options += [f"--{key}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
