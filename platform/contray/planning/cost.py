@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .. import model
 from ..config import RunConfig
 from ..config.evaluations import needing_labels
+from ..evaluation.common.protocol import PIXELS_SIDE
 from .facts import Images, Machine
 from .trial import Trial
 
@@ -17,7 +19,10 @@ START, START_RAY = (
     15.0,
     40.0,
 )  # seconds before the first step and after the last: imports, MLflow, the model that is kept; Ray's besides
-PROBES = 0.003  # CPU seconds of the probes for each labelled image that fits them
+PROBES = {
+    "cpu": 8e-8,
+    "cuda": 8e-10,
+}  # seconds of the grid of linear probes for each image that fits it, class, and dimension of the features
 LEAST_SHARE = 0.3  # of the budget that trains, even where the verdict takes more than the rest
 PROCESS = 0.7e9  # bytes of a worker with torch, before it has anything
 
@@ -50,7 +55,7 @@ class Cost:
         encode = trial.encode / speed + images.decode * (not images.cached)
         labels = images.classes > 1 and bool(needing_labels(config.eval.final))
         measured = (images.count + images.test if labels else min(images.count, 2048)) if config.eval.final else 0
-        verdict = 2 * measured * encode + (PROBES * images.count / cores if labels and config.eval.final else 0.0)
+        verdict = 2 * measured * encode + (probes(config, images, machine) if labels and config.eval.final else 0.0)
         start = START if config.scale.workers == (0, 0) else START_RAY
         before = start + (images.count * images.decode / cores if images.cached else 0.0)
         return cls(
@@ -102,6 +107,16 @@ class Cost:
         host = PROCESS + (self.images.nbytes * self.images.count if self.images.cached and not self.images.generated else 0)
         host += 0.15e9 * config.data.workers
         return (used, host) if self.machine.kind == "cuda" else (0.0, host + used)
+
+
+def probes(config: RunConfig, images: Images, machine: Machine) -> float:
+    """Seconds that linear probes take on features of the trained encoder, of the untrained one, and on pixels, of which there are most."""
+    method, dims = model.sketch(config), 0
+    for view in type(method).eval_views(config.views).values():
+        rows, side, _ = view.grid if view.kind == "patches" else (1, min(view.size, PIXELS_SIDE), 0)
+        dims += 3 * rows**2 * side**2
+    each = PROBES[machine.kind] / (machine.cores if machine.kind == "cpu" else 1)
+    return each * images.count * images.classes * (dims + 2 * method.out_dim)
 
 
 def sample_seconds(load: float, compute: float, loaders: int, machine: Machine) -> float:
