@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share few cores: threads that wait for each other's took twice as long
 os.environ.setdefault("CONTRAY_BF16", "no")  # what tests compute depends on no processor
 os.environ.setdefault("RAY_worker_niceness", "0")  # stock 15: tests beside them would starve Ray's workers
 

@@ -18,7 +18,7 @@ from contray.cli.main import main
 from contray.config import RunConfig
 from contray.config.registry import builtin, load_method
 from contray.errors import ConfigError, UserError
-from contray.planning import rules, words
+from contray.planning import facts, rules, words
 from contray.planning.cost import Cost, loaders_for
 from contray.planning.estimates import estimate, guard, refuse, small
 from contray.planning.facts import Images, Machine, look, machine
@@ -139,6 +139,14 @@ def test_a_plan_trains_in_this_process_where_one_has_all_there_is(monkeypatch: p
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert fitted(auto("moco"), images).scale.workers == (1, 1)
     assert auto("moco").run_name == auto("moco", **{"scale.workers": (2, 2)}).run_name
+
+
+@pytest.mark.parametrize(("threads", "found"), [("1", 1), ("1,2", 1), (" 1 ", 1), ("", 2), ("0", 1), ("many", 2), ("64", 2)])
+def test_threads_are_limited_as_everywhere(threads: str, found: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(facts, "_words", lambda _: [])
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert facts.cores() == found
 
 
 def test_loaders_are_there_where_they_are_worth_a_core() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import shlex
 import warnings
@@ -29,7 +28,6 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, li
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
     patch.setenv("COLUMNS", "120")
-    patch.setattr(os, "cpu_count", lambda: 1)  # tests share the cores
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
     try:
         for text in TYPED:

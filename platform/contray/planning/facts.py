@@ -116,11 +116,14 @@ def cluster_of(config: RunConfig) -> str:
 
 
 def cores() -> int:
-    """CPUs that this process may use."""
+    """CPUs that this process may use: by its affinity, its control group, and OMP_NUM_THREADS, which is how one limits threads."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, period = ([*_words("/sys/fs/cgroup/cpu.max"), "max", "1"])[:2]
     if quota != "max":
         count = min(count, max(1, round(float(quota) / float(period))))
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdigit():
+        count = min(count, int(asked))
     return max(count, 1)
 
 

@@ -75,7 +75,9 @@ def sweep(
         raise UserError(f"--scheduler pbt: this space has no key that may change on the way ({', '.join(sorted(LIVE_KEYS))})")
     check_machines(config)
     track.listeners.load(config.track.listeners)
-    config = config.replace({"scale.workers": config.scale.workers})  # trials run in processes of Ray: nothing for a plan to choose
+    config = config.replace(
+        {"scale.workers": config.scale.workers}
+    )  # trials run in processes of Ray: nothing for a plan to choose
     config, plan = plan_of(config, source, storage, quiet, base_name)  # once for all trials
     space, left_out = _fitting(config, dict(file.SPACE), len(source.train))
     uri = track.resolve_uri(config.track.uri)
