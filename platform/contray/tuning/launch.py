@@ -24,7 +24,7 @@ from ..training.launch import plan_of
 from ..training.lease import Fenced, Lease, held
 from ..training.nodes import nodes, uses_gpu
 from ..training.ray_train import check_machines, ray_session
-from ..training.records import SWEEP, check_kind, tags_of
+from ..training.records import SWEEP, check_kind, repeatable, tags_of
 from ..training.settle import settle
 from ..training.stop import Status, ending
 from . import kept
@@ -136,6 +136,7 @@ def _search(
     folder.mkdir(parents=True, exist_ok=True)
     place = Fenced(str(folder), lease.token, lease.folder.address)
     sealed.write(place, SWEEP, record)
+    place.write("config.yaml", repeatable(config).encode())
     if not quiet:
         print(f"sweep {folder.name}: {parent.url}", flush=True)
 
@@ -178,11 +179,13 @@ def _base(file: ModuleType, overrides: Mapping[str, Any], preset: str, config_fi
 
 
 def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[dict[str, Any], list[str]]:
-    """The space without the listed values that this data or config refuses, and what was left out. Raises when a key is left with none."""
+    """The space without the listed values that this data or config refuses, and what was left out: of a key that is left with none, and that a
+    plan has filled, the plan's value stands. Raises where nobody has filled it, or nothing is left to search.
+    """
     from ray import tune
 
     words = []
-    for key, domain in space.items():
+    for key, domain in list(space.items()):
         values = domain["grid_search"] if isinstance(domain, dict) else getattr(domain, "categories", None)
         ends = values if values is not None else [domain.lower, domain.upper]  # pyright: ignore[reportAttributeAccessIssue]
         refused: dict[Any, str] = {}
@@ -191,6 +194,10 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
                 model.check(config.replace({key: value}), samples)
             except ConfigError as error:
                 refused[value] = error.problem if error.key == key else str(error)
+        if len(refused) == len(ends) and config.fills(key) and len(space) > 1:
+            del space[key]
+            words.append(f"{key}: not searched, the plan's {config.flat()[key]} stands ({next(iter(refused.values()))})")
+            continue
         if refused and (values is None or len(refused) == len(ends)):
             raise ConfigError(key, f"this space cannot be searched here: {next(iter(refused.values()))}")
         if refused and values is not None:
