@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contray import RunConfig, track
@@ -64,6 +64,8 @@ def test_usual_names_stay(name: str) -> None:
 
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.text(max_size=120), st.text(max_size=120))
+@example("0.", "nul")
+@example("com1.txt", "_")
 def test_derived_names_are_names_and_never_meet(one: str, other: str) -> None:
     for text in (one, other):
         check_name("x", slug(text))

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 # Begins with no dot (hidden, `..`), holds nothing that a path, an address, a shell pattern or MLflow reads as something else
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,99}")
 # Names that shares of Windows take for a device, or for the same name without its last dot
-DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+DEVICE = re.compile(r"((con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?|.*\.)", re.IGNORECASE)
 LONGEST = 150  # bytes of an encoded name that stays as it is; file systems take 255
 
 
@@ -22,7 +22,7 @@ def check_name(key: str, name: str) -> None:
             key,
             f"got {name!r}, must be 1 to 100 of the letters A-Z a-z, digits and _ . = + -, and begin with a letter, a digit or _",
         )
-    if name.endswith(".") or DEVICE.fullmatch(name):
+    if DEVICE.fullmatch(name):
         raise ConfigError(
             key, f"got {name!r}, must not end with a dot, nor be the name of a device on some file systems (con, nul, aux, ...)"
         )
@@ -42,7 +42,7 @@ def slug(text: str) -> str:
     kept = re.sub(r"[^A-Za-z0-9_.=+-]", "_", text)[:60]
     return (
         kept
-        if kept == text and NAME.fullmatch(text)
+        if kept == text and NAME.fullmatch(text) and not DEVICE.fullmatch(text)
         else f"_{kept}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
     )
 
