@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..config.registry import names
 from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError, nearest, shown
-from .layout import SUFFIXES, Found, listing, scan, splits_in, suffix
+from .layout import SUFFIXES, Found, listing, splits_in, suffix
 from .splits import Source, check_columns
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def _at(path: Path, config: DataConfig) -> Source:
         what = f"{name} does not exist" if looks_like_path else f"{name!r} is neither a built-in set nor a file or folder"
         raise ConfigError("data.source", f"{what}; {nearest(name, names('source'))}")
     from .folder import open_folder
+    from .index import index_of
     from .parquet import footer_of, open_parquet
 
     if not path.is_dir():
@@ -46,11 +47,12 @@ def _at(path: Path, config: DataConfig) -> Source:
             raise DataError(f"data.source: {name} is neither a file nor a folder")
         train, test, notes = open_parquet(path, {"": footer_of(path)}, config)
         return Source(shown(path.stem or name), train, test, notes)
-    found = scan(path)
+    index = index_of(path, config.scratch)
+    found = index.found
     footers, notes = _tables(path, found, config)
     if not footers:
         check_columns(config, f"{name} holds image files, which have", labels=True)
-    train, test, taken = open_parquet(path, footers, config) if footers else open_folder(path, found, config)
+    train, test, taken = open_parquet(path, footers, config) if footers else open_folder(path, index, config)
     notes += [*taken, *filter(None, [found.note()])]
     return Source(shown(path.resolve().name), train, test, [shown(note) for note in notes])
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -18,11 +18,11 @@ import numpy as np
 
 from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError
-from .digests import digest
+from .digests import digest, lots_of
 from .pixels import BrokenImage, Depth, Pixels, decode, of_set, survey
+from .progress import progress
 
 _PAUSES = (0.1, 0.5, 2.0)  # seconds between the tries of a read that failed
-_SLOW = 2000  # images from which decoding shows a progress bar
 _SURVEYED = 64  # images that tell what range a set's values have
 Read = Callable[[], bytes | memoryview | None]
 
@@ -64,6 +64,10 @@ class Split:
     def key(self, i: int) -> str:
         """What a sample is called among the split's, wherever the data lie."""
         return str(i)
+
+    def lots(self) -> np.ndarray:
+        """(N,) float64 in [0, 1): even numbers that samples are drawn by, each of its key alone, so that they stay where others come or go."""
+        return lots_of(self.key(i) for i in range(len(self)))
 
     def content(self) -> str:
         """A digest of what the split holds, cheap beside training: changes when images are added, taken away or replaced by others.
@@ -118,7 +122,7 @@ class Encoded:
 
     key(i) names an image within the set, wherever that lies. close() drops what read holds in memory, when all is decoded. sample(n): ids and
     bytes of about n images from all over the set, and stream(): for each of them in order a function that gives its bytes as read does, where
-    that is cheaper. memory(): what read holds in memory, in words.
+    that is cheaper. memory(): what read holds in memory, in words. lots(): as `Split.lots`, where it need not be worked out.
     """
 
     count: int
@@ -130,6 +134,7 @@ class Encoded:
     sample: Callable[[int], Iterator[tuple[int, bytes | memoryview | None]]] | None = None
     stream: Callable[[], Iterator[Callable[[], bytes | memoryview | None]]] | None = None
     memory: Callable[[], str] = lambda: "each is read when it is asked for"
+    lots: Callable[[], np.ndarray] | None = None
 
     def subset(self, ids: np.ndarray) -> Encoded:
         """These images, by their places among the ids, which ascend."""
@@ -189,6 +194,9 @@ class EncodedSplit(Split):
 
     def key(self, i: int) -> str:
         return self.encoded.key(i)
+
+    def lots(self) -> np.ndarray:
+        return super().lots() if self.encoded.lots is None else self.encoded.lots()
 
     def subset(self, ids: np.ndarray) -> EncodedSplit:
         """These samples, by their places among the ids, which ascend."""
@@ -287,7 +295,7 @@ class EncodedSplit(Split):
     def _decode_all(self) -> Generator[np.ndarray | None, None, None]:
         """All images in order, None for broken ones. Few chunks are under way at once, so that what waits is bounded."""
         waiting: deque[Future[list[np.ndarray | None]]] = deque()
-        with ThreadPoolExecutor() as pool, _progress(len(self)) as advance:
+        with ThreadPoolExecutor() as pool, progress("decoding images", len(self)) as advance:
             most = 2 * pool._max_workers
             for chunk in chain(self._chunks(), [None] * most):
                 if chunk is not None:
@@ -331,21 +339,6 @@ class EncodedSplit(Split):
                     raise
                 time.sleep(pause)
         raise AssertionError("unreachable")
-
-
-@contextmanager
-def _progress(count: int) -> Iterator[Callable[[int], None]]:
-    """Yields advance(n): a progress bar on stderr where there are many images, nothing for few."""
-    if count < _SLOW:
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("decoding images", total=count)
-        yield lambda n: bar.advance(task, n)
 
 
 @dataclass(frozen=True)
