@@ -22,6 +22,7 @@ from .digests import digest, lots_of
 from .index import Index
 from .layout import SUFFIXES, WORDS, alike, alikes, listing, plain, split_named, splits_in
 from .names import Tree
+from .places import File, bytes_of
 from .splits import Encoded, EncodedSplit
 
 RULES = 1  # raised whenever the same names are taken for something else
@@ -37,7 +38,7 @@ _OF_ANOTHER = re.compile(
 _SPOKEN = re.compile(rf"(?<![a-z])({'|'.join(word for words in WORDS.values() for word in words)})(?![a-z])", re.IGNORECASE)
 
 
-def open_folder(root: Path, index: Index, config: DataConfig) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
+def open_folder(root: File, index: Index, config: DataConfig) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
     """(train, test or None, notes on what was taken for what). index: of what lies below `root`."""
     found = index.found
     if not found.images:
@@ -51,12 +52,12 @@ def open_folder(root: Path, index: Index, config: DataConfig) -> tuple[EncodedSp
         chosen.train_labels = chosen.test_labels = None
 
     def split(part: str, ids: np.ndarray, labels: np.ndarray | None) -> EncodedSplit:
-        names = found.images.take(ids)
+        names, sizes = found.images.take(ids), found.images.sizes
         encoded = Encoded(
             len(names),
-            lambda i: (root / names[i]).read_bytes(),
+            lambda i: bytes_of(root / names[i]),
             lambda i: shown(root / names[i]),
-            lambda: digest(names, content_of(Files(root, names))),
+            lambda: digest(names, content_of(Files(root, names)) if isinstance(root, Path) else np.asarray(sizes)[ids]),
             names.__getitem__,
             lots=lambda: index.remembered(f"lots-{part}", RULES, lambda: {"lots": lots_of(names)})["lots"],
         )

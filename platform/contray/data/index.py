@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,9 +26,11 @@ from filelock import FileLock
 from .digests import digest
 from .layout import Folder, Found, scan
 from .names import Tree
+from .places import File, Remote
 from .scratch import make, scratch_of, writing
 
 VERSION = 1  # raised whenever the same folder gives another index
+RECENT = 3600  # seconds in which the list of an object store is not asked for again: the workers of a run take that of its start
 LARGE = 20_000  # images from which a folder has an index; of fewer the list is made as fast as it is read
 
 _FACTS, _NAMES = "facts.json", "names.arrow"
@@ -52,12 +55,14 @@ class Index:
         return known or made()
 
 
-def index_of(root: Path, scratch: str) -> Index:
-    """The images below `root`. Raises DataError where a folder cannot be read, UserError where the index of a large one cannot be kept."""
+def index_of(root: File, scratch: str) -> Index:
+    """The images below `root`. An object store tells no times: a list of it stands for RECENT seconds.
+
+    Raises DataError where a folder cannot be read, UserError where the index of a large one cannot be kept."""
     base = scratch_of(scratch) / "index"
-    place = base / digest(os.fsencode(root.resolve()), VERSION)
+    place = base / digest(os.fsencode(root.resolve() if isinstance(root, Path) else str(root)), VERSION)
     known = _known(place)
-    found = scan(root, known=known)
+    found = _scanned(root, place, known)
     if found is known:
         return Index(found, place)
     if len(found.images) < LARGE:
@@ -66,7 +71,7 @@ def index_of(root: Path, scratch: str) -> Index:
     make(base)
     with writing(base), FileLock(f"{place}.lock"):
         known = _known(place)  # another process may have made it meanwhile
-        found = scan(root, known=known) if known else found
+        found = _scanned(root, place, known) if known else found
         if found is not known:
             shutil.rmtree(place, ignore_errors=True)  # whoever has mapped it keeps it
             _save(place, _packed(found))
@@ -74,10 +79,17 @@ def index_of(root: Path, scratch: str) -> Index:
     return Index(found, place)
 
 
+def _scanned(root: File, place: Path, known: Found | None) -> Found:
+    if known and isinstance(root, Remote):
+        return known if time.time() - (place / _FACTS).stat().st_mtime < RECENT else scan(root)
+    return scan(root, known=known)
+
+
 def _packed(found: Found) -> Made:
     folders = {name: asdict(here) for name, here in found.folders.items()}
     tree = found.images
-    return {"names": tree.array, "folder_of": tree.folder_of, "in": tree.folders, "folders": folders, "skipped": found.skipped}
+    made = {"names": tree.array, "folder_of": tree.folder_of, "in": tree.folders, "folders": folders, "skipped": found.skipped}
+    return made if tree.sizes is None else {**made, "sizes": tree.sizes}
 
 
 def _known(place: Path) -> Found | None:
@@ -86,7 +98,7 @@ def _known(place: Path) -> Found | None:
         return None
     folders = {name: Folder(**here | {"skipped": Counter(here["skipped"])}) for name, here in kept["folders"].items()}
     tables = sorted(f"{name}/{file}" if name else file for name, here in folders.items() for file in here.tables)
-    return Found(Tree(kept["names"], kept["in"], kept["folder_of"]), tables, folders, Counter(kept["skipped"]))
+    return Found(Tree(kept["names"], kept["in"], kept["folder_of"], kept.get("sizes")), tables, folders, Counter(kept["skipped"]))
 
 
 # ---------------------------------------------------------------- on the disk

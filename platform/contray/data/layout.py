@@ -17,7 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ..errors import DataError, shown
+from ..storage.logins import scrubbed
 from .names import Grown, Tree
+from .places import Remote
 from .progress import progress
 
 SUFFIXES = frozenset(
@@ -108,30 +110,28 @@ def sort_out(names: Iterable[str]) -> Found:
     return _summed(found, Counter({"hidden folder(s)": len(hidden)} if hidden else {}))
 
 
-def scan(root: str | os.PathLike[str], key: str = "data.source", known: Found | None = None) -> Found:
-    """The files below a folder. Links to files count as files; a folder is read once, by whichever links it is reached.
+def scan(root: str | os.PathLike[str] | Remote, key: str = "data.source", known: Found | None = None) -> Found:
+    """The files below a folder, of a path or on an object store. Links to files count as files; a folder is read once, by whichever links it is reached.
 
     Folders that are no links come first, so that a link never takes the place of what it leads to. Pipes, sockets and devices are never
     opened. known: what was found before; folders whose times are the same are not read again, and where all are it is given back itself.
     Raises DataError, with `key` before it, where a folder cannot be read: what lies in it would be missing without a word.
     """
-    place = os.path.abspath(root)
     before = known.folders if known else {}
-    found, grown, links, same = Found(), Grown(), [], []
-    above = [os.path.realpath(place)]
-    while (parent := os.path.dirname(above[-1])) != above[-1]:
-        above.append(parent)
-    seen = {
-        _identity(folder, os.stat(folder)) for folder in above[1:]
-    }  # a link to what the place lies in leads back to it, and to all beside it
-    again = 0
+    found, grown, links, same, again = Found(), Grown(), [], [], 0
+    seen = set[object]() if isinstance(root, Remote) else _above(os.path.abspath(root))
+
+    def look(name: str) -> tuple[object, Folder, dict[str, int] | None]:
+        if isinstance(root, Remote):
+            return _listed(root / name if name else root, key)
+        return _read(os.path.join(os.path.abspath(root), name), before.get(name), key)
+
     level = [""]
     with ThreadPoolExecutor(_AT_ONCE) as pool, progress("listing folders") as advance:
         while level or links:
             names, level = (level, []) if level else ([links.pop(0)], [])
             for some in (names[start : start + _FOLDERS] for start in range(0, len(names), _FOLDERS)):
-                looks = pool.map(lambda name: _read(os.path.join(place, name), before.get(name), key), some)
-                for name, (identity, here, images) in zip(some, looks, strict=True):
+                for name, (identity, here, images) in zip(some, pool.map(look, some), strict=True):
                     if identity in seen:
                         again += 1
                         continue
@@ -142,7 +142,7 @@ def scan(root: str | os.PathLike[str], key: str = "data.source", known: Found | 
                     if images is None:
                         same.append(name)
                     else:
-                        grown.add(name, images)
+                        grown.add(name, list(images), list(images.values()) if isinstance(root, Remote) else ())
                         advance(len(images))
     if known and len(same) == len(before) == len(found.folders):
         return known
@@ -152,7 +152,34 @@ def scan(root: str | os.PathLike[str], key: str = "data.source", known: Found | 
     return _summed(found, Counter({"link(s) to folders that are read already or lie above": again} if again else {}))
 
 
-def _read(place: str, before: Folder | None, key: str) -> tuple[tuple[object, ...], Folder, list[str] | None]:
+def _above(place: str) -> set[object]:
+    """The folders that the place lies in: a link to one of them leads back to it, and to all beside it."""
+    above = [os.path.realpath(place)]
+    while (parent := os.path.dirname(above[-1])) != above[-1]:
+        above.append(parent)
+    return {_identity(folder, os.stat(folder)) for folder in above[1:]}
+
+
+def _listed(place: Remote, key: str) -> tuple[object, Folder, dict[str, int]]:
+    """`_read` of a folder on an object store, whose folders have no times, with the sizes of the images."""
+    from pyarrow import fs
+
+    here, files = Folder(), dict[str, int]()
+    try:
+        infos = place.storage.system.get_file_info(fs.FileSelector(place.place))
+    except OSError as error:
+        raise DataError(f"{key}: {place} cannot be listed ({scrubbed(' '.join(str(error).split()))})") from None
+    for info in infos:
+        if info.type == fs.FileType.File:
+            files[info.base_name] = info.size
+        elif info.type == fs.FileType.Directory and not _hidden(info.base_name):
+            here.below.append(info.base_name)
+        elif info.type == fs.FileType.Directory:
+            here.skipped["hidden folder(s)"] += 1
+    return place.path, here, {name: files[name] for name in _images(list(files), here)}
+
+
+def _read(place: str, before: Folder | None, key: str) -> tuple[object, Folder, dict[str, int] | None]:
     """(what folder it is, what it holds, its images); what was there `before` and no images where its time is the same. Raises DataError."""
     try:
         facts = os.stat(place)
@@ -180,7 +207,7 @@ def _read(place: str, before: Folder | None, key: str) -> tuple[tuple[object, ..
             here.skipped[
                 "hidden file(s)" if _hidden(entry.name) else "link(s) to nothing" if link else "pipe(s), socket(s) or device(s)"
             ] += 1
-    return identity, here, _images(files, here)
+    return identity, here, dict.fromkeys(_images(files, here), 0)
 
 
 def _identity(folder: str, facts: os.stat_result) -> tuple[object, ...]:

@@ -57,9 +57,10 @@ class Names(Sequence[str]):
 class Tree(Names):
     """The names with the folders that they lie in. folders: of all files, without a slash behind; "" is the place itself; of: (N,) numbers of them."""
 
-    def __init__(self, array: pa.LargeBinaryArray, folders: list[str], of: np.ndarray) -> None:
+    def __init__(self, array: pa.LargeBinaryArray, folders: list[str], of: np.ndarray, sizes: np.ndarray | None = None) -> None:
+        """sizes: (N,) int64 bytes of the files, where the listing told them."""
         super().__init__(array)
-        self.folders, self.folder_of = folders, of
+        self.folders, self.folder_of, self.sizes = folders, of, sizes
         self.counts = np.bincount(of, minlength=len(folders))
 
     @classmethod
@@ -86,14 +87,16 @@ class Grown:
         self._of: list[np.ndarray] = []
         self._waiting: list[bytes] = []
         self._owners: list[int] = []
+        self._sizes: list[np.ndarray] = []
 
-    def add(self, folder: str, files: Sequence[str]) -> None:
-        """folder: without a slash behind; its name may come again."""
+    def add(self, folder: str, files: Sequence[str], sizes: Sequence[int] = ()) -> None:
+        """folder: without a slash behind; its name may come again. sizes: bytes of each file, of all or of none."""
         if files:
             number = self._numbers.setdefault(folder, len(self._numbers))
             above = os.fsencode(f"{folder}/" if folder else "")
             self._waiting += [above + os.fsencode(file) for file in files]
             self._owners += [number] * len(files)
+            self._sizes.append(np.array(sizes, np.int64))
             if len(self._waiting) >= AT_ONCE:
                 self._pack()
 
@@ -117,4 +120,11 @@ class Grown:
         names = pa.concat_arrays(self._parts)
         self._parts = []
         order = pc.array_sort_indices(names)  # pyright: ignore[reportAttributeAccessIssue]
-        return Tree(names.take(order), list(self._numbers), np.concatenate(self._of)[order.to_numpy()])
+        places = order.to_numpy()
+        sizes = np.concatenate(self._sizes or [np.zeros(0, np.int64)])
+        return Tree(
+            names.take(order),
+            list(self._numbers),
+            np.concatenate(self._of)[places],
+            sizes[places] if len(sizes) == len(places) else None,
+        )
