@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def _scanned(root: File, place: Path, known: Found | None) -> Found:
 
 
 def _packed(found: Found) -> Made:
-    folders = {name: asdict(here) for name, here in found.folders.items()}
+    folders = {name: vars(here) for name, here in found.folders.items()}
     tree = found.images
     made = {"names": tree.array, "folder_of": tree.folder_of, "in": tree.folders, "folders": folders, "skipped": found.skipped}
     return made if tree.sizes is None else {**made, "sizes": tree.sizes}
