@@ -64,11 +64,12 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from. `source`: digits, cifar10, cifar100, stl10, a folder of images, or a Parquet file or folder."""
+    """Where the images come from. `source`: digits, a set of torchvision's, a folder of images, or a Parquet file or folder, by path or address."""
 
     source: str = setting(
         "digits",
-        "digits | cifar10 | cifar100 | stl10 | folder | file.parquet or folder of Parquet files | your own mine.py, or an installed one's name",
+        "digits | cifar10 | cifar100 | stl10 | stl10_unlabelled | folder | file.parquet or folder of Parquet files | an address of either (s3://bucket/photos) | "
+        "your own mine.py, or an installed one's name",
     )
     root: str = setting("data", "where torchvision's named sets lie or are downloaded to", unit="path")
     download: bool = setting(False, "download a torchvision set that is not under data.root yet")
