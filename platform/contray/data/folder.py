@@ -294,4 +294,4 @@ def _split(root: Path, names: list[str], labels: list[int] | None, classes: list
     )
     known = None if labels is None else np.array(labels, np.int64)
     said = [] if labels is None else [shown(name) for name in classes]
-    return EncodedSplit(encoded, config.cache_gb, known, said, shorter_side=config.shorter_side)
+    return EncodedSplit(encoded, config.memory_gb, known, said, shorter_side=config.shorter_side)
