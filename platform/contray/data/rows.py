@@ -21,7 +21,7 @@ from .places import File, Remote, identity, opened
 from .shards import LARGEST, SMALLEST, Shards
 
 HELD = 64 * 2**20  # bytes up to which a column stays in memory
-BATCH_BYTES = 16 * 2**20  # that are read at once
+BATCH_BYTES = 4 * 2**20  # that are read at once
 MOST_GROUPS = 8  # row groups that are looked into for a sample: a page of one may be all of it
 ROW_BYTES = 1024  # that a row takes in a copy besides its bytes, at most: its entry and Arrow's form of it
 
@@ -132,7 +132,9 @@ class Rows:
         rows, size = sum(rows for rows, _ in groups), sum(size for _, size in groups)
         at_once = max(1, min(rows, 4096, int(BATCH_BYTES * rows / max(size, 1))))
         with table(self.files[file]) as found:
-            for batch in found.iter_batches(at_once, row_groups=range(first, first + len(groups)), columns=[self.column]):
+            for batch in found.iter_batches(
+                at_once, row_groups=range(first, first + len(groups)), columns=[self.column], use_threads=False
+            ):
                 cells = batch.column(0)
                 yield cells.dictionary_decode() if pa.types.is_dictionary(cells.type) else cells
 
@@ -178,24 +180,12 @@ class Rows:
     def _copy(self, piece: _Piece, writer: Writer) -> bytes:
         """Each row as Arrow writes a batch of it alone; gives the schema."""
         schema: pa.Schema | None = None
-        with _frugal():
-            for cells in self._batches(piece.file, piece.first, piece.last):
-                whole = pa.record_batch([cells.cast(_flat(cells.type))], names=["cell"])
-                schema = whole.schema
-                for row in range(whole.num_rows):
-                    writer.write(memoryview(whole.slice(row, 1).serialize()))
+        for cells in self._batches(piece.file, piece.first, piece.last):
+            whole = pa.record_batch([cells.cast(_flat(cells.type))], names=["cell"])
+            schema = whole.schema
+            for row in range(whole.num_rows):
+                writer.write(memoryview(whole.slice(row, 1).serialize()))
         return b"" if schema is None else schema.serialize().to_pybytes()
-
-
-@contextlib.contextmanager
-def _frugal() -> Iterator[None]:
-    """Arrow's own allocator keeps half as much again as it was asked for: a dictionary may be 100 MB, and is needed once."""
-    usual = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(usual)
 
 
 def _pieces(file: int, groups: Sequence[tuple[int, int]]) -> Iterator[_Piece]:
