@@ -199,7 +199,8 @@ class EncodedSplit(Split):
         return self.encoded.key(i)
 
     def shards(self) -> Shards | None:
-        return None if self.encoded.shards is None else self.encoded.shards()
+        found = None if self.encoded.shards is None else self.encoded.shards()
+        return found if found is None or self._cache is None else found.held()
 
     def subset(self, ids: np.ndarray) -> EncodedSplit:
         """These samples, by their places among the ids, which ascend."""
