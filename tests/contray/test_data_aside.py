@@ -73,12 +73,12 @@ def test_the_share_is_met_and_large_classes_stay_where_they_were() -> None:
     assert all(3 <= few[at : at + 40].sum() <= 6 for at in range(0, 400, 40))
 
 
-@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
-def test_a_folder_without_a_test_set_has_one_that_never_trains(tmp_path: Path, cache_gb: float) -> None:
-    whole = opened(folder(tmp_path / "photos", cat=40, dog=20, eel=2), test_share=0.0, cache_gb=cache_gb)
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
+def test_a_folder_without_a_test_set_has_one_that_never_trains(tmp_path: Path, memory_gb: float) -> None:
+    whole = opened(folder(tmp_path / "photos", cat=40, dog=20, eel=2), test_share=0.0, memory_gb=memory_gb)
     assert whole.test is None
     assert len(whole.train) == 62
-    source = opened(tmp_path / "photos", cache_gb=cache_gb)
+    source = opened(tmp_path / "photos", memory_gb=memory_gb)
     train, test = source.train, source.test
     assert test is not None
     assert isinstance(train, EncodedSplit)
@@ -116,7 +116,7 @@ def test_parquet_by_rows_and_own_groups_on_one_side(tmp_path: Path) -> None:
     for split in (source.train, source.test):
         for i in range(len(split)):
             assert split.value(i, "depth", None)[0, 0, 0] == split.image(i, None)[0, 0, 0] + 100
-    lazy = opened(tmp_path / "rows.parquet", cache_gb=0)
+    lazy = opened(tmp_path / "rows.parquet", memory_gb=0)
     source.train.prepare()  # by the stream of rows
     assert all(np.array_equal(source.train.image(i, None), lazy.train.image(i, None)) for i in range(len(lazy.train)))
 

@@ -72,8 +72,8 @@ def test_folder_without_classes(tmp_path):
     assert source.test is None
 
 
-@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
-def test_sizes_grey_alpha_and_16_bit_all_become_rgb(tmp_path, cache_gb):
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
+def test_sizes_grey_alpha_and_16_bit_all_become_rgb(tmp_path, memory_gb):
     images = {
         "a.png": picture(5),
         "b.png": np.full((4, 4), 9, np.uint8),
@@ -84,7 +84,7 @@ def test_sizes_grey_alpha_and_16_bit_all_become_rgb(tmp_path, cache_gb):
     for name, image in images.items():
         cv2.imwrite(str(tmp_path / name), image)
     write(tmp_path / "f.png", b"broken")
-    split = opened(tmp_path, cache_gb=cache_gb).train
+    split = opened(tmp_path, memory_gb=memory_gb).train
     for _ in range(2):
         found = [split.image(i, None) for i in range(5)]
         assert [image.shape for image in found] == [(6, 8, 3), (4, 4, 3), (3, 9, 3), (5, 5, 3), (4, 4, 3)]
@@ -99,7 +99,7 @@ def test_sizes_grey_alpha_and_16_bit_all_become_rgb(tmp_path, cache_gb):
 def test_broken_and_vanished_files_are_named(tmp_path):
     for name, data in (("a.png", png(1)), ("b.png", b""), ("c.jpg", png(3)[:40]), ("d.png", png(4))):
         write(tmp_path / name, data)
-    split = opened(tmp_path, cache_gb=0.0).train
+    split = opened(tmp_path, memory_gb=0.0).train
     (tmp_path / "d.png").unlink()
     for i, reason in ((1, r"b\.png: no bytes"), (2, r"c\.jpg: not decodable"), (3, r"d\.png: the file is gone")):
         with pytest.raises(BrokenImage, match=reason):
@@ -161,12 +161,12 @@ def test_parquet_labels(tmp_path):
     assert opened(words, label_column="").train.labels is None
 
 
-@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
-def test_decoding_once_changes_no_pixel(tmp_path, cache_gb):
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
+def test_decoding_once_changes_no_pixel(tmp_path, memory_gb):
     path = parquet(tmp_path / "train.parquet", range(40))
-    split, lazy = opened(path, cache_gb=cache_gb).train, opened(path, cache_gb=0.0).train
+    split, lazy = opened(path, memory_gb=memory_gb).train, opened(path, memory_gb=0.0).train
     split.prepare()
-    assert (split._cache is None) == (cache_gb == 0)
+    assert (split._cache is None) == (memory_gb == 0)
     assert all(np.array_equal(split.image(i, None), lazy.image(i, None)) for i in range(40))
 
 

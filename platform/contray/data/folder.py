@@ -62,7 +62,7 @@ def open_folder(root: File, index: Index, config: DataConfig) -> tuple[EncodedSp
             lots=lambda: index.remembered(f"lots-{part}", RULES, lambda: {"lots": lots_of(names)})["lots"],
         )
         said = [] if labels is None else [shown(name) for name in chosen.classes]
-        return EncodedSplit(encoded, config.cache_gb, labels, said, shorter_side=config.shorter_side)
+        return EncodedSplit(encoded, config.memory_gb, labels, said, shorter_side=config.shorter_side)
 
     train = split("train", chosen.train, chosen.train_labels)
     test = split("test", chosen.test, chosen.test_labels) if len(chosen.test) else None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ..storage.folder import Storage
 from .content import content_of
 from .digests import digest
@@ -42,8 +44,14 @@ File = Path | Remote
 
 
 def opened(file: File) -> Any:
-    """An open file for reading at random, to be closed. Raises OSError. Arrow opens no path that is not UTF-8, Python does."""
-    return open(file, "rb") if isinstance(file, Path) else file.storage.system.open_input_file(file.place)
+    """An open file for reading at random, to be closed. Raises OSError."""
+    if isinstance(file, Remote):
+        return file.storage.system.open_input_file(file.place)
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:  # which Arrow does not open
+        return open(file, "rb")
+    return pa.OSFile(str(file))  # from a file of Python's Arrow would read each page twice
 
 
 def bytes_of(file: File) -> bytes:
