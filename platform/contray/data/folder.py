@@ -19,10 +19,11 @@ from ..config.sections import DataConfig
 from ..errors import DataError, shown
 from .content import Files, content_of
 from .digests import digest, lots_of
+from .expected import Expected
 from .index import Index
 from .layout import SUFFIXES, WORDS, alike, alikes, listing, plain, split_named, splits_in
 from .names import Tree
-from .places import File, bytes_of
+from .places import File, Remote, bytes_of
 from .splits import Encoded, EncodedSplit
 
 RULES = 1  # raised whenever the same names are taken for something else
@@ -53,12 +54,14 @@ def open_folder(root: File, index: Index, config: DataConfig) -> tuple[EncodedSp
 
     def split(part: str, ids: np.ndarray, labels: np.ndarray | None) -> EncodedSplit:
         names, sizes = found.images.take(ids), found.images.sizes
+        read = Expected(lambda i: bytes_of(root / names[i]))
         encoded = Encoded(
             len(names),
-            lambda i: bytes_of(root / names[i]),
+            read,
             lambda i: shown(root / names[i]),
             lambda: digest(names, content_of(Files(root, names)) if isinstance(root, Path) else np.asarray(sizes)[ids]),
             names.__getitem__,
+            expect=read.expect if isinstance(root, Remote) else None,
             lots=lambda: index.remembered(f"lots-{part}", RULES, lambda: {"lots": lots_of(names)})["lots"],
         )
         said = [] if labels is None else [shown(name) for name in chosen.classes]

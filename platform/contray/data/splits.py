@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -83,6 +83,9 @@ class Split:
                 found.append(self.describe(i))
         return digest(*found)
 
+    def expect(self, ids: Sequence[int]) -> None:
+        """These are asked for next, in this process: where each answer takes long, many are asked for at a time."""
+
     def prepare(self) -> None:
         """Decode once, where that pays; the pixels are the same without it."""
 
@@ -127,8 +130,8 @@ class Encoded:
 
     key(i) names an image within the set, wherever that lies. close() drops what read holds in memory, when all is decoded. sample(n): ids and
     bytes of about n images from all over the set, and stream(): for each of them in order a function that gives its bytes as read does, where
-    that is cheaper. memory(): what read holds in memory, in words. lots(): as `Split.lots`, where it need not be worked out. shards(): what is
-    fetched at once, of a set that lies in shards.
+    that is cheaper. memory(): what read holds in memory, in words. lots(): as `Split.lots`, where it need not be worked out. expect(ids): told which
+    are asked for next, where to read many at a time is faster. shards(): what is fetched at once, of a set that lies in shards.
     """
 
     count: int
@@ -141,11 +144,12 @@ class Encoded:
     stream: Callable[[], Iterator[Callable[[], bytes | memoryview | None]]] | None = None
     memory: Callable[[], str] = lambda: "each is read when it is asked for"
     lots: Callable[[], np.ndarray] | None = None
+    expect: Callable[[Iterable[int]], None] | None = None
     shards: Callable[[], Shards] | None = None
 
     def subset(self, ids: np.ndarray) -> Encoded:
         """These images, by their places among the ids, which ascend."""
-        own, lots = self.shards, self.lots
+        own, lots, expect = self.shards, self.lots, self.expect
 
         def at(i: int) -> int:
             return int(ids[i])
@@ -169,7 +173,8 @@ class Encoded:
         return Encoded(
             len(ids), lambda i: self.read(at(i)), lambda i: self.describe(at(i)), lambda: digest(self.content(), ids),
             lambda i: self.key(at(i)), self.close, sample if self.sample else None, stream if self.stream else None, self.memory,
-            None if lots is None else lambda: lots()[ids], None if own is None else lambda: own().subset(ids),
+            None if lots is None else lambda: lots()[ids], None if expect is None else lambda some: expect(map(at, some)),
+            None if own is None else lambda: own().subset(ids),
         )  # fmt: skip
 
 
@@ -206,6 +211,10 @@ class EncodedSplit(Split):
 
     def key(self, i: int) -> str:
         return self.encoded.key(i)
+
+    def expect(self, ids: Sequence[int]) -> None:
+        if self.encoded.expect is not None and self._cache is None:
+            self.encoded.expect(ids)
 
     def lots(self) -> np.ndarray:
         return super().lots() if self.encoded.lots is None else self.encoded.lots()
