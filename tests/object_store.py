@@ -57,7 +57,7 @@ def serving() -> Iterator[ObjectStore]:
         server.stop()
 
 
-def pictures(folder: Path, form: str, count: int = 156, side: int = 20) -> Path:
+def pictures(folder: Path, form: str, count: int = 210, side: int = 20) -> Path:
     """A set of three classes: noise of three colours, each image its own. form: folder, parquet (of several row groups) or tar (several)."""
     rng, classes = np.random.default_rng(0), ("ash", "elm", "oak")
     found = []
