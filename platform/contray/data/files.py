@@ -1,4 +1,4 @@
-"""The data source of any path: a folder of images, a Parquet file, or a folder of Parquet files."""
+"""The data source of any path: a folder of images, or a file or folder of Parquet, tar archives or Arrow."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ..config.registry import names
 from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError, nearest, shown
-from .layout import SUFFIXES, Found, listing, scan, splits_in, suffix
-from .splits import Source, check_columns
+from .layout import SHARDS, SUFFIXES, Found, listing, scan, splits_in, suffix
+from .splits import EncodedSplit, Source, check_columns
 
 if TYPE_CHECKING:
     from .parquet import Footer
@@ -44,15 +44,34 @@ def _at(path: Path, config: DataConfig) -> Source:
             raise DataError(f"data.source: {name} is a single image; give the folder that it lies in")
         if not path.is_file():
             raise DataError(f"data.source: {name} is neither a file nor a folder")
-        train, test, notes = open_parquet(path, {"": footer_of(path)}, config)
+        if path.name.lower().endswith(SHARDS):
+            train, test, notes = open_shards(path, [""], config)
+        else:
+            train, test, notes = open_parquet(path, {"": footer_of(path)}, config)
         return Source(shown(path.stem or name), train, test, notes)
     found = scan(path)
     footers, notes = _tables(path, found, config)
+    if found.shards and not (footers or found.images):
+        train, test, taken = open_shards(path, found.shards, config)
+        return Source(shown(path.resolve().name), train, test, [shown(note) for note in (*notes, *taken)])
     if not footers:
         check_columns(config, f"{name} holds image files, which have", labels=True)
     train, test, taken = open_parquet(path, footers, config) if footers else open_folder(path, found, config)
     notes += [*taken, *filter(None, [found.note()])]
     return Source(shown(path.resolve().name), train, test, [shown(note) for note in notes])
+
+
+def open_shards(root: Path, names: list[str], config: DataConfig) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
+    """(train, test or None, notes) of archives or Arrow files, by their names relative to `root`; "" is `root` itself."""
+    from .hugging_face import open_arrow
+    from .webdataset import open_tars
+
+    arrow = [name for name in names if (name or root.name).lower().endswith(".arrow")]
+    if arrow and len(arrow) < len(names):
+        raise DataError(
+            f"data.source: {config.source} holds both Arrow files ({listing(arrow, 1)}) and archives; give the folder of one"
+        )
+    return (open_arrow if arrow else open_tars)(root, names, config)
 
 
 def _tables(path: Path, found: Found, config: DataConfig) -> tuple[dict[str, Footer], list[str]]:

@@ -21,6 +21,15 @@ SUFFIXES = frozenset(
     | {".avif", ".heic", ".heif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 TABLE = ".parquet"
+SHARDS = (
+    ".tar",
+    ".arrow",
+    ".tgz",
+    ".tar.gz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+)  # of WebDataset, packed or not, and of Hugging Face
 _LEFT_BEHIND = {
     "__macosx",
     "network trash folder",
@@ -48,17 +57,22 @@ _KINDS = 5  # suffixes that a note names
 
 @dataclass
 class Found:
-    """Names of the images, Parquet files and folders, relative to the place and sorted; skipped: what else is there, by its kind."""
+    """Names of the images, Parquet files, shards and folders, relative to the place and sorted; skipped: what else is there, by its kind.
+
+    shards: archives and Arrow files, which are skipped where images or tables with images are: there they are what these came in.
+    """
 
     images: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
     def note(self) -> str:
         """'skipped: 3 .txt, 1 hidden folder', or nothing where nothing was."""
-        kinds = [f"{count:,} {kind}" for kind, count in self.skipped.most_common()]
-        more = [f"{sum(count for _, count in self.skipped.most_common()[_KINDS:]):,} others"] if len(kinds) > _KINDS else []
+        skipped = self.skipped + Counter(map(suffix, self.shards if self.images or self.tables else ()))
+        kinds = [f"{count:,} {kind}" for kind, count in skipped.most_common()]
+        more = [f"{sum(count for _, count in skipped.most_common()[_KINDS:]):,} others"] if len(kinds) > _KINDS else []
         return f"skipped: {', '.join(kinds[:_KINDS] + more)}" if kinds else ""
 
 
@@ -144,6 +158,8 @@ def _add(found: Found, name: str) -> None:
         found.images.append(name)
     elif kind == TABLE:
         found.tables.append(name)
+    elif name.lower().endswith(SHARDS):
+        found.shards.append(name)
     else:
         found.skipped[shown(kind) if 1 < len(kind) <= 10 else "file(s) of no known suffix"] += 1
 
@@ -151,6 +167,7 @@ def _add(found: Found, name: str) -> None:
 def _sorted(found: Found) -> Found:
     found.images.sort()
     found.tables.sort()
+    found.shards.sort()
     found.folders.sort()
     return found
 

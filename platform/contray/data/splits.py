@@ -299,7 +299,7 @@ class EncodedSplit(Split):
     def _decode_all(self) -> Generator[np.ndarray | None, None, None]:
         """All images in order, None for broken ones. Few chunks are under way at once, so that what waits is bounded."""
         waiting: deque[Future[list[np.ndarray | None]]] = deque()
-        with ThreadPoolExecutor() as pool, _progress(len(self)) as advance:
+        with ThreadPoolExecutor() as pool, progress(len(self), "decoding images", _SLOW) as advance:
             most = 2 * pool._max_workers
             for chunk in chain(self._chunks(), [None] * most):
                 if chunk is not None:
@@ -346,9 +346,9 @@ class EncodedSplit(Split):
 
 
 @contextmanager
-def _progress(count: int) -> Iterator[Callable[[int], None]]:
-    """Yields advance(n): a progress bar on stderr where there are many images, nothing for few."""
-    if count < _SLOW:
+def progress(count: int, words: str, least: int) -> Iterator[Callable[[int], None]]:
+    """Yields advance(n): a progress bar on stderr where there are many, nothing for few."""
+    if count < least:
         yield lambda _: None
         return
     from rich.console import Console
@@ -356,7 +356,7 @@ def _progress(count: int) -> Iterator[Callable[[int], None]]:
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("decoding images", total=count)
+        task = bar.add_task(words, total=count)
         yield lambda n: bar.advance(task, n)
 
 

@@ -39,6 +39,8 @@ def members(read: Pread, size: int, where: object) -> Iterator[Member]:
 
     while at < size:
         header = block()
+        if at == 0 and header[:2] == b"\x1f\x8b":
+            raise DataError(f"data.source: {shown(where)} is compressed: gunzip it, then its members can be read one by one")
         if len(header) < BLOCK:
             raise _cut(where, size)
         if not header.strip(b"\0"):
@@ -46,8 +48,7 @@ def members(read: Pread, size: int, where: object) -> Iterator[Member]:
             break
         if _number(header[148:156]) not in _sums(header):
             problem = "is no tar archive" if at == 0 else f"is damaged (no header at byte {at:,})"
-            packed = "; it is compressed: gunzip it, then its members can be read one by one" if header[:2] == b"\x1f\x8b" else "; fetch it again, or leave it out"
-            raise DataError(f"data.source: {shown(where)} {problem}{packed}")
+            raise DataError(f"data.source: {shown(where)} {problem}; fetch it again, or leave it out")
         kind, held = header[156:157], _number(header[124:136])
         body = at + BLOCK
         if kind in b"LxgKX" and kind:
@@ -90,7 +91,9 @@ def _cut(where: object, size: int) -> DataError:
 
 
 def _sparse(where: object, name: bytes) -> DataError:
-    return DataError(f"data.source: {shown(where)}: {shown(name.decode(errors='surrogateescape'))} is a sparse file; pack it without --sparse")
+    return DataError(
+        f"data.source: {shown(where)}: {shown(name.decode(errors='surrogateescape'))} is a sparse file; pack it without --sparse"
+    )
 
 
 def _number(field: bytes) -> int:
