@@ -5,6 +5,7 @@ A rank loads its slots of a global batch; what a slot holds depends on (seed, st
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -253,7 +254,8 @@ def _told(stream: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from stream
     except RuntimeError as error:
-        if "killed by signal: Killed" not in str(error):
+        killed = any(process.exitcode == -signal.SIGKILL for process in getattr(stream, "_workers", ()))
+        if "DataLoader worker" not in str(error) or not killed:
             raise
         raise UserError(
             "data.workers: the system killed a process that prepares batches, probably as memory ran out; lower data.workers, data.memory_gb or "

@@ -87,7 +87,8 @@ def _scanned(root: File, place: Path, known: Found | None) -> Found:
 def _packed(found: Found) -> Made:
     folders = {name: vars(here) for name, here in found.folders.items()}
     tree = found.images
-    made = {"names": tree.array, "folder_of": tree.folder_of, "in": tree.folders, "folders": folders, "skipped": found.skipped}
+    made = {"names": tree.array, "folder_of": tree.folder_of, "in": tree.folders, "folders": folders}
+    made |= {"tables": found.tables, "shards": found.shards, "skipped": found.skipped}
     return made if tree.sizes is None else {**made, "sizes": tree.sizes}
 
 
@@ -96,8 +97,8 @@ def _known(place: Path) -> Found | None:
     if kept is None:
         return None
     folders = {name: Folder(**here | {"skipped": Counter(here["skipped"])}) for name, here in kept["folders"].items()}
-    tables = sorted(f"{name}/{file}" if name else file for name, here in folders.items() for file in here.tables)
-    return Found(Tree(kept["names"], kept["in"], kept["folder_of"], kept.get("sizes")), tables, folders, Counter(kept["skipped"]))
+    tree = Tree(kept["names"], kept["in"], kept["folder_of"], kept.get("sizes"))
+    return Found(tree, kept["tables"], kept["shards"], folders, Counter(kept["skipped"]))
 
 
 # ---------------------------------------------------------------- on the disk

@@ -27,6 +27,15 @@ SUFFIXES = frozenset(
     | {".avif", ".heic", ".heif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 TABLE = ".parquet"
+SHARDS = (
+    ".tar",
+    ".arrow",
+    ".tgz",
+    ".tar.gz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+)  # of WebDataset, packed or not, and of Hugging Face
 _LEFT_BEHIND = {
     "__macosx",
     "network trash folder",
@@ -50,16 +59,14 @@ _LEFT_BEHIND = {
     )
 }  # macOS, Windows, network disks
 _KINDS = 5  # suffixes that a note names
-_AT_ONCE, _FOLDERS = (
-    8,
-    64,
-)  # folders that are read at a time (a network disk answers many questions at once), and whose names are held
+_AT_ONCE = 8  # folders that are read at a time: a network disk answers many questions at once
+_FOLDERS = 64  # whose names are held at a time
 _FRESH = 3_000_000_000  # ns within which a file system may not tell two changes apart
 
 
 @dataclass
 class Folder:
-    """What one folder holds besides its images: names of subfolders, of links to folders, and of Parquet files; skipped: the rest, by its kind.
+    """What one folder holds besides its images: names of subfolders, of links to folders, of Parquet files, of shards; skipped: the rest, by its kind.
 
     time: when the folder was changed last, ns; 0 where that was so short a time before it was read that a later change may bear the same.
     """
@@ -68,22 +75,28 @@ class Folder:
     below: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
 class Found:
-    """Names of the images, Parquet files and folders, relative to the place and sorted; skipped: what else is there, by its kind."""
+    """Names of the images, Parquet files, shards and folders, relative to the place and sorted; skipped: what else is there, by its kind.
+
+    shards: archives and Arrow files, which are skipped where images or tables with images are: there they are what these came in.
+    """
 
     images: Tree = field(default_factory=lambda: Tree.of([]))
     tables: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
     folders: dict[str, Folder] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
 
     def note(self) -> str:
         """'skipped: 3 .txt, 1 hidden folder', or nothing where nothing was."""
-        kinds = [f"{count:,} {kind}" for kind, count in self.skipped.most_common()]
-        more = [f"{sum(count for _, count in self.skipped.most_common()[_KINDS:]):,} others"] if len(kinds) > _KINDS else []
+        skipped = self.skipped + Counter(map(suffix, self.shards if self.images or self.tables else ()))
+        kinds = [f"{count:,} {kind}" for kind, count in skipped.most_common()]
+        more = [f"{sum(count for _, count in skipped.most_common()[_KINDS:]):,} others"] if len(kinds) > _KINDS else []
         return f"skipped: {', '.join(kinds[:_KINDS] + more)}" if kinds else ""
 
 
@@ -226,6 +239,8 @@ def _images(files: list[str], here: Folder) -> list[str]:
             images.append(file)
         elif kind == TABLE:
             here.tables.append(file)
+        elif file.lower().endswith(SHARDS):
+            here.shards.append(file)
         else:
             here.skipped[shown(kind) if 1 < len(kind) <= 10 else "file(s) of no known suffix"] += 1
     return images
@@ -234,7 +249,10 @@ def _images(files: list[str], here: Folder) -> list[str]:
 def _summed(found: Found, skipped: Counter[str]) -> Found:
     """The whole of what its folders say."""
     found.folders = dict(sorted(found.folders.items()))
-    found.tables = sorted(f"{name}/{file}" if name else file for name, here in found.folders.items() for file in here.tables)
+    found.tables, found.shards = (
+        sorted(f"{name}/{file}" if name else file for name, here in found.folders.items() for file in getattr(here, kind))
+        for kind in ("tables", "shards")
+    )
     found.skipped = sum((here.skipped for here in found.folders.values()), skipped)
     return found
 

@@ -30,7 +30,7 @@ from .places import File, Remote, content, folder_of
 from .rows import Rows, table
 from .splits import Encoded, EncodedSplit
 
-_MEND = "name the files train*.parquet and test*.parquet, or give the file or folder that you mean"
+_MEND = "name the files train* and test*, or give the file or folder that you mean"
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -63,7 +63,7 @@ def open_parquet(
     return train_split, test_split, notes + joined.notes
 
 
-def divide(names: Sequence[str], root: str) -> tuple[dict[str, str], list[str]]:
+def divide(names: Sequence[str], root: str, kind: str = "Parquet") -> tuple[dict[str, str], list[str]]:
     """The split of each file (train, test, or "unused"), by its name or its folder's, and notes. Raises DataError.
 
     Where no name speaks of a split, all files train.
@@ -86,7 +86,7 @@ def divide(names: Sequence[str], root: str) -> tuple[dict[str, str], list[str]]:
         taken = ", ".join(f"{kinds[split][0]} was taken for {split}" for split in WORDS if kinds[split])
         raise DataError(f"data.source: in {root} {taken}, but {listing(kinds[''])} is no split; {_MEND}")
     if not kinds["train"] and not kinds[""]:
-        raise DataError(f"data.source: {root} has no train*.parquet (it has {listing(names)}); {_MEND}")
+        raise DataError(f"data.source: {root} has no train*.{kind.lower()} (it has {listing(names)}); {_MEND}")
     stems = {
         split: {besides_splits(name.rpartition("/")[2].rpartition(".")[0]) for name in of} for split, of in kinds.items() if of
     }
@@ -97,7 +97,7 @@ def divide(names: Sequence[str], root: str) -> tuple[dict[str, str], list[str]]:
         )
     notes = []
     if kinds[""] and len(names) > 1:
-        notes.append(f"no name of the {len(names):,} Parquet files speaks of a split: all of them train")
+        notes.append(f"no name of the {len(names):,} {kind} files speaks of a split: all of them train")
     if kinds["test"] and kinds["val"]:
         notes.append(f"not used: {listing(kinds['val'], 3)}; {kinds['test'][0]} tests, and training holds out its own")
     tests = "test" if kinds["test"] else "val"
