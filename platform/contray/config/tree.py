@@ -24,6 +24,7 @@ WRITTEN = (
     "train.planned",
     "train.planned_for",
 )  # by the run itself: how its other keys came to be what they are
+LATER = {"data.subset", "data.labels"}  # keys that came when runs had names: at their defaults they count for nothing
 # What may change where a run goes on: nothing that it computes depends on these
 FREE = {
     "data.workers",
@@ -268,6 +269,7 @@ class RunConfig:
             key: _default(key) if key in FREE else value  # else whoever is told to go on with such a key would begin anew
             for key, value in asked.items()
             if not any(key == skip or key.startswith(f"{skip}.") for skip in without)
+            and not (key in LATER and value == _default(key))
         }
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]
 
