@@ -226,7 +226,7 @@ def test_embed_curate_train(
         "2",
         "--out",
         "lists/photos.txt",
-        "--source",
+        "--data.source",
         "photos",
         "--json",
     ]

@@ -11,7 +11,7 @@ from .output import answer, show
 
 EXAMPLES = (
     ("contray curate features --keep 0.7 --out photos.txt", "without near duplicates: seven tenths of the images stay"),
-    ("contray curate features --epsilon 0.05 --source photos/", "those more similar than 0.95 go; some pairs are drawn"),
+    ("contray curate features --epsilon 0.05 --data.source photos/", "those more similar than 0.95 go; some pairs are drawn"),
     ("contray curate features --keep 0.9 --balance 100000", "then 100,000 of the rest, evenly from all kinds of images"),
 )
 
@@ -29,8 +29,12 @@ class Options:
     balance: Annotated[int, arg("draw so many of what is left, evenly over clusters of clusters; 0: all stay")] = 0
     clusters: Annotated[int, arg("clusters of the lowest level; 0: the root of the number of images")] = 0
     levels: Annotated[int, arg("levels of clusters that --balance draws from, each a tenth of the one below")] = 3
-    source: Annotated[
-        str, arg("the images' own place, to draw some dropped ones beside what they are like: the list's name with .png")
+    data__source: Annotated[
+        str,
+        arg(
+            "the images' own place, to draw some dropped ones beside what they are like: the list's name with .png",
+            name="data.source",
+        ),
     ] = ""
     seed: Annotated[int, arg("seed of the clusters and draws")] = 0
     json: Annotated[bool, json_note(documents.CURATED)] = False
@@ -43,7 +47,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     with answer(options.json) as tell:
         done = curate(
             options.features, options.out, keep=options.keep, epsilon=None if options.epsilon == -1 else options.epsilon,
-            balance=options.balance, clusters=options.clusters, levels=options.levels, source=options.source, seed=options.seed,
+            balance=options.balance, clusters=options.clusters, levels=options.levels, source=options.data__source, seed=options.seed,
         )  # fmt: skip
         show(*(f"wrote {each}" if each == done.picture else each for each in done.shown))
         tell(documents.of_curated(done))

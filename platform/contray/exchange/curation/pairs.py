@@ -25,7 +25,7 @@ def draw_pairs(place: str, out: Path, dropped: Sequence[str], like: Sequence[str
     ids = find(splits, [*dropped, *like])
     if (ids < 0).any():
         name = [*dropped, *like][int(np.flatnonzero(ids < 0)[0])]
-        raise UserError(f"--source: {place} has no image {name}; give the place that the features were made of")
+        raise UserError(f"--data.source: {place} has no image {name}; give the place that the features were made of")
     rows = -(-len(dropped) // COLUMNS)
     title, note = "dropped images (left) and what they are like", "cosine similarity; from the least similar pair to the most"
     sheet = Sheet(rows, min(COLUMNS, len(dropped)) * (2 + GAP) - GAP, title, note=note, pitch=1.12)
