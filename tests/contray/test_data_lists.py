@@ -84,6 +84,13 @@ def test_tables_read_as_they_were_written(names: list[str], labels: list[str], t
         assert (found.names, found.labels) == ([row[0] for row in rows], [row[1] for row in rows])
 
 
+def test_a_list_may_lie_at_an_address(tmp_path: Path) -> None:
+    written(tmp_path / "list.txt", "a.png")
+    assert read_list("data.subset", f"file://{tmp_path}/list.txt").names == ["a.png"]
+    with pytest.raises(ConfigError, match=r"^data\.subset: there is no file file:///.*gone\.txt"):
+        read_list("data.subset", f"file://{tmp_path}/gone.txt")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

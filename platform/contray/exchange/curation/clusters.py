@@ -70,15 +70,14 @@ def _sample(x: np.ndarray, most: int, rng: np.random.Generator) -> Tensor:
 
 def _started(x: Tensor, count: int, rng: np.random.Generator) -> Tensor:
     """k-means++ (Arthur and Vassilvitskii 2007): each centre a row drawn by its squared distance to the centres before it."""
-    chosen = [int(rng.integers(len(x)))]
-    distance = (x - x[chosen[0]]).square().sum(1).double()  # (n,)
-    while len(chosen) < min(count, len(x)):
-        weights = distance.clamp_min(0).numpy()
-        total = weights.sum()
-        if total <= 1e-9 * len(x):  # all rows stand on centres
-            break
-        chosen.append(int(np.searchsorted(np.cumsum(weights), rng.random() * total, side="right").clip(0, len(x) - 1)))
-        distance = torch.minimum(distance, (x - x[chosen[-1]]).square().sum(1).double())
+    lengths = x.square().sum(1)  # (n,)
+    chosen: list[int] = []
+    weights = np.ones(len(x))
+    while len(chosen) < min(count, len(x)) and weights.sum() > 1e-6 * len(x):  # else all rows stand on centres
+        drawn = np.searchsorted(np.cumsum(weights), rng.random() * weights.sum(), side="right")
+        chosen.append(min(int(drawn), len(x) - 1))
+        distance = (lengths - 2 * (x @ x[chosen[-1]]) + lengths[chosen[-1]]).clamp_min(0).double().numpy()
+        weights = distance if len(chosen) == 1 else np.minimum(weights, distance)
     return x[chosen].clone()
 
 

@@ -144,7 +144,7 @@ def _check(out: str, keep: float, epsilon: float | None, balance: int, clusters:
         ("--levels", levels < 1, f"got {levels}, must be at least 1"),
         ("--out", not out or out.endswith("/"), f"got {out!r}, must be the file of the list"),
         (
-            "--source",
+            "--data.source",
             bool(source) and "://" in out,
             f"draws dropped pairs beside the list, and {bare(out)} is an address; give --out a path",
         ),

@@ -57,9 +57,9 @@ def nearest_before(x: np.ndarray, labels: np.ndarray, centres: Tensor, show: Sho
         step = max(1, CHUNK // len(rows))
         for first in range(0, len(rows), step):
             last = min(first + step, len(rows))
-            block = rows[:last] @ rows[first:last].T  # (last, b): with those before, and among themselves
-            block[first:].masked_fill_(torch.ones_like(block[first:], dtype=torch.bool).tril(), -1)
-            best, place = block.max(0)
+            block = rows[first:last] @ rows[:last].T  # (b, last): with those before, and among themselves
+            block[:, first:].masked_fill_(torch.ones_like(block[:, first:], dtype=torch.bool).triu(), -1)
+            best, place = block.max(1)
             similarity[members[first:last]], other[members[first:last]] = best.cpu().numpy(), members[place.cpu().numpy()]
         other[members[0]] = members[0]
         show({"step": end, "total": len(x), "unit": "image", "phase": "duplicates"})
