@@ -70,6 +70,15 @@ class Split:
         """(N,) float64 in [0, 1): even numbers that samples are drawn by, each of its key alone, so that they stay where others come or go."""
         return lots_of(self.key(i) for i in range(len(self)))
 
+    def all_keys(self) -> Iterator[str]:
+        """`key` of all, in order."""
+        return map(self.key, range(len(self)))
+
+    @property
+    def known(self) -> np.ndarray:
+        """Ids of the samples whose label is known: all, but where data.labels names some; the others' labels are -1 then."""
+        return np.arange(len(self)) if self.labels is None else np.flatnonzero(self.labels >= 0)
+
     def content(self) -> str:
         """A digest of what the split holds, cheap beside training: changes when images are added, taken away or replaced by others.
 
@@ -370,7 +379,7 @@ class EncodedSplit(Split):
 class Source:
     """A data set: what trains, and what tests where there is any. notes: what was taken for what, and what was left out and why.
 
-    tested: in words, what was set aside as a test set of a source that has none.
+    tested: in words, what was set aside as a test set of a source that has none. listed: a digest of what data.labels says, if anything.
     """
 
     name: str
@@ -378,6 +387,7 @@ class Source:
     test: Split | None
     notes: list[str] = field(default_factory=list)
     tested: str = ""
+    listed: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.train, EncodedSplit) and isinstance(self.test, EncodedSplit):
