@@ -16,7 +16,7 @@ import numpy as np
 
 from .records import CHROMA, GREY
 
-PROPOSE, DISPOSE = 0.85, 0.75  # correlation of 24 and of 63 frequencies, below which a pair is none
+PROPOSE, DISPOSE = 0.85, 0.7  # correlation of 24 frequencies, and of 63 emphasised ones, below which a pair is none
 DECIDE = 0.92  # correlation of two emphasised thumbnails at their best fit, from which a pair is one
 COLOUR = (8.0, 0.25)  # how far colours may lie apart: levels of 255, and as a share of how colourful the images are
 FLAT = 3.0  # levels of 255: images whose brightness deviates less show nothing that could be compared
@@ -105,7 +105,8 @@ def near(
     grey: np.ndarray, chroma: np.ndarray, places: np.ndarray, seed: int, show: Callable[[float], None]
 ) -> tuple[np.ndarray, int]:
     """((p, 2) pairs of places that show the same, how many were compared). grey, chroma: as in the records of all images."""
-    coarse, fine = frequencies(grey, places, 5, np.float32), frequencies(grey, places, 8, np.float16)
+    coarse = frequencies(grey, places, waves(5), np.float32, np.ones((5, 5), np.float32))
+    fine = frequencies(grey, places, waves(8), np.float16, weights(8))
     found, compared, done = [np.empty((0, 2), int)], 0, 0
     cells = list(compare(coarse, seed))
     for rows, columns in cells:
@@ -120,12 +121,11 @@ def near(
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0), compared
 
 
-def frequencies(grey: np.ndarray, places: np.ndarray, side: int, kind: type) -> np.ndarray:
-    """(m, side^2 - 1) the lowest frequencies of thumbnails but the mean, of length 1."""
-    wave = waves(side)
-    found = np.empty((len(places), side * side - 1), kind)
+def frequencies(grey: np.ndarray, places: np.ndarray, wave: np.ndarray, kind: type, weight: np.ndarray) -> np.ndarray:
+    """(m, side^2 - 1) the lowest frequencies of thumbnails but the mean, weighted, of length 1. wave: (side, GREY); weight: (side, side)."""
+    found = np.empty((len(places), weight.size - 1), kind)
     for begin in range(0, len(places), 65536):
-        part = wave @ grey[places[begin : begin + 65536]].astype(np.float32) @ wave.T
+        part = (wave @ grey[places[begin : begin + 65536]].astype(np.float32) @ wave.T) * weight
         flat = part.reshape(len(part), -1)[:, 1:]
         found[begin : begin + 65536] = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
     return found
@@ -206,17 +206,21 @@ def waves(side: int) -> np.ndarray:
     return found.astype(np.float32)
 
 
-@cache
-def emphasis() -> np.ndarray:
-    """(GREY^2, GREY^2): takes the mean off a thumbnail and multiplies each frequency f by f exp(-(f / 8)^2).
+def weights(side: int) -> np.ndarray:
+    """(side, side): frequency f is emphasised by f exp(-(f / 8)^2).
 
     Photographs have amplitudes of 1 / f, so that any two skies correlate by their lowest frequencies: details count more, as copies share them, and
     the finest less, as compression and crops change them.
     """
+    frequency = np.hypot(*np.indices((side, side)))
+    return (frequency * np.exp(-((frequency / 8) ** 2))).astype(np.float32)
+
+
+@cache
+def emphasis() -> np.ndarray:
+    """(GREY^2, GREY^2): takes the mean off a thumbnail and emphasises its frequencies."""
     wave = np.einsum("uy,vx->uvyx", waves(GREY), waves(GREY)).reshape(GREY * GREY, -1)
-    frequency = np.hypot(*np.indices((GREY, GREY))).reshape(-1, 1)
-    weight = frequency * np.exp(-((frequency / 8) ** 2))
-    return (wave.T @ (weight * wave)).astype(np.float32)
+    return wave.T @ (weights(GREY).reshape(-1, 1) * wave)
 
 
 @cache
