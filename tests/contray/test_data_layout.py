@@ -141,12 +141,12 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     real = os.scandir
 
     def closed(path):
-        if str(path).endswith("dog/"):
+        if str(path).endswith("dog"):
             raise PermissionError(13, "Permission denied", path)
         return real(path)
 
     monkeypatch.setattr(layout.os, "scandir", closed)
-    assert "train/dog/ cannot be read (Permission denied)" in refusal(tmp_path)
+    assert "train/dog cannot be read (Permission denied)" in refusal(tmp_path)
 
 
 def test_a_place_that_is_no_folder_of_images_is_refused(tmp_path):

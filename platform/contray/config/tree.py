@@ -16,7 +16,7 @@ from ..storage.names import check_name, slug
 from .auto import AUTO, Family, left_open, start, without
 from .keys import declared_keys, dotted
 from .parts import CHOOSING, built, completed, idle, unread, without_absent
-from .renamed import check_renamed, translated
+from .renamed import NAMED, check_renamed, translated
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 
 WRITTEN = (
@@ -27,7 +27,8 @@ WRITTEN = (
 # What may change where a run goes on: nothing that it computes depends on these
 FREE = {
     "data.workers",
-    "data.cache_gb",
+    "data.memory_gb",
+    "data.disk_gb",
     "data.scratch",
     "data.root",
     "data.download",
@@ -43,6 +44,8 @@ FREE = {
     "train.on_collapse",
     "train.log_layers",
 }
+# Keys that came later, and what was computed before there were any: at these values they name nothing, so that older runs keep their names
+LATER = {"data.shuffle": "full", "data.window": 16, "data.disk_gb": 0.0}
 
 
 @dataclass(frozen=True)
@@ -265,9 +268,12 @@ class RunConfig:
             without = (*without, *(set(self.train.planned) - FREE))
         asked = {**self.flat(), **dict.fromkeys(self.train.settled, "auto")}  # the same name on any hardware
         kept = {
-            key: _default(key) if key in FREE else value  # else whoever is told to go on with such a key would begin anew
+            NAMED.get(key, key): _default(key)
+            if key in FREE
+            else value  # else whoever is told to go on with such a key would begin anew
             for key, value in asked.items()
             if not any(key == skip or key.startswith(f"{skip}.") for skip in without)
+            and not (key in LATER and (key in FREE or value == LATER[key]))
         }
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]
 

@@ -27,7 +27,8 @@ from ..config.sections import DataConfig
 from ..errors import DataError, UserError, shown
 from . import files
 from .aside import set_aside
-from .splits import BrokenImage, Source, Split, check_columns, digest
+from .shards import check_room
+from .splits import BrokenImage, EncodedSplit, Source, Split, check_columns, digest
 
 PIPELINE = "4"  # raised whenever the same key gives other pixels
 _LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes by many package names
@@ -36,8 +37,15 @@ _LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes 
 def open_source(config: RunConfig | DataConfig) -> Source:
     """Find `data.source`, check its layout and read its labels, but decode nothing yet. DataConfig: a source's own keys have their defaults.
 
-    Raises ConfigError or DataError, one line each: no such source, an empty one, a missing column or set.
+    Raises ConfigError or DataError, one line each: no such source, an empty one, a missing column or set, no room for the copies that it needs.
     """
+    source, keys = _found(config), config if isinstance(config, DataConfig) else config.data
+    train = source.train
+    check_room(train.shards(), keys, train.decoded_bytes if isinstance(train, EncodedSplit) else lambda: 0.0)
+    return source
+
+
+def _found(config: RunConfig | DataConfig) -> Source:
     keys = config if isinstance(config, DataConfig) else config.data
     name = keys.source
     module = find("source", name) if name.endswith(".py") or name in names("source") else files
