@@ -77,6 +77,7 @@ def gather(
 
     def measure_chunk(chunk: int, at: Any, told: Any) -> None:
         name, first = places[chunk]
+        splits[name].expect(chosen[name][first : first + CHUNK].tolist())
         for place in range(first, min(first + CHUNK, len(chosen[name]))):
             at.value = begins[name] + place
             _measure(splits[name], int(chosen[name][place]), records, begins[name] + place, told)

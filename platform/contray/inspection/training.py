@@ -17,7 +17,7 @@ from .facts import Channels, Part
 
 BATCH = 256  # images, where there are enough
 RATES = (250, 1000, 4000)  # images/s of a GPU, of which numbers of processes are told
-MEMORY = "data.cache_gb"  # the key of the memory for decoded sets
+MEMORY = "data.memory_gb"  # the key of the memory for decoded sets
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def suggestion(
     views = {f"views.{name}.size": size for name, view in config.views.items() if view.kind == "image"}
     dressed = config.replace({**views, "train.planned": tuple(key for key in config.train.planned if key != "views")})
     speed = Speed(
-        images.decode, draw_seconds(dressed, images), size, part.decoded / max(part.looked - part.broken, 1) * part.images, config.data.cache_gb * 1e9
+        images.decode, draw_seconds(dressed, images), size, part.decoded / max(part.looked - part.broken, 1) * part.images, config.data.memory_gb * 1e9
     )  # fmt: skip
     return speed, command(dressed, given, views, images, here, channels, speed.workers(rate) if rate else 0, subset)
 
