@@ -6,8 +6,8 @@ A rank loads its slots of a global batch; what a slot holds depends on (seed, st
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -133,11 +133,12 @@ def check_broken(split: Split, broken: Mapping[int, str], max_broken: float, kin
 
 
 class EvalImages:
-    """The evaluation inputs of some samples, in the order of `ids`: {"views": {name: (b, H, W, 3) uint8}, "index": (b,) int64}.
+    """The evaluation inputs of some samples: batch k holds ids k*batch_size to (k+1)*batch_size, {"views": {name: (b, H, W, 3) uint8}, "index": (b,) int64}.
 
     May be iterated again. Broken images are left out; once they were met, `ids` no longer holds them and `broken` has their reasons.
     augmented: (seed, number, strength) of a draw such as training makes (of generated sources a fresh picture); None: the fixed pixels.
-    Raises DataError at the end where more than `max_broken` of the split were broken, or all that were asked for.
+    workers: forked processes that prepare the batches; 0: this one. An iteration raises DataError at its end where more than `max_broken` of
+    the split were broken, or all that were asked for.
     """
 
     def __init__(
@@ -148,43 +149,69 @@ class EvalImages:
         batch_size: int,
         augmented: tuple[int, int, float] | None = None,
         max_broken: float = 1.0,
+        workers: int = 0,
     ) -> None:
         check_views(split, eval_views)
-        self.max_broken, self.broken = max_broken, dict[int, str]()
-        self.split, self.batch_size, self.ids = split, batch_size, np.asarray(ids, np.int64)
+        self.max_broken, self.workers, self.broken = max_broken, workers, dict[int, str]()
+        self.split, self.batch_size, self.asked = split, batch_size, np.asarray(ids, np.int64)
         seed, number, strength = augmented or (0, 0, 0.0)
         self.draw = (seed, number)
         self.fixed = augmented is None
-        self.pipeline = Pipeline(eval_views, strength)
+        self.views, self.pipeline = eval_views, Pipeline(eval_views, strength)
+
+    def __len__(self) -> int:
+        """How many batches there are, with those of which no image can be read."""
+        return -(-len(self.asked) // self.batch_size)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Those that were asked for, without the broken ones that were met."""
+        return self.asked[~np.isin(self.asked, list(self.broken))]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.split.prepare()
-        ids = self.ids
-        for start in range(0, len(ids), self.batch_size):
-            batch = self._load(ids[start : start + self.batch_size])
-            if batch:
+        for batch in self.stream(range(len(self))):
+            if len(batch["index"]):
                 yield batch
+        self.check()
+
+    def stream(self, batches: Sequence[int], pin: bool = False) -> Generator[dict[str, Any], None, None]:
+        """What `load` gives of these batches, in order. Raises what a process met as it is: DataError, OSError."""
+        if not self.workers or len(batches) < 2:
+            yield from map(self.load, batches)
+            return
+        with closing(_loader(self, batches, range(0), self.workers, pin)) as loaded:
+            yield from loaded
+
+    def load(self, batch: int, slots: range = range(0)) -> dict[str, Any]:
+        """One batch, by its number, with the images newly met: broken {id: reason}. Where none can be read it has no views."""
+        known, rows = len(self.broken), list[tuple[int, dict[str, np.ndarray]]]()
+        for i in map(int, self.asked[batch * self.batch_size : (batch + 1) * self.batch_size]):
+            if i in self.broken:
+                continue
+            try:
+                rows.append((i, self.pipeline(_fetch(self.split, i, fixed=self.fixed), (*self.draw, i))))
+            except BrokenImage as error:
+                self.note({i: error.reason})
+        return {
+            "views": _stack([views for _, views in rows]) if rows else {},
+            "index": torch.tensor([i for i, _ in rows], dtype=torch.int64),
+            "broken": dict(list(self.broken.items())[known:]),
+        }
+
+    def note(self, broken: Mapping[int, str]) -> None:
+        """Remember broken images, met here or by others."""
+        self.broken.update(broken)
+        self.split.met.update(broken)
+
+    def check(self) -> None:
+        """Raises DataError where too many were broken."""
         check_broken(self.split, self.broken, self.max_broken)
         if self.broken and not len(self.ids):
             i, reason = next(iter(self.broken.items()))
             raise DataError(
                 f"data.source: none of the {len(self.broken)} images that were asked for can be read ({self.split.describe(i)}: {reason})"
             )
-
-    def _load(self, ids: np.ndarray) -> dict[str, Any] | None:
-        rows: list[dict[str, np.ndarray]] = []
-        gone: list[int] = []
-        for i in map(int, ids):
-            try:
-                rows.append(self.pipeline(_fetch(self.split, i, fixed=self.fixed), (*self.draw, i)))
-            except BrokenImage as error:
-                gone.append(i)
-                self.broken[i] = self.split.met[i] = error.reason
-        if gone:
-            self.ids = self.ids[~np.isin(self.ids, gone)]
-        if not rows:
-            return None
-        return {"views": _stack(rows), "index": torch.tensor([i for i in map(int, ids) if i not in gone], dtype=torch.int64)}
 
 
 def loader(batches: GlobalBatches, steps: range, slots: range, *, workers: int, pin: bool) -> Iterator[dict[str, Any]]:
@@ -199,7 +226,9 @@ def loader(batches: GlobalBatches, steps: range, slots: range, *, workers: int, 
     return _loader(batches, steps, slots, workers, pin)
 
 
-def _loader(batches: GlobalBatches, steps: range, slots: range, workers: int, pin: bool) -> Iterator[dict[str, Any]]:
+def _loader(
+    batches: GlobalBatches | EvalImages, steps: Sequence[int], slots: range, workers: int, pin: bool
+) -> Generator[dict[str, Any], None, None]:
     options: dict[str, Any] = {"batch_size": None, "sampler": steps, "collate_fn": _as_is, "pin_memory": pin}
     options["generator"] = torch.Generator()  # else torch seeds the processes from the global one, which it advances
     if workers:
@@ -222,7 +251,7 @@ def _loader(batches: GlobalBatches, steps: range, slots: range, workers: int, pi
 class _Steps(Dataset):
     """Map-style by step. What a user can mend and failed reads come back as values: torch would wrap them into a traceback."""
 
-    def __init__(self, batches: GlobalBatches, slots: range) -> None:
+    def __init__(self, batches: GlobalBatches | EvalImages, slots: range) -> None:
         self.batches, self.slots = batches, slots
 
     def __getitem__(self, step: int) -> dict[str, Any] | Exception:
