@@ -19,6 +19,8 @@ from contray.evaluation.common import crew as crews
 from contray.evaluation.common import parts
 from contray.evaluation.common.crew import Asked, Crew
 from contray.evaluation.common.parts import Kept
+from contray.training.listener import Listener
+from contray.training.loop import train
 from tests.ranks import run_ranks
 
 CPU = torch.device("cpu")
@@ -137,6 +139,34 @@ def failing(rank: int, world: int, photos: str) -> str:
     except DataError as error:
         return str(error)
     return ""
+
+
+class Heard(Listener):
+    """What the online evaluations gave."""
+
+    def __init__(self) -> None:
+        self.values: list[tuple[int, dict[str, float]]] = []
+
+    def evaluated(self, step: int, fraction: float, values: Any, save: Any) -> None:
+        self.values.append((step, dict(values)))
+
+
+def trained(rank: int, world: int, photos: str) -> list[tuple[int, dict[str, float]]]:
+    keys = {"train__steps": 2, "train__batch_size": 8, "train__norm_groups": 1, "eval__every_epochs": 0.25, "eval__knn__k": 3}
+    config = config_of(Path(photos), data__cache_gb=1.0, **keys).replace({"train.precision": "fp64", "eval.holdout": 0.3})
+    heard = Heard()
+    train(config, data.open_source(config.data), None, heard)
+    return heard.values
+
+
+def test_ranks_measure_online_what_one_measures(photos: Path) -> None:
+    first, second = run_ranks(trained, 2, str(photos))
+    assert second == []
+    alone = trained(0, 1, str(photos))
+    assert [step for step, _ in first] == [step for step, _ in alone]
+    for (_, values), (_, others) in zip(first, alone, strict=True):
+        assert values == pytest.approx(others, rel=1e-4)
+        assert {"knn_val_top1", "rankme", "fit_images", "val_images"} <= values.keys()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

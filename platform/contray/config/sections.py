@@ -88,7 +88,9 @@ class DataConfig:
         unit="px",
         ge=0,
     )
-    workers: int = setting(1, "processes per training worker that prepare batches; 0: in the training process", ge=0)
+    workers: int = setting(
+        1, "processes per training worker that prepare batches, of evaluations too; 0: in the training process", ge=0
+    )
     cache_gb: float = setting(4.0, "sets whose decoded images fit are decoded once and kept as uint8", unit="GB", ge=0)
     scratch: str = setting(
         "",

@@ -137,8 +137,8 @@ class EvalImages:
 
     May be iterated again. Broken images are left out; once they were met, `ids` no longer holds them and `broken` has their reasons.
     augmented: (seed, number, strength) of a draw such as training makes (of generated sources a fresh picture); None: the fixed pixels.
-    workers: forked processes that prepare the batches; 0: this one. An iteration raises DataError at its end where more than `max_broken` of
-    the split were broken, or all that were asked for.
+    workers: forked processes that prepare the batches, where images are decoded for it; 0: this one.
+    An iteration raises DataError at its end where more than `max_broken` of the split were broken, or all that were asked for.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class EvalImages:
 
     def stream(self, batches: Sequence[int], pin: bool = False) -> Generator[dict[str, Any], None, None]:
         """What `load` gives of these batches, in order. Raises what a process met as it is: DataError, OSError."""
-        if not self.workers or len(batches) < 2:
+        if not self.workers or len(batches) < 2 or self.split.decoded or self.split.generated:
             yield from map(self.load, batches)
             return
         with closing(_loader(self, batches, range(0), self.workers, pin)) as loaded:

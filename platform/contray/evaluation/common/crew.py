@@ -142,9 +142,7 @@ class Crew:
             split.prepare()  # else all ranks would decode all of it
         views = asked.views or load_method(config.method.name).method.eval_views(config.views)
         draw = None if asked.draw is None else (*asked.draw, config.augment.strength)
-        return data.EvalImages(
-            split, views, asked.ids, config.eval.batch_size, draw, config.data.max_broken, loaders(config, split)
-        )
+        return data.EvalImages(split, views, asked.ids, config.eval.batch_size, draw, config.data.max_broken, config.data.workers)
 
     def _parts(
         self, asked: Asked, images: data.EvalImages, methods: Mapping[str, Method | None]
@@ -234,11 +232,6 @@ class Crew:
         weights = [digest(*map(_bytes, method.state_dict().values())) if method else name for name, method in methods.items()]
         how = torch.__version__, self.device.type, self.config.train.precision, self.config.augment, images.batch_size, PART
         return digest(weights, asked.ids, images.split.content(), images.views, images.draw, how)
-
-
-def loaders(config: RunConfig, split: data.Split) -> int:
-    """Processes that read its images; none where that is no work."""
-    return 0 if split.decoded or split.generated else config.data.workers
 
 
 class _Heard(Exception):

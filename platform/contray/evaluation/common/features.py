@@ -17,7 +17,7 @@ from ...errors import DataError
 from ...methods._base import Method
 from ...model import backbones
 from .._base import Features, Parts, Show, Subject
-from .crew import Asked, Crew, loaders
+from .crew import Asked, Crew
 from .parts import in_memory
 from .protocol import encode
 
@@ -25,7 +25,8 @@ from .protocol import encode
 def images_of(config: RunConfig, split: data.Split, ids: Sequence[int] | np.ndarray) -> data.EvalImages:
     """The evaluation inputs of some samples, as the method declares them; more broken ones than data.max_broken allows are refused."""
     views = load_method(config.method.name).method.eval_views(config.views)
-    return data.EvalImages(split, views, np.asarray(ids), config.eval.batch_size, max_broken=config.data.max_broken)
+    most, workers = config.data.max_broken, config.data.workers
+    return data.EvalImages(split, views, np.asarray(ids), config.eval.batch_size, max_broken=most, workers=workers)
 
 
 def features_of(
@@ -38,7 +39,6 @@ def features_of(
 ) -> tuple[Tensor, Tensor]:
     """(n, D) features and the (n,) ids they belong to (broken images are left out). The method's mode is left as it was."""
     images = images_of(config, split, ids)
-    images.workers = loaders(config, split)
 
     def told() -> Iterator[Mapping[str, Any]]:
         done = 0
