@@ -79,10 +79,12 @@ def in_ranks(rank: int, world: int, photos: str) -> dict[str, Any]:
     config = config_of(Path(photos))
     crew = Crew(config, data.open_source(config.data), CPU, shared=True)
     strict = config_of(Path(photos), data__max_broken=0.1)
+    full = Crew(config, crew.source, CPU, shared=True)
     refusing = Crew(strict, crew.source, CPU, shared=True)
     if rank:
         crew.follow(model.build(config, COUNT))
         refusing.follow(model.build(config, COUNT))
+        full.follow(model.build(config, COUNT))
         crew.follow(model.build(config, COUNT))
         return {}
     with crew.leading():
@@ -95,6 +97,14 @@ def in_ranks(rank: int, world: int, photos: str) -> dict[str, Any]:
             encode(refusing, strict)
     except DataError as error:
         seen["refused"] = str(error)
+    add = parts.Whole.add
+    parts.Whole.add = lambda whole, rows: 1 / 0  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        with full.leading():
+            encode(full, config)
+    except ZeroDivisionError:
+        seen["full"] = True
+    parts.Whole.add = add
     with crew.leading():  # the others are still there
         seen["after"] = crew.encode(Asked(np.arange(4)), {"pixels_": None})[1].tolist()
     return seen
@@ -114,7 +124,11 @@ def test_ranks_give_what_one_gives(ranks: dict[str, Any], alone: tuple[list[Tens
 def test_broken_images_are_counted_over_all_ranks(ranks: dict[str, Any]) -> None:
     assert sorted(ranks["met"]) == BROKEN
     assert "5 of 32 images are broken, more than data.max_broken 0.1 allows" in ranks["refused"]
-    assert ranks["after"] == [0, 1, 2]
+
+
+def test_what_goes_wrong_on_the_first_rank_ends_the_work_of_all(ranks: dict[str, Any]) -> None:
+    assert ranks["full"]
+    assert ranks["after"] == [0, 1, 2], "the others wait for what is asked next"
 
 
 def test_an_error_of_one_rank_is_told_on_the_first(photos: Path) -> None:

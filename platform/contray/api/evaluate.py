@@ -73,7 +73,7 @@ def evaluate(
         measured = run_evaluations(names, subject)
     name = measuring.data_name(lambda: subject.source) if measured.on is None else measured.on and slug(measured.on)
     measuring.keep({**measured, **measured.about}, measured.pictures, name)
-    subject.crew.forget()
+    subject.forget()
     if name and measured.on is None:
         measuring.name_data(subject.source)
     return measured

@@ -127,9 +127,7 @@ class Subject:
     given: data.Source | None = None  # the data, where it is open already
     load: Callable[[str], Encoder] = _no_runs  # the encoder of an MLflow run
     shared: bool = False  # whether the other ranks of the process group encode too: they `follow` this one's crew
-    keeps: bool = (
-        False  # whether features of large sets are kept on disk until `crew.forget`, for an interrupted call to go on from
-    )
+    keeps: bool = False  # whether features of large sets are kept on disk until `forget`, for an interrupted call to go on from
 
     @cached_property
     def source(self) -> data.Source:
@@ -173,6 +171,11 @@ class Subject:
         from .common.crew import Crew
 
         return Crew(self.config, self.source, self.device, self.show, self.shared, self.keeps)
+
+    def forget(self) -> None:
+        """What features were kept on disk for is done."""
+        if "crew" in vars(self):
+            self.crew.forget()
 
     def features(self, encoder: str = "") -> Parts:
         """Frozen features of the images that fit, pick and test, by one of `encoders`. Encoded once for all evaluations."""

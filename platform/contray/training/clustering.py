@@ -18,12 +18,15 @@ def embed(config: RunConfig, method: Method, source: data.Source, device: torch.
     To be called by every rank. The features are bit for bit those of one rank.
     """
     crew, count = Crew(config, source, device, shared=True), len(source.train)
+    found, known = torch.empty(0, 0), torch.empty(0)
     if ranks.rank:
         crew.follow(method)
-        return torch.empty(0, ranks.first(lambda: 0), device=device)
-    with crew.leading():
-        (found,), known = crew.encode(Asked(np.arange(count)), {"": method})
-    ranks.first(lambda: found.shape[1])
+    else:
+        with crew.leading():
+            (found,), known = crew.encode(Asked(np.arange(count)), {"": method})
+    width = ranks.first(lambda: found.shape[1])
+    if ranks.rank:
+        return torch.empty(0, width, device=device)
     if len(found) == count:
         return found.to(device)
     features = found.mean(0).repeat(count, 1)

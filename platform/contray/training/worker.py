@@ -302,7 +302,7 @@ def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: 
         if problem:
             return metrics, problem.encode(errors="backslashreplace").decode()[:1000]  # as a tag can hold it
         sealed.write(storage, VERDICT, {**metrics, **metrics.about})
-        subject.crew.forget()
+        subject.forget()
         return metrics, ""
 
 

@@ -66,6 +66,7 @@ class Crew:
         self.world = world_size() if shared else 1
         self.rank = dist.get_rank() if self.world > 1 else 0
         self._held: dict[str, tuple[data.EvalImages, list[dict[str, Any]]]] = {}
+        self._problem: Exception | None = None  # that rank 0 met between two parts
         self.kept = Kept(config.data.scratch) if keeps else None
 
     @cached_property
@@ -86,14 +87,23 @@ class Crew:
         if kept:
             asked = replace(asked, there=frozenset(kept.there()))
         self._tell((asked, list(methods)))
+        self._problem = None
         for number, rows in self._parts(asked, images, methods):
-            if rows is None:
-                rows = kept.read(number) if kept else None
-            elif kept:
-                kept.write(number, rows)
-            assert rows is not None
-            images.note(rows.broken)
-            found.add(rows)
+            try:
+                if rows is None:
+                    rows = kept.read(number) if kept else None
+                elif kept:
+                    kept.write(number, rows)
+                if rows is None:
+                    raise UserError(
+                        f"data.scratch: part {number} of the features that were kept is gone; the same command makes it again"
+                    )
+                images.note(rows.broken)
+                found.add(rows)
+            except Exception as error:  # the others are at work on the next part, where they hear of it
+                self._problem = self._problem or error
+        if self._problem:
+            raise self._problem
         images.check()
         return found.done()
 
@@ -176,6 +186,8 @@ class Crew:
     ) -> tuple[list[Rows], Exception | None]:
         """The rows of this rank's batches of these numbers, and what kept it from going on."""
         found = list[Rows]()
+        if self._problem:
+            return found, self._problem
         words = " and ".join(ENCODERS[name] for name in methods)
         try:
             for k, batch in zip(batches, stream, strict=False):
