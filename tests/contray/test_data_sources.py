@@ -227,6 +227,35 @@ def test_bad_sources_are_refused_in_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_stl10_and_its_unlabelled_images_are_mapped_from_their_files(tmp_path, monkeypatch):
+    from torchvision.datasets import STL10
+
+    monkeypatch.setattr(STL10, "_check_integrity", lambda self: True)
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in "abcdefghij"))
+    images = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
+    for part in ("train", "test", "unlabeled"):
+        images.transpose(0, 3, 2, 1).tofile(folder / f"{part}_X.bin")  # columns before rows, as the authors have it
+        np.array([1, 10, 3, 2], np.uint8).tofile(folder / f"{part}_y.bin")
+    source = open_source(DataConfig(source="stl10", root=str(tmp_path)))
+    assert np.array_equal(source.train.image(2, None), images[2])
+    assert np.array_equal(source.train.image(2, None), np.asarray(STL10(tmp_path, "train")[2][0]))
+    assert (source.train.labels.tolist(), source.test.classes) == ([0, 9, 2, 1], list("abcdefghij"))
+    alone = open_source(DataConfig(source="stl10_unlabelled", root=str(tmp_path)))
+    assert (len(alone.train), alone.train.labels, alone.test) == (4, None, None)
+    assert np.array_equal(alone.train.image(3, None), images[3])
+
+
+def test_coco_s_folders_are_images_without_labels(tmp_path):
+    for name in ("train2017/1.jpg", "train2017/2.jpg", "val2017/3.jpg", "annotations/instances_train2017.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(1) if name.endswith("jpg") else b"{}")
+    source = open_source(DataConfig(source=str(tmp_path)))
+    assert (len(source.train), len(source.test), source.train.labels) == (2, 1, None)
+    assert source.notes[0] == "train2017/ was taken for training, val2017/ for testing"
+
+
 def test_torchvision_set(tmp_path, monkeypatch):
     class Set:
         def __init__(self, root, train, download):

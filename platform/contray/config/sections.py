@@ -64,12 +64,12 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from. `source`: digits, cifar10, cifar100, stl10, a folder of images, or a file or folder of Parquet, tar or Arrow."""
+    """Where the images come from. `source`: digits, a set of torchvision's, or images as files, Parquet, tar or Arrow, by path or address."""
 
     source: str = setting(
         "digits",
-        "digits | cifar10 | cifar100 | stl10 | folder | Parquet, WebDataset's .tar or Hugging Face's .arrow: a file or a folder of them | your own mine.py, or "
-        "an installed one's name",
+        "digits | cifar10 | cifar100 | stl10 | stl10_unlabelled | folder of images | Parquet, WebDataset's .tar or Hugging Face's .arrow: a file or a folder "
+        "of them | an address of one of these (s3://bucket/photos) | your own mine.py, or an installed one's name",
     )
     root: str = setting("data", "where torchvision's named sets lie or are downloaded to", unit="path")
     download: bool = setting(False, "download a torchvision set that is not under data.root yet")

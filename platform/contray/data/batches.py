@@ -91,6 +91,7 @@ class GlobalBatches:
         """
         epoch, place = divmod(step, self.steps_per_epoch)
         known = len(self.broken)
+        self.split.expect([i for i in self.ids(step)[slots.start : slots.stop].tolist() if i not in self.broken])
         first = place * self.batch_size
         rows = [self._row(epoch, first + slot, i) for slot, i in zip(slots, self.ids(step, slots).tolist(), strict=True)]
         return {
@@ -178,6 +179,7 @@ class EvalImages:
             )
 
     def _load(self, ids: np.ndarray) -> dict[str, Any] | None:
+        self.split.expect(ids.tolist())
         rows: list[dict[str, np.ndarray]] = []
         gone: list[int] = []
         for i in map(int, ids):

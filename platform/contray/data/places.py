@@ -54,6 +54,14 @@ def opened(file: File) -> Any:
     return pa.OSFile(str(file))  # from a file of Python's Arrow would read each page twice
 
 
+def bytes_of(file: File) -> bytes:
+    """Raises FileNotFoundError where it is gone, OSError where it cannot be read, perhaps for now."""
+    if isinstance(file, Path):
+        return file.read_bytes()
+    with opened(file) as reader:
+        return reader.read()
+
+
 def size_of(file: File) -> int:
     """Raises OSError."""
     if isinstance(file, Path):
@@ -76,6 +84,11 @@ def identity(file: File) -> str:
 def folder_of(file: File) -> Path:
     """The folder of a file as an absolute path, also where the store's own names have no slash before them."""
     return file.parent if isinstance(file, Path) else Path("/", file.place).parent
+
+
+def absolute(file: File) -> str:
+    """Its name as `folder_of` has folders'."""
+    return os.path.abspath(file) if isinstance(file, Path) else os.path.join("/", file.place)
 
 
 def content(files: Sequence[File]) -> str:

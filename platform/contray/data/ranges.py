@@ -27,8 +27,10 @@ from .digests import digest
 from .parquet import cell_bytes, read_file, read_stored
 from .pixels import BrokenImage
 from .places import File, Remote, content, folder_of, identity, opened, size_of
+from .progress import progress
+from .scratch import make
 from .shards import Shards
-from .splits import Encoded, progress
+from .splits import Encoded
 
 PAGE = 2**16  # bytes of a record of a copy
 NONE = -1  # size of an image that is not there; a text of n bytes that names its file has size -2 - n
@@ -223,7 +225,7 @@ class Ranges:
     # ------------------------------------------------------------ the index
 
     def _indexed(self, about: str) -> list[Index]:
-        self.copies.create()
+        make(self.copies.folder)
         paths = [self.copies.folder / f"{digest(key, about)}{INDEX}" for key in self._keys]
         found = [_read(path) for path in paths]
         missing = [place for place, index in enumerate(found) if index is None]
@@ -245,7 +247,7 @@ def _all(work: Sequence[tuple[File, str, Copies, Look, Path]]) -> Any:
         yield from (_job(each) for each in work)
         return
     pool = ProcessPoolExecutor(min(cores, len(work)), get_context("fork"))
-    with quiet_start(), pool, progress(len(work), "looking through shards", _MANY) as advance:
+    with quiet_start(), pool, progress("looking through shards", len(work), _MANY) as advance:
         for error in pool.map(_job, work):
             advance(1)
             yield error

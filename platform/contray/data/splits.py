@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -18,12 +18,12 @@ import numpy as np
 
 from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError
-from .digests import digest
+from .digests import digest, lots_of
 from .pixels import BrokenImage, Depth, Pixels, decode, of_set, survey
+from .progress import progress
 from .shards import Shards
 
 _PAUSES = (0.1, 0.5, 2.0)  # seconds between the tries of a read that failed
-_SLOW = 2000  # images from which decoding shows a progress bar
 _SURVEYED = 64  # images that tell what range a set's values have
 Read = Callable[[], bytes | memoryview | None]
 
@@ -66,6 +66,10 @@ class Split:
         """What a sample is called among the split's, wherever the data lie."""
         return str(i)
 
+    def lots(self) -> np.ndarray:
+        """(N,) float64 in [0, 1): even numbers that samples are drawn by, each of its key alone, so that they stay where others come or go."""
+        return lots_of(self.key(i) for i in range(len(self)))
+
     def content(self) -> str:
         """A digest of what the split holds, cheap beside training: changes when images are added, taken away or replaced by others.
 
@@ -78,6 +82,9 @@ class Split:
             except BrokenImage:
                 found.append(self.describe(i))
         return digest(*found)
+
+    def expect(self, ids: Sequence[int]) -> None:
+        """These are asked for next, in this process: where each answer takes long, many are asked for at a time."""
 
     def prepare(self) -> None:
         """Decode once, where that pays; the pixels are the same without it."""
@@ -123,7 +130,8 @@ class Encoded:
 
     key(i) names an image within the set, wherever that lies. close() drops what read holds in memory, when all is decoded. sample(n): ids and
     bytes of about n images from all over the set, and stream(): for each of them in order a function that gives its bytes as read does, where
-    that is cheaper. memory(): what read holds in memory, in words. shards(): what is fetched at once, of a set that lies in shards.
+    that is cheaper. memory(): what read holds in memory, in words. lots(): as `Split.lots`, where it need not be worked out. expect(ids): told which
+    are asked for next, where to read many at a time is faster. shards(): what is fetched at once, of a set that lies in shards.
     """
 
     count: int
@@ -135,15 +143,20 @@ class Encoded:
     sample: Callable[[int], Iterator[tuple[int, bytes | memoryview | None]]] | None = None
     stream: Callable[[], Iterator[Callable[[], bytes | memoryview | None]]] | None = None
     memory: Callable[[], str] = lambda: "each is read when it is asked for"
+    lots: Callable[[], np.ndarray] | None = None
+    expect: Callable[[Iterable[int]], None] | None = None
     shards: Callable[[], Shards] | None = None
 
     def subset(self, ids: np.ndarray) -> Encoded:
         """These images, by their places among the ids, which ascend."""
-        at = ids.tolist()
+        own, lots, expect = self.shards, self.lots, self.expect
+
+        def at(i: int) -> int:
+            return int(ids[i])
 
         def stream() -> Iterator[Read]:
             assert self.stream is not None
-            wanted = iter(at)
+            wanted = iter(ids)
             following = next(wanted, None)
             for i, read in enumerate(self.stream()):
                 if i == following:
@@ -152,14 +165,15 @@ class Encoded:
 
         def sample(count: int) -> Iterator[tuple[int, bytes | memoryview | None]]:
             assert self.sample is not None
-            places = {i: place for place, i in enumerate(at)}
-            found = self.sample(-(-count * self.count // max(len(at), 1)))
-            return ((places[i], data) for i, data in found if i in places)
+            for i, data in self.sample(-(-count * self.count // max(len(ids), 1))):
+                place = int(np.searchsorted(ids, i))
+                if place < len(ids) and ids[place] == i:
+                    yield place, data
 
-        own = self.shards
         return Encoded(
-            len(at), lambda i: self.read(at[i]), lambda i: self.describe(at[i]), lambda: digest(self.content(), ids),
-            lambda i: self.key(at[i]), self.close, sample if self.sample else None, stream if self.stream else None, self.memory,
+            len(ids), lambda i: self.read(at(i)), lambda i: self.describe(at(i)), lambda: digest(self.content(), ids),
+            lambda i: self.key(at(i)), self.close, sample if self.sample else None, stream if self.stream else None, self.memory,
+            None if lots is None else lambda: lots()[ids], None if expect is None else lambda some: expect(map(at, some)),
             None if own is None else lambda: own().subset(ids),
         )  # fmt: skip
 
@@ -197,6 +211,13 @@ class EncodedSplit(Split):
 
     def key(self, i: int) -> str:
         return self.encoded.key(i)
+
+    def expect(self, ids: Sequence[int]) -> None:
+        if self.encoded.expect is not None and self._cache is None:
+            self.encoded.expect(ids)
+
+    def lots(self) -> np.ndarray:
+        return super().lots() if self.encoded.lots is None else self.encoded.lots()
 
     def shards(self) -> Shards | None:
         found = None if self.encoded.shards is None else self.encoded.shards()
@@ -299,7 +320,7 @@ class EncodedSplit(Split):
     def _decode_all(self) -> Generator[np.ndarray | None, None, None]:
         """All images in order, None for broken ones. Few chunks are under way at once, so that what waits is bounded."""
         waiting: deque[Future[list[np.ndarray | None]]] = deque()
-        with ThreadPoolExecutor() as pool, progress(len(self), "decoding images", _SLOW) as advance:
+        with ThreadPoolExecutor() as pool, progress("decoding images", len(self)) as advance:
             most = 2 * pool._max_workers
             for chunk in chain(self._chunks(), [None] * most):
                 if chunk is not None:
@@ -343,21 +364,6 @@ class EncodedSplit(Split):
                     raise
                 time.sleep(pause)
         raise AssertionError("unreachable")
-
-
-@contextmanager
-def progress(count: int, words: str, least: int) -> Iterator[Callable[[int], None]]:
-    """Yields advance(n): a progress bar on stderr where there are many, nothing for few."""
-    if count < least:
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(words, total=count)
-        yield lambda n: bar.advance(task, n)
 
 
 @dataclass(frozen=True)
