@@ -26,7 +26,7 @@ def opened(place: Path | str, scratch: Path) -> Source:
     return open_source(DataConfig(source=str(place), scratch=str(scratch), memory_gb=0.0))
 
 
-@pytest.mark.parametrize("form", ["folder", "parquet"])
+@pytest.mark.parametrize("form", ["folder", "parquet", "tar"])
 def test_batches_are_those_of_the_disk(store: ObjectStore, form: str, tmp_path: Path) -> None:
     folder = pictures(tmp_path / f"batches-{form}", form)
     found = []

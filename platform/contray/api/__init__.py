@@ -2,6 +2,7 @@
 
 from .check import check
 from .compare import compare
+from .curate import curate
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
@@ -18,6 +19,7 @@ __all__ = [
     "TAKEN",
     "check",
     "compare",
+    "curate",
     "embed",
     "evaluate",
     "export",

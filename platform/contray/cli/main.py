@@ -15,7 +15,7 @@ from ..storage.logins import scrubbed
 MOVED = {"distill": "it is contray eval distill now, and contray eval crd and noisy_student; the options are the same"}
 COMMANDS = {  # as typed: the file of this folder
     "train": "train", "tune": "tune", "eval": "evaluate", "plot": "plot", "export": "export",
-    "import": "import_", "embed": "embed", "compare": "compare", "report": "report", "sync": "sync", "ui": "ui", "check": "check", "new": "new",
+    "import": "import_", "embed": "embed", "curate": "curate", "compare": "compare", "report": "report", "sync": "sync", "ui": "ui", "check": "check", "new": "new",
     "methods": "methods", "evaluations": "evaluations", "spaces": "spaces",
     "data preview": "preview", "data scenes": "scenes", "completion": "completion",
 }  # fmt: skip
@@ -32,6 +32,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   export                write an encoder for torchvision, timm, ONNX, or register it in MLflow
   import FILE           take a public checkpoint, to measure it beside ours
   embed SRC             features of a folder of images or Parquet files, on all workers
+  curate FEATURES       a list of images worth training on: without near duplicates, as many from everywhere
   compare               a table of runs (mean and std over seeds), a plot, the MLflow link
   report RUN            one HTML page of a run that can be shown: verdict, curves, pictures, confusion, data, config
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs

@@ -116,6 +116,18 @@ class DataConfig:
         "empty: contray-USER in the system's temporary folder",
         unit="path",
     )
+    subset: str = setting(
+        "",
+        "file whose images alone train, of those that do not test: a name a line as `contray curate` writes it, or a .csv or .parquet with a column "
+        "name; empty: all train",
+        unit="path",
+    )
+    labels: str = setting(
+        "",
+        "file of the training images whose labels evaluations may use (a name a line), or that gives them (NAME LABEL; columns name and label); "
+        "pretraining never sees them. empty: all that the source has",
+        unit="path",
+    )
     test_share: float = setting(
         0.1,
         "labels, and no test set: share of each class's images that tests and never trains, by a hash of their names (Parquet: of file and row "

@@ -45,7 +45,7 @@ FREE = {
     "train.log_layers",
 }
 # Keys that came later, and what was computed before there were any: at these values they name nothing, so that older runs keep their names
-LATER = {"data.shuffle": "full", "data.window": 16, "data.disk_gb": 0.0}
+LATER = {"data.shuffle": "full", "data.window": 16, "data.disk_gb": 0.0, "data.subset": "", "data.labels": ""}
 
 
 @dataclass(frozen=True)

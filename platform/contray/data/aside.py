@@ -21,8 +21,9 @@ def set_aside(source: Source, share: float, place: str) -> Source:
     train = source.train
     if not share or source.test is not None or train.labels is None:
         return source
-    held = spared(lots_of_split(train), train.labels, share)
-    if not held.any() or len(train) - held.sum() - len(np.unique(train.labels)) < 2:
+    lots, known, held = lots_of_split(train), train.known, np.zeros(len(train), bool)
+    held[known] = spared(lots[known], train.labels[known], share)
+    if not held.any() or len(known) - held.sum() - len(np.unique(train.labels[known])) < 2:
         return source
     ids = np.arange(len(train))
     words = f"a held-out {'tenth' if share == 0.1 else f'{100 * share:g} %'} of {place}"

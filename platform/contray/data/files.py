@@ -1,4 +1,4 @@
-"""The data source of any path or address: a folder of images, or a file or folder of Parquet, tar archives or Arrow."""
+"""The data source of any path: a folder of images, or a file or folder of Parquet, tar archives or Arrow."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError, nearest, shown
 from ..storage.folder import Storage
 from ..storage.logins import scrubbed
+from .columns import check_columns
 from .layout import SHARDS, SUFFIXES, Found, listing, splits_in, suffix
 from .places import File, Remote, absolute
-from .splits import EncodedSplit, Source, check_columns
+from .splits import EncodedSplit, Source
 
 if TYPE_CHECKING:
     from .parquet import Footer
@@ -64,7 +65,7 @@ def _file(place: File, config: DataConfig) -> Source:
     if suffix(place.name) in SUFFIXES:
         raise DataError(f"data.source: {config.source} is a single image; give the folder that it lies in")
     if place.name.lower().endswith(SHARDS):
-        train, test, notes = _shards(place, [""], config)
+        train, test, notes = open_shards(place, [""], config)
     else:
         train, test, notes = open_parquet(place, {"": footer_of(place)}, config)
     return Source(shown(os.path.splitext(place.name)[0] or config.source), train, test, notes)
@@ -77,20 +78,19 @@ def _folder(place: File, config: DataConfig) -> Source:
 
     index = index_of(place, config.scratch)
     found = index.found
+    name = shown(place.resolve().name if isinstance(place, Path) else place.name)
     footers, notes = _tables(place, found, config)
     if found.shards and not (footers or found.images):
-        train, test, taken = _shards(place, found.shards, config)
-    elif footers:
-        train, test, taken = open_parquet(place, footers, config)
-    else:
+        train, test, taken = open_shards(place, found.shards, config)
+        return Source(name, train, test, [shown(note) for note in (*notes, *taken)])
+    if not footers:
         check_columns(config, f"{config.source} holds image files, which have", labels=True)
-        train, test, taken = open_folder(place, index, config)
+    train, test, taken = open_parquet(place, footers, config) if footers else open_folder(place, index, config)
     notes += [*taken, *filter(None, [found.note()])]
-    name = place.resolve().name if isinstance(place, Path) else place.name
-    return Source(shown(name), train, test, [shown(note) for note in notes])
+    return Source(name, train, test, [shown(note) for note in notes])
 
 
-def _shards(root: File, names: list[str], config: DataConfig) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
+def open_shards(root: File, names: list[str], config: DataConfig) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
     """(train, test or None, notes) of archives or Arrow files, by their names relative to `root`; "" is `root` itself."""
     from .hugging_face import open_arrow
     from .webdataset import open_tars
@@ -98,7 +98,7 @@ def _shards(root: File, names: list[str], config: DataConfig) -> tuple[EncodedSp
     arrow = [name for name in names if (name or root.name).lower().endswith(".arrow")]
     if arrow and len(arrow) < len(names):
         raise DataError(
-            f"data.source: {config.source} holds Arrow files ({listing(arrow, 1)}) and archives; give the folder of one"
+            f"data.source: {config.source} holds both Arrow files ({listing(arrow, 1)}) and archives; give the folder of one"
         )
     return (open_arrow if arrow else open_tars)(root, names, config)
 

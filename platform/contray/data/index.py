@@ -23,12 +23,12 @@ import pyarrow as pa
 from filelock import FileLock
 
 from .digests import digest
-from .layout import Folder, Found, below, scan
+from .layout import Folder, Found, scan
 from .names import Tree
 from .places import File, Remote
 from .scratch import make, scratch_of, writing
 
-VERSION = 2  # raised whenever the same folder gives another index
+VERSION = 1  # raised whenever the same folder gives another index
 RECENT = 3600  # seconds in which the list of an object store is not asked for again: the workers of a run take that of its start
 LARGE = 20_000  # images from which a folder has an index; of fewer the list is made as fast as it is read
 
@@ -87,7 +87,8 @@ def _scanned(root: File, place: Path, known: Found | None) -> Found:
 def _packed(found: Found) -> Made:
     folders = {name: vars(here) for name, here in found.folders.items()}
     tree = found.images
-    made = {"names": tree.array, "folder_of": tree.folder_of, "in": tree.folders, "folders": folders, "skipped": found.skipped}
+    made = {"names": tree.array, "folder_of": tree.folder_of, "in": tree.folders, "folders": folders}
+    made |= {"tables": found.tables, "shards": found.shards, "skipped": found.skipped}
     return made if tree.sizes is None else {**made, "sizes": tree.sizes}
 
 
@@ -96,8 +97,8 @@ def _known(place: Path) -> Found | None:
     if kept is None:
         return None
     folders = {name: Folder(**here | {"skipped": Counter(here["skipped"])}) for name, here in kept["folders"].items()}
-    images = Tree(kept["names"], kept["in"], kept["folder_of"], kept.get("sizes"))
-    return Found(images, below(folders, "tables"), below(folders, "shards"), folders, Counter(kept["skipped"]))
+    tree = Tree(kept["names"], kept["in"], kept["folder_of"], kept.get("sizes"))
+    return Found(tree, kept["tables"], kept["shards"], folders, Counter(kept["skipped"]))
 
 
 # ---------------------------------------------------------------- on the disk

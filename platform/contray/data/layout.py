@@ -12,7 +12,7 @@ import re
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -59,16 +59,14 @@ _LEFT_BEHIND = {
     )
 }  # macOS, Windows, network disks
 _KINDS = 5  # suffixes that a note names
-_AT_ONCE, _FOLDERS = (
-    8,
-    64,
-)  # folders that are read at a time (a network disk answers many questions at once), and whose names are held
+_AT_ONCE = 8  # folders that are read at a time: a network disk answers many questions at once
+_FOLDERS = 64  # whose names are held at a time
 _FRESH = 3_000_000_000  # ns within which a file system may not tell two changes apart
 
 
 @dataclass
 class Folder:
-    """What one folder holds besides its images: names of subfolders, of links to folders, of Parquet files and of shards; skipped: the rest, by its kind.
+    """What one folder holds besides its images: names of subfolders, of links to folders, of Parquet files, of shards; skipped: the rest, by its kind.
 
     time: when the folder was changed last, ns; 0 where that was so short a time before it was read that a later change may bear the same.
     """
@@ -85,7 +83,7 @@ class Folder:
 class Found:
     """Names of the images, Parquet files, shards and folders, relative to the place and sorted; skipped: what else is there, by its kind.
 
-    shards: archives and Arrow files. Beside images, or tables of them, they are what these came in, and are skipped.
+    shards: archives and Arrow files, which are skipped where images or tables with images are: there they are what these came in.
     """
 
     images: Tree = field(default_factory=lambda: Tree.of([]))
@@ -248,15 +246,13 @@ def _images(files: list[str], here: Folder) -> list[str]:
     return images
 
 
-def below(folders: Mapping[str, Folder], kind: str) -> list[str]:
-    """The names of the tables, or of the shards, in all folders."""
-    return sorted(f"{name}/{file}" if name else file for name, here in folders.items() for file in getattr(here, kind))
-
-
 def _summed(found: Found, skipped: Counter[str]) -> Found:
     """The whole of what its folders say."""
     found.folders = dict(sorted(found.folders.items()))
-    found.tables, found.shards = below(found.folders, "tables"), below(found.folders, "shards")
+    found.tables, found.shards = (
+        sorted(f"{name}/{file}" if name else file for name, here in found.folders.items() for file in getattr(here, kind))
+        for kind in ("tables", "shards")
+    )
     found.skipped = sum((here.skipped for here in found.folders.values()), skipped)
     return found
 

@@ -104,9 +104,10 @@ def tail(place: int, first: int, n: int) -> Iterator[int]:
 def holdout(split: Split, fraction: float, seed: int, ids: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(fit ids, held-out ids), both sorted: about `fraction` of each class, and samples of one group on one side.
 
-    A class of at least two groups is on both sides. Without labels all samples count as one class. ids: of these samples alone, sorted.
+    A class of at least two groups is on both sides. Without labels all samples count as one class. ids: of these samples alone, sorted;
+    else of all whose label is known.
     """
-    ids = np.arange(len(split)) if ids is None else ids
+    ids = split.known if ids is None else ids
     groups = ids if split.groups is None else split.groups[ids]
     names, first = np.unique(groups, return_index=True)  # a group counts with the label of its first sample
     labels = np.zeros(len(ids), np.int64) if split.labels is None else split.labels[ids]

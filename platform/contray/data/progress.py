@@ -9,9 +9,8 @@ SLOW = 2000  # images from which a bar is shown
 
 
 @contextmanager
-def progress(what: str, total: int | None = None, slow: int = SLOW) -> Iterator[Callable[[int], None]]:
-    """Yields advance(n): it moves a bar where there are many images, on a terminal alone, and nothing for few. total: None where nobody knows yet;
-    slow: from how many on."""
+def progress(what: str, total: int | None = None, least: int = SLOW) -> Iterator[Callable[[int], None]]:
+    """Yields advance(n): it moves a bar where there are `least` or more, on a terminal alone, and nothing for few. total: None where nobody knows yet."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -21,7 +20,7 @@ def progress(what: str, total: int | None = None, slow: int = SLOW) -> Iterator[
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        if not bars and max(total or 0, done) >= slow:
+        if not bars and max(total or 0, done) >= least:
             bars.append(Progress(*columns, console=console, transient=True, disable=not console.is_terminal))
             bars[0].start()
             bars[0].add_task(what, total=total)

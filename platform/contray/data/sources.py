@@ -27,8 +27,10 @@ from ..config.sections import DataConfig
 from ..errors import DataError, UserError, shown
 from . import files
 from .aside import set_aside
+from .columns import check_columns
+from .listed import labelled, narrowed, restricted
 from .shards import check_room
-from .splits import BrokenImage, EncodedSplit, Source, Split, check_columns, digest
+from .splits import BrokenImage, EncodedSplit, Source, Split, digest
 
 PIPELINE = "4"  # raised whenever the same key gives other pixels
 _LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes by many package names
@@ -56,14 +58,19 @@ def _found(config: RunConfig | DataConfig) -> Source:
     check_columns(keys, what, labels="label_column" not in reads, images="image_column" not in reads)
     if module is files or name in SOURCES:
         source = module.open_source(keys, None)
-        return set_aside(source, keys.test_share, f"{source.name}{'/' * os.path.isdir(os.path.expanduser(name))}")
+        return _by_lists(source, keys, f"{source.name}{'/' * os.path.isdir(os.path.expanduser(name))}")
     own = (
         getattr(module, "Config", lambda: None)()
         if isinstance(config, DataConfig)
         else config.parts.get(f"data.{part_name(name)}")
     )
     source = _opened(name, module, keys, own)
-    return set_aside(source, keys.test_share, source.name)
+    return _by_lists(source, keys, source.name)
+
+
+def _by_lists(source: Source, keys: DataConfig, place: str) -> Source:
+    """The source with a test set, and what data.labels and data.subset make of the rest: the same images test with and without them."""
+    return narrowed(restricted(set_aside(labelled(source, keys), keys.test_share, place), keys), keys)
 
 
 def announced(config: RunConfig | DataConfig, quiet: bool = False) -> Source:
@@ -135,4 +142,5 @@ def fingerprint(source: Source, config: DataConfig) -> dict[str, str]:
     """
     splits = [split.content() for split in (source.train, source.test) if split is not None]
     libraries = {name: version(name) for name in _LIBRARIES}
-    return {**libraries, "opencv": cv2.__version__, "pipeline": PIPELINE, "data": digest(splits, config.image_column)}
+    data = digest(splits, config.image_column, *([source.listed] if source.listed else []))
+    return {**libraries, "opencv": cv2.__version__, "pipeline": PIPELINE, "data": data}

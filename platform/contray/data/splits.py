@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.sections import DataConfig
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from .digests import digest, lots_of
 from .pixels import BrokenImage, Depth, Pixels, decode, of_set, survey
 from .progress import progress
@@ -69,6 +68,15 @@ class Split:
     def lots(self) -> np.ndarray:
         """(N,) float64 in [0, 1): even numbers that samples are drawn by, each of its key alone, so that they stay where others come or go."""
         return lots_of(self.key(i) for i in range(len(self)))
+
+    def all_keys(self) -> Iterator[str]:
+        """`key` of all, in order."""
+        return map(self.key, range(len(self)))
+
+    @property
+    def known(self) -> np.ndarray:
+        """Ids of the samples whose label is known: all, but where data.labels names some; the others' labels are -1 then."""
+        return np.arange(len(self)) if self.labels is None else np.flatnonzero(self.labels >= 0)
 
     def content(self) -> str:
         """A digest of what the split holds, cheap beside training: changes when images are added, taken away or replaced by others.
@@ -370,7 +378,7 @@ class EncodedSplit(Split):
 class Source:
     """A data set: what trains, and what tests where there is any. notes: what was taken for what, and what was left out and why.
 
-    tested: in words, what was set aside as a test set of a source that has none.
+    tested: in words, what was set aside as a test set of a source that has none. listed: a digest of what data.labels says, if anything.
     """
 
     name: str
@@ -378,24 +386,8 @@ class Source:
     test: Split | None
     notes: list[str] = field(default_factory=list)
     tested: str = ""
+    listed: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.train, EncodedSplit) and isinstance(self.test, EncodedSplit):
             self.test.scale_as(self.train)
-
-
-def check_columns(config: DataConfig, what: str, labels: bool, images: bool = True) -> None:
-    """Raises ConfigError where a column was named of what has none: whoever names it would take the numbers for that column's.
-
-    images, labels: whether that goes for data.image_column, and for data.label_column besides its default and empty, which mean the only labels there are, and none.
-    """
-    default = DataConfig()
-    if images and config.image_column != default.image_column:
-        raise ConfigError(
-            "data.image_column", f"got {config.image_column!r}, but {what} no columns; leave it at {default.image_column}"
-        )
-    if labels and config.label_column not in (default.label_column, ""):
-        raise ConfigError(
-            "data.label_column",
-            f"got {config.label_column!r}, but {what} no columns; give {default.label_column} for their only labels, or '' for none",
-        )

@@ -81,7 +81,7 @@ def look(config: RunConfig, source: data.Source) -> Images:
             break
     labels, test = split.labels, source.test
     facts = {
-        "count": len(split), "classes": 0 if labels is None else len(np.unique(labels)), "generated": split.generated,
+        "count": len(split), "classes": 0 if labels is None else len(np.unique(labels[split.known])), "generated": split.generated,
         "test": 0 if labels is None or test is None or test.labels is None else len(test),
     }  # fmt: skip
     if not found:
