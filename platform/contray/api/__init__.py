@@ -1,6 +1,7 @@
 """What `import contray` offers; the CLI calls the same functions. A function has the file of its name."""
 
 from .check import check
+from .check_data import check_data
 from .compare import compare
 from .curate import curate
 from .embed import embed
@@ -18,6 +19,7 @@ from .tune import tune
 __all__ = [
     "TAKEN",
     "check",
+    "check_data",
     "compare",
     "curate",
     "embed",

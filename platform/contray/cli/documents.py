@@ -42,6 +42,7 @@ CURATED = (
 METHODS = "of each method, year, paper, contrasts, negatives, queue, EMA, predictor, crops, presets, url"
 EVALUATIONS = "of each evaluation, about, needs, ranks (metrics that rank trials), paper, year, url, keys"
 CHECKED = "method, preset, ok, checks (of each check, ok, skipped (why), wrong (of each words, mend, line))"
+INSPECTED = "name, ok, sampled, notes, splits, classes, findings (of each severity, kind, words, mend, count, names), duplicates, channels, speed, memory, command"
 SPACES = "of each space, method, about, keys"
 
 
