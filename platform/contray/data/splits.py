@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.sections import DataConfig
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from .digests import digest, lots_of
 from .pixels import BrokenImage, Depth, Pixels, decode, of_set, survey
 from .progress import progress
@@ -402,20 +401,3 @@ class Source:
     def __post_init__(self) -> None:
         if isinstance(self.train, EncodedSplit) and isinstance(self.test, EncodedSplit):
             self.test.scale_as(self.train)
-
-
-def check_columns(config: DataConfig, what: str, labels: bool, images: bool = True) -> None:
-    """Raises ConfigError where a column was named of what has none: whoever names it would take the numbers for that column's.
-
-    images, labels: whether that goes for data.image_column, and for data.label_column besides its default and empty, which mean the only labels there are, and none.
-    """
-    default = DataConfig()
-    if images and config.image_column != default.image_column:
-        raise ConfigError(
-            "data.image_column", f"got {config.image_column!r}, but {what} no columns; leave it at {default.image_column}"
-        )
-    if labels and config.label_column not in (default.label_column, ""):
-        raise ConfigError(
-            "data.label_column",
-            f"got {config.label_column!r}, but {what} no columns; give {default.label_column} for their only labels, or '' for none",
-        )
