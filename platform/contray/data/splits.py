@@ -279,14 +279,6 @@ class EncodedSplit(Split):
             raise BrokenImage(self.describe(i), f"column {column!r} is empty")
         return self._decode(i, found, column) if kind == "image" else found
 
-    def encoded_image(self, i: int) -> bytes | memoryview | None:
-        """The file's bytes as they are; raises as `image` does."""
-        return self._read(i)
-
-    def decoded_image(self, i: int, data: bytes | memoryview | None) -> np.ndarray:
-        """What `image` gives, of bytes that are at hand."""
-        return self._decode(i, data)
-
     def prepare(self) -> None:
         if self._prepared:
             return
