@@ -55,7 +55,7 @@ class GlobalBatches:
             )
         check_views(split, views)
         self.split, self.batch_size, self.seed, self.max_broken = split, batch_size, seed, max_broken
-        self.views, self.pipeline, self.fixed = views, Pipeline(views, strength), fixed
+        self.views, self.pipeline, self.fixed = views, Pipeline(views, strength, split.channels), fixed
         self.broken = dict(broken or {})
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
@@ -77,7 +77,8 @@ class GlobalBatches:
     def load(self, step: int, slots: range) -> dict[str, Any]:
         """The rows of `slots` of a global batch.
 
-        views: {name: (b, H, W, 3) or (b, P, h, w, 3) uint8}; index, slot: (b,) int64; broken: {id: reason} of images newly met.
+        views: {name: (b, H, W, 3) or (b, P, h, w, 3) uint8}, of a split with channels as many, and uint8 or float32 in [0, 1];
+        index, slot: (b,) int64; broken: {id: reason} of images newly met.
         """
         epoch, place = divmod(step, self.steps_per_epoch)
         known = len(self.broken)
@@ -155,7 +156,7 @@ class EvalImages:
         seed, number, strength = augmented or (0, 0, 0.0)
         self.draw = (seed, number)
         self.fixed = augmented is None
-        self.pipeline = Pipeline(eval_views, strength)
+        self.pipeline = Pipeline(eval_views, strength, split.channels)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.split.prepare()

@@ -10,6 +10,7 @@ from ..config.registry import names
 from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError, nearest, shown
 from .layout import SUFFIXES, Found, listing, scan, splits_in, suffix
+from .native import SUFFIXES as NATIVE
 from .splits import Source, check_columns
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _at(path: Path, config: DataConfig) -> Source:
             raise DataError(f"data.source: {name} is neither a file nor a folder")
         train, test, notes = open_parquet(path, {"": footer_of(path)}, config)
         return Source(shown(path.stem or name), train, test, notes)
-    found = scan(path)
+    found = scan(path, also=NATIVE if config.channels else frozenset())
     footers, notes = _tables(path, found, config)
     if not footers:
         check_columns(config, f"{name} holds image files, which have", labels=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..config.sections import DataConfig
 from ..errors import DataError, shown
+from . import bands
 from .content import content_of
 from .layout import SUFFIXES, WORDS, Found, alike, alikes, listing, plain, split_named, splits_in
 from .splits import Encoded, EncodedSplit, digest
@@ -38,15 +39,20 @@ def open_folder(root: Path, found: Found, config: DataConfig) -> tuple[EncodedSp
     if not found.images:
         there = f"; {note}" if (note := found.note()) else ""
         raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders{there})")
-    chosen = choose(found.images, str(root), found.folders)
+    banded = bands.samples_of(found.images, config.channels)
+    chosen = choose(sorted(banded) or found.images, str(root), found.folders)
+    if banded:
+        chosen.notes.append(
+            f"{len(found.images):,} files are the bands of {len(banded):,} images: {', '.join(next(iter(banded.values())))}"
+        )
     chosen.notes += alikes(chosen.classes) + _named_as_masks([*chosen.train, *chosen.test])
     tables = [kind for kind in (".csv", ".tsv", ".jsonl", ".json", ".xlsx", ".mat") if found.skipped[kind]]
     if chosen.train_labels is None and tables:
         chosen.notes.append(f"no labels: they come from the names of folders, and {' or '.join(tables)} files are not read")
     if not config.label_column:
         chosen.train_labels = chosen.test_labels = None
-    train = _split(root, chosen.train, chosen.train_labels, chosen.classes, config)
-    test = _split(root, chosen.test, chosen.test_labels, chosen.classes, config) if chosen.test else None
+    train = _split(root, chosen.train, chosen.train_labels, chosen.classes, config, banded)
+    test = _split(root, chosen.test, chosen.test_labels, chosen.classes, config, banded) if chosen.test else None
     return train, test, chosen.notes
 
 
@@ -285,13 +291,26 @@ def _numbered(classes: dict[str, list[str]], order: list[str]) -> tuple[list[str
     return [name for name, _ in pairs], [number for _, number in pairs]
 
 
-def _split(root: Path, names: list[str], labels: list[int] | None, classes: list[str], config: DataConfig) -> EncodedSplit:
-    def content() -> str:
-        return digest(names, content_of([os.path.join(root, name) for name in names]))
+def _split(
+    root: Path,
+    names: list[str],
+    labels: list[int] | None,
+    classes: list[str],
+    config: DataConfig,
+    banded: Mapping[str, Mapping[str, str]],
+) -> EncodedSplit:
+    """banded: of samples of several files, the file of each band."""
 
-    encoded = Encoded(
-        len(names), lambda i: (root / names[i]).read_bytes(), lambda i: shown(root / names[i]), content, names.__getitem__
-    )
+    def content() -> str:
+        files = [file for name in names for file in banded[name].values() if file] if banded else names
+        return digest(names, content_of([os.path.join(root, name) for name in files]))
+
+    def read(i: int) -> bytes:
+        if not banded:
+            return (root / names[i]).read_bytes()
+        return bands.packed({band: (root / file).read_bytes() if file else None for band, file in banded[names[i]].items()})
+
+    encoded = Encoded(len(names), read, lambda i: shown(root / names[i]), content, names.__getitem__)
     known = None if labels is None else np.array(labels, np.int64)
     said = [] if labels is None else [shown(name) for name in classes]
     return EncodedSplit(encoded, config.cache_gb, known, said, shorter_side=config.shorter_side)

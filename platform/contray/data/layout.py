@@ -70,8 +70,8 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
-def sort_out(names: Iterable[str]) -> Found:
-    """The files of a listing, by their relative names."""
+def sort_out(names: Iterable[str], also: frozenset[str] = frozenset()) -> Found:
+    """The files of a listing, by their relative names. also: suffixes of images besides SUFFIXES."""
     found, folders = Found(), set()
     for name in names:
         parts = name.split("/")
@@ -81,13 +81,13 @@ def sort_out(names: Iterable[str]) -> Found:
         elif at >= 0:
             folders.add("/".join(parts[: at + 1]))
         else:
-            _add(found, name)
+            _add(found, name, also)
     if folders:
         found.skipped["hidden folder(s)"] = len(folders)
     return _sorted(found)
 
 
-def scan(root: str | os.PathLike[str], key: str = "data.source") -> Found:
+def scan(root: str | os.PathLike[str], key: str = "data.source", also: frozenset[str] = frozenset()) -> Found:
     """The files below a folder. Links to files count as files; a folder is read once, by whichever links it is reached.
 
     Folders that are no links come first, so that a link never takes the place of what it leads to. Pipes, sockets and devices are never
@@ -125,7 +125,7 @@ def scan(root: str | os.PathLike[str], key: str = "data.source") -> Found:
             elif folder:
                 (aside if link else folders).append(f"{name}/")
             elif file:
-                _add(found, name)
+                _add(found, name, also)
             else:
                 found.skipped["link(s) to nothing" if link else "pipe(s), socket(s) or device(s)"] += 1
         links = sorted([*links, *aside])
@@ -138,9 +138,9 @@ def _identity(folder: str) -> tuple[object, ...]:
     return (facts.st_dev, facts.st_ino) if facts.st_ino else (os.path.realpath(folder),)
 
 
-def _add(found: Found, name: str) -> None:
+def _add(found: Found, name: str, also: frozenset[str]) -> None:
     kind = suffix(name)
-    if kind in SUFFIXES:
+    if kind in SUFFIXES or kind in also:
         found.images.append(name)
     elif kind == TABLE:
         found.tables.append(name)
