@@ -12,6 +12,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 import torch
@@ -30,6 +32,8 @@ from contray.data.views import Pipeline
 from contray.errors import ConfigError, DataError, UserError
 from contray.methods._base import View, evaluation_view
 from contray.model.encoder import Encoder
+from contray.storage.folder import Storage
+from contray.training.settle import measure, settle
 
 BANDS, SIDE = 12, 32
 TIFFS: dict[str, dict[str, Any]] = {
@@ -386,6 +390,57 @@ def test_backbones_take_the_channels(name: str) -> None:
     config = RunConfig.make("simclr", own, preset="cifar")
     model.check(config, 1000)
     assert model.sketch(config).backbone(torch.rand(2, 5, 64, 64, device="meta")).shape[0] == 2
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def test_mean_deviation_and_range_are_measured_once_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    images = [values(channels=3, seed=i, side=32)[:32] for i in range(6)]
+    images = [np.concatenate([image[..., :2], np.zeros_like(image[..., :1])], 2) for image in images]  # the third says nothing
+    asked = config_of(folder(tmp_path / "set", images, ".npy", npy), 3, augment__mean="measured", augment__std="measured")
+    source, place = data.open_source(asked), Storage(str(tmp_path / "run"))
+    place.create()
+    known = measure(asked, source, place)
+    assert "channel 3 the same everywhere" in capsys.readouterr().out
+    exact = np.stack(images).astype(np.float64) / 4095
+    assert_allclose(known.augment.mean, exact.mean((0, 1, 2)), atol=1e-5)
+    assert_allclose(known.augment.std[:2], exact.std((0, 1, 2))[:2], atol=1e-5)
+    assert known.augment.std[2] == 1
+    assert known.data.range == (0, 4095)
+    assert known.run_name == asked.run_name
+    content = source.train.content()
+    assert data.open_source(known).train.content() == content, "a checkpoint's fingerprint is that of the same data"
+    assert measure(known, source, place) == measure(asked, source, place) == known
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "moments", None)  # nothing is measured again
+        assert measure(asked, source, place) == known
+    assert settle(settle(known, place), place).run_name == asked.run_name, "what the hardware settles takes nothing away"
+    place.write("pixels.json", b"{")
+    assert measure(asked, source, place) == known, "the same data, the same numbers"
+
+
+def test_the_deviation_of_rgb_can_be_measured_too(tmp_path: Path) -> None:
+    asked = RunConfig.make("simclr", {"augment.std": "measured", "data.renderings": 1}, preset="digits")
+    place = Storage(str(tmp_path))
+    known = measure(asked, data.open_source(asked), place, quiet=True)
+    assert known.augment.mean == asked.augment.mean
+    assert all(0.1 < value < 0.5 for value in known.augment.std)
+    assert known.data.range == ()
+
+
+def test_channels_in_parquet(tmp_path: Path) -> None:
+    images = [values(channels=5, seed=i)[:SIDE] for i in range(4)]
+    table = pa.table({"image": [npy(image) for image in images], "label": [0, 1, 0, 1]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    train = data.open_source(config_of(tmp_path, 5)).train
+    assert_allclose(train.image(2, None), images[2] / 4095, atol=1e-6)
+    batches = data.GlobalBatches(train, {"v": View(size=16)}, strength=1.0, batch_size=4, seed=0)
+    drawn = batches.load(0, range(4))["views"]["v"]
+    assert drawn.dtype == torch.float32
+    assert drawn.shape == (4, 16, 16, 5)
 
 
 # ---------------------------------------------------------------- from the file to the export

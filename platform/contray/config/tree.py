@@ -139,6 +139,8 @@ class RunConfig:
             "train.planned": without(self.train.planned, views, overrides),
             **({"train.planned_for": ""} if "train.budget" in overrides else {}),
         }
+        if _one(overrides.get("data.channels", "0")) not in ("0", str(self.data.channels)):  # what stands there is of RGB
+            kept |= {"augment.mean": (), "augment.std": ()}
         overrides = {**kept, **overrides}
         changed: dict[str, dict[str, Any]] = {}
         for key, given in overrides.items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config import WRITTEN, RunConfig
+from ..config import MEASURED, WRITTEN, RunConfig
 from ..config.auto import AUTO
 from ..config.registry import load_method
 from ..errors import ConfigError
@@ -108,6 +108,7 @@ def command(config: RunConfig, changes: Mapping[str, Any]) -> str:
         if config.fills(key) and key not in changes:
             continue  # a plan fills it again
         if key not in hidden and not (key in _SHOWN[1:] and plain[key] == value):
+            value = "measured" if key in MEASURED and not value else value
             words += [f"--{key}", *map(_text, value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)
 

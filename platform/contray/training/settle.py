@@ -31,7 +31,9 @@ def settle(config: RunConfig, folder: Storage, gpu: bool | None = None) -> RunCo
         now = {key: value for key, value in found.flat().items() if key in kept and value != kept[key]}
         for key, value in now.items():
             print(f"contray: {key} stays {kept[key]}, as the run began; this hardware would take {value}", flush=True)
-        return model.settled(config.replace({**kept, "train.settled": asked}), kind)
+        return model.settled(
+            config.replace({**kept, "train.settled": list(dict.fromkeys([*config.train.settled, *asked]))}), kind
+        )
     sealed.write(folder, SETTLED, {key: str(found.flat()[key]) for key in asked})
     return found
 
@@ -63,7 +65,9 @@ def measure(config: RunConfig, source: data.Source, folder: Storage, quiet: bool
                 print(f"contray: {words}: {_numbers(known['augment.mean'])}; {_numbers(known['augment.std'])}", flush=True)
         known = {key: known[key] for key in asked}
         sealed.write(folder, PIXELS, known)
-    return config.replace({**{key: tuple(known[key]) for key in asked}, "train.settled": [*config.train.settled, *asked]})
+    return config.replace(
+        {**{key: tuple(known[key]) for key in asked}, "train.settled": list(dict.fromkeys([*config.train.settled, *asked]))}
+    )
 
 
 def _numbers(values: list[float]) -> str:
