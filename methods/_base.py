@@ -40,10 +40,11 @@ def setting(
     gt: float | None = None,
     le: float | None = None,
     lt: float | None = None,
+    empty: str = "",
 ) -> Any:
-    """A config field: its default, a sentence of help, its unit and its allowed range (bounds apply to each number of a tuple)."""
+    """A config field: default, help, unit, allowed range (of each number of a tuple), and the word for an empty tuple, where that means something."""
     bounds = {name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if bound is not None}
-    meta = {"help": help, "unit": unit, "bounds": bounds}
+    meta = {"help": help, "unit": unit, "bounds": bounds, "empty": empty}
     if isinstance(default, (dict, list)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=meta)
     return dataclasses.field(default=default, metadata=meta)
@@ -64,7 +65,7 @@ class View:
         "one image, a grid of overlapping patches (see grid), a window of `size` values of an array, or `size` tokens of a text; "
         "crop, flip and the photometric policy are of images",
     )
-    channels: int = setting(1, "arrays: channels, the first of two axes", ge=1)
+    channels: int = setting(1, "arrays: channels, the first of two axes; images have data.channels", ge=1)
     crop: tuple[float, float] = setting(
         (0.08, 1.0), "area of the random resized crop; (0, 0): resize and centre crop", unit="fraction", ge=0, le=1
     )
@@ -289,7 +290,7 @@ class Method(nn.Module):
     pixel_std: Tensor
 
     def __init__(self, config: Any, backbone: Callable[..., nn.Module], samples: int) -> None:
-        """`backbone()` builds one backbone: a module (B, 3, H, W) -> (B, D) with the attribute `out_dim` = D; `backbone(C)` one of C channels.
+        """`backbone()` builds one backbone: a module (B, C, H, W) -> (B, D) with the attribute `out_dim` = D, for the images' C channels; `backbone(C)` one of others.
 
         samples: size of the training set, for banks by sample id; kept as a buffer, so that a checkpoint can be built again without the data.
         """
@@ -320,6 +321,7 @@ class Method(nn.Module):
     def check(cls, config: Any, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         """Refuse values that cannot work on `samples` training samples in global batches of `batch`, or with these views, and are no `limits`.
 
+        `views` of images have `channels`, as the backbone is given them.
         Raises ValueError whose text starts with the field's name, as in "queue_size: got ...".
         """
 
@@ -343,7 +345,7 @@ class Method(nn.Module):
         """Writes the method's buffers (queue, bank, centre), once per accepted step, from gathered values only."""
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) as they were, in [0, 1]."""
+        """Normalised images (B, C, H, W) as they were, in [0, 1]."""
         return images * self.pixel_std + self.pixel_mean
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -86,17 +86,22 @@ def pick(x: Tensor, places: Tensor) -> Tensor:
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
 
 
+def input_channels(net: nn.Module) -> int:
+    """Channels of the images that a network takes, by its first convolution; 3 where it has none."""
+    return next((layer.in_channels for layer in net.modules() if isinstance(layer, nn.Conv2d)), 3)
+
+
 def patchify(images: Tensor, patch: int) -> Tensor:
-    """(B, 3, H, W) -> (B, L, P), P in the order row, column, channel."""
+    """(B, C, H, W) -> (B, L, P), P in the order row, column, channel."""
     rows, columns = images.shape[2] // patch, images.shape[3] // patch
     cells = images[:, :, : rows * patch, : columns * patch].unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
     return cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
-def unpatchify(patches: Tensor, columns: int) -> Tensor:
-    """(B, L, P) of a grid of so many columns -> (B, 3, H, W): `patchify` undone."""
-    patch = math.isqrt(patches.shape[2] // 3)
-    cells = patches.unflatten(2, (patch, patch, 3)).unflatten(1, (-1, columns))  # (B, rows, columns, patch, patch, 3)
+def unpatchify(patches: Tensor, columns: int, channels: int = 3) -> Tensor:
+    """(B, L, P) of a grid of so many columns -> (B, C, H, W): `patchify` undone."""
+    patch = math.isqrt(patches.shape[2] // channels)
+    cells = patches.unflatten(2, (patch, patch, channels)).unflatten(1, (-1, columns))  # (B, rows, columns, patch, patch, 3)
     return cells.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 

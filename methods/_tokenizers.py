@@ -32,13 +32,13 @@ class PatchTokenizer(nn.Module):
     view = "view"
     codes: Tensor
 
-    def __init__(self, vocabulary: int, patch: int) -> None:
+    def __init__(self, vocabulary: int, patch: int, channels: int = 3) -> None:
         super().__init__()
         self.patch = patch
-        self.register_buffer("codes", torch.zeros(vocabulary, 3 * patch**2))  # (K, P)
+        self.register_buffer("codes", torch.zeros(vocabulary, channels * patch**2))  # (K, P)
 
     def forward(self, images: Tensor, codes: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, L) token ids."""
+        """(B, C, H, W) -> (B, L) token ids."""
         patches = patchify(images, self.patch).to(codes.dtype)  # (B, L, P)
         return nearest_centroid(patches.flatten(0, 1), codes).unflatten(0, patches.shape[:2])
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
-from ._parts import pick, precise
+from ._parts import input_channels, pick, precise
 from ._ranks import full
 from ._tokenizers import DalleTokenizer, PatchTokenizer, read_dalle
 
@@ -126,7 +126,7 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
         self.tokenizer = (
             DalleTokenizer(config.tokenizer_file)
             if config.tokenizer == "dalle"
-            else PatchTokenizer(config.vocabulary, net.patch_size)
+            else PatchTokenizer(config.vocabulary, net.patch_size, input_channels(net))
         )
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02)  # (D,)
         self.regressor = nn.ModuleList(CrossAttention(width, config.heads) for _ in range(config.regressor_blocks))
@@ -146,6 +146,8 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
             raise ValueError(
                 "tokenizer: got dalle, which needs the views `view` and `pixels` in one geometry group (as in the preset dalle)"
             )
+        if pixels.channels not in (1, 3):  # 1: whoever asks does not say
+            raise ValueError(f"tokenizer: got dalle, which names RGB images, not {pixels.channels} channels; give patches")
         if pixels.size % 8 or pixels.size > view.size or view.size % (pixels.size // 8):
             raise ValueError(
                 "tokenizer: got dalle, whose view `pixels` needs 8 px for each patch of `view`, which is not the smaller one; "

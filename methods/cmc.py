@@ -40,7 +40,7 @@ class Config(MethodConfig):
     bank_momentum: float = setting(0.5, "how much of its past feature a bank row keeps", ge=0, lt=1)
     groups: tuple[int, ...] = setting(
         (1, 2),
-        "channels of each view, over the images of a sample one after the other (Lab: L and ab; three for any other image)",
+        "channels of each view, over the images of a sample one after the other (Lab: L and ab; three for any other image, or data.channels)",
         unit="channels",
         ge=1,
     )
@@ -126,11 +126,13 @@ class CMC(Method):
 
     @classmethod
     def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
-        channels = 3 * len(views)
+        each = max(view.channels for view in views.values())
+        channels = each * len(views)
         if len(config.groups) < 2 or sum(config.groups) != channels:
+            half = f"; {each // 2} {each - each // 2} would do" if len(views) == 1 and each not in (1, 3) else ""
             raise ValueError(
                 f"groups: got {' '.join(map(str, config.groups))}, must be two or more views of {channels} channels in all: "
-                f"three for each of {', '.join(views)}"
+                f"{'three' if each == 3 else each} for each of {', '.join(views)}{half}"
             )
 
     def negatives(self, batch: int) -> int:

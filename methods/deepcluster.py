@@ -78,8 +78,7 @@ class DeepCluster(Method):
     weights: Tensor
 
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
-        channels = 2 if config.input == "sobel" else 3
-        super().__init__(config, lambda: backbone(channels), samples)
+        super().__init__(config, lambda: backbone(2) if config.input == "sobel" else backbone(), samples)
         self.classifier = nn.Linear(self.out_dim, config.clusters)
         self.register_buffer("assignments", torch.zeros(samples, dtype=torch.long))  # (N_d,)
         self.register_buffer("weights", torch.zeros(config.clusters))  # (K,) as if clusters were drawn alike

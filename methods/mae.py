@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
-from ._parts import patchify, pick, precise, sincos_2d
+from ._parts import input_channels, patchify, pick, precise, sincos_2d
 from ._ranks import full
 
 PAPER = Paper(
@@ -105,7 +105,7 @@ class MAE(Method):
             width, config.decoder_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_depth)], nn.LayerNorm(width))
-        self.paint = nn.Linear(width, 3 * self.patch**2)
+        self.paint = nn.Linear(width, input_channels(net) * self.patch**2)
 
     @classmethod
     def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:

@@ -516,6 +516,7 @@ def test_kinds_are_the_files() -> None:
     files = {path.stem for path in Path(pictures.__path__[0]).glob("*.py")} - {
         "__init__",
         "comparison",
+        "look",
         "picture",
         "preview",
         "sheet",

@@ -27,6 +27,7 @@ def plot(
     out: str | Path | None = None,
     by: str = "tsne",
     images: int = 0,
+    channels: Sequence[int] = (),
     metric: str = "loss",
     quiet: bool = False,
     code: str | Sequence[str] = (),
@@ -38,7 +39,8 @@ def plot(
 
     All but "curves" are of the encoder of a run or a checkpoint; with `run` (as `contray.load` takes it) the picture is kept in it, under
     pictures/, and the numbers are logged to it as `evaluate` logs its own. "curves" is of `metric` of the `runs`. overrides: dotted keys, as
-    `evaluate` takes them. by: "map" by tsne or umap; images: how many are worked on at most, 0: the picture's own number.
+    `evaluate` takes them. by: "map" by tsne or umap; images: how many are worked on at most, 0: the picture's own number. channels: three that are
+    shown as red, green and blue of images with data.channels, counted from 1.
     """
     from importlib import import_module
 
@@ -74,7 +76,7 @@ def plot(
     drawn = opened(named_one(run, checkpoint, uri_of(given), "draw"), given)
     source, device = data.announced(drawn.config), model.device_of(drawn.config)
     with TrainingBar(what, quiet, patience=5) as bar:
-        subject = Subject(drawn.config, source, drawn.encoder.method.to(device), device, images, by, bar.show)
+        subject = Subject(drawn.config, source, drawn.encoder.method.to(device), device, images, by, bar.show, tuple(channels))
         metrics: dict[str, float] = import_module(f"..pictures.{what}", __package__).draw(subject, out)
     drawn.keep(metrics, [out], drawn.data_name(lambda: source), "pictures")
     return Picture(out, metrics)

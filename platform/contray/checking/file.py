@@ -12,6 +12,7 @@ from ..config.registry import IMPORTED, MethodFile
 from ..data.views import check_shapes
 from ..errors import UserError
 from ..methods._base import Method
+from ..model import laws
 from .findings import Wrong
 from .places import line_of, raised
 
@@ -80,7 +81,7 @@ def refusals(path: str, config: RunConfig, method: type[Method]) -> list[Wrong]:
     line, fields = line_of(path, "check"), {spec.name for spec in dataclasses.fields(config.method)}
     for samples, batch in ((2, 2), (13, 13), (64, 16), (2000, 13), (50_000, 8192)):
         try:
-            method.check(config.method, samples=samples, batch=batch, views=config.views)
+            method.check(config.method, samples=samples, batch=batch, views=laws.views_of(config))
         except ValueError as error:
             field, told, _ = str(error).partition(": ")
             if not told or field not in fields:

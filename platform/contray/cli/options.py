@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 URI_HELP = "MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else this folder's mlflow.db"
 CHECKPOINT_HELP = "a checkpoint file, a run's folder (its newest checkpoint), or an imported encoder"
 CODE_HELP = "your own .py files (method, backbone, data source) that the encoder is made with: only code that you name runs"
+CHANNELS_HELP = (
+    "of images with data.channels: three that are shown as red, green and blue, or one, counted from 1; default: the first three"
+)
 DOTTED = re.compile(r"--(seed|[a-z]+(?:\.[A-Za-z_0-9-]+)+)(?:=(.*))?", re.DOTALL)
 SECTIONS = ("method", "backbone", "data", "augment", "views", "optim", "train", "scale", "eval", "track", "seed")
 DASHES = "‐‑‒–—―−"  # what pages and chats make of - and --

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from ..errors import UserError
 from ..pictures import KINDS, PROJECTIONS
 from . import documents
-from .options import CHECKPOINT_HELP, CODE_HELP, Positional, arg, config_from, json_note
+from .options import CHANNELS_HELP, CHECKPOINT_HELP, CODE_HELP, Positional, arg, config_from, json_note
 from .output import answer
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Options:
             "set, attention 2000 where objects' masks are known; reconstruction: to draw, 8"
         ),
     ] = 0
+    channels: Annotated[tuple[int, ...], arg(CHANNELS_HELP)] = ()
     metric: Annotated[str, arg("curves: the metric, as MLflow names it")] = "loss"
     json: Annotated[bool, json_note(documents.PICTURE)] = False
 
@@ -69,7 +70,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     with answer(options.json) as tell:
         picture = plot(
             options.what, run="" if runs else "".join(options.run), checkpoint=options.checkpoint, code=options.code, runs=runs, overrides=dotted,
-            out=out, by=options.by, images=options.images, metric=options.metric,
+            out=out, by=options.by, images=options.images, channels=options.channels, metric=options.metric,
         )  # fmt: skip
         for line in picture.lines:
             print(line)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ..pictures import check_out
-from .options import Positional, arg, at_least, config_from
+from .options import CHANNELS_HELP, Positional, arg, at_least, config_from
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -29,6 +29,7 @@ class Options:
     config: Annotated[Path | None, arg("YAML of dotted or nested keys, such as the config.yaml that every run keeps")] = None
     out: Annotated[Path, arg("the picture to write: .png, .jpg, .pdf or .svg")] = Path("views.png")
     images: Annotated[int, arg("images to draw, a row of views of each")] = 6
+    channels: Annotated[tuple[int, ...], arg(CHANNELS_HELP)] = ()
 
 
 def keys(options: Options) -> RunConfig:
@@ -42,6 +43,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     at_least("--images", options.images, 1)
     check_out(options.out)
     from .. import data
+    from ..pictures.look import Look
     from ..pictures.preview import draw
 
     source = data.announced(config)
@@ -50,6 +52,9 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
 
         config, _ = planned(config, source)
         source = data.open_source(config)  # as a run reads it
-    draw(source.train, config.views, strength=config.augment.strength, seed=config.seed, samples=options.images, out=options.out)
+    look = Look.of(config, source.train, options.channels)
+    draw(
+        source.train, config.views, strength=config.augment.strength, seed=config.seed, samples=options.images, out=options.out, look=look
+    )  # fmt: skip
     print(f"wrote {options.out}")
     return 0

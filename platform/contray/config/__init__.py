@@ -1,6 +1,6 @@
 """Settings: one frozen tree, its keys, and the registry in which a run's parts are found by name or path."""
 
 from .keys import Key, declared_keys, dotted
-from .tree import FREE, WRITTEN, RunConfig
+from .tree import FREE, MEASURED, WRITTEN, RunConfig
 
-__all__ = ["FREE", "WRITTEN", "Key", "RunConfig", "declared_keys", "dotted"]
+__all__ = ["FREE", "MEASURED", "WRITTEN", "Key", "RunConfig", "declared_keys", "dotted"]

@@ -27,6 +27,7 @@ class Key:
     help: str
     unit: str
     bounds: Mapping[str, float]
+    empty: str = ""  # the word for a tuple without values
 
     def parse(self, key: str, given: Any) -> Any:
         """Text (from the command line: a string or a list of them) or YAML values -> the declared type."""
@@ -42,6 +43,8 @@ class Key:
         values = given if isinstance(given, (list, tuple)) else str(given).replace(",", " ").split()
         kinds = get_args(self.type)
         if kinds[-1] is Ellipsis:
+            if self.empty and [str(value).strip() for value in values] == [self.empty]:
+                return ()
             return tuple(self._scalar(key, kinds[0], value) for value in values if value != "")
         if len(values) != len(kinds):
             raise ConfigError(key, f"got {' '.join(map(str, values)) or 'no value'}, takes {len(kinds)} values: {self.allowed}")
@@ -101,7 +104,7 @@ class Key:
         name = {bool: "true or false", int: "an integer", float: "a number", str: "text"}[kind]
         signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
         span = " and ".join(f"{signs[bound]} {limit:g}" for bound, limit in self.bounds.items())
-        return f"{many}{name}{' ' + span if span else ''}"
+        return f"{many}{name}{' ' + span if span else ''}{', or ' + self.empty if self.empty else ''}"
 
 
 def declared_keys(config: RunConfig, parts: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Key]]:
@@ -133,7 +136,7 @@ def _keys_of(section: type) -> dict[str, Key]:
         meta = spec.metadata
         if "help" not in meta:
             raise TypeError(f"{section.__name__}.{spec.name} is not declared with setting(default, help, ...)")
-        found[spec.name] = Key(hints[spec.name], meta["help"], meta["unit"], meta["bounds"])
+        found[spec.name] = Key(hints[spec.name], meta["help"], meta["unit"], meta["bounds"], meta.get("empty", ""))
     return found
 
 

@@ -96,6 +96,19 @@ class DataConfig:
         unit="px",
         ge=0,
     )
+    channels: int = setting(
+        0,
+        "files, Parquet and shards: channels of each image, taken as the file has them, in more than 8 bits where it has more (TIFF of any bands and pages, "
+        "a file per band, .npy, .npz, DICOM, ...); 0: every image becomes RGB of 8 bits",
+        ge=0,
+        le=1024,
+    )
+    range: tuple[float, ...] = setting(
+        (),
+        "LOW HIGH: the values of images of more than 8 bits that become black and white; measured: of integers the bits that a sample's largest "
+        "value needs, of floats 0 to 1 or 0 to 255 where they fit, else what was measured; one for the whole set",
+        empty="measured",
+    )
     workers: int = setting(
         1, "processes per training worker that prepare batches, of evaluations too; 0: in the training process", ge=0
     )
@@ -154,11 +167,21 @@ class AugmentConfig:
     strength: float = setting(
         1.0, "scales the photometric policy, InfoMin-style: 0 = crop and flip only, 1 = the paper's", ge=0, le=2
     )
-    mean: tuple[float, float, float] = setting(
-        (0.485, 0.456, 0.406), "pixel mean that inputs are normalised by", unit="of [0, 1]", ge=0, le=1
+    mean: tuple[float, ...] = setting(
+        (0.485, 0.456, 0.406),
+        "pixel mean that inputs are normalised by, of each channel, or one for all; measured: of the training set, once",
+        unit="of [0, 1]",
+        ge=0,
+        le=1,
+        empty="measured",
     )
-    std: tuple[float, float, float] = setting(
-        (0.229, 0.224, 0.225), "pixel standard deviation that inputs are normalised by", unit="of [0, 1]", gt=0, le=1
+    std: tuple[float, ...] = setting(
+        (0.229, 0.224, 0.225),
+        "pixel standard deviation that inputs are normalised by, of each channel, or one for all; measured: of the training set, once",
+        unit="of [0, 1]",
+        gt=0,
+        le=1,
+        empty="measured",
     )
 
 
@@ -215,7 +238,8 @@ class TrainConfig:
         "memory layout of images and convolutions; auto: true for convolutional networks, except on a CPU where torch would crash",
     )
     settled: tuple[str, ...] = setting(
-        (), "written by the run: which of precision and channels_last were auto; they count as auto in its name"
+        (),
+        "written by the run: which of precision and channels_last were auto, and which of mean, std and range measured; they count as such in its name",
     )
     budget: float = setting(
         30.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,16 @@ FREE = {
     "train.log_layers",
 }
 # Keys that came later, and what was computed before there were any: at these values they name nothing, so that older runs keep their names
-LATER = {"data.shuffle": "full", "data.window": 16, "data.disk_gb": 0.0, "data.subset": "", "data.labels": ""}
+LATER = {
+    "data.shuffle": "full",
+    "data.window": 16,
+    "data.disk_gb": 0.0,
+    "data.subset": "",
+    "data.labels": "",
+    "data.channels": 0,
+    "data.range": (),
+}
+MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
 
 
 @dataclass(frozen=True)
@@ -119,6 +129,8 @@ class RunConfig:
         if isinstance(chosen, Family):
             open_keys = left_open(file, [key for key, _ in declared_keys(config) if key.startswith("views.")], overrides)
             overrides.setdefault("train.planned", open_keys)
+        if _one(overrides.get("data.channels", "0")) != "0":  # the recipe's are of RGB
+            overrides |= {key: () for key in ("augment.mean", "augment.std") if key not in overrides}
         return config.replace({**file.recipe, **chosen.settings, **overrides})
 
     def replace(self, overrides: Mapping[str, Any]) -> RunConfig:
@@ -136,6 +148,8 @@ class RunConfig:
             "train.planned": without(self.train.planned, views, overrides),
             **({"train.planned_for": ""} if "train.budget" in overrides else {}),
         }
+        if _one(overrides.get("data.channels", "0")) not in ("0", str(self.data.channels)):  # what stands there is of RGB
+            kept |= {"augment.mean": (), "augment.std": ()}
         overrides = {**kept, **overrides}
         changed: dict[str, dict[str, Any]] = {}
         for key, given in overrides.items():
@@ -239,6 +253,11 @@ class RunConfig:
         return self.train.steps or self.train.epochs * (samples // self.train.batch_size)
 
     @property
+    def channels(self) -> int:
+        """Channels of an image as the network is given it."""
+        return self.data.channels or 3
+
+    @property
     def unplanned(self) -> bool:
         """Whether a plan is still to fill what was left to it (preset auto)."""
         return self.method.preset == AUTO and not self.train.planned_for
@@ -266,7 +285,8 @@ class RunConfig:
             without = (*without, "train.budget", "train.planned", "train.planned_for")
         elif not planned:
             without = (*without, *(set(self.train.planned) - FREE))
-        asked = {**self.flat(), **dict.fromkeys(self.train.settled, "auto")}  # the same name on any hardware
+        # the same name on any hardware, and before and after what is measured
+        asked = {**self.flat(), **{key: () if key in MEASURED else "auto" for key in self.train.settled}}
         kept = {
             NAMED.get(key, key): _default(key)
             if key in FREE
@@ -338,7 +358,21 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError("train.on_collapse", "got stop, but eval.online lacks geometry, by which a collapse is seen")
     if config.train.audit and config.train.log_every != 1:
         raise ConfigError("train.audit", f"records every step, so train.log_every must be 1 (got {config.train.log_every})")
+    if len(config.data.range) not in (0, 2) or (config.data.range and not operator.lt(*config.data.range)):
+        got = " ".join(f"{value:g}" for value in config.data.range)
+        raise ConfigError("data.range", f"got {got}, must be two numbers, the lower one first, or measured")
+    for key in ("augment.mean", "augment.std"):
+        count = len(_get(config, key))
+        if count not in (0, 1, config.channels):
+            raise ConfigError(
+                key, f"got {count} numbers for {config.channels} channels; give one of each, one for all, or measured"
+            )
     for name, view in config.views.items():
+        if config.data.channels and view.space != "rgb":
+            raise ConfigError(
+                f"views.{name}.space",
+                f"got {view.space}, which is made of RGB; with data.channels {config.data.channels} give rgb",
+            )
         for spec in ("crop", "ratio", "blur_sigma"):
             low, high = getattr(view, spec)
             if low > high:

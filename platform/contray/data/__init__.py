@@ -4,6 +4,7 @@ from .batches import EvalImages, GlobalBatches, check_views, loader
 from .order import holdout, part, permutation, window
 from .sources import announced, fingerprint, open_source
 from .splits import ArraySplit, BrokenImage, Encoded, EncodedSplit, Source, Split
+from .statistics import moments
 
 __all__ = [
     "ArraySplit",
@@ -19,6 +20,7 @@ __all__ = [
     "fingerprint",
     "holdout",
     "loader",
+    "moments",
     "open_source",
     "part",
     "permutation",

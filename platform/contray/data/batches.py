@@ -62,7 +62,7 @@ class GlobalBatches:
             )
         check_views(split, views)
         self.split, self.batch_size, self.seed, self.max_broken = split, batch_size, seed, max_broken
-        self.views, self.pipeline, self.fixed = views, Pipeline(views, strength), fixed
+        self.views, self.pipeline, self.fixed = views, Pipeline(views, strength, split.channels), fixed
         self.broken = dict(broken or {})
         if self.shards is None:
             self.order = Full(seed, self.count)
@@ -92,7 +92,8 @@ class GlobalBatches:
     def load(self, step: int, slots: range) -> dict[str, Any]:
         """The rows of `slots` of a global batch.
 
-        views: {name: (b, H, W, 3) or (b, P, h, w, 3) uint8}; index, slot: (b,) int64; broken: {id: reason} of images newly met.
+        views: {name: (b, H, W, 3) or (b, P, h, w, 3) uint8}, of a split with channels as many, and uint8 or float32 in [0, 1];
+        index, slot: (b,) int64; broken: {id: reason} of images newly met.
         """
         epoch, place = divmod(step, self.steps_per_epoch)
         known = len(self.broken)
@@ -169,7 +170,7 @@ class EvalImages:
         seed, number, strength = augmented or (0, 0, 0.0)
         self.draw = (seed, number)
         self.fixed = augmented is None
-        self.views, self.pipeline = eval_views, Pipeline(eval_views, strength)
+        self.views, self.pipeline = eval_views, Pipeline(eval_views, strength, split.channels)
 
     def __len__(self) -> int:
         """How many batches there are, with those of which no image can be read."""

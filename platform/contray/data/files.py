@@ -13,6 +13,7 @@ from ..storage.folder import Storage
 from ..storage.logins import scrubbed
 from .columns import check_columns
 from .layout import SHARDS, SUFFIXES, Found, listing, splits_in, suffix
+from .native import SUFFIXES as NATIVE
 from .places import File, Remote, absolute
 from .splits import EncodedSplit, Source
 
@@ -76,7 +77,7 @@ def _folder(place: File, config: DataConfig) -> Source:
     from .index import index_of
     from .parquet import open_parquet
 
-    index = index_of(place, config.scratch)
+    index = index_of(place, config.scratch, NATIVE if config.channels else frozenset())
     found = index.found
     name = shown(place.resolve().name if isinstance(place, Path) else place.name)
     footers, notes = _tables(place, found, config)

@@ -11,12 +11,12 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from ..config.sections import DataConfig
 from ..errors import DataError, shown
+from . import bands
 from .content import Files, content_of
 from .digests import digest, lots_of
 from .expected import Expected
@@ -45,25 +45,38 @@ def open_folder(root: File, index: Index, config: DataConfig) -> tuple[EncodedSp
     if not found.images:
         there = f"; {note}" if (note := found.note()) else ""
         raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders{there})")
-    chosen = Chosen(**index.remembered("chosen", RULES, lambda: vars(choose(found.images, str(root), found.folders))))
+    banded = bands.samples_of(found.images, config.channels)
+    images, kind = (Tree.of(banded), "-of-bands") if banded else (found.images, "")
+    chosen = Chosen(**index.remembered(f"chosen{kind}", RULES, lambda: vars(choose(images, str(root), found.folders))))
+    if banded:
+        words = f"{len(found.images):,} files are the bands of {len(banded):,} images: {', '.join(next(iter(banded.values())))}"
+        chosen.notes = [*chosen.notes, words]
     tables = [kind for kind in (".csv", ".tsv", ".jsonl", ".json", ".xlsx", ".mat") if found.skipped[kind]]
     if chosen.train_labels is None and tables:
         chosen.notes.append(f"no labels: they come from the names of folders, and {' or '.join(tables)} files are not read")
     if not config.label_column:
         chosen.train_labels = chosen.test_labels = None
 
+    def bytes_at(name: str) -> bytes:
+        if not banded:
+            return bytes_of(root / name)
+        return bands.packed({band: bytes_of(root / file) if file else None for band, file in banded[name].items()})
+
     def split(part: str, ids: np.ndarray, labels: np.ndarray | None) -> EncodedSplit:
-        names, sizes = found.images.take(ids), found.images.sizes
-        read = Expected(lambda i: bytes_of(root / names[i]))
+        names = images.take(ids)
+
+        def content() -> str:
+            if isinstance(root, Remote):
+                return digest(names, found.images.sizes if banded else np.asarray(found.images.sizes)[ids])
+            files = [file for name in names for file in banded[name].values() if file] if banded else names
+            return digest(names, content_of(Files(root, files)))
+
+        read = Expected(lambda i: bytes_at(names[i]))
         encoded = Encoded(
-            len(names),
-            read,
-            lambda i: shown(root / names[i]),
-            lambda: digest(names, content_of(Files(root, names)) if isinstance(root, Path) else np.asarray(sizes)[ids]),
-            names.__getitem__,
+            len(names), read, lambda i: shown(root / names[i]), content, names.__getitem__,
             expect=read.expect if isinstance(root, Remote) else None,
-            lots=lambda: index.remembered(f"lots-{part}", RULES, lambda: {"lots": lots_of(names)})["lots"],
-        )
+            lots=lambda: index.remembered(f"lots-{part}{kind}", RULES, lambda: {"lots": lots_of(names)})["lots"],
+        )  # fmt: skip
         said = [] if labels is None else [shown(name) for name in chosen.classes]
         return EncodedSplit(encoded, config.memory_gb, labels, said, shorter_side=config.shorter_side)
 

@@ -56,14 +56,25 @@ def claimed(data: bytes | memoryview, tags: Any) -> tuple[int, int] | None:
     return None if tags is None else (tag(tags, 256), tag(tags, 257))
 
 
+def jpeg_channels(data: bytes | memoryview) -> int:
+    """1, 3 or 4; 0 where no frame is."""
+    frame = _jpeg_frame(data)
+    return frame[2] if frame else 0
+
+
 def _jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
-    """From the first frame header; thumbnails lie within other segments."""
+    frame = _jpeg_frame(data)
+    return frame and frame[:2]
+
+
+def _jpeg_frame(data: bytes | memoryview) -> tuple[int, int, int] | None:
+    """(width, height, channels) from the first frame header; thumbnails lie within other segments."""
     place = 2
     while place + 9 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack(">HH", data[place + 5 : place + 9])
-            return width, height
+            return width, height, int.from_bytes(data[place + 9 : place + 10], "big")
         place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return None
 

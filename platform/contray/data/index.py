@@ -54,14 +54,14 @@ class Index:
         return known or made()
 
 
-def index_of(root: File, scratch: str) -> Index:
-    """The images below `root`. An object store tells no times: a list of it stands for RECENT seconds.
+def index_of(root: File, scratch: str, also: frozenset[str] = frozenset()) -> Index:
+    """The images below `root`. An object store tells no times: a list of it stands for RECENT seconds. also: see `scan`.
 
     Raises DataError where a folder cannot be read, UserError where the index of a large one cannot be kept."""
     base = scratch_of(scratch) / "index"
-    place = base / digest(os.fsencode(root.resolve() if isinstance(root, Path) else str(root)), VERSION)
+    place = base / digest(os.fsencode(root.resolve() if isinstance(root, Path) else str(root)), VERSION, *sorted(also))
     known = _known(place)
-    found = _scanned(root, place, known)
+    found = _scanned(root, place, known, also)
     if found is known:
         return Index(found, place)
     if len(found.images) < LARGE:
@@ -70,7 +70,7 @@ def index_of(root: File, scratch: str) -> Index:
     make(base)
     with writing(base), FileLock(f"{place}.lock"):
         known = _known(place)  # another process may have made it meanwhile
-        found = _scanned(root, place, known) if known else found
+        found = _scanned(root, place, known, also) if known else found
         if found is not known:
             shutil.rmtree(place, ignore_errors=True)  # whoever has mapped it keeps it
             _save(place, _packed(found))
@@ -78,10 +78,10 @@ def index_of(root: File, scratch: str) -> Index:
     return Index(found, place)
 
 
-def _scanned(root: File, place: Path, known: Found | None) -> Found:
+def _scanned(root: File, place: Path, known: Found | None, also: frozenset[str]) -> Found:
     if known and isinstance(root, Remote):
-        return known if time.time() - (place / _FACTS).stat().st_mtime < RECENT else scan(root)
-    return scan(root, known=known)
+        return known if time.time() - (place / _FACTS).stat().st_mtime < RECENT else scan(root, also=also)
+    return scan(root, known=known, also=also)
 
 
 def _packed(found: Found) -> Made:

@@ -108,8 +108,8 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
-def sort_out(names: Iterable[str]) -> Found:
-    """The files of a listing, by their relative names."""
+def sort_out(names: Iterable[str], also: frozenset[str] = frozenset()) -> Found:
+    """The files of a listing, by their relative names. also: suffixes of images besides SUFFIXES."""
     found, grown, hidden = Found(), Grown(), set[str]()
     for name in names:
         *above, file = name.split("/")
@@ -118,16 +118,22 @@ def sort_out(names: Iterable[str]) -> Found:
             hidden.add("/".join(above[: at + 1]))
             continue
         here = found.folders.setdefault("/".join(above), Folder())
-        grown.add("/".join(above), _images([file], here))
+        grown.add("/".join(above), _images([file], here, also))
     found.images = grown.tree()
     return _summed(found, Counter({"hidden folder(s)": len(hidden)} if hidden else {}))
 
 
-def scan(root: str | os.PathLike[str] | Remote, key: str = "data.source", known: Found | None = None) -> Found:
+def scan(
+    root: str | os.PathLike[str] | Remote,
+    key: str = "data.source",
+    known: Found | None = None,
+    also: frozenset[str] = frozenset(),
+) -> Found:
     """The files below a folder, of a path or on an object store. Links to files count as files; a folder is read once, by whichever links it is reached.
 
     Folders that are no links come first, so that a link never takes the place of what it leads to. Pipes, sockets and devices are never
     opened. known: what was found before; folders whose times are the same are not read again, and where all are it is given back itself.
+    also: suffixes of images besides SUFFIXES.
     Raises DataError, with `key` before it, where a folder cannot be read: what lies in it would be missing without a word.
     """
     before = known.folders if known else {}
@@ -136,8 +142,8 @@ def scan(root: str | os.PathLike[str] | Remote, key: str = "data.source", known:
 
     def look(name: str) -> tuple[object, Folder, dict[str, int] | None]:
         if isinstance(root, Remote):
-            return _listed(root / name if name else root, key)
-        return _read(os.path.join(os.path.abspath(root), name), before.get(name), key)
+            return _listed(root / name if name else root, key, also)
+        return _read(os.path.join(os.path.abspath(root), name), before.get(name), key, also)
 
     level = [""]
     with ThreadPoolExecutor(_AT_ONCE) as pool, progress("listing folders") as advance:
@@ -173,7 +179,7 @@ def _above(place: str) -> set[object]:
     return {_identity(folder, os.stat(folder)) for folder in above[1:]}
 
 
-def _listed(place: Remote, key: str) -> tuple[object, Folder, dict[str, int]]:
+def _listed(place: Remote, key: str, also: frozenset[str]) -> tuple[object, Folder, dict[str, int]]:
     """`_read` of a folder on an object store, whose folders have no times, with the sizes of the images."""
     from pyarrow import fs
 
@@ -189,10 +195,10 @@ def _listed(place: Remote, key: str) -> tuple[object, Folder, dict[str, int]]:
             here.below.append(info.base_name)
         elif info.type == fs.FileType.Directory:
             here.skipped["hidden folder(s)"] += 1
-    return place.path, here, {name: files[name] for name in _images(list(files), here)}
+    return place.path, here, {name: files[name] for name in _images(list(files), here, also)}
 
 
-def _read(place: str, before: Folder | None, key: str) -> tuple[object, Folder, dict[str, int] | None]:
+def _read(place: str, before: Folder | None, key: str, also: frozenset[str]) -> tuple[object, Folder, dict[str, int] | None]:
     """(what folder it is, what it holds, its images); what was there `before` and no images where its time is the same. Raises DataError."""
     try:
         facts = os.stat(place)
@@ -220,7 +226,7 @@ def _read(place: str, before: Folder | None, key: str) -> tuple[object, Folder, 
             here.skipped[
                 "hidden file(s)" if _hidden(entry.name) else "link(s) to nothing" if link else "pipe(s), socket(s) or device(s)"
             ] += 1
-    return identity, here, dict.fromkeys(_images(files, here), 0)
+    return identity, here, dict.fromkeys(_images(files, here, also), 0)
 
 
 def _identity(folder: str, facts: os.stat_result) -> tuple[object, ...]:
@@ -228,14 +234,14 @@ def _identity(folder: str, facts: os.stat_result) -> tuple[object, ...]:
     return (facts.st_dev, facts.st_ino) if facts.st_ino else (os.path.realpath(folder),)
 
 
-def _images(files: list[str], here: Folder) -> list[str]:
+def _images(files: list[str], here: Folder, also: frozenset[str]) -> list[str]:
     """The images among the files of a folder; what the others are is noted in it."""
     images = []
     for file in files:
         kind = suffix(file)
         if _hidden(file):
             here.skipped["hidden file(s)"] += 1
-        elif kind in SUFFIXES:
+        elif kind in SUFFIXES or kind in also:
             images.append(file)
         elif kind == TABLE:
             here.tables.append(file)

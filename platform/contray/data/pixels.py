@@ -22,6 +22,7 @@ from .headers import claimed, is_avif, is_heic, is_jpeg, is_tiff, left_out, may_
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what cannot be decoded is said by us, in one line
 
 MOST_PIXELS = 2**28  # that are decoded of a file; a header may claim any number
+MOST_BYTES = 2**30  # that the numbers of an image of any channels take
 REDUCED_FROM = 2**25  # pixels from which a JPEG is decoded at a half, a quarter or an eighth of its scale
 _BITS = (8, 10, 12, 14, 16, 32)  # that cameras and scanners have
 _ROUGH = 1 / 16  # of a nominal range: data that span less have another one
@@ -72,6 +73,14 @@ class Depth:
         values *= 255 / (self.high - self.low)
         return np.rint(np.clip(values, 0, 255, out=values), out=values).astype(np.uint8)
 
+    def fraction(self, image: np.ndarray) -> np.ndarray:
+        """float32 in [0, 1] of an image of any numbers. Images of 8 bits have a range of their own, 0 to 255."""
+        low, high = (0.0, 255.0) if image.dtype == np.uint8 else (self.low, self.high)
+        values = image.astype(np.float32 if image.dtype.itemsize < 4 or image.dtype == np.float32 else np.float64)
+        values -= low
+        values /= high - low
+        return np.clip(values, 0, 1, out=values).astype(np.float32, copy=False)
+
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}"
 
@@ -91,8 +100,11 @@ def of_set(depth: Depth | None, where: str) -> Depth:
     return depth
 
 
-def survey(samples: Iterable[tuple[str, bytes | memoryview]]) -> Pixels:
-    """Look at (name, encoded bytes) of some images; broken ones tell nothing. Raises DataError where floats lie beside deep integers."""
+def survey(samples: Iterable[tuple[str, bytes | memoryview]], given: Depth | None = None) -> Pixels:
+    """Look at (name, encoded bytes) of some images; broken ones tell nothing. given: the range, where it need not be measured.
+
+    Raises DataError where floats lie beside deep integers.
+    """
     deep: list[np.ndarray] = []
     said: dict[str, list[str]] = {}
     kinds: dict[str, str] = {}  # of numbers -> the first file of them
@@ -103,18 +115,18 @@ def survey(samples: Iterable[tuple[str, bytes | memoryview]]) -> Pixels:
             said.setdefault(word, []).append(where)
         if may_be_deep(data):
             try:
-                image = _values(data, where)
+                image = values_of(data, where)
             except BrokenImage:
                 continue
             if image.dtype != np.uint8:
                 deep.append(np.array([image.min(), image.max()]))  # all that the range needs
                 kinds.setdefault("floats" if image.dtype.kind == "f" else "integers of more than 8 bits", where)
-    if len(kinds) > 1:
+    if len(kinds) > 1 and given is None:
         found = " and ".join(f"{kind} ({where})" for kind, where in kinds.items())
         raise DataError(
             f"data.source: files of {found} have no range in common, and a set has one; write them alike, or leave one kind out"
         )
-    depth = Depth.of(deep) if deep else None
+    depth = (given or Depth.of(deep)) if deep else None
     notes = [f"{word} ({len(places)} of {count} sampled images, e.g. {places[0]})" for word, places in said.items()]
     if depth is not None:
         notes.insert(0, f"values of {depth} become 0 to 255 ({len(deep)} of {count} sampled images have more than 8 bits)")
@@ -139,7 +151,7 @@ def decode(
     """
     if not data:
         raise BrokenImage(where, "no bytes")
-    image = _values(data, where, stored, shorter_side)
+    image = values_of(data, where, stored, shorter_side)
     if image.dtype != np.uint8:
         image = (depth() if depth else Depth.of([image]))(image)
     return reduced(image, shorter_side)
@@ -152,10 +164,18 @@ def reduced(image: np.ndarray, shorter_side: int) -> np.ndarray:
     if not 0 < shorter_side < shorter:
         return image
     size = round(width * shorter_side / shorter), round(height * shorter_side / shorter)
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return resized(image, size, cv2.INTER_AREA)
 
 
-def _values(data: bytes | memoryview, where: str, stored: bool = False, shorter_side: int = 0) -> np.ndarray:
+def resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    """(h, w, C) of an image (H, W, C) of any C for size (w, h). OpenCV averages areas of four channels at most, and drops the axis of one."""
+    if image.shape[2] == 3:
+        return cv2.resize(image, size, interpolation=interpolation)
+    parts = [cv2.resize(image[:, :, at : at + 4], size, interpolation=interpolation) for at in range(0, image.shape[2], 4)]
+    return np.concatenate([part if part.ndim == 3 else part[:, :, None] for part in parts], 2)
+
+
+def values_of(data: bytes | memoryview, where: str, stored: bool = False, shorter_side: int = 0) -> np.ndarray:
     """(H, W, 3) RGB of whatever numbers the file holds; a JPEG's may be of a smaller scale, its shorter side at least `shorter_side`."""
     tags = tags_of(data)
     size = claimed(data, tags)
@@ -164,7 +184,7 @@ def _values(data: bytes | memoryview, where: str, stored: bool = False, shorter_
             if (scale := _scale(size, shorter_side)) > 1:
                 return _reduced(data, scale, where)
         elif size[0] * size[1] > REDUCED_FROM:
-            _check_size(size, where)
+            check_size(size, where)
     # OpenCV turns no AVIF, and swaps the colours of those with alpha
     if is_avif(data) or (tags is not None and not _opencv_understands(tags, where)):
         return _pillow(data, where, stored)
@@ -226,9 +246,15 @@ def _reduced(data: bytes | memoryview, scale: int, where: str) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
-def _check_size(size: tuple[int, int], where: str) -> None:
+def check_size(size: tuple[int, int], where: str, each: int = 0) -> None:
+    """Raises BrokenImage of more pixels than are decoded, or of none; each: bytes that one takes, of images of any channels."""
     if size[0] * size[1] > MOST_PIXELS:
         raise BrokenImage(where, f"{size[0]} x {size[1]} px are claimed, more than the {MOST_PIXELS:,} that are decoded")
+    if each and not 0 < size[0] * size[1] * each <= MOST_BYTES:
+        raise BrokenImage(
+            where,
+            f"{size[0]} x {size[1]} px of {each} bytes are claimed, which is none or more than the {MOST_BYTES:,} bytes decoded",
+        )
 
 
 def _pillow(data: bytes | memoryview, where: str, stored: bool = False) -> np.ndarray:
@@ -239,7 +265,7 @@ def _pillow(data: bytes | memoryview, where: str, stored: bool = False) -> np.nd
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are looked at here
             with Image.open(io.BytesIO(data)) as image:
-                _check_size(image.size, where)
+                check_size(image.size, where)
                 if image.format == "EPS":  # a program, which Pillow would have Ghostscript run
                     raise BrokenImage(where, "it is EPS, which is not read; save it as PNG")
                 turned = image if stored else ImageOps.exif_transpose(image)

@@ -24,10 +24,11 @@ import numpy as np
 from ..config import RunConfig
 from ..config.registry import SOURCES, find, names, part_name, told
 from ..config.sections import DataConfig
-from ..errors import DataError, UserError, shown
+from ..errors import ConfigError, DataError, UserError, shown
 from . import files
 from .aside import set_aside
 from .columns import check_columns
+from .form import Form
 from .listed import labelled, narrowed, restricted
 from .shards import check_room
 from .splits import BrokenImage, EncodedSplit, Source, Split, digest
@@ -57,20 +58,31 @@ def _found(config: RunConfig | DataConfig) -> Source:
     what = f"{name} {'have' if name in SOURCES else 'has'}"
     check_columns(keys, what, labels="label_column" not in reads, images="image_column" not in reads)
     if module is files or name in SOURCES:
-        source = module.open_source(keys, None)
+        source = _formed(name, module.open_source(keys, None), keys)
         return _by_lists(source, keys, f"{source.name}{'/' * os.path.isdir(os.path.expanduser(name))}")
     own = (
         getattr(module, "Config", lambda: None)()
         if isinstance(config, DataConfig)
         else config.parts.get(f"data.{part_name(name)}")
     )
-    source = _opened(name, module, keys, own)
+    source = _formed(name, _opened(name, module, keys, own), keys)
     return _by_lists(source, keys, source.name)
 
 
 def _by_lists(source: Source, keys: DataConfig, place: str) -> Source:
     """The source with a test set, and what data.labels and data.subset make of the rest: the same images test with and without them."""
     return narrowed(restricted(set_aside(labelled(source, keys), keys.test_share, place), keys), keys)
+
+
+def _formed(name: str, source: Source, config: DataConfig) -> Source:
+    """The source, its files read in data.channels. Raises ConfigError where its images have others."""
+    for split in filter(None, (source.train, source.test)):
+        if isinstance(split, EncodedSplit):
+            split.take(Form.of(config))
+        elif split.channels != config.channels:
+            held = f"images of {split.channels} channels" if split.channels else "RGB images of 8 bits"
+            raise ConfigError("data.channels", f"got {config.channels}, but {name} has {held}; give {split.channels}")
+    return source
 
 
 def announced(config: RunConfig | DataConfig, quiet: bool = False) -> Source:
@@ -130,9 +142,12 @@ def _check(part: str, split: Split, classes: list[str]) -> None:
         first = split.image(0, np.random.default_rng(0) if split.generated else None)
     except BrokenImage:
         return
-    if not (isinstance(first, np.ndarray) and first.dtype == np.uint8 and first.ndim == 3 and first.shape[2] == 3):
+    kinds, channels = ((np.uint8, np.float32), split.channels) if split.channels else ((np.uint8,), 3)
+    if not (isinstance(first, np.ndarray) and first.dtype in kinds and first.ndim == 3 and first.shape[2] == channels):
         what = f"{first.dtype} {first.shape}" if isinstance(first, np.ndarray) else type(first).__name__
-        raise DataError(f"{part}: an image is {what}, must be uint8 (H, W, 3)")
+        raise DataError(
+            f"{part}: an image is {what}, must be uint8 (H, W, {channels}){' or float32 in [0, 1]' * (len(kinds) > 1)}"
+        )
 
 
 def fingerprint(source: Source, config: DataConfig) -> dict[str, str]:

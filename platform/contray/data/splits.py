@@ -18,7 +18,8 @@ import numpy as np
 
 from ..errors import DataError
 from .digests import digest, lots_of
-from .pixels import BrokenImage, Depth, Pixels, decode, of_set, survey
+from .form import RGB, Form
+from .pixels import BrokenImage, Depth, Pixels
 from .progress import progress
 from .shards import Shards
 
@@ -39,6 +40,7 @@ class Split:
     groups: np.ndarray | None = None
     generated = False
     decoded = False
+    channels = 0  # as data.channels: of images as their files have them; 0: RGB of 8 bits
     columns: Mapping[str, str] = {"image": "image"}  # column -> image, array or text
 
     def __init__(self, classes: Sequence[str] = ()) -> None:
@@ -50,7 +52,7 @@ class Split:
         raise NotImplementedError
 
     def image(self, i: int, rng: np.random.Generator | None) -> np.ndarray:
-        """(H, W, 3) uint8 RGB. Raises BrokenImage, or OSError where reading still fails after some tries."""
+        """(H, W, 3) uint8 RGB, or (H, W, channels) uint8 or float32 in [0, 1]. Raises BrokenImage, or OSError where reading fails time and again."""
         raise NotImplementedError
 
     def value(self, i: int, column: str, rng: np.random.Generator | None) -> Any:
@@ -109,12 +111,16 @@ class Split:
 
 
 class ArraySplit(Split):
-    """Decoded images in memory, or mapped: (N, H, W, 3) uint8. labels: (N,) numbers of the classes, or None. Raises DataError for others."""
+    """Decoded images in memory, or mapped: (N, H, W, 3) uint8, or of other `channels` uint8 or float32 in [0, 1]. Raises DataError for others.
+
+    labels: (N,) numbers of the classes, or None.
+    """
 
     def __init__(self, name: str, images: np.ndarray, labels: np.ndarray | None, classes: Sequence[str]) -> None:
         super().__init__(classes)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
             raise DataError(f"data.source: {name}: images are {images.dtype} {images.shape}, must be uint8 (N, H, W, 3)")
+        self.channels = 0 if images.dtype == np.uint8 and images.shape[3] == 3 else images.shape[3]
         if labels is not None and labels.dtype.kind not in "iu":
             raise DataError(f"data.source: {name}: labels are {labels.dtype}, must be integers: numbers of the classes, from 0")
         self.name, self.images, self.decoded = name, images, True
@@ -208,6 +214,7 @@ class EncodedSplit(Split):
         self.encoded, self.memory_gb, self.labels, self.shorter_side = encoded, memory_gb, labels, shorter_side
         self.others = others or {}
         self.columns = {"image": "image"} | {name: kind for name, (kind, _) in self.others.items()}
+        self.form = RGB
         self._prepared = False
         self._cache: np.ndarray | list[np.ndarray | None] | None = None
         self._surveyed: dict[str, Pixels] = {}
@@ -237,11 +244,18 @@ class EncodedSplit(Split):
         """These samples, by their places among the ids, which ascend."""
         others = {name: (kind, lambda i, read=read: read(int(ids[i]))) for name, (kind, read) in self.others.items()}
         labels = None if self.labels is None else self.labels[ids]
-        return EncodedSplit(self.encoded.subset(ids), self.memory_gb, labels, self.classes, others, self.shorter_side)
+        part = EncodedSplit(self.encoded.subset(ids), self.memory_gb, labels, self.classes, others, self.shorter_side)
+        part.take(self.form)
+        return part
+
+    def take(self, form: Form) -> None:
+        """What the images become, which is RGB of 8 bits until this is said; before the first is read."""
+        self.form, self.channels, self._surveyed = form, form.channels, {}
 
     def content(self) -> str:
         depth = self.depth("image")
-        pixels = [*([] if depth is None else [depth]), *([self.shorter_side] if self.shorter_side else [])]
+        channels = [self.channels] if self.channels else []
+        pixels = [*channels, *([] if depth is None else [depth]), *([self.shorter_side] if self.shorter_side else [])]
         return digest(len(self), self.encoded.content(), self.labels, self.classes, *pixels)
 
     def scale_as(self, other: EncodedSplit) -> None:
@@ -250,6 +264,8 @@ class EncodedSplit(Split):
 
     def depth(self, column: str) -> Depth | None:
         """The range of a column's images of more than 8 bits; None where a sample has none."""
+        if self.form.range:
+            return self.form.given
         if self._like is not None and self._like.columns.get(column) == "image":
             return self._like.depth(column)
         return self._pixels_of(column).depth
@@ -259,7 +275,7 @@ class EncodedSplit(Split):
 
     def _pixels_of(self, column: str) -> Pixels:
         if column not in self._surveyed:
-            self._surveyed[column] = survey((self.describe(i), data) for i, data in self._samples(_SURVEYED, column))
+            self._surveyed[column] = self.form.survey((self.describe(i), data) for i, data in self._samples(_SURVEYED, column))
         return self._surveyed[column]
 
     def image(self, i: int, rng: np.random.Generator | None) -> np.ndarray:
@@ -298,7 +314,7 @@ class EncodedSplit(Split):
                 if cache is None:  # images of one size, as most small sets have, go into one array
                     cache = [None for _ in range(len(self))]
                     if len(self) * image.nbytes <= limit:
-                        cache = np.zeros((len(self), *image.shape), np.uint8)
+                        cache = np.zeros((len(self), *image.shape), image.dtype)
                 if isinstance(cache, np.ndarray):
                     if image.shape == cache.shape[1:]:
                         cache[i] = image
@@ -360,7 +376,7 @@ class EncodedSplit(Split):
 
     def _decode(self, i: int, data: bytes | memoryview | None, column: str = "image") -> np.ndarray:
         where = self.describe(i)
-        return decode(data, where, lambda: of_set(self.depth(column), where), shorter_side=self.shorter_side)
+        return self.form.decode(data, where, lambda: self.depth(column), self.shorter_side)
 
     def _read(self, i: int, read: Read | None = None) -> bytes | memoryview | None:
         """The encoded bytes, by `read` if given; a read that fails is tried again, a file that is gone counts as broken."""

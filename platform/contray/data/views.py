@@ -15,7 +15,9 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..methods._base import View
+from . import photometry
 from .draws import Draws, stream
+from .pixels import resized
 from .policy import Image, Step, steps
 
 Fetch = Callable[
@@ -44,16 +46,17 @@ class Pipeline:
     """Draws the views of a sample: `pipeline(fetch, (seed, epoch, sample))` -> {name: uint8 array} with the names of View.names.
 
     An image is (size, size, 3), patches are (P, h, w, 3) uint8; arrays (channels, size) float32; tokens (size,) int64.
+    With `channels`, as data.channels, images have as many in place of 3, and are uint8 or float32 in [0, 1] as they are fetched.
     Views of one geometry group show the same picture, relative crop and flip. `strength` scales the policy as
-    contray.data.policy says. Not thread-safe: it owns its generator.
+    contray.data.policy says, and photometry.py of other images than RGB. Not thread-safe: it owns its generator.
     """
 
-    def __init__(self, views: Mapping[str, View], strength: float) -> None:
-        self._draws = Draws()
+    def __init__(self, views: Mapping[str, View], strength: float, channels: int = 0) -> None:
+        self._draws, self._channels = Draws(), channels
         self._stages: list[_Stage] = []
         check_shapes(views)
         for name, view in views.items():
-            policy = steps(view, strength, self._draws)
+            policy = photometry.steps(view, strength, self._draws) if channels else steps(view, strength, self._draws)
             for number, key in enumerate(view.names(name)):
                 place = f"group {view.geometry} {number}" if view.geometry else f"place {name} {number}"
                 colour = stream(f"colour {name} {number}")
@@ -73,7 +76,7 @@ class Pipeline:
             if stage.view.kind == "array":
                 drawn[stage.name] = _window(value, stage.view, draws)
                 continue
-            image = as_rgb(value)
+            image = as_native(value, self._channels, stage.view.source) if self._channels else as_rgb(value)
             geometry = groups.get(stage.place)
             if geometry is None:
                 geometry = _geometry(draws, stage.view, *image.shape[:2])
@@ -82,9 +85,12 @@ class Pipeline:
             image = _crop(image, stage.view, *geometry)
             if stage.policy:
                 draws.move(*key, stage.colour)
+                whole = self._channels and image.dtype == np.uint8
+                image = image.astype(np.float32) / np.float32(255) if whole else image
                 for p, operation in stage.policy:
                     if p >= 1 or draws.random() < p:
                         image = operation(image)
+                image = np.rint(image * 255).astype(np.uint8) if whole else image
             shifts = None
             if stage.view.grid_shift:
                 draws.move(*key, stage.shift)
@@ -124,6 +130,17 @@ def as_rgb(image: np.ndarray) -> Image:
     if image.ndim == 3 and image.shape[2] == 3:
         return image
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+
+
+def as_native(image: np.ndarray, channels: int, source: str) -> Image:
+    """(H, W, channels) of an image of that form, or (H, W) of one channel. Raises ConfigError for others."""
+    image = image[:, :, None] if image.ndim == 2 else image
+    if image.ndim != 3 or image.shape[2] != channels or image.dtype not in (np.uint8, np.float32):
+        raise ConfigError(
+            "data.channels",
+            f"got {channels}, but an image of {source} is {image.dtype} {image.shape}, must be uint8 or float32 (H, W, {channels})",
+        )
+    return image
 
 
 def check_shapes(views: Mapping[str, View]) -> None:
@@ -179,10 +196,8 @@ def _crop(image: Image, view: View, box: Box, flipped: bool) -> Image:
         height, width = image.shape[:2]
         top, left = round(box[0] * height), round(box[1] * width)
         bottom, right = top + max(1, round(box[2] * height)), left + max(1, round(box[3] * width))
-        image = cv2.resize(
-            image[top:bottom, left:right], (view.size, view.size), interpolation=_INTERPOLATION[view.interpolation]
-        )
-    return cv2.flip(image, 1) if flipped else image
+        image = resized(image[top:bottom, left:right], (view.size, view.size), _INTERPOLATION[view.interpolation])
+    return cv2.flip(image, 1).reshape(image.shape) if flipped else image
 
 
 def _centre(image: Image, view: View) -> Image:
@@ -196,7 +211,7 @@ def _centre(image: Image, view: View) -> Image:
     scale = short / min(height, width)
     if scale != 1:
         how = cv2.INTER_AREA if scale < 1 else _INTERPOLATION[view.interpolation]
-        image = cv2.resize(image, (max(short, round(width * scale)), max(short, round(height * scale))), interpolation=how)
+        image = resized(image, (max(short, round(width * scale)), max(short, round(height * scale))), how)
     top, left = (image.shape[0] - view.size) // 2, (image.shape[1] - view.size) // 2
     return image[top : top + view.size, left : left + view.size]
 
@@ -228,6 +243,8 @@ def _finish(image: Image, view: View, shifts: list[int] | None = None) -> np.nda
 
 def _sobel(image: Image) -> Image:
     """Gradient magnitude of the grey image, a quarter of the 3x3 Sobel sums, so that a full step edge is white."""
+    if image.dtype != np.uint8 or image.shape[2] != 3:
+        return photometry.sobel(image)
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     across, down = cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)
     size = np.sqrt(across * across + down * down) * np.float32(

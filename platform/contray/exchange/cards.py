@@ -11,7 +11,7 @@ from ..config import RunConfig
 from ..config.registry import load_method
 from ..config.sections import BACKBONES
 from ..model import backbones, libraries
-from ..model.encoder import Encoder
+from ..model.encoder import Encoder, kind_of
 from ..model.resnet import RESNETS
 from ..model.vit import SHAPES
 
@@ -96,10 +96,11 @@ def snippet(trained: Encoder, to: str) -> str:
     config = trained.config
     views = type(trained.method).eval_views(config.views)
     if to == "safetensors":
-        pictures = ", ".join(f'"{view.source}": np.zeros(({view.size}, {view.size}, 3), np.uint8)' for view in views.values())
+        count, kind = config.channels, f"np.{kind_of(config).name}"
+        pictures = ", ".join(f'"{view.source}": np.zeros(({view.size}, {view.size}, {count}), {kind})' for view in views.values())
         one = next(iter(views.values()))
         plain = len(views) == 1 and one.kind == "image" and one.source == "image"
-        given = f"np.zeros(({one.size}, {one.size}, 3), np.uint8)" if plain else f"{{{pictures}}}"
+        given = f"np.zeros(({one.size}, {one.size}, {count}), {kind})" if plain else f"{{{pictures}}}"
         return f"""\
 from pathlib import Path
 
@@ -107,7 +108,7 @@ import numpy as np
 from contray.model.encoder import read_folder
 
 encoder = read_folder(Path("."))
-images = [{given}]  # yours: uint8 RGB of any size
+images = [{given}]  # yours: {_kind(config)} of any size
 features = encoder(images)  # one row each"""
     if to == "onnx":
         return _onnx(config, views)
@@ -122,13 +123,26 @@ import torch
 net.load_state_dict(load_file("model.safetensors"))
 net.eval()
 
-images = torch.rand(2, 3, {view.size}, {view.size}){cut}  # yours: {_asked(view)}
-mean = torch.tensor({list(config.augment.mean)}).view(3, 1, 1)
-std = torch.tensor({list(config.augment.std)}).view(3, 1, 1)
+images = torch.rand(2, {config.channels}, {view.size}, {view.size}){cut}  # yours: {_asked(view, config)}
+mean = torch.tensor({list(config.augment.mean)}).view(-1, 1, 1)
+std = torch.tensor({list(config.augment.std)}).view(-1, 1, 1)
 features = net((images - mean) / std)  # (2, {trained.method.out_dim})"""
 
 
-def _asked(view: object) -> str:
+def _kind(config: RunConfig) -> str:
+    """What pixels are given as, in words."""
+    if not config.data.channels:
+        return "uint8 RGB"
+    if not config.data.range:
+        return f"uint8 of {config.channels} channels"
+    low, high = config.data.range
+    return f"integers of {config.channels} channels, or floats (x - {low:g}) / {high - low:g} in [0, 1],"
+
+
+def _asked(view: object, config: RunConfig) -> str:
+    if config.data.channels:
+        low, high = config.data.range or (0.0, 255.0)
+        return f"{config.channels} channels, (x - {low:g}) / {high - low:g} clipped to [0, 1], resized and cropped to the centre"
     space, sobel = getattr(view, "space", "rgb"), getattr(view, "sobel", False)
     name = {"rgb": "RGB", "lab": "Lab", "ycbcr": "YCbCr"}[space]
     return f"{name} in [0, 1], resized and cropped to the centre{', its Sobel magnitude' if sobel else ''}"
@@ -136,14 +150,17 @@ def _asked(view: object) -> str:
 
 def _onnx(config: RunConfig, views: Mapping[str, object]) -> str:
     lines = ["import numpy as np", "import onnxruntime", "", 'session = onnxruntime.InferenceSession("model.onnx")']
-    lines += [f"mean = np.float32({list(config.augment.mean)}).reshape(3, 1, 1)"]
-    lines += [f"std = np.float32({list(config.augment.std)}).reshape(3, 1, 1)", "inputs = {}"]
+    lines += [f"mean = np.float32({list(config.augment.mean)}).reshape(-1, 1, 1)"]
+    lines += [f"std = np.float32({list(config.augment.std)}).reshape(-1, 1, 1)", "inputs = {}"]
     for name, view in views.items():
         kind, size = getattr(view, "kind", ""), getattr(view, "size", 0)
         rows, side, _ = getattr(view, "grid", (0, 0, 0))
-        shape = {"patches": f"2, {rows * rows}, 3, {side}, {side}", "image": f"2, 3, {size}, {size}"}
+        shape = {
+            "patches": f"2, {rows * rows}, {config.channels}, {side}, {side}",
+            "image": f"2, {config.channels}, {size}, {size}",
+        }
         if kind in shape:
-            lines += [f"pixels = np.random.rand({shape[kind]}).astype(np.float32)  # yours: {_asked(view)}"]
+            lines += [f"pixels = np.random.rand({shape[kind]}).astype(np.float32)  # yours: {_asked(view, config)}"]
             lines += [f'inputs["{name}"] = (pixels - mean) / std']
         elif kind == "tokens":
             lines += [
@@ -157,9 +174,9 @@ def _onnx(config: RunConfig, views: Mapping[str, object]) -> str:
 def _resnet(config: RunConfig, to: str, side: int) -> str:
     net, width = config.backbone, config.backbone.width
     block, layers = RESNETS[net.name]
-    stem = f"nn.Conv2d(3, {width}, 7, stride=2, padding=3, bias=False)"
+    stem = f"nn.Conv2d({config.channels}, {width}, 7, stride=2, padding=3, bias=False)"
     if net.stem == "cifar":
-        stem = f"nn.Conv2d(3, {width}, 3, padding=1, bias=False)"
+        stem = f"nn.Conv2d({config.channels}, {width}, 3, padding=1, bias=False)"
     if to == "timm":
         imports, build = f"from timm.models.resnet import {block}, ResNet", [f"net = ResNet({block}, {layers}, num_classes=0)"]
     else:
@@ -169,7 +186,7 @@ def _resnet(config: RunConfig, to: str, side: int) -> str:
     if width != 64:
         called = f"({NORMS[net.norm]})" if " " in NORMS[net.norm] else NORMS[net.norm]
         build = [*SCALED.format(width=width).splitlines(), *build, f"net.bn1 = {called}({width})"]
-    if width != 64 or net.stem == "cifar":
+    if width != 64 or net.stem == "cifar" or config.channels != 3:
         build += [f"net.conv1 = {stem}"]
     if net.stem == "cifar":
         build += ["net.maxpool = nn.Identity()"]
@@ -199,10 +216,11 @@ def _vit(config: RunConfig, to: str, side: int) -> str:
     depth, heads, width = SHAPES[config.backbone.name]
     width, heads, patch = width or config.backbone.width, config.backbone.heads or heads, config.backbone.patch
     side -= side % patch
+    chans = f", in_chans={config.channels}" if config.channels != 3 else ""
     if to == "timm":
         imports = "from timm.models.vision_transformer import VisionTransformer"
         build = [
-            f"net = VisionTransformer(img_size={side}, patch_size={patch}, depth={depth}, num_heads={heads}, embed_dim={width}, num_classes=0)"
+            f"net = VisionTransformer(img_size={side}, patch_size={patch}, depth={depth}, num_heads={heads}, embed_dim={width}, num_classes=0{chans})"
         ]
     else:
         imports = "from torchvision.models import VisionTransformer"
@@ -212,6 +230,8 @@ def _vit(config: RunConfig, to: str, side: int) -> str:
             ")",
             "net.heads = nn.Identity()",
         ]
+        if chans:
+            build += [f"net.conv_proj = nn.Conv2d({config.channels}, {width}, {patch}, {patch})"]
     return "\n".join(
         ["from safetensors.torch import load_file", imports, *(["from torch import nn"] if to != "timm" else []), "", *build]
     )

@@ -31,8 +31,9 @@ from ..config.registry import code_of, name_code
 from ..data.content import content_of
 from ..data.digests import digest
 from ..data.layout import SUFFIXES, TABLE, Found, listing, scan, sort_out
+from ..data.native import SUFFIXES as NATIVE
 from ..data.parquet import cell_bytes, is_image, read_file
-from ..data.pixels import BrokenImage, Depth, decode, of_set, survey
+from ..data.pixels import BrokenImage, Depth
 from ..errors import DataError, UserError
 from ..evaluation._base import Show
 from ..model.encoder import Encoder
@@ -99,9 +100,11 @@ def embed(
     where there is no image, or where `out` holds features of another encoder or of other images.
     """
     source, out = bare(source), bare(out)
-    width = trained([np.zeros((32, 32, 3), np.uint8)]).shape[1]  # refuses methods that encode more than an image
+    width = trained([np.zeros((32, 32, trained.config.channels), np.uint8)]).shape[
+        1
+    ]  # refuses methods that encode more than an image
     storage, images = Storage(out), Storage(source)
-    found, content = _found(images, source)
+    found, content = _found(images, source, NATIVE if trained.form.channels else frozenset())
     parts = list(_parts(images, found, source, column, part))
     state = {name: tensor.cpu() for name, tensor in trained.method.state_dict().items()}
     weights = digest(*(tensor.float().numpy() for tensor in state.values()))
@@ -111,7 +114,7 @@ def embed(
     there = set(storage.names())
     todo = [each for each in parts if _file(each["part"]) not in there]
     if todo:
-        config, sample = trained.config, survey(_sampled(images, source, column, parts))
+        config, sample = trained.config, trained.form.survey(_sampled(images, source, column, parts))
         for word in sample.notes:
             print(f"contray: {source}: {word}", file=sys.stderr, flush=True)
         job = _Job(source, out, column, width, config.to_yaml(), state, sample.depth, code_of(config), remembered())
@@ -140,7 +143,7 @@ def _agree(storage: Storage, plan: dict[str, str]) -> None:
     storage.write(PLAN, json.dumps(plan).encode())
 
 
-def _found(storage: Storage, source: str) -> tuple[Found, str]:
+def _found(storage: Storage, source: str, also: frozenset[str]) -> tuple[Found, str]:
     """What lies there (of a single Parquet file it is the name ""), and a digest of its contents; on an object store, of its sizes."""
     from pyarrow import fs
 
@@ -151,12 +154,12 @@ def _found(storage: Storage, source: str) -> tuple[Found, str]:
             raise DataError(f"{source}: no image folder and no Parquet file; give the folder that an image lies in")
         return Found(tables=[""]), content_of([Path(storage.root)]) if storage.local else str(info.size)
     if storage.local:
-        found = scan(storage.root, "SOURCE") if info.type == kind.Directory else Found()
+        found = scan(storage.root, "SOURCE", also=also) if info.type == kind.Directory else Found()
         return found, content_of([Path(storage.root, name) for name in (*found.images, *found.tables)])
     above = len(storage.root.rstrip("/")) + 1
     infos = storage.system.get_file_info(fs.FileSelector(storage.root, recursive=True, allow_not_found=True))
     sizes = {info.path[above:]: info.size for info in infos if info.type == kind.File}
-    found = sort_out(sizes)
+    found = sort_out(sizes, also)
     return found, digest([sizes[name] for name in (*found.images, *found.tables)])
 
 
@@ -305,7 +308,7 @@ class _Embedder:
     def _ready(self, name: str, read: Read) -> Inputs | BrokenImage:
         side = self.encoder.config.data.shorter_side
         try:
-            return self.encoder.transform(decode(read(), name, partial(of_set, self.job.depth, name), shorter_side=side))
+            return self.encoder.transform(self.encoder.form.decode(read(), name, lambda: self.job.depth, side))
         except BrokenImage as broken:
             return broken
 

@@ -12,7 +12,7 @@ import torch
 from .. import model
 from ..config import RunConfig
 from ..config.sections import LIBRARIES
-from ..errors import UserError, nearest
+from ..errors import ConfigError, UserError, nearest
 from ..model import encoder, libraries
 from . import drafts, layouts
 
@@ -41,6 +41,9 @@ def import_file(file: Path, layout: str, out: Path, overrides: Mapping[str, Any]
     config = RunConfig.make("imported", {**settings, **overrides}).replace(
         {"method.layout": layout, "method.file": file.name, "method.sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     )
+    for key in ("augment.mean", "augment.std"):
+        if not config.flat()[key]:
+            raise ConfigError(key, f"is of RGB in public weights; give that of the {config.channels} channels, or one number")
     config = model.settled(config, model.device_of(config).type)
     method = model.build(config, 0).eval()
     net: Any = method.backbone
@@ -49,6 +52,13 @@ def import_file(file: Path, layout: str, out: Path, overrides: Mapping[str, Any]
     wanted = method.backbone.state_dict()
     counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}  # old files lack them
     state = {**{name: value for name, value in counters.items() if name not in state}, **state}
+    if config.channels != 3:
+        rgb, state = state, layouts.spread(state, wanted)
+        if any(rgb[name] is not state[name] for name in rgb):
+            print(
+                f"contray: {file} is of RGB; its first layer's weights for {config.channels} channels are their mean, rescaled",
+                flush=True,
+            )
     problem = layouts.misfits(state, wanted)
     if problem:
         raise UserError(f"{file}: it does not fit {config.backbone.name}: {problem}")

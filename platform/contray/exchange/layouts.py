@@ -126,12 +126,12 @@ def _resnet(state: State) -> dict[str, Any]:
     depths = [max([int(at[2]) + 1 for at in places if at and at[1] == stage], default=0) for stage in "1234"]
     block = "Bottleneck" if "layer1.0.conv3.weight" in state else "BasicBlock"
     name = next((name for name, shape in RESNETS.items() if shape == (block, depths)), "")
-    stem = {"3x7x7": "imagenet", "3x3x3": "cifar"}.get("x".join(map(str, conv.shape[1:])), "")
+    stem = {"7x7": "imagenet", "3x3": "cifar"}.get("x".join(map(str, conv.shape[2:])), "")
     if not name or not stem:
         raise UserError(
             f"another architecture: conv1 of shape {_shape(conv)} and stages of {depths} {block}s, which is none of {', '.join(RESNETS)}"
         )
-    return {"backbone.name": name, "backbone.stem": stem, "backbone.width": conv.shape[0]}
+    return {"backbone.name": name, "backbone.stem": stem, "backbone.width": conv.shape[0], **_channels(conv)}
 
 
 def _vit(state: State) -> dict[str, Any]:
@@ -150,7 +150,23 @@ def _vit(state: State) -> dict[str, Any]:
     scaled = 1.0 if f"{BLOCK}0.dropout.scale" in state else 0.0
     return {
         "backbone.name": name, "backbone.width": width, "backbone.patch": patch, "backbone.layer_scale": scaled, "side": rows * patch,
+        **_channels(projection),
     }  # fmt: skip
+
+
+def _channels(weight: Tensor) -> dict[str, Any]:
+    """Of images that are not RGB."""
+    return {"data.channels": weight.shape[1]} if weight.shape[1] != 3 else {}
+
+
+def spread(state: State, wanted: Mapping[str, Tensor]) -> State:
+    """The weights of a network of RGB for other channels: those of the first layer are their mean over RGB in each, in all as large a sum."""
+    found = dict(state)
+    for name, tensor in state.items():
+        shape = wanted[name].shape if name in wanted else tensor.shape
+        if tensor.ndim == 4 and tensor.shape[1] == 3 != shape[1] and tensor.shape == (shape[0], 3, *shape[2:]):
+            found[name] = (tensor.mean(1, keepdim=True) * (3 / shape[1])).expand(shape).clone()
+    return found
 
 
 def misfits(given: State, wanted: Mapping[str, Tensor]) -> str:

@@ -44,12 +44,13 @@ REACH = ("patches", "tokens", "positions", "patch_size", "image_size")  # what m
 def factory(config: RunConfig) -> Callable[..., nn.Module]:
     """A function that builds the configured backbone, the same weights at each call: (B, channels, H, W) -> (B, out_dim).
 
+    channels: by default those of the images, 3 or data.channels.
     A built-in ViT learns the positions of the largest view's patches and interpolates them for others.
     """
     name = config.backbone.name
     side = largest_side(config)
 
-    def build(channels: int = 3) -> nn.Module:
+    def build(channels: int = config.channels) -> nn.Module:
         with seeded(config.seed, "backbone"):
             return _built_in(config, channels, side) if name in BACKBONES else _foreign(config, channels, side)
 
@@ -66,13 +67,13 @@ def largest_side(config: RunConfig) -> int:
     return max(image_side(view) for view in config.views.values())
 
 
-def sketch(config: RunConfig, channels: int = 3) -> nn.Module:
+def sketch(config: RunConfig) -> nn.Module:
     """The backbone without its numbers, on torch's meta device, or with them where it asks for some while it is built."""
     try:
         with torch.device("meta"):
-            return factory(config)(channels)
+            return factory(config)()
     except (RuntimeError, NotImplementedError, UserError):
-        return factory(config)(channels)
+        return factory(config)()
 
 
 def lacking(config: RunConfig) -> list[str]:
@@ -86,10 +87,10 @@ def check_output(config: RunConfig) -> None:
     name, side = config.backbone.name, largest_side(config)
     if name in BACKBONES or name.startswith(LIBRARIES) or not side:
         return
-    net = factory(config)(3).eval()
+    net = factory(config)().eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            net(torch.rand(2, 3, side, side))
+            net(torch.rand(2, config.channels, side, side))
     except UserError:
         raise
     except FAILURES:
@@ -103,7 +104,7 @@ def check_laws(config: RunConfig) -> None:
     sides = [side for view in config.views.values() if (side := image_side(view))]
     if config.backbone.name in BACKBONES or not sides:
         return
-    problem = broken(factory(config)(3), 3, min(sides))
+    problem = broken(factory(config)(), config.channels, min(sides))
     if problem:
         raise ConfigError("backbone.name", f"got {config.backbone.name}: {problem}")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import model
 from ..config import RunConfig
+from ..data.form import Form
 from ..data.given import image_of, images_of
 from ..data.pixels import reduced
 from ..data.views import Pipeline
@@ -42,13 +43,18 @@ class Encoder:
         made = f"{Path(self.config.method.name).stem} {self.config.method.preset}, {Path(self.config.backbone.name).stem}"
         return f"Encoder({made}: {self.method.out_dim} features{sees})"
 
+    @property
+    def form(self) -> Form:
+        """What images become: RGB of 8 bits, or as many channels as it was trained on, of its range."""
+        return Form.of(self.config.data)
+
     def transform(self, image: Any) -> dict[str, Tensor]:
         """One image (in any form that `encoder(images)` takes) -> its evaluation inputs, each (1, C, H, W): reduced to data.shorter_side, resized,
         centre-cropped, normalised.
 
         Methods that encode several columns of a sample (CMC of depth and colour) take a dict of them.
         """
-        sample = image if isinstance(image, Mapping) else {"image": image_of(image, self.config.data.shorter_side)}
+        sample = image if isinstance(image, Mapping) else {"image": image_of(image, self.config.data.shorter_side, self.form)}
         views = type(self.method).eval_views(self.config.views)
         lacking = sorted({view.source for view in views.values()} - sample.keys())
         if lacking:
@@ -58,7 +64,7 @@ class Encoder:
             {view.source for view in views.values() if view.kind in ("image", "patches")},
         )
         sample = {name: reduced(held, side) if name in pictures else held for name, held in sample.items()}
-        drawn = Pipeline(views, strength=0.0)(lambda column, rng: sample[column], (0, 0, 0))
+        drawn = Pipeline(views, 0.0, self.config.data.channels)(lambda column, rng: sample[column], (0, 0, 0))
         normalise = model.normaliser(self.config, next(self.method.parameters()).device)
         return {name: normalise(torch.from_numpy(np.ascontiguousarray(pixels))[None]) for name, pixels in drawn.items()}
 
@@ -68,7 +74,7 @@ class Encoder:
 
         images: one or several of `contray.data.given`: uint8 (H, W, 3), floats in [0, 1], paths, ... Raises UserError where there are none.
         """
-        given, features = images_of(images, self.config.data.shorter_side), []
+        given, features = images_of(images, self.config.data.shorter_side, self.form), []
         while chunk := [self.transform(image) for image in islice(given, self.config.eval.batch_size)]:
             features.append(self.encode(chunk))
         if not features:
@@ -134,13 +140,18 @@ def _restore(config: RunConfig, state: Mapping[str, Tensor]) -> Encoder:
     return Encoder(config, method.eval())
 
 
+def kind_of(config: RunConfig) -> np.dtype:
+    """Of the pixels as MLflow's model takes them: floats in [0, 1] of the range where images have more than 8 bits."""
+    return np.dtype(np.float32 if config.data.channels and config.data.range else np.uint8)
+
+
 class _Pyfunc:
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
 
     def predict(self, images: Any, params: Mapping[str, Any] | None = None) -> np.ndarray:
-        """uint8 (n, H, W, 3) -> float32 (n, D)."""
-        return self.encoder(np.asarray(images, dtype=np.uint8)).numpy()
+        """uint8 (n, H, W, 3), or of the encoder's channels uint8 or floats in [0, 1] -> float32 (n, D)."""
+        return self.encoder(np.asarray(images, dtype=kind_of(self.encoder.config))).numpy()
 
 
 def _load_pyfunc(path: str) -> _Pyfunc:

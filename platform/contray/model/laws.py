@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config import WRITTEN, RunConfig
+from ..config import MEASURED, WRITTEN, RunConfig
 from ..config.auto import AUTO
 from ..config.registry import load_method
 from ..errors import ConfigError
-from ..methods._base import Limit
+from ..methods._base import Limit, View
 from . import backbones
 from .vit import SHAPES
 
@@ -42,10 +42,16 @@ def check(config: RunConfig, samples: int) -> None:
         works = f". This works: {command(config, values)}{plan}" if values else ""
         raise ConfigError(first[0], f"{told}{works}")
     try:
-        method.check(config.method, samples=samples, batch=config.train.batch_size, views=config.views)
+        method.check(config.method, samples=samples, batch=config.train.batch_size, views=views_of(config))
     except ValueError as error:
         key, _, problem = str(error).partition(": ")
         raise ConfigError(f"method.{key}", problem) from None
+
+
+def views_of(config: RunConfig) -> dict[str, View]:
+    """The training views as `Method.check` is given them: those of images say how many channels these have."""
+    images = ("image", "patches")
+    return {name: replace(view, channels=config.channels) if view.kind in images else view for name, view in config.views.items()}
 
 
 def mended(config: RunConfig, samples: int) -> dict[str, Any]:
@@ -102,6 +108,7 @@ def command(config: RunConfig, changes: Mapping[str, Any]) -> str:
         if config.fills(key) and key not in changes:
             continue  # a plan fills it again
         if key not in hidden and not (key in _SHOWN[1:] and plain[key] == value):
+            value = "measured" if key in MEASURED and not value else value
             words += [f"--{key}", *map(_text, value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)
 

@@ -132,7 +132,7 @@ def code(config: RunConfig, side: int) -> str:
     if library == "timm":
         import timm
 
-        _, given = first(plain, lambda given: timm.create_model(name, **given), timm_arguments(plain, 3, side))
+        _, given = first(plain, lambda given: timm.create_model(name, **given), timm_arguments(plain, config.channels, side))
         lines = ["import timm", "from safetensors.torch import load_file", "", f"net = timm.create_model({_call(name, given)})"]
         return "\n".join(lines)
     from torchvision import models
@@ -140,6 +140,10 @@ def code(config: RunConfig, side: int) -> str:
     net, given = first(plain, lambda given: models.get_model(name, **given), torchvision_arguments(plain, side))
     lines = ["from safetensors.torch import load_file", "from torch import nn", "from torchvision.models import get_model", ""]
     lines += [f"net = get_model({_call(name, given)})", f'net.set_submodule("{classifier_of(net)}", nn.Identity())']
+    if config.channels != 3:
+        with_channels(net, config.channels)
+        name, conv = next((name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d))
+        lines += [f'net.set_submodule("{name}", nn.{conv!r})']
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""From a config to the method's module, and from uint8 pixels to its inputs."""
+"""From a config to the method's module, and from pixels to its inputs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ def build(config: RunConfig, samples: int) -> Method:
     with seeded(config.seed, "method"):
         method = file.method(config.method, backbones.factory(config), samples)
     method = method.to(DTYPES[config.train.precision])
-    for buffer, values in ((method.pixel_mean, config.augment.mean), (method.pixel_std, config.augment.std)):
-        buffer.copy_(buffer.new_tensor(values).view_as(buffer))
+    if config.augment.mean and config.augment.std:  # else they are to be measured before anything is normalised
+        method.pixel_mean, method.pixel_std = (
+            method.pixel_mean.new_tensor(values).view(-1, 1, 1) for values in (config.augment.mean, config.augment.std)
+        )
     return method
 
 
@@ -37,7 +39,7 @@ _SKETCHES: dict[str, Method] = {}
 
 def shape_key(config: RunConfig) -> str:
     """Of the method, the backbone and the views: of what layers and shapes depend on."""
-    return config.digest("data", "augment", "optim", "train", "scale", "eval", "track", "seed")
+    return f"{config.digest('data', 'augment', 'optim', 'train', 'scale', 'eval', 'track', 'seed')}-{config.channels}"
 
 
 def sketch(config: RunConfig) -> Method:
@@ -136,21 +138,30 @@ def device_of(config: RunConfig) -> torch.device:
 
 
 def normaliser(config: RunConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """uint8 (B, H, W, C) on any device -> normalised (B, C, H, W) on `device`: the bytes go over, the rest happens there.
+    """uint8, or float32 in [0, 1], (B, H, W, C) on any device -> normalised (B, C, H, W) on `device`: pixels go over as they are.
 
-    Arrays (floats) take the precision of the weights; tokens (integers) stay as they are.
+    Arrays (floats of three axes) take the precision of the weights; tokens (integers) stay as they are. Raises ConfigError where mean or
+    deviation are still to be measured.
     """
     dtype = DTYPES[config.train.precision]
-    mean = torch.tensor(config.augment.mean, dtype=dtype, device=device).mul(255).reshape(1, -1, 1, 1)
-    scale = torch.tensor(config.augment.std, dtype=dtype, device=device).mul(255).reciprocal().reshape(1, -1, 1, 1)
+    for key in ("mean", "std"):
+        if not getattr(config.augment, key):
+            raise ConfigError(f"augment.{key}", "is measured when a run starts; a run's config.yaml has its numbers: give them")
+    mean, std = (
+        torch.tensor(x, dtype=dtype, device=device).reshape(1, -1, 1, 1) for x in (config.augment.mean, config.augment.std)
+    )
+    bytes_mean, bytes_scale, scale = mean.mul(255), std.mul(255).reciprocal(), std.reciprocal()
     layout = torch.channels_last if channels_last(config) else torch.contiguous_format
 
     def normalise(pixels: Tensor) -> Tensor:
         moved = pixels.to(device, non_blocking=True)
-        if moved.dtype != torch.uint8:
+        whole = moved.dtype == torch.uint8
+        if not whole and (moved.ndim < 4 or not moved.is_floating_point()):
             return moved.to(dtype) if moved.is_floating_point() else moved
         batch = moved.flatten(0, -4) if moved.ndim > 4 else moved  # patches: (B, P, H, W, C)
-        images = batch.permute(0, 3, 1, 2).to(dtype).sub_(mean).mul_(scale).contiguous(memory_format=layout)
+        values = batch.permute(0, 3, 1, 2).to(dtype)
+        values = values.sub_(bytes_mean).mul_(bytes_scale) if whole else values.sub(mean).mul_(scale)
+        images = values.contiguous(memory_format=layout)
         return images.unflatten(0, moved.shape[:-3]) if moved.ndim > 4 else images
 
     return normalise

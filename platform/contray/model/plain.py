@@ -17,7 +17,7 @@ def blank(config: RunConfig, method: nn.Module) -> dict[str, Tensor]:
     for name, view in type(method).eval_views(config.views).items():  # pyright: ignore[reportAttributeAccessIssue]
         rows, side, _ = view.grid
         shape = {
-            "image": (3, view.size, view.size), "patches": (rows * rows, 3, side, side), "array": (view.channels, view.size),
+            "image": (config.channels, view.size, view.size), "patches": (rows * rows, config.channels, side, side), "array": (view.channels, view.size),
             "tokens": (view.size,),
         }[view.kind]  # fmt: skip
         inputs[name] = torch.zeros(2, *shape, dtype=torch.int64 if view.kind == "tokens" else torch.float32)

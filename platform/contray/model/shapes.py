@@ -56,13 +56,13 @@ def _problem(config: RunConfig) -> str:
     return " ".join(str(failure).split())[:200] or type(failure).__name__
 
 
-def noise(view: View, rows: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Random inputs of the shape that a view has."""
+def noise(view: View, rows: int, device: torch.device, dtype: torch.dtype, channels: int = 3) -> Tensor:
+    """Random inputs of the shape that a view has; channels: of images."""
     if view.kind == "tokens":
         return torch.randint(1, VOCABULARY, (rows, view.size), device=device)
     count, side, _ = view.grid
-    shape = {"array": (view.channels, view.size), "patches": (count * count, 3, side, side)}.get(
-        view.kind, (3, view.size, view.size)
+    shape = {"array": (view.channels, view.size), "patches": (count * count, channels, side, side)}.get(
+        view.kind, (channels, view.size, view.size)
     )
     return torch.rand(rows, *shape, device=device, dtype=dtype)
 
@@ -82,7 +82,9 @@ def _check_patches(config: RunConfig) -> None:
 
 def _run(config: RunConfig, method: Method) -> None:
     device, dtype = next(method.parameters()).device, next(method.parameters()).dtype
-    views = {key: noise(view, _ROWS, device, dtype) for name, view in config.views.items() for key in view.names(name)}
+    views = {
+        key: noise(view, _ROWS, device, dtype, config.channels) for name, view in config.views.items() for key in view.names(name)
+    }
     slot = torch.arange(_ROWS, device=device)
     batch, clock = Batch(views, slot, slot, _ROWS, track=False), Clock(0, _ROWS, _ROWS, _ROWS)
     with torch.no_grad(), batch.norm("blocks"):
@@ -91,7 +93,9 @@ def _run(config: RunConfig, method: Method) -> None:
     empty = [name for name, rep in reps.items() if not rep.numel()]
     if empty:
         raise ValueError(f"{empty[0]} has the shape {tuple(reps[empty[0]].shape)}: nothing is left of the image")
-    inputs = {name: noise(view, _ROWS, device, dtype) for name, view in type(method).eval_views(config.views).items()}
+    inputs = {
+        name: noise(view, _ROWS, device, dtype, config.channels) for name, view in type(method).eval_views(config.views).items()
+    }
     with torch.no_grad():
         method.eval()
         method.encode(inputs)

@@ -74,7 +74,7 @@ def look(subject: Subject, method: Method, split: data.Split, ids: np.ndarray, s
         with torch.no_grad(), model.autocast(subject.config, subject.device):
             attention = attended(method, subject.inputs(drawn), name).float().cpu()
         side = drawn[name].shape[1] // attention.shape[2] * attention.shape[2]
-        pixels = np.stack([as_seen(each, view) for each in drawn[name].numpy()])
+        pixels = np.stack([as_seen(each, view, subject.look) for each in drawn[name].numpy()])
         yield Looked(pixels[:, :side, :side], attention, None if objects is None else objects[:, :side, :side])
 
 

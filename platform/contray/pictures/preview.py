@@ -14,6 +14,7 @@ from ..data.batches import GlobalBatches
 from ..data.splits import Split
 from ..drawing import SHORT, drawable
 from ..methods._base import View
+from .look import Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 CHARACTERS = 14.5  # of the caption's size that an inch holds
 
 
-def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int, samples: int = 6, out: Path) -> Path:
-    """Draw the first `samples` of the first epoch's order into the image file `out` and return it.
+def draw(
+    split: Split, views: Mapping[str, View], *, strength: float, seed: int, samples: int = 6, out: Path, look: Look | None = None
+) -> Path:
+    """Draw the first `samples` of the first epoch's order into the image file `out` and return it. look: how images of any channels are shown.
 
     Broken images are replaced as in training. Lab and YCbCr are shown converted back to RGB, patches as a grid with gaps.
     """
@@ -31,7 +34,7 @@ def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int,
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    samples = min(samples, len(split))
+    samples, look = min(samples, len(split)), look or Look()
     batches = GlobalBatches(split, views, strength=strength, batch_size=samples, seed=seed)
     batch = batches.load(0, range(samples))
     columns = {key: view for name, view in views.items() for key in view.names(name)}
@@ -46,7 +49,7 @@ def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int,
     )
     try:
         for row, i in enumerate(batch["index"].tolist()):
-            _show(axes[row, 0], split.image(i, None), _label(split, i), below=True)
+            _show(axes[row, 0], look(split.image(i, None)), _label(split, i), below=True)
             for column, (name, view) in enumerate(columns.items(), start=1):
                 values = batch["views"][name][row].numpy()
                 if view.kind == "tokens":
@@ -54,7 +57,7 @@ def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int,
                     axes[row, column].text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=7)
                     axes[row, column].set_axis_off()
                 else:
-                    _show(axes[row, column], as_seen(values, view))
+                    _show(axes[row, column], as_seen(values, view, look))
         axes[0, 0].set_title("sample", fontsize=8)
         for column, (name, view) in enumerate(columns.items(), start=1):
             axes[0, column].set_title(
@@ -69,10 +72,11 @@ def draw(split: Split, views: Mapping[str, View], *, strength: float, seed: int,
     return out
 
 
-def as_seen(pixels: np.ndarray, view: View) -> np.ndarray:
+def as_seen(pixels: np.ndarray, view: View, look: Look) -> np.ndarray:
     """(H, W, 3) RGB of a drawn view: colour spaces converted back, patches (P, h, w, 3) laid out in their grid, arrays as a curve."""
     if view.kind == "array":
         return _curve(pixels)
+    pixels = look(pixels)
     if view.kind == "patches":
         rows, (_, height, width, _) = view.grid[0], pixels.shape
         gap = max(1, height // 8)

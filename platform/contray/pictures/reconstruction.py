@@ -5,6 +5,7 @@ Legend of shapes: B images, L patches, P values of a patch.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from .. import data, model
 from ..errors import UserError
 from ..methods._base import Batch, Clock, Reconstruction, evaluation_view
 from ..methods._parts import patchify, unpatchify
+from .look import Look
 from .sheet import Sheet
 from .subject import Subject, offering
 
@@ -28,7 +30,10 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     found = reconstruct(subject, split, subject.limited(split, ids, IMAGES))
     seen, whole = pasted(found)
     rows = [subject.method.pixels(each).float().cpu() for each in (found.images, seen, whole)]
-    rows[1] = torch.where(unpatched(found, found.masked[..., None].expand_as(found.patches)).cpu(), torch.tensor(GREY), rows[1])
+    grey = (
+        subject.method.pixel_mean.float().cpu() if subject.look.chosen else torch.tensor(GREY)
+    )  # of RGB, and of what is stretched
+    rows[1] = torch.where(unpatched(found, found.masked[..., None].expand_as(found.patches)).cpu(), grey, rows[1])
     hidden = float(found.masked.float().mean())
     title = f"{subject.name}: {hidden:.0%} of the patches masked; {found.about}"
     note = f"{kind}; in the reconstruction the patches that were seen are the image's own"
@@ -36,7 +41,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     for row, (word, images) in enumerate(zip(("image", "seen", "reconstruction"), rows, strict=True)):
         sheet.word(row + 0.5, -0.1, word, ha="right", size=9)
         for column, image in enumerate(images):
-            sheet.tile(row, column, as_bytes(image))
+            sheet.tile(row, column, as_bytes(image, subject.look))
     sheet.save(out)
     return {}
 
@@ -57,18 +62,25 @@ def reconstruct(subject: Subject, split: data.Split, ids: np.ndarray) -> Reconst
 
 
 def pasted(found: Reconstruction) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) each: the images without what was masked (0 there), and with it as it was painted; what was seen is bit-equal."""
-    true = patchify(found.images, int((found.patches.shape[2] // 3) ** 0.5))  # (B, L, P)
+    """(B, C, H, W) each: the images without what was masked (0 there), and with it as it was painted; what was seen is bit-equal."""
+    true = patchify(found.images, _side(found))  # (B, L, P)
     masked = found.masked[..., None]  # (B, L, 1)
     whole = torch.where(masked, found.patches.to(true.dtype), true)
     return unpatched(found, true.masked_fill(masked, 0)), unpatched(found, whole)
 
 
 def unpatched(found: Reconstruction, patches: Tensor) -> Tensor:
-    """(B, L, P) -> (B, 3, H, W) in the grid of the images."""
-    return unpatchify(patches, found.images.shape[3] // int((patches.shape[2] // 3) ** 0.5))
+    """(B, L, P) -> (B, C, H, W) in the grid of the images."""
+    return unpatchify(patches, found.images.shape[3] // _side(found), found.images.shape[1])
 
 
-def as_bytes(image: Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1] or beyond -> (H, W, 3) uint8."""
+def _side(found: Reconstruction) -> int:
+    """Side of a patch in px."""
+    return math.isqrt(found.patches.shape[2] // found.images.shape[1])
+
+
+def as_bytes(image: Tensor, look: Look) -> np.ndarray:
+    """(C, H, W) in [0, 1] or beyond -> (H, W, 3) uint8."""
+    if look.chosen:
+        return look(image.clamp(0, 1).permute(1, 2, 0).numpy())
     return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

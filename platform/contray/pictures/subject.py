@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..drawing import drawable
 from ..evaluation._base import Show
 from ..evaluation.common.features import features_of
 from ..methods._base import Method, View
+from .look import Look
 from .preview import as_seen
 
 Image = np.ndarray  # (H, W, 3) uint8
@@ -36,12 +38,18 @@ class Subject:
     images: int = 0
     by: str = "tsne"
     show: Show = lambda message: None  # is told how far one is
+    channels: tuple[int, ...] = ()  # that are shown of images of more than three: see Look.of
 
     @property
     def name(self) -> str:
         """Method, preset and data set, for titles."""
         method = self.config.method
         return drawable(f"{Path(method.name).stem} {method.preset} on {Path(self.source.name).name}")
+
+    @cached_property
+    def look(self) -> Look:
+        """How the images are shown."""
+        return Look.of(self.config, self.source.train, self.channels)
 
     @property
     def views(self) -> dict[str, View]:
@@ -86,7 +94,7 @@ class Subject:
         name, view = next(iter(self.views.items()))
         batches = self.drawn(split, ids, {name: view})
         return {
-            int(i): as_seen(pixels, view)
+            int(i): as_seen(pixels, view, self.look)
             for batch in batches
             for i, pixels in zip(batch["index"], batch["views"][name].numpy(), strict=True)
         }

@@ -114,7 +114,7 @@ def probes(config: RunConfig, images: Images, machine: Machine) -> float:
     method, dims = model.sketch(config), 0
     for view in type(method).eval_views(config.views).values():
         rows, side, _ = view.grid if view.kind == "patches" else (1, min(view.size, PIXELS_SIDE), 0)
-        dims += 3 * rows**2 * side**2
+        dims += config.channels * rows**2 * side**2
     each = PROBES[machine.kind] / (machine.cores if machine.kind == "cpu" else 1)
     return each * images.count * images.classes * (dims + 2 * method.out_dim)
 

@@ -87,8 +87,14 @@ def look(config: RunConfig, source: data.Source) -> Images:
     if not found:
         return Images(**facts)
     sides = [sorted(image.shape[:2]) for image in found]
-    nbytes = int(np.mean([image.shape[0] * image.shape[1] * 3 for image in found]))
-    grey = all(image.ndim == 2 or image.shape[2] == 1 or bool((image == image[..., :1]).all()) for image in found)
+    nbytes = int(
+        np.mean(
+            [image.shape[0] * image.shape[1] * config.channels * (image.itemsize if split.channels else 1) for image in found]
+        )
+    )
+    grey = not split.channels and all(
+        image.ndim == 2 or image.shape[2] == 1 or bool((image == image[..., :1]).all()) for image in found
+    )
     fits = not isinstance(split, EncodedSplit) or nbytes * len(split) <= config.data.memory_gb * 1e9
     return Images(
         **facts, side=int(statistics.median(side[0] for side in sides)), longest=int(statistics.median(side[1] for side in sides)), grey=grey,

@@ -118,7 +118,7 @@ class _Step:
         return self.now() - began
 
     def _noise(self, view: View, rows: int) -> Tensor:
-        x = shapes.noise(view, rows, self.device, model.DTYPES[self.config.train.precision])
+        x = shapes.noise(view, rows, self.device, model.DTYPES[self.config.train.precision], self.config.channels)
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and model.channels_last(self.config) else x
 
 
@@ -175,7 +175,7 @@ def draw_seconds(config: RunConfig, images: Images) -> float:
     """CPU seconds to draw the views of one sample from decoded images."""
     if not images.some:
         return 0.0
-    pipeline = Pipeline(config.views, config.augment.strength)
+    pipeline = Pipeline(config.views, config.augment.strength, config.data.channels)
     texts = {view.source for view in config.views.values() if view.kind == "tokens"}
 
     def draw() -> float:

@@ -181,12 +181,13 @@ def use(record: Record, config: RunConfig | None) -> Section:
         imports = "from contray.model.encoder import read_checkpoint"
     uri = f" --track.uri {shlex.quote(record.tracked.uri)}" if record.tracked and "--run" in which else ""
     code = f" --code {' '.join(map(shlex.quote, own))}" if own else ""
+    channels = config.data.channels if config else 0
     python = f"""\
 import numpy as np
 {imports}
 
 {loaded}
-images = [np.zeros((32, 32, 3), np.uint8)]  # yours: uint8 RGB of any size
+images = [np.zeros((32, 32, {channels or 3}), np.uint8)]  # yours: uint8 {f"of {channels} channels" if channels else "RGB"} of any size
 features = encoder(images)  # a row for each image"""
     return Section(
         "How to load it",

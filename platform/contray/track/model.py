@@ -22,10 +22,12 @@ NEEDS = ("torch", "torchvision", "safetensors")
 
 
 def log_encoder(
-    run: TrackedRun, folder: Path, name: str = "encoder", metadata: Mapping[str, object] | None = None, step: int = 0
-) -> str:
+    run: TrackedRun, folder: Path, name: str = "encoder", metadata: Mapping[str, object] | None = None, step: int = 0,
+    kind: type[np.generic] | np.dtype = np.uint8, channels: int = 3,
+) -> str:  # fmt: skip
     """Keep the encoder in `folder` as a model of the run; the id to attach metrics by (`log_metrics(..., model_id=)`).
 
+    kind, channels: of the images that it takes.
     MLflow's own `log_model` would go through the active run and start a process to guess the requirements; this does neither.
     """
     with asking(run.uri, "keeping the encoder") as talk, tempfile.TemporaryDirectory() as scratch:
@@ -41,7 +43,7 @@ def log_encoder(
             model_id=kept.model_id,
             model_uuid=kept.model_id,
             signature=ModelSignature(  # as an argument of save_model it would ask for an example of the input
-                Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]), Schema([TensorSpec(np.dtype(np.float32), (-1, -1))])
+                Schema([TensorSpec(np.dtype(kind), (-1, -1, -1, channels))]), Schema([TensorSpec(np.dtype(np.float32), (-1, -1))])
             ),
         )
         saved, data = Path(scratch) / "model", Path(scratch) / "encoder"

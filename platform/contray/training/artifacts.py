@@ -40,6 +40,7 @@ def keep(
     from .. import model, track
     from ..model import encoder
     from ..pictures import neighbours
+    from ..pictures.look import Look
     from ..pictures.preview import draw
     from ..pictures.subject import Subject
 
@@ -50,7 +51,8 @@ def keep(
             record_config(run, config)
             added.append("config.yaml")
         if "views.png" not in there:
-            draw(source().train, config.views, strength=config.augment.strength, seed=config.seed, out=folder / "views.png")
+            train, out = source().train, folder / "views.png"
+            draw(train, config.views, strength=config.augment.strength, seed=config.seed, out=out, look=Look.of(config, train))
             run.log_artifact(folder / "views.png")
             added.append("views.png")
         if redraw or "curves.png" not in there:
@@ -78,7 +80,8 @@ def keep(
         older = run.results()[1].get("contray.step", "") not in ("", str(ended.step))
         if ended.finished and config.track.model and (ENCODER not in there or older):
             encoder.export(config, method(), folder / ENCODER)
-            track.log_encoder(run, folder / ENCODER, ENCODER, metadata=dict(ended.metrics))
+            kind = encoder.kind_of(config)
+            track.log_encoder(run, folder / ENCODER, ENCODER, dict(ended.metrics), kind=kind, channels=config.channels)
             added.append(ENCODER)
     run.set_tags({"contray.worlds": " ".join(map(str, ended.worlds)), "contray.step": str(ended.step)})
     return added

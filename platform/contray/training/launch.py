@@ -28,7 +28,7 @@ from .records import FAILURE, FOLDER, end, name_of, note, record_config, repeata
 from .resend import resend
 from .restore import check_fits, check_kept
 from .result import Result
-from .settle import settle
+from .settle import measure, settle
 from .stop import Status, interrupts, settled, stoppable
 from .worker import VERDICT, Asked, Plan, work
 
@@ -79,6 +79,7 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
         if plan:
             config, plan = keep(lease.fenced(), config, plan)
             tags = {**tags, **({"contray.plan": str(plan)} if plan.lines else {})}
+        config = measure(config, source, lease.fenced(), quiet)
         if not cluster_of(config):  # else the workers' hardware says, which is not in reach yet
             config = settle(config, lease.fenced())
         params = {key: value for key, value in config.flat().items() if key not in model.open_keys(config)}

@@ -1,17 +1,17 @@
-"""Precision and layout of a run that leaves them to the hardware: decided once, before it starts, and kept for whenever it goes on."""
+"""What a run leaves to the hardware (precision, layout) and to its data (mean, deviation, range): decided once, before it starts, and kept."""
 
 from __future__ import annotations
 
 import sys
 
-from .. import model
-from ..config import RunConfig
+from .. import data, model
+from ..config import MEASURED, RunConfig
 from ..model.hardware import quick_bf16
 from ..storage import sealed
 from ..storage.checkpoint import latest
 from ..storage.folder import Storage
 
-SETTLED = "hardware.json"
+SETTLED, PIXELS = "hardware.json", "pixels.json"
 
 
 def settle(config: RunConfig, folder: Storage, gpu: bool | None = None) -> RunConfig:
@@ -31,9 +31,47 @@ def settle(config: RunConfig, folder: Storage, gpu: bool | None = None) -> RunCo
         now = {key: value for key, value in found.flat().items() if key in kept and value != kept[key]}
         for key, value in now.items():
             print(f"contray: {key} stays {kept[key]}, as the run began; this hardware would take {value}", flush=True)
-        return model.settled(config.replace({**kept, "train.settled": asked}), kind)
+        return model.settled(
+            config.replace({**kept, "train.settled": list(dict.fromkeys([*config.train.settled, *asked]))}), kind
+        )
     sealed.write(folder, SETTLED, {key: str(found.flat()[key]) for key in asked})
     return found
+
+
+def measure(config: RunConfig, source: data.Source, folder: Storage, quiet: bool = False) -> RunConfig:
+    """The config with the range, mean and deviation that are left to be measured, of its training images: what its run in `folder` measured, else
+    measured now and kept there. The same data give the same numbers.
+    """
+    flat, split = config.flat(), source.train
+    asked = [key for key in MEASURED if not flat[key] or key in config.train.settled]
+    if not config.data.channels:  # RGB of 8 bits: each part of the data finds its range, as ever
+        asked = [key for key in asked if key != "data.range"]
+    if not asked:
+        return config
+    known: dict[str, list[float]] = {}
+    try:
+        known = sealed.read(folder, PIXELS, list) or {}
+    except sealed.Damaged as error:
+        print(f"contray: {error}; it is measured again", flush=True)
+    if not set(asked) <= known.keys():
+        known = {key: list(flat[key]) for key in asked if flat[key]}
+        depth = split.depth("image") if isinstance(split, data.EncodedSplit) else None
+        known.setdefault("data.range", [depth.low, depth.high] if depth else [])
+        if not {"augment.mean", "augment.std"} <= known.keys():
+            view = next(view for view in config.views.values() if view.kind in ("image", "patches"))
+            mean, std, words = data.moments(split, view)
+            known = {"augment.mean": list(mean), "augment.std": list(std), **known}
+            if not quiet:
+                print(f"contray: {words}: {_numbers(known['augment.mean'])}; {_numbers(known['augment.std'])}", flush=True)
+        known = {key: known[key] for key in asked}
+        sealed.write(folder, PIXELS, known)
+    return config.replace(
+        {**{key: tuple(known[key]) for key in asked}, "train.settled": list(dict.fromkeys([*config.train.settled, *asked]))}
+    )
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
 
 
 def _known(folder: Storage) -> dict[str, str]:

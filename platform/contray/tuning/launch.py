@@ -25,7 +25,7 @@ from ..training.lease import Fenced, Lease, held
 from ..training.nodes import nodes, uses_gpu
 from ..training.ray_train import check_machines, ray_session
 from ..training.records import SWEEP, check_kind, repeatable, tags_of
-from ..training.settle import settle
+from ..training.settle import measure, settle
 from ..training.stop import Status, ending
 from . import kept
 from .outcome import SweepResult, crown, end_trials, ranked, trials_of
@@ -148,7 +148,7 @@ def _search(
 
     with ending(lambda: parent.finish("KILLED"), end) as how:
         with ray_session(config, dashboard=config.scale.workers[1] > 1):
-            config = settle(config, place, uses_gpu(config, nodes()))  # once for all trials
+            config = measure(settle(config, place, uses_gpu(config, nodes())), source, place, quiet)  # once for all trials
             online = online_of(metric, config, source)
             results = run(search, config, space, folder, parent, lease, online, quiet)
             trials = ranked(trials_of(results, folder, parent, config), metric, online)

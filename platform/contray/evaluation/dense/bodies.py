@@ -39,6 +39,11 @@ def body_of(config: RunConfig, method: Method) -> nn.Module:
 
     Raises UserError where the features are more than one network's, or the network sees no colour image, ConfigError where it has no maps.
     """
+    if config.data.channels:
+        raise ConfigError(
+            "data.channels",
+            f"got {config.data.channels}, but COCO's pictures are RGB: such an encoder neither detects nor segments",
+        )
     views = type(method).eval_views(config.views)
     seen = next(iter(views.values()))
     net: Any = None
