@@ -39,6 +39,11 @@ class Shards:
         """The same, of which nothing needs to be fetched any longer."""
         return Shards(self.starts, np.zeros_like(self.sizes))
 
+    def needed(self, config: DataConfig) -> int:
+        """Bytes of the copies that training has at once: of two windows, one read and one fetched, or of all shards."""
+        sizes = np.sort(self.sizes)[::-1]
+        return int((sizes[: 2 * config.window] if config.shuffle == "blocks" else sizes).sum())
+
     def subset(self, ids: np.ndarray) -> Shards:
         """Of these samples, by their places among the ids, which ascend."""
         return Shards(np.searchsorted(ids, self.starts), self.sizes, self.fetch, self.release, self.limit)
@@ -57,8 +62,7 @@ def check_room(shards: Shards | None, config: DataConfig, decoded: Callable[[], 
                 f"got blocks, but {config.source} is not read in shards (Parquet, tar and Arrow are); leave it at full",
             )
         return
-    sizes = np.sort(shards.sizes)[::-1]
-    need = int(sizes[: 2 * config.window].sum() if blocks else sizes.sum())
+    sizes, need = np.sort(shards.sizes)[::-1], shards.needed(config)
     limit = shards.limit() if need else 0.0
     if need <= limit or decoded() <= config.memory_gb * 1e9:
         return

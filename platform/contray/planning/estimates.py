@@ -218,4 +218,15 @@ def _data_memory(config: RunConfig, source: data.Source, cost: Cost) -> str:
         return "drawn when they are asked for"
     if cost.images.cached:
         return f"{nbytes(decoded)}, decoded once and kept (data.memory_gb {config.data.memory_gb:g})"
-    return f"decoded at each access: {nbytes(decoded)} would not fit data.memory_gb {config.data.memory_gb:g}; {split.encoded.memory()}"
+    return f"decoded at each access: {nbytes(decoded)} would not fit data.memory_gb {config.data.memory_gb:g}; {split.encoded.memory()}{_copies(config, split)}"
+
+
+def _copies(config: RunConfig, split: EncodedSplit) -> str:
+    """What copies of shards take of the disk, where there are any."""
+    shards = split.shards()
+    if shards is None or not shards.sizes.any():
+        return ""
+    blocks = config.data.shuffle == "blocks"
+    which = f"two windows of {config.data.window} of {len(shards):,} shards" if blocks else f"all {len(shards):,} shards"
+    given = f"data.disk_gb {config.data.disk_gb:g}" if config.data.disk_gb else "nine tenths of what is free"
+    return f", where {which} take {nbytes(shards.needed(config.data))} of {nbytes(shards.limit())} ({given})"
