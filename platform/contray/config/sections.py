@@ -96,7 +96,9 @@ class DataConfig:
         unit="px",
         ge=0,
     )
-    workers: int = setting(1, "processes per training worker that prepare batches; 0: in the training process", ge=0)
+    workers: int = setting(
+        1, "processes per training worker that prepare batches, of evaluations too; 0: in the training process", ge=0
+    )
     shuffle: Literal["full", "blocks"] = setting(
         "full",
         "an epoch's order: full = a permutation of all samples; blocks = of what is read in shards (Parquet, tar, Arrow) the shards are permuted, and the "

@@ -32,11 +32,13 @@ class Split:
 
     labels: (N,) int64, or None; classes: their names. groups: (N,) ids of samples that a hold-out must not separate, or None.
     generated: whether `image` draws a fresh picture from its rng, so that two views of a sample need two calls.
+    decoded: whether all images are held decoded, so that reading them again is no work.
     """
 
     labels: np.ndarray | None = None
     groups: np.ndarray | None = None
     generated = False
+    decoded = False
     columns: Mapping[str, str] = {"image": "image"}  # column -> image, array or text
 
     def __init__(self, classes: Sequence[str] = ()) -> None:
@@ -115,7 +117,7 @@ class ArraySplit(Split):
             raise DataError(f"data.source: {name}: images are {images.dtype} {images.shape}, must be uint8 (N, H, W, 3)")
         if labels is not None and labels.dtype.kind not in "iu":
             raise DataError(f"data.source: {name}: labels are {labels.dtype}, must be integers: numbers of the classes, from 0")
-        self.name, self.images = name, images
+        self.name, self.images, self.decoded = name, images, True
         self.labels = None if labels is None else labels.astype(np.int64)
 
     def __len__(self) -> int:
@@ -277,14 +279,6 @@ class EncodedSplit(Split):
             raise BrokenImage(self.describe(i), f"column {column!r} is empty")
         return self._decode(i, found, column) if kind == "image" else found
 
-    def encoded_image(self, i: int) -> bytes | memoryview | None:
-        """The file's bytes as they are; raises as `image` does."""
-        return self._read(i)
-
-    def decoded_image(self, i: int, data: bytes | memoryview | None) -> np.ndarray:
-        """What `image` gives, of bytes that are at hand."""
-        return self._decode(i, data)
-
     def prepare(self) -> None:
         if self._prepared:
             return
@@ -311,7 +305,7 @@ class EncodedSplit(Split):
                         continue
                     cache = [*(row.copy() for row in cache[:i]), *(None for _ in range(len(self) - i))]
                 cache[i] = image
-        self._cache = cache
+        self._cache, self.decoded = cache, True
         self.encoded.close()
 
     def decoded_bytes(self) -> float:
