@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import multiprocessing
 import os
 import shutil
 import tarfile
@@ -74,7 +75,9 @@ def main() -> None:
     folder, most, done = Path(given.folder), dict[int, int](), threading.Event()
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        write(folder / "set", given.kind, given.gb)
+        writer = multiprocessing.get_context("fork").Process(target=write, args=(folder / "set", given.kind, given.gb))
+        writer.start()  # a process of its own: what writing takes is not what loading takes
+        writer.join()
         config = DataConfig(
             source=str(folder / "set"), scratch=str(folder / "scratch"), memory_gb=0.0, disk_gb=given.disk_gb, shuffle=given.shuffle, window=given.window
         )  # fmt: skip
