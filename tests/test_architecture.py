@@ -79,7 +79,7 @@ def test_the_engine_reaches_methods_through_the_registry() -> None:
 # From the ground up: each imports those before it alone
 ROOMS = [
     *["errors", "drawing", "tables", "methods", "storage", "config", "data", "model", "evaluation", "track", "pictures"],
-    *["planning", "training", "tuning", "exchange", "reporting", "checking", "api", "cli", "__main__"],
+    *["planning", "training", "tuning", "exchange", "reporting", "inspection", "checking", "api", "cli", "__main__"],
 ]
 
 

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import check, compare, embed, evaluate, export, load, plot, register, report, sync, train, tune
+    from .api import check, check_data, compare, curate, embed, evaluate, export, load, plot, register, report, sync, train, tune
     from .config import RunConfig
     from .errors import ConfigError, DataError, UserError
 
@@ -25,7 +25,9 @@ __all__ = [
     "RunConfig",
     "UserError",
     "check",
+    "check_data",
     "compare",
+    "curate",
     "embed",
     "evaluate",
     "export",

@@ -98,13 +98,13 @@ def scenes(rank: int, world: int, place: str) -> dict[str, Any]:
 
     # Images that only rank 1 meets: its half of each batch holds all that are broken in its copy.
     photos = f"{place}/photos-{rank}"
-    keys = {"data__source": photos, "data__cache_gb": 0.0, "data__max_broken": 0.2, "train__steps": 3}
+    keys = {"data__source": photos, "data__memory_gb": 0.0, "data__max_broken": 0.2, "train__steps": 3}
     few = config(**keys)
     opened = data.open_source(few.data)
     same, loop.same_data = loop.same_data, lambda *given: None
     seen["broken"] = sorted(train(few, opened, Storage(f"{place}/few")).broken)
     seen["too many"] = ends(lambda: train(few.replace({"data.max_broken": 0.05}), opened))
-    cached = few.replace({"data.cache_gb": 1.0})
+    cached = few.replace({"data.memory_gb": 1.0})
     seen["prepared"] = sorted(train(cached, data.open_source(cached.data)).broken)
     loop.same_data = same
 

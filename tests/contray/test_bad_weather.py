@@ -213,7 +213,7 @@ def test_images_that_vanish_are_replaced_counted_and_named(
             path.unlink()
 
     after[2] = vanish
-    keys |= {"data.source": photos, "data.cache_gb": 0, "train.batch_size": 20}  # not decoded once: read at each access
+    keys |= {"data.source": photos, "data.memory_gb": 0, "train.batch_size": 20}  # not decoded once: read at each access
     assert main(words(keys)) == 0
     out = capsys.readouterr().out
     named = [path for path in gone if f"replaced a broken image: {path} (the file is gone)" in out]
@@ -228,7 +228,7 @@ def test_too_many_vanished_images_end_the_run_with_its_checkpoint(
     photos: Path, keys: dict[str, Any], here: Path, after: dict[int, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     after[5] = lambda: [path.unlink() for path in sorted(photos.iterdir())[::3]]
-    said = refused(words({**keys, "data.source": photos, "data.cache_gb": 0, "train.batch_size": 20}), capsys)
+    said = refused(words({**keys, "data.source": photos, "data.memory_gb": 0, "train.batch_size": 20}), capsys)
     assert "data.source: " in said
     assert "images are broken, more than data.max_broken 0.05 allows" in said
     assert "the file is gone" in said
@@ -254,7 +254,7 @@ def test_a_disk_that_stays_unreadable_is_named_and_the_checkpoint_kept(
         monkeypatch.setattr(Path, "read_bytes", fail)
 
     after[5] = unplug
-    command = words({**keys, "data.source": photos, "data.cache_gb": 0, "train.batch_size": 20})
+    command = words({**keys, "data.source": photos, "data.memory_gb": 0, "train.batch_size": 20})
     said = refused(command, capsys)
     assert f"Input/output error: '{photos}/" in said
     assert "the last durable checkpoint is of step 4 (" in said

@@ -127,7 +127,7 @@ def test_bash_completes(shell) -> None:
     lines = "".join(f'COMP_WORDS=({words}); COMP_CWORD={at}; _contray contray; echo "${{COMPREPLY[@]}}"\n' for words, at in asked)
     shown = shell("bash", f"source <(contray completion bash)\ncomplete -p contray\n{lines}", "--norc", "--noprofile")
     assert shown[0] == "complete -o default -F _contray contray"
-    assert shown[1:] == ["moco moco_v3", "bf16", "--method.queue_size", "preview scenes", ""]
+    assert shown[1:] == ["moco moco_v3", "bf16", "--method.queue_size", "check preview scenes", ""]
 
 
 def test_fish_completes(shell) -> None:

@@ -97,7 +97,7 @@ def test_a_config_that_a_run_wrote_before_is_read_under_todays_keys() -> None:
 
 
 def test_every_old_key_has_a_new_name_that_exists() -> None:
-    old = {f"eval.{key}" for key in yaml.safe_load(BEFORE)["eval"]}
+    old = {f"{section}.{key}" for section in ("eval", "data") for key in yaml.safe_load(BEFORE)[section]}
     now = RunConfig.make().flat()
     assert old - RENAMED.keys() <= now.keys()
     assert RENAMED.keys() <= old

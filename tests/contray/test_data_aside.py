@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from contray.config import RunConfig
 from contray.config.sections import DataConfig
 from contray.data import ArraySplit, EncodedSplit, Source, open_source
-from contray.data.aside import LEAST, keys_of, set_aside, spared
+from contray.data.aside import LEAST, lots_of_split, set_aside, spared
+from contray.data.digests import lots_of
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=[]), min_size=1, max_size=12)
 
@@ -44,15 +45,15 @@ def opened(source: Path, **keys) -> Source:
 )  # fmt: skip
 def test_each_class_spares_its_share_and_nobody_changes_sides_for_others(classes: dict, more: dict, share: float) -> None:
     keys, labels = list(classes), np.array(list(classes.values()))
-    held = spared(keys, labels, share)
+    held = spared(lots_of(keys), labels, share)
     for label in range(6):
         of_class, count = labels == label, int((labels == label).sum())
         assert held[of_class].sum() <= min(count // 2, max(1, round(1.5 * share * count)))
         assert held[of_class].any() == (count >= LEAST)
     order = np.random.default_rng(0).permutation(len(keys))
-    assert np.array_equal(spared([keys[i] for i in order], labels[order], share), held[order])
+    assert np.array_equal(spared(lots_of(keys)[order], labels[order], share), held[order])
     grown = {**more, **classes}
-    after = dict(zip(grown, spared(list(grown), np.array(list(grown.values())), share).tolist(), strict=True))
+    after = dict(zip(grown, spared(lots_of(grown), np.array(list(grown.values())), share).tolist(), strict=True))
     changed = {key: classes[key] for key, was in zip(keys, held.tolist(), strict=True) if after[key] != was}
     for key, label in changed.items():  # only where luck was bounded, before or after
         counts = [sum(each == label for each in of.values()) for of in (classes, grown)]
@@ -65,19 +66,19 @@ def test_each_class_spares_its_share_and_nobody_changes_sides_for_others(classes
 
 def test_the_share_is_met_and_large_classes_stay_where_they_were() -> None:
     names, labels = [f"photo {i}.jpg" for i in range(20_000)], np.arange(20_000) % 4
-    held = spared(names, labels, 0.1)
+    held = spared(lots_of(names), labels, 0.1)
     assert [abs(held[labels == label].mean() - 0.1) < 0.015 for label in range(4)] == [True] * 4
-    assert np.array_equal(spared(names[:9000], labels[:9000], 0.1), held[:9000])
-    few = spared(names[:400], np.arange(400) // 40, 0.1)
+    assert np.array_equal(spared(lots_of(names[:9000]), labels[:9000], 0.1), held[:9000])
+    few = spared(lots_of(names[:400]), np.arange(400) // 40, 0.1)
     assert all(3 <= few[at : at + 40].sum() <= 6 for at in range(0, 400, 40))
 
 
-@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
-def test_a_folder_without_a_test_set_has_one_that_never_trains(tmp_path: Path, cache_gb: float) -> None:
-    whole = opened(folder(tmp_path / "photos", cat=40, dog=20, eel=2), test_share=0.0, cache_gb=cache_gb)
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
+def test_a_folder_without_a_test_set_has_one_that_never_trains(tmp_path: Path, memory_gb: float) -> None:
+    whole = opened(folder(tmp_path / "photos", cat=40, dog=20, eel=2), test_share=0.0, memory_gb=memory_gb)
     assert whole.test is None
     assert len(whole.train) == 62
-    source = opened(tmp_path / "photos", cache_gb=cache_gb)
+    source = opened(tmp_path / "photos", memory_gb=memory_gb)
     train, test = source.train, source.test
     assert test is not None
     assert isinstance(train, EncodedSplit)
@@ -115,7 +116,7 @@ def test_parquet_by_rows_and_own_groups_on_one_side(tmp_path: Path) -> None:
     for split in (source.train, source.test):
         for i in range(len(split)):
             assert split.value(i, "depth", None)[0, 0, 0] == split.image(i, None)[0, 0, 0] + 100
-    lazy = opened(tmp_path / "rows.parquet", cache_gb=0)
+    lazy = opened(tmp_path / "rows.parquet", memory_gb=0)
     source.train.prepare()  # by the stream of rows
     assert all(np.array_equal(source.train.image(i, None), lazy.train.image(i, None)) for i in range(len(lazy.train)))
 
@@ -151,4 +152,4 @@ def test_a_run_of_before_there_was_a_share_keeps_its_images() -> None:
     older = "\n".join(line for line in text.splitlines() if "test_share" not in line)
     assert RunConfig.from_yaml(older).data.test_share == 0
     assert RunConfig.from_yaml("train.epochs: 3").data.test_share == 0.1
-    assert keys_of(ArraySplit("x", np.zeros((2, 1, 1, 3), np.uint8), None, [])) == ["0", "1"]
+    assert np.array_equal(lots_of_split(ArraySplit("x", np.zeros((2, 1, 1, 3), np.uint8), None, [])), lots_of(["0", "1"]))

@@ -144,11 +144,11 @@ def test_views_of_another_column_are_refused():
         GlobalBatches(array_split(), {"depth": View(source="depth")}, strength=1.0, batch_size=4, seed=0)
 
 
-@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_images_are_replaced_alike_on_one_and_two_ranks(tmp_path, cache_gb, workers):
+def test_broken_images_are_replaced_alike_on_one_and_two_ranks(tmp_path, memory_gb, workers):
     broken = {2, 11, 19}
-    config = DataConfig(source=str(image_folder(tmp_path, broken=broken)), cache_gb=cache_gb)
+    config = DataConfig(source=str(image_folder(tmp_path, broken=broken)), memory_gb=memory_gb)
 
     def run(slots, known=None):
         given = batches(open_source(config).train, broken=known, max_broken=0.2)

@@ -141,19 +141,19 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     real = os.scandir
 
     def closed(path):
-        if str(path).endswith("dog/"):
+        if str(path).endswith("dog"):
             raise PermissionError(13, "Permission denied", path)
         return real(path)
 
     monkeypatch.setattr(layout.os, "scandir", closed)
-    assert "train/dog/ cannot be read (Permission denied)" in refusal(tmp_path)
+    assert "train/dog cannot be read (Permission denied)" in refusal(tmp_path)
 
 
 def test_a_place_that_is_no_folder_of_images_is_refused(tmp_path):
-    grow(tmp_path, "one.png", "arrow/data.arrow", "arrow/.git/x.png")
+    grow(tmp_path, "one.png", "arrow/data.bin", "arrow/.git/x.png")
     assert "is a single image; give the folder" in refusal(tmp_path / "one.png")
     assert "no image under" in refusal(tmp_path / "arrow")
-    assert "1 .arrow" in refusal(tmp_path / "arrow")
+    assert "1 .bin" in refusal(tmp_path / "arrow")
     with pytest.raises(ConfigError, match="not written in UTF-8"):
         open_source(DataConfig(source=os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xe9"))))
 

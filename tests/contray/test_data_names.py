@@ -143,7 +143,7 @@ def test_huge_images_that_no_sample_showed_are_not_held(tmp_path: Path, monkeypa
         (tmp_path / f"{i}.png").write_bytes(data)
     (tmp_path / "4.png").write_bytes(b"")
     for limit, held in ((50_000, first), (200_000, True)):
-        split = open_source(DataConfig(source=str(tmp_path), cache_gb=limit / 1e9)).train
+        split = open_source(DataConfig(source=str(tmp_path), memory_gb=limit / 1e9)).train
         assert isinstance(split, EncodedSplit)
         monkeypatch.setattr(split, "decoded_bytes", lambda: 0.0)
         split.prepare()

@@ -255,8 +255,8 @@ def test_files_whose_names_say_nothing_all_train_and_that_is_said(tmp_path):
 # ---------------------------------------------------------------- layouts
 
 
-@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
-def test_every_file_is_read_by_its_own_schema(tmp_path, cache_gb):
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
+def test_every_file_is_read_by_its_own_schema(tmp_path, memory_gb):
     layouts = ("struct", "binary", "large", "large_binary", "dictionary", "view")
     for value, layout in enumerate(layouts):
         kind = (pa.int64(), pa.int32(), pa.uint8())[value % 3]
@@ -264,7 +264,7 @@ def test_every_file_is_read_by_its_own_schema(tmp_path, cache_gb):
         pq.write_table(pa.table(columns if value % 2 else dict(reversed(columns.items()))), tmp_path / f"train-{value}.parquet")
     write(tmp_path / "train-6.parquet", [], [])  # a shard without rows
     pq.write_table(pa.table({"image": pa.nulls(0), "label": pa.nulls(0)}), tmp_path / "train-7.parquet")
-    split = opened(tmp_path, cache_gb=cache_gb, test_share=0.0).train
+    split = opened(tmp_path, memory_gb=memory_gb, test_share=0.0).train
     expected = [pair for value in range(6) for pair in ((value, str(value)), (value + 10, "9"))]
     for _ in range(2):
         assert rows(split) == expected

@@ -357,8 +357,8 @@ def test_reduced_images_are_turned_and_of_the_same_range(tmp_path: Path) -> None
     assert small.train.image(0, None).shape == (20, 20, 3)
     assert small.train.image(1, None).shape == (20, 30, 3)
     assert isinstance(small.train, splits.EncodedSplit)
-    assert small.train.decoded_bytes() == 3 * (20 * 20 + 20 * 30)  # what data.cache_gb counts
-    lazy = open_source(DataConfig(source=str(tmp_path), shorter_side=20, cache_gb=0)).train
+    assert small.train.decoded_bytes() == 3 * (20 * 20 + 20 * 30)  # what data.memory_gb counts
+    lazy = open_source(DataConfig(source=str(tmp_path), shorter_side=20, memory_gb=0)).train
     small.train.prepare()
     assert all(np.array_equal(small.train.image(i, None), lazy.image(i, None)) for i in range(2))
     assert small.train.content() == lazy.content() != source.train.content()

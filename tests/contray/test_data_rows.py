@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contray.config.sections import DataConfig
+from contray.data import copies as copying
 from contray.data import open_source, rows
 from contray.data.rows import Rows
 from contray.errors import DataError, UserError
@@ -44,7 +45,7 @@ def mapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def copies(scratch: Path) -> list[Path]:
-    return sorted(scratch.glob("*.arrow"))
+    return sorted(scratch.glob("*.blob"))
 
 
 @settings(derandomize=True, deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -69,7 +70,7 @@ def test_a_copy_holds_what_the_files_hold(tmp_path: Path, files: list[list[bytes
 
 def test_processes_share_one_copy_and_a_changed_file_has_another(mapped: Path, tmp_path: Path) -> None:
     path = written(tmp_path / "train.parquet", [png(1), png(2), None])
-    config = DataConfig(source=str(path), cache_gb=0.0, scratch=str(mapped))
+    config = DataConfig(source=str(path), memory_gb=0.0, scratch=str(mapped))
     for _ in range(2):
         split = open_source(config).train
         split.prepare()
@@ -115,7 +116,7 @@ def test_copies_that_nobody_uses_are_removed(mapped: Path, tmp_path: Path) -> No
     for path in paths[:2]:
         assert rows_of([path], str(mapped))[0].is_valid
     old, _ = copies(mapped)
-    os.utime(old, (time.time() - rows.FORGET - 60,) * 2)
+    os.utime(old, (time.time() - copying.FORGET - 60,) * 2)
     assert rows_of(paths[2:], str(mapped))[0].is_valid
     assert old not in copies(mapped)
     assert len(copies(mapped)) == 2
@@ -125,9 +126,9 @@ def test_too_little_disk_is_said_before_anything_is_written(
     mapped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "train.parquet", [png(1)])
-    monkeypatch.setattr(rows.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
+    monkeypatch.setattr(copying.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
     with pytest.raises(
-        UserError, match=r"^data\.scratch: .* has 1e-06 GB free, and column 'image' of .* takes .* GB there; .*data\.cache_gb"
+        UserError, match=r"^data\.scratch: .* has 1e-06 GB free, and column 'image' of .* takes .* GB there; .*data\.memory_gb"
     ):
         rows_of([path], str(mapped))[0]
     assert not copies(mapped)
@@ -139,12 +140,12 @@ def test_a_disk_that_fills_is_told_as_such(mapped: Path, tmp_path: Path, monkeyp
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(rows.pa.ipc, "new_file", full)
+    monkeypatch.setattr(copying.os, "replace", full)
     with pytest.raises(
         UserError, match=r"^data\.scratch: .* cannot be written \(.*No space left on device\); name another folder"
     ):
         rows_of([path], str(mapped))[0]
-    assert not [name for name in os.listdir(mapped) if not name.endswith(".lock")]
+    assert not [name for name in os.listdir(mapped) if name != ".lock"]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), pa.ArrowMemoryError("malloc of size 2000000000 failed")])

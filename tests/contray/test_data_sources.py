@@ -72,8 +72,8 @@ def test_folder_without_classes(tmp_path):
     assert source.test is None
 
 
-@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
-def test_sizes_grey_alpha_and_16_bit_all_become_rgb(tmp_path, cache_gb):
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
+def test_sizes_grey_alpha_and_16_bit_all_become_rgb(tmp_path, memory_gb):
     images = {
         "a.png": picture(5),
         "b.png": np.full((4, 4), 9, np.uint8),
@@ -84,7 +84,7 @@ def test_sizes_grey_alpha_and_16_bit_all_become_rgb(tmp_path, cache_gb):
     for name, image in images.items():
         cv2.imwrite(str(tmp_path / name), image)
     write(tmp_path / "f.png", b"broken")
-    split = opened(tmp_path, cache_gb=cache_gb).train
+    split = opened(tmp_path, memory_gb=memory_gb).train
     for _ in range(2):
         found = [split.image(i, None) for i in range(5)]
         assert [image.shape for image in found] == [(6, 8, 3), (4, 4, 3), (3, 9, 3), (5, 5, 3), (4, 4, 3)]
@@ -99,7 +99,7 @@ def test_sizes_grey_alpha_and_16_bit_all_become_rgb(tmp_path, cache_gb):
 def test_broken_and_vanished_files_are_named(tmp_path):
     for name, data in (("a.png", png(1)), ("b.png", b""), ("c.jpg", png(3)[:40]), ("d.png", png(4))):
         write(tmp_path / name, data)
-    split = opened(tmp_path, cache_gb=0.0).train
+    split = opened(tmp_path, memory_gb=0.0).train
     (tmp_path / "d.png").unlink()
     for i, reason in ((1, r"b\.png: no bytes"), (2, r"c\.jpg: not decodable"), (3, r"d\.png: the file is gone")):
         with pytest.raises(BrokenImage, match=reason):
@@ -161,12 +161,12 @@ def test_parquet_labels(tmp_path):
     assert opened(words, label_column="").train.labels is None
 
 
-@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
-def test_decoding_once_changes_no_pixel(tmp_path, cache_gb):
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
+def test_decoding_once_changes_no_pixel(tmp_path, memory_gb):
     path = parquet(tmp_path / "train.parquet", range(40))
-    split, lazy = opened(path, cache_gb=cache_gb).train, opened(path, cache_gb=0.0).train
+    split, lazy = opened(path, memory_gb=memory_gb).train, opened(path, memory_gb=0.0).train
     split.prepare()
-    assert (split._cache is None) == (cache_gb == 0)
+    assert (split._cache is None) == (memory_gb == 0)
     assert all(np.array_equal(split.image(i, None), lazy.image(i, None)) for i in range(40))
 
 
@@ -225,6 +225,35 @@ def test_bad_sources_are_refused_in_one_line(tmp_path):
         with pytest.raises(kind, match="^" + message) as caught:
             open_source(DataConfig(**{key: str(value) for key, value in fields.items()}))
         assert "\n" not in str(caught.value)
+
+
+def test_stl10_and_its_unlabelled_images_are_mapped_from_their_files(tmp_path, monkeypatch):
+    from torchvision.datasets import STL10
+
+    monkeypatch.setattr(STL10, "_check_integrity", lambda self: True)
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in "abcdefghij"))
+    images = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
+    for part in ("train", "test", "unlabeled"):
+        images.transpose(0, 3, 2, 1).tofile(folder / f"{part}_X.bin")  # columns before rows, as the authors have it
+        np.array([1, 10, 3, 2], np.uint8).tofile(folder / f"{part}_y.bin")
+    source = open_source(DataConfig(source="stl10", root=str(tmp_path)))
+    assert np.array_equal(source.train.image(2, None), images[2])
+    assert np.array_equal(source.train.image(2, None), np.asarray(STL10(tmp_path, "train")[2][0]))
+    assert (source.train.labels.tolist(), source.test.classes) == ([0, 9, 2, 1], list("abcdefghij"))
+    alone = open_source(DataConfig(source="stl10_unlabelled", root=str(tmp_path)))
+    assert (len(alone.train), alone.train.labels, alone.test) == (4, None, None)
+    assert np.array_equal(alone.train.image(3, None), images[3])
+
+
+def test_coco_s_folders_are_images_without_labels(tmp_path):
+    for name in ("train2017/1.jpg", "train2017/2.jpg", "val2017/3.jpg", "annotations/instances_train2017.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(1) if name.endswith("jpg") else b"{}")
+    source = open_source(DataConfig(source=str(tmp_path)))
+    assert (len(source.train), len(source.test), source.train.labels) == (2, 1, None)
+    assert source.notes[0] == "train2017/ was taken for training, val2017/ for testing"
 
 
 def test_torchvision_set(tmp_path, monkeypatch):

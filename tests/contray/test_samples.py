@@ -184,7 +184,7 @@ def test_broken_test_images_are_no_test_images(tmp_path: Path) -> None:
 
 def test_of_many_test_images_a_few_are_probed_and_all_where_these_are_broken(tmp_path: Path) -> None:
     folder = photos(tmp_path, {"cat": 3, "dog": 3}, {"cat": 60, "dog": 60}, broken=40)
-    config = config_of(data__source=str(folder), data__cache_gb=0.0)
+    config = config_of(data__source=str(folder), data__memory_gb=0.0)
     with pytest.raises(DataError, match="40 of 120 test images are broken"):
         check_measurable(config, data.open_source(config.data))
     check_measurable(config.replace({"data.max_broken": 0.4}), data.open_source(config.data))

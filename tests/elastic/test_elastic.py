@@ -1,6 +1,7 @@
 """The promise itself: a run that loses and gains workers and nodes computes what an undisturbed one computes.
 
-One method meets one fault in every test run. The whole matrix, three methods and six faults, about a quarter of an hour:
+One method meets one fault in every test run, and reads its images from an S3 server, while the undisturbed run has them on its disk. The whole
+matrix, three methods and six faults, and the forms in which images lie on a server, about twenty minutes:
 
     CONTRAY_ELASTIC=all pytest tests/elastic/test_elastic.py -s
 """
@@ -11,11 +12,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.elastic.harness import METHODS, OWN, SMALL, Driver, Nodes, apart, slow_method
+from tests.object_store import pictures, serving
 
 WHOLE = os.environ.get("CONTRAY_ELASTIC") == "all"
 STEPS, STEP_SECONDS, FAULT_AT = 300 if WHOLE else 160, 0.12, 40
@@ -67,23 +71,37 @@ FAULTS: dict[str, tuple[int, Callable[[Driver, Nodes], int]]] = {  # name -> nod
     "SIGTERM and again": (2, terminated),
     "one, two, one": (1, one_two_one),
 }
-CASES = [(method, fault) for method in METHODS for fault in FAULTS] if WHOLE else [("moco", "worker killed")]
+FORMS = ("folder", "parquet", "tar")  # of images on a server; "": the built-in digits
+CASES = (
+    [(method, fault, "") for method in METHODS for fault in FAULTS] + [("moco", "worker killed", form) for form in FORMS]
+    if WHOLE
+    else [("moco", "worker killed", "folder")]
+)
+
+
+def keys_of(method: str, source: str) -> dict[str, Any]:
+    """source: a path or an address; empty: the digits."""
+    keys = {**SMALL, **OWN[method], "train.steps": STEPS}
+    if source:  # decoded at each access: every step reads from where the images lie
+        keys = {key: value for key, value in keys.items() if key not in ("data.size", "data.renderings")}
+        keys |= {"data.source": source, "data.memory_gb": 0.0, "data.workers": 1}
+    return keys
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Driver]]:
-    """A method's run in one process, without Ray."""
-    known: dict[str, Driver] = {}
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Driver]]:
+    """A method's run in one process, without Ray, on the digits or on a set of pictures on this disk in the form given."""
+    known: dict[tuple[str, str], Driver] = {}
 
-    def run(method: str) -> Driver:
-        if method not in known:
-            folder = tmp_path_factory.mktemp(f"undisturbed_{method}")
-            keys = {**SMALL, **OWN[method], "train.steps": STEPS, "scale.workers": (0, 0)}
-            driver = Driver(folder, method, keys, "undisturbed")
+    def run(method: str, form: str) -> Driver:
+        if (method, form) not in known:
+            folder = tmp_path_factory.mktemp(f"undisturbed_{method}{form}")
+            source = str(pictures(folder / "pictures" / form, form)) if form else ""
+            driver = Driver(folder, method, {**keys_of(method, source), "scale.workers": (0, 0)}, "undisturbed")
             with driver.running():
                 assert driver.end(240) == 0, driver.told()
-            known[method] = driver
-        return known[method]
+            known[method, form] = driver
+        return known[method, form]
 
     yield run
     for driver in known.values():
@@ -92,15 +110,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("method", "fault"), CASES)
+@pytest.mark.parametrize(("method", "fault", "form"), CASES)
 def test_a_disturbed_run_is_the_undisturbed_one(
-    method: str, fault: str, undisturbed: Callable[[str], Driver], tmp_path: Path
+    method: str, fault: str, form: str, undisturbed: Callable[[str, str], Driver], tmp_path: Path
 ) -> None:
-    quiet = undisturbed(method)
+    quiet = undisturbed(method, form)
     count, befalls = FAULTS[fault]
     own = slow_method(tmp_path, method, STEP_SECONDS)
-    with Nodes(count) as nodes:
-        keys = {**SMALL, **OWN[method], "train.steps": STEPS, "scale.workers": (1, 2), "scale.address": nodes.address}
+    with ExitStack() as opened:
+        source = opened.enter_context(serving()).take(quiet.folder / "pictures" / form) if form else ""
+        nodes = opened.enter_context(Nodes(count))
+        keys = {**keys_of(method, source), "scale.workers": (1, 2), "scale.address": nodes.address}
         run = Driver(tmp_path, own, keys, "disturbed")
         with run.running():
             lives = run.until("all workers", lambda lives: lives and lives[-1].world == count and lives[-1].ids, 120)
@@ -115,7 +135,7 @@ def test_a_disturbed_run_is_the_undisturbed_one(
             assert run.end(240) == 0, run.told()
     found, history = apart(quiet, run), run.history()
     print(
-        f"\n{method}, {fault}: next step after {seconds:.1f} s, {lost} steps again; worlds {history.worlds}; "
+        f"\n{method}, {fault}{form and f', {form} on S3'}: next step after {seconds:.1f} s, {lost} steps again; worlds {history.worlds}; "
         f"losses within {found['loss']:.1g}, state within {found['state']:.1g}"
     )
     assert found["steps"] == STEPS

@@ -352,7 +352,7 @@ def loader(context: Context) -> None:
             ("moco", "moco", "paper", {"method.queue_size": size}),
         ):
             keys = KEYS | {
-                "data.source": folder, "data.cache_gb": 0.0, "data.workers": cores, "train.batch_size": size, "train.steps": 4 * cores,
+                "data.source": folder, "data.memory_gb": 0.0, "data.workers": cores, "train.batch_size": size, "train.steps": 4 * cores,
                 "train.device": context.device, "train.norm_groups": 1,
             }  # fmt: skip
             config = RunConfig.make(name, keys | more, preset=preset)

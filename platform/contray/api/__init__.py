@@ -1,7 +1,9 @@
 """What `import contray` offers; the CLI calls the same functions. A function has the file of its name."""
 
 from .check import check
+from .check_data import check_data
 from .compare import compare
+from .curate import curate
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
@@ -17,7 +19,9 @@ from .tune import tune
 __all__ = [
     "TAKEN",
     "check",
+    "check_data",
     "compare",
+    "curate",
     "embed",
     "evaluate",
     "export",

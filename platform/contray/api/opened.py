@@ -45,6 +45,7 @@ class Opened:
             "source",
             "image_column",
             "label_column",
+            "subset",
             *(("size", "renderings", "contrast") if ours.source == "digits" else ()),
         ]
         parts, others = (
@@ -54,8 +55,9 @@ class Opened:
         own = parts == others and all(getattr(ours, key) == getattr(theirs, key) for key in shown)
         if own and ours.test_share == theirs.test_share:
             return ""
-        name, tested = slug(source().name), source().tested or source().test is None
-        if not own:
+        labels = f"-{slug(Path(ours.labels).stem)}" if ours.labels and ours.labels != theirs.labels else ""
+        name, tested = slug(source().name) + labels, source().tested or source().test is None
+        if not own or labels:
             return name
         if source().tested and ours.test_share > theirs.test_share:
             print(
@@ -101,7 +103,10 @@ def opened(found: Named, overrides: Mapping[str, Any], more: Mapping[str, Any] |
     uri = uri_of(overrides)
     encoder = encoder_of(found, uri)
     run = track.attach(track.resolve_uri(uri or found.uri), found.run_id) if found.run_id else None
-    return Opened(encoder, encoder.config.replace({**overrides, **(more or {})}), run)
+    lists = (
+        {"data.subset": "", "data.labels": ""} if "data.source" in overrides else {}
+    )  # they name images of the run's own source
+    return Opened(encoder, encoder.config.replace({**lists, **overrides, **(more or {})}), run)
 
 
 def uri_of(overrides: Mapping[str, Any]) -> str:

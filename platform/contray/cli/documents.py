@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..checking import Findings
+    from ..exchange.curation import Curated
     from ..track.comparing import Comparison
     from ..training.result import Result
     from ..tuning import SweepResult
@@ -33,9 +35,14 @@ SYNCED = "runs (of each name, run_id, sent, unsent, added, status, problem)"
 EXPORTED = "file (if one was written), registered (what was done in MLflow's registry, in words)"
 IMPORTED = "out, backbone, size (px)"
 EMBEDDED = "out, rows, broken, parts, there (parts that an earlier call had done), skipped"
+CURATED = (
+    "out, images, broken, kept, duplicates, clusters, levels (clusters of each), epsilon (null: none were looked for), groups (of each images, names), "
+    "picture"
+)
 METHODS = "of each method, year, paper, contrasts, negatives, queue, EMA, predictor, crops, presets, url"
 EVALUATIONS = "of each evaluation, about, needs, ranks (metrics that rank trials), paper, year, url, keys"
 CHECKED = "method, preset, ok, checks (of each check, ok, skipped (why), wrong (of each words, mend, line))"
+INSPECTED = "name, ok, sampled, notes, splits, classes, findings (of each severity, kind, words, mend, count, names), duplicates, channels, speed, memory, command"
 SPACES = "of each space, method, about, keys"
 
 
@@ -89,6 +96,12 @@ def of_sweep(result: SweepResult) -> dict[str, Any]:
 def of_measured(metrics: Mapping[str, float]) -> dict[str, Any]:
     """What evaluations measured and drew."""
     return {"metrics": dict(metrics), "about": getattr(metrics, "about", {}), "pictures": getattr(metrics, "pictures", ())}
+
+
+def of_curated(done: Curated) -> dict[str, Any]:
+    """What was kept of a set by its features."""
+    facts = {field.name: getattr(done, field.name) for field in fields(done)}
+    return {**facts, "groups": [{"images": count, "names": names} for count, names in done.groups]}
 
 
 def of_comparison(found: Comparison, plot: Path | None = None) -> dict[str, Any]:

@@ -84,6 +84,7 @@ def few(options: Options) -> tuple[str, ...]:
         *takes,
         "data.source",
         "data.label_column",
+        "data.labels",
         "eval.holdout",
         "eval.crop",
         "train.device",

@@ -15,9 +15,9 @@ from ..storage.logins import scrubbed
 MOVED = {"distill": "it is contray eval distill now, and contray eval crd and noisy_student; the options are the same"}
 COMMANDS = {  # as typed: the file of this folder
     "train": "train", "tune": "tune", "eval": "evaluate", "plot": "plot", "export": "export",
-    "import": "import_", "embed": "embed", "compare": "compare", "report": "report", "sync": "sync", "ui": "ui", "check": "check", "new": "new",
+    "import": "import_", "embed": "embed", "curate": "curate", "compare": "compare", "report": "report", "sync": "sync", "ui": "ui", "check": "check", "new": "new",
     "methods": "methods", "evaluations": "evaluations", "spaces": "spaces",
-    "data preview": "preview", "data scenes": "scenes", "completion": "completion",
+    "data check": "data_check", "data preview": "preview", "data scenes": "scenes", "completion": "completion",
 }  # fmt: skip
 
 HELP = """\
@@ -32,6 +32,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   export                write an encoder for torchvision, timm, ONNX, or register it in MLflow
   import FILE           take a public checkpoint, to measure it beside ours
   embed SRC             features of a folder of images or Parquet files, on all workers
+  curate FEATURES       a list of images worth training on: without near duplicates, as many from everywhere
   compare               a table of runs (mean and std over seeds), a plot, the MLflow link
   report RUN            one HTML page of a run that can be shown: verdict, curves, pictures, confusion, data, config
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs
@@ -41,6 +42,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   methods [METHOD ...]  what can be trained
   evaluations           what can be measured
   spaces                what can be searched
+  data check SRC        read a data set once: broken and repeated images, training in the test set, classes, numbers to train with
   data preview METHOD   draw the views as the method will see them
   data scenes           write the built-in detection set as a folder in COCO's format
   completion SHELL      what makes TAB complete commands, keys and names in bash, zsh or fish

@@ -40,7 +40,7 @@ class Kind:
     also: tuple[str, ...] = ()  # further keys that name some
 
 
-SOURCES = {"digits": "digits", "cifar10": "torchvision_sets", "cifar100": "torchvision_sets", "stl10": "torchvision_sets"}
+SOURCES = {"digits": "digits"} | dict.fromkeys(("cifar10", "cifar100", "stl10", "stl10_unlabelled"), "torchvision_sets")
 KINDS = {
     "method": Kind("contray.methods", "contray.methods", "method.name"),
     "space": Kind("contray.tune_spaces", "contray.tune_spaces"),

@@ -1,4 +1,4 @@
-"""Keys of eval.* as they were called before each evaluation had its own, and what they are called now."""
+"""Keys as they were once called, those of eval.* before each evaluation had its own, and what they are called now."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ RENAMED: dict[str, tuple[str, ...]] = {  # the first is what an error names
     "eval.noisy_labels": _to("pseudo", "noisy_student"),
     **{f"eval.dense_{key}": _to(key, *_DENSE) for key in ("steps", "batch", "lr", "decay", "size", "flip")},
     "eval.dense_proposals": _to("proposals", "detection"),
+    "data.cache_gb": ("data.memory_gb",),
 }
+NAMED = {"data.memory_gb": "data.cache_gb"}  # what names a run goes on under its old name, so that older runs keep theirs
 FINALS = {"true": ("knn", "linear", "geometry"), "false": ()}  # what eval.final meant
 
 
@@ -66,6 +68,8 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
     if not {"seed", "track.uri", "data.max_broken", "eval.batch_size"} <= values.keys():
         return dict(values)
     values = {"data.test_share": 0.0, **values}  # before there was a share for testing all labelled images trained
+    if "data.cache_gb" in values:
+        values["data.memory_gb"] = values.pop("data.cache_gb")
     if "eval.knn_k" not in values:
         return dict(values)
     found: dict[str, Any] = {}

@@ -64,16 +64,24 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from. `source`: digits, cifar10, cifar100, stl10, a folder of images, or a Parquet file or folder."""
+    """Where the images come from. `source`: digits, a set of torchvision's, or images as files, Parquet, tar or Arrow, by path or address."""
 
     source: str = setting(
         "digits",
-        "digits | cifar10 | cifar100 | stl10 | folder | file.parquet or folder of Parquet files | your own mine.py, or an installed one's name",
+        "digits | cifar10 | cifar100 | stl10 | stl10_unlabelled | folder of images | Parquet, WebDataset's .tar or Hugging Face's .arrow: a file or a folder "
+        "of them | an address of one of these (s3://bucket/photos) | your own mine.py, or an installed one's name",
     )
     root: str = setting("data", "where torchvision's named sets lie or are downloaded to", unit="path")
     download: bool = setting(False, "download a torchvision set that is not under data.root yet")
-    image_column: str = setting("image", "Parquet: column of the images (encoded bytes, or a struct of `bytes` and `path`)")
-    label_column: str = setting("label", "Parquet: column of the labels; digits: digit, background or position; empty: no labels")
+    image_column: str = setting(
+        "image",
+        "Parquet, Arrow: column of the images (encoded bytes, or a struct of `bytes` and `path`); tar: their extension, image = any",
+    )
+    label_column: str = setting(
+        "label",
+        "Parquet, Arrow: column of the labels; tar: extension of their files, or a key of the .json, label = .cls or .json's; "
+        "digits: digit, background or position; empty: no labels",
+    )
     size: int = setting(32, "digits: side of the drawn images", unit="px", ge=16, le=256)
     renderings: int = setting(
         4, "digits: samples per handwritten digit, each at its own place on its own background", ge=1, le=64
@@ -102,11 +110,35 @@ class DataConfig:
         empty="measured",
     )
     workers: int = setting(1, "processes per training worker that prepare batches; 0: in the training process", ge=0)
-    cache_gb: float = setting(4.0, "sets whose decoded images fit are decoded once and kept as uint8", unit="GB", ge=0)
+    shuffle: Literal["full", "blocks"] = setting(
+        "full",
+        "an epoch's order: full = a permutation of all samples; blocks = of what is read in shards (Parquet, tar, Arrow) the shards are permuted, and the "
+        "samples among data.window of them at a time, so that few shards need to be on this machine at once",
+    )
+    window: int = setting(16, "data.shuffle blocks: shards whose samples are mixed at a time", unit="shards", ge=1)
+    memory_gb: float = setting(4.0, "sets whose decoded images fit are decoded once and kept as uint8", unit="GB", ge=0)
+    disk_gb: float = setting(
+        0.0,
+        "room in data.scratch for copies of shards, of which the least recently used leave first; 0: nine tenths of what is free there",
+        unit="GB",
+        ge=0,
+    )
     scratch: str = setting(
         "",
-        "folder on this machine's disk to which large Parquet columns are copied once, uncompressed, for all workers to map; "
+        "folder on this machine's disk to which shards that cannot be read at random where they lie are copied, for all workers to read; "
         "empty: contray-USER in the system's temporary folder",
+        unit="path",
+    )
+    subset: str = setting(
+        "",
+        "file whose images alone train, of those that do not test: a name a line as `contray curate` writes it, or a .csv or .parquet with a column "
+        "name; empty: all train",
+        unit="path",
+    )
+    labels: str = setting(
+        "",
+        "file of the training images whose labels evaluations may use (a name a line), or that gives them (NAME LABEL; columns name and label); "
+        "pretraining never sees them. empty: all that the source has",
         unit="path",
     )
     test_share: float = setting(

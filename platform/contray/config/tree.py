@@ -17,7 +17,7 @@ from ..storage.names import check_name, slug
 from .auto import AUTO, Family, left_open, start, without
 from .keys import declared_keys, dotted
 from .parts import CHOOSING, built, completed, idle, unread, without_absent
-from .renamed import check_renamed, translated
+from .renamed import NAMED, check_renamed, translated
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 
 WRITTEN = (
@@ -28,7 +28,8 @@ WRITTEN = (
 # What may change where a run goes on: nothing that it computes depends on these
 FREE = {
     "data.workers",
-    "data.cache_gb",
+    "data.memory_gb",
+    "data.disk_gb",
     "data.scratch",
     "data.root",
     "data.download",
@@ -44,8 +45,16 @@ FREE = {
     "train.on_collapse",
     "train.log_layers",
 }
-# Keys that came after runs were named: at their defaults they are no part of a name
-LATER = {"data.channels", "data.range"}
+# Keys that came later, and what was computed before there were any: at these values they name nothing, so that older runs keep their names
+LATER = {
+    "data.shuffle": "full",
+    "data.window": 16,
+    "data.disk_gb": 0.0,
+    "data.subset": "",
+    "data.labels": "",
+    "data.channels": 0,
+    "data.range": (),
+}
 MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
 
 
@@ -279,10 +288,12 @@ class RunConfig:
         # the same name on any hardware, and before and after what is measured
         asked = {**self.flat(), **{key: () if key in MEASURED else "auto" for key in self.train.settled}}
         kept = {
-            key: _default(key) if key in FREE else value  # else whoever is told to go on with such a key would begin anew
+            NAMED.get(key, key): _default(key)
+            if key in FREE
+            else value  # else whoever is told to go on with such a key would begin anew
             for key, value in asked.items()
             if not any(key == skip or key.startswith(f"{skip}.") for skip in without)
-            and not (key in LATER and value == _default(key))
+            and not (key in LATER and (key in FREE or value == LATER[key]))
         }
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]
 

@@ -1,7 +1,7 @@
 """From a data source to batches of views. Everything here imports without Ray and MLflow."""
 
 from .batches import EvalImages, GlobalBatches, check_views, loader
-from .order import holdout, part, permutation
+from .order import holdout, part, permutation, window
 from .sources import announced, fingerprint, open_source
 from .splits import ArraySplit, BrokenImage, Encoded, EncodedSplit, Source, Split
 from .statistics import moments
@@ -24,4 +24,5 @@ __all__ = [
     "open_source",
     "part",
     "permutation",
+    "window",
 ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from .digests import lots_of
 from .splits import EncodedSplit, Source, Split
 from .subset import Subset
 
@@ -22,8 +21,9 @@ def set_aside(source: Source, share: float, place: str) -> Source:
     train = source.train
     if not share or source.test is not None or train.labels is None:
         return source
-    held = spared(keys_of(train), train.labels, share)
-    if not held.any() or len(train) - held.sum() - len(np.unique(train.labels)) < 2:
+    lots, known, held = lots_of_split(train), train.known, np.zeros(len(train), bool)
+    held[known] = spared(lots[known], train.labels[known], share)
+    if not held.any() or len(known) - held.sum() - len(np.unique(train.labels[known])) < 2:
         return source
     ids = np.arange(len(train))
     words = f"a held-out {'tenth' if share == 0.1 else f'{100 * share:g} %'} of {place}"
@@ -38,34 +38,27 @@ def part_of(split: Split, ids: np.ndarray) -> Split:
     return split.subset(ids) if isinstance(split, EncodedSplit) else Subset(split, ids)
 
 
-def keys_of(split: Split) -> list[str]:
-    """What a sample's side is drawn by: its group's number where it is of one, else the name by which the split knows it, else its number."""
+def lots_of_split(split: Split) -> np.ndarray:
+    """(N,) float64: what a sample's side is drawn by, its group's lot where it is of one, else its own."""
     if split.groups is not None:
-        return [f"group {group}" for group in split.groups.tolist()]
-    return [split.key(i) for i in range(len(split))]
+        return lots_of(f"group {group}" for group in split.groups.tolist())
+    return split.lots()
 
 
-def spared(keys: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray:
-    """(N,) bool: whom a hash of its key, even in [0, 1), puts below `share`.
+def spared(lots: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
+    """(N,) bool: whose lot, even in [0, 1), lies below `share`.
 
     So no image changes sides for others that come or go, but in classes where luck would leave less than three quarters of the share, or take
-    more than one and a half: these follow the order of the hashes. Of each class of LEAST keys or more at least one is held, and at most half.
-    Samples of one key are on one side; a key counts with the class of its first sample.
+    more than one and a half: these follow the order of the lots. Of each class of LEAST lots or more at least one is held, and at most half.
+    Samples of one lot are on one side; a lot counts with the class of its first sample.
     """
-    names, first, inverse = np.unique(np.array(keys, dtype=object).astype(str), return_index=True, return_inverse=True)
-    places = np.array([_place(name) for name in names.tolist()])
-    held = np.zeros(len(names), bool)
+    places, first, inverse = np.unique(lots, return_index=True, return_inverse=True)
+    held = np.zeros(len(places), bool)
     classes = labels[first]
-    for label in np.unique(classes):
-        members = np.flatnonzero(classes == label)
+    order = np.argsort(classes, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(classes[order])) + 1):  # of one class, the lowest lots first
         if len(members) >= LEAST:
-            lowest = members[np.argsort(places[members], kind="stable")]
             least, most = (max(1, round(times * share * len(members))) for times in (0.75, 1.5))
             count = min(max(int((places[members] < share).sum()), least), most, len(members) // 2)
-            held[lowest[:count]] = True
+            held[members[:count]] = True
     return held[inverse]
-
-
-def _place(key: str) -> float:
-    """In [0, 1), the same on every machine; surrogates stand for bytes of a name that are no text."""
-    return int.from_bytes(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=7).digest(), "big") / 2**56

@@ -5,9 +5,11 @@ A rank loads its slots of a global batch; what a slot holds depends on (seed, st
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, DataError, UserError
 from ..methods._base import View
-from .order import permutation
+from .ahead import ReadAhead
+from .order import Blocks, Full, tail
 from .splits import BrokenImage, Split
 from .views import Fetch, Pipeline, check_shapes
 
@@ -25,12 +28,13 @@ _AHEAD = 3  # batches that each loader process prepares ahead
 
 
 class GlobalBatches:
-    """The training batches of a run: step k of an epoch holds places k*B to (k+1)*B of its permutation, the tail is dropped.
+    """The training batches of a run: step k of an epoch holds places k*B to (k+1)*B of its order, the tail is dropped.
 
-    A broken image at place p of the permutation is replaced by the tail's element p mod (tail's length), or the next readable one
-    after it; where there is no tail, or none of it is readable, by the first readable image of the permutation. So every rank
+    A broken image at place p of the order is replaced by the tail's element p mod (tail's length), or the next readable one
+    after it; where there is no tail, or none of it is readable, by the first readable image of the order. So every rank
     finds the same replacement without asking the others. `broken` (id: reason) are known from earlier and not tried again.
     ids: only these samples; fixed: generated sources show each sample's own picture, the one that its label belongs to.
+    window: shards that are mixed at a time, of a split that is read in shards (`data.shuffle blocks`); 0: an epoch is a permutation of all samples.
 
     Raises ConfigError where there are fewer images than a batch needs, or a view wants a column that the data lack.
     """
@@ -47,32 +51,38 @@ class GlobalBatches:
         max_broken: float = 0.05,
         ids: np.ndarray | None = None,
         fixed: bool = False,
+        window: int = 0,
     ) -> None:
-        self.members = np.arange(len(split)) if ids is None else ids
-        if len(self.members) < batch_size:
+        self.shards = split.shards() if window else None
+        self.members = ids if ids is None or self.shards is None else np.sort(ids)
+        self.count = len(split) if ids is None else len(ids)
+        if self.count < batch_size:
             raise ConfigError(
-                "train.batch_size", f"got {batch_size}, but there are {len(self.members)} training images and every batch is full"
+                "train.batch_size", f"got {batch_size}, but there are {self.count} training images and every batch is full"
             )
         check_views(split, views)
         self.split, self.batch_size, self.seed, self.max_broken = split, batch_size, seed, max_broken
         self.views, self.pipeline, self.fixed = views, Pipeline(views, strength, split.channels), fixed
         self.broken = dict(broken or {})
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+        if self.shards is None:
+            self.order = Full(seed, self.count)
+        else:
+            starts = self.shards.starts if self.members is None else self.shards.subset(self.members).starts
+            self.order = Blocks(seed, starts, window)
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.members) // self.batch_size
+        return self.count // self.batch_size
 
-    def order(self, epoch: int) -> np.ndarray:
-        """(N,) the samples of an epoch in its order, kept until another is asked for."""
-        if self._order[0] != epoch:
-            self._order = (epoch, self.members[permutation(self.seed, epoch, len(self.members))])
-        return self._order[1]
-
-    def ids(self, step: int) -> np.ndarray:
-        """(B,) sample ids of a global batch, before broken images are replaced."""
+    def ids(self, step: int, slots: range | None = None) -> np.ndarray:
+        """(B,) sample ids of a global batch, or of its slots, before broken images are replaced."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        return self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        first, slots = place * self.batch_size, range(self.batch_size) if slots is None else slots
+        return self._samples(epoch, first + slots.start, first + slots.stop)
+
+    def _samples(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        found = self.order.ids(epoch, start, stop)
+        return found if self.members is None else self.members[found]
 
     def load(self, step: int, slots: range) -> dict[str, Any]:
         """The rows of `slots` of a global batch.
@@ -82,7 +92,9 @@ class GlobalBatches:
         """
         epoch, place = divmod(step, self.steps_per_epoch)
         known = len(self.broken)
-        rows = [self._row(epoch, place * self.batch_size + slot) for slot in slots]
+        self.split.expect([i for i in self.ids(step)[slots.start : slots.stop].tolist() if i not in self.broken])
+        first = place * self.batch_size
+        rows = [self._row(epoch, first + slot, i) for slot, i in zip(slots, self.ids(step, slots).tolist(), strict=True)]
         return {
             "views": _stack([views for _, views in rows]),
             "index": torch.tensor([i for i, _ in rows], dtype=torch.int64),
@@ -105,8 +117,8 @@ class GlobalBatches:
         """Raises DataError when `broken` are more than `max_broken` of the split."""
         check_broken(self.split, broken, self.max_broken)
 
-    def _row(self, epoch: int, place: int) -> tuple[int, dict[str, np.ndarray]]:
-        for i in self._candidates(epoch, place):
+    def _row(self, epoch: int, place: int, own: int) -> tuple[int, dict[str, np.ndarray]]:
+        for i in chain([own], self._others(epoch, place)):
             if i in self.broken:
                 continue
             try:
@@ -115,14 +127,9 @@ class GlobalBatches:
                 self.note({i: error.reason})
         raise DataError(f"data.source: none of the {len(self.split)} images can be read")
 
-    def _candidates(self, epoch: int, place: int) -> Iterator[int]:
-        order = self.order(epoch)
-        yield int(order[place])
-        tail = order[self.steps_per_epoch * self.batch_size :]
-        start = place % max(1, len(tail))
-        yield from map(int, tail[start:])
-        yield from map(int, tail[:start])
-        yield from map(int, order)
+    def _others(self, epoch: int, place: int) -> Iterator[int]:
+        for other in tail(place, self.steps_per_epoch * self.batch_size, self.count):
+            yield int(self._samples(epoch, other, other + 1)[0])
 
 
 def check_broken(split: Split, broken: Mapping[int, str], max_broken: float, kind: str = "images") -> None:
@@ -173,6 +180,7 @@ class EvalImages:
             )
 
     def _load(self, ids: np.ndarray) -> dict[str, Any] | None:
+        self.split.expect(ids.tolist())
         rows: list[dict[str, np.ndarray]] = []
         gone: list[int] = []
         for i in map(int, ids):
@@ -206,18 +214,54 @@ def _loader(batches: GlobalBatches, steps: range, slots: range, workers: int, pi
     if workers:
         forked = {"num_workers": workers, "multiprocessing_context": "fork", "worker_init_fn": one_thread}
         options |= forked | {"prefetch_factor": _AHEAD}
-    with quiet_start():
-        stream = iter(DataLoader(_Steps(batches, slots), **options))
-    try:
-        for batch in stream:
+    with ExitStack() as opened:
+        with quiet_start():
+            ahead = _read_ahead(batches)
+            if ahead is not None:
+                opened.enter_context(closing(ahead))
+                ahead.at(*_place(batches, steps.start))
+            stream = iter(DataLoader(_Steps(batches, slots), **options))
+        opened.callback(
+            getattr(stream, "_shutdown_workers", lambda: None)
+        )  # torch offers no public way before the garbage collector's
+        for step, batch in zip(steps, _told(stream), strict=True):
             if isinstance(batch, Exception):
                 raise batch
+            if ahead is not None:
+                ahead.at(*_place(batches, step))
             batches.note(batch["broken"])  # a process knows only what it met itself
             yield batch
-    finally:
-        shut_down = getattr(stream, "_shutdown_workers", None)  # torch offers no public way before the garbage collector's
-        if shut_down:
-            shut_down()
+
+
+def _place(batches: GlobalBatches, step: int) -> tuple[int, int]:
+    """(epoch, place in it) where a step begins."""
+    epoch, place = divmod(step, batches.steps_per_epoch)
+    return epoch, place * batches.batch_size
+
+
+def _read_ahead(batches: GlobalBatches) -> ReadAhead | None:
+    """Started where copies of shards are needed; what this process has open is closed before others are forked."""
+    shards = batches.split.shards()
+    if shards is None:
+        return None
+    shards.release()
+    if batches.shards is None or not isinstance(batches.order, Blocks) or not shards.sizes.any():
+        return None
+    return ReadAhead(batches.shards, batches.order, batches.steps_per_epoch * batches.batch_size)
+
+
+def _told(stream: Iterator[Any]) -> Iterator[Any]:
+    """Raises UserError where the system killed a process, as it does where memory runs out: torch knows no more than the signal."""
+    try:
+        yield from stream
+    except RuntimeError as error:
+        killed = any(process.exitcode == -signal.SIGKILL for process in getattr(stream, "_workers", ()))
+        if "DataLoader worker" not in str(error) or not killed:
+            raise
+        raise UserError(
+            "data.workers: the system killed a process that prepares batches, probably as memory ran out; lower data.workers, data.memory_gb or "
+            "train.batch_size"
+        ) from None
 
 
 class _Steps(Dataset):

@@ -1,4 +1,4 @@
-"""The data source of any path: a folder of images, a Parquet file, or a folder of Parquet files."""
+"""The data source of any path: a folder of images, or a file or folder of Parquet, tar archives or Arrow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from ..config.registry import names
 from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError, nearest, shown
-from .layout import SUFFIXES, Found, listing, scan, splits_in, suffix
+from ..storage.folder import Storage
+from ..storage.logins import scrubbed
+from .layout import SHARDS, SUFFIXES, Found, listing, splits_in, suffix
 from .native import SUFFIXES as NATIVE
-from .splits import Source, check_columns
+from .places import File, Remote, absolute
+from .splits import EncodedSplit, Source, check_columns
 
 if TYPE_CHECKING:
     from .parquet import Footer
@@ -21,42 +24,86 @@ READS = ("image_column", "label_column")
 
 def open_source(config: DataConfig, own: None) -> Source:
     """Find what lies there, check its layout and read its labels. Raises ConfigError or DataError, one line each."""
-    try:
-        return _at(Path(config.source).expanduser(), config)
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~nobody
-        raise DataError(f"data.source: {config.source} cannot be read ({error})") from error
-
-
-def _at(path: Path, config: DataConfig) -> Source:
     name = config.source
     if shown(name) != name:
         raise ConfigError(
             "data.source", f"{name} is not written in UTF-8, which a config must be; go into it and give . or a link to it"
         )
-    if not path.exists():
-        looks_like_path = len(path.parts) > 1 or path.suffix
+    try:
+        place = Remote(Storage(name, "data.source")) if "://" in name else Path(name).expanduser()
+        kind = _kind(place, name)
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~nobody
+        raise DataError(f"data.source: {name} cannot be read ({scrubbed(str(error))})") from error
+    try:
+        return _file(place, config) if kind == "file" else _folder(place, config)
+    except OSError as error:
+        raise DataError(f"data.source: {name} cannot be read ({scrubbed(str(error))})") from error
+
+
+def _kind(place: File, name: str) -> str:
+    """file or folder. Raises ConfigError for nothing, DataError for what is neither."""
+    if isinstance(place, Remote):
+        info = place.storage.system.get_file_info(place.place)
+        if not info.type:
+            raise ConfigError(
+                "data.source",
+                f"there is nothing at {name}; look at the address, and at the login and the endpoint that the environment gives",
+            )
+        return "file" if info.is_file else "folder"
+    if not place.exists():
+        looks_like_path = len(place.parts) > 1 or place.suffix
         what = f"{name} does not exist" if looks_like_path else f"{name!r} is neither a built-in set nor a file or folder"
         raise ConfigError("data.source", f"{what}; {nearest(name, names('source'))}")
-    from .folder import open_folder
+    if not (place.is_dir() or place.is_file() or suffix(place.name) in SUFFIXES):
+        raise DataError(f"data.source: {name} is neither a file nor a folder")
+    return "folder" if place.is_dir() else "file"
+
+
+def _file(place: File, config: DataConfig) -> Source:
     from .parquet import footer_of, open_parquet
 
-    if not path.is_dir():
-        if suffix(path.name) in SUFFIXES:
-            raise DataError(f"data.source: {name} is a single image; give the folder that it lies in")
-        if not path.is_file():
-            raise DataError(f"data.source: {name} is neither a file nor a folder")
-        train, test, notes = open_parquet(path, {"": footer_of(path)}, config)
-        return Source(shown(path.stem or name), train, test, notes)
-    found = scan(path, also=NATIVE if config.channels else frozenset())
-    footers, notes = _tables(path, found, config)
+    if suffix(place.name) in SUFFIXES:
+        raise DataError(f"data.source: {config.source} is a single image; give the folder that it lies in")
+    if place.name.lower().endswith(SHARDS):
+        train, test, notes = open_shards(place, [""], config)
+    else:
+        train, test, notes = open_parquet(place, {"": footer_of(place)}, config)
+    return Source(shown(os.path.splitext(place.name)[0] or config.source), train, test, notes)
+
+
+def _folder(place: File, config: DataConfig) -> Source:
+    from .folder import open_folder
+    from .index import index_of
+    from .parquet import open_parquet
+
+    index = index_of(place, config.scratch, NATIVE if config.channels else frozenset())
+    found = index.found
+    name = shown(place.resolve().name if isinstance(place, Path) else place.name)
+    footers, notes = _tables(place, found, config)
+    if found.shards and not (footers or found.images):
+        train, test, taken = open_shards(place, found.shards, config)
+        return Source(name, train, test, [shown(note) for note in (*notes, *taken)])
     if not footers:
-        check_columns(config, f"{name} holds image files, which have", labels=True)
-    train, test, taken = open_parquet(path, footers, config) if footers else open_folder(path, found, config)
+        check_columns(config, f"{config.source} holds image files, which have", labels=True)
+    train, test, taken = open_parquet(place, footers, config) if footers else open_folder(place, index, config)
     notes += [*taken, *filter(None, [found.note()])]
-    return Source(shown(path.resolve().name), train, test, [shown(note) for note in notes])
+    return Source(name, train, test, [shown(note) for note in notes])
 
 
-def _tables(path: Path, found: Found, config: DataConfig) -> tuple[dict[str, Footer], list[str]]:
+def open_shards(root: File, names: list[str], config: DataConfig) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
+    """(train, test or None, notes) of archives or Arrow files, by their names relative to `root`; "" is `root` itself."""
+    from .hugging_face import open_arrow
+    from .webdataset import open_tars
+
+    arrow = [name for name in names if (name or root.name).lower().endswith(".arrow")]
+    if arrow and len(arrow) < len(names):
+        raise DataError(
+            f"data.source: {config.source} holds both Arrow files ({listing(arrow, 1)}) and archives; give the folder of one"
+        )
+    return (open_arrow if arrow else open_tars)(root, names, config)
+
+
+def _tables(path: File, found: Found, config: DataConfig) -> tuple[dict[str, Footer], list[str]]:
     """The Parquet files below `path` that are the data set, none where its image files are; notes on those left out."""
     from .parquet import check_images, footer_of, is_image, named_files
 
@@ -70,7 +117,7 @@ def _tables(path: Path, found: Found, config: DataConfig) -> tuple[dict[str, Foo
             check_images(path / name, footers[name].schema, column)
     if tables and found.images:
         named = set[str]().union(*(named_files(path / name, column) for name in tables))
-        if not named.issuperset(os.path.abspath(path / name) for name in found.images):
+        if not named.issuperset(absolute(path / name) for name in found.images):
             raise DataError(
                 f"data.source: {path} holds both images ({listing(found.images, 1)}) and Parquet with images ({listing(list(tables), 1)}); "
                 "give the folder or the file of one"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +18,16 @@ import numpy as np
 from ..config.sections import DataConfig
 from ..errors import DataError, shown
 from . import bands
-from .content import content_of
-from .layout import SUFFIXES, WORDS, Found, alike, alikes, listing, plain, split_named, splits_in
-from .splits import Encoded, EncodedSplit, digest
+from .content import Files, content_of
+from .digests import digest, lots_of
+from .expected import Expected
+from .index import Index
+from .layout import SUFFIXES, WORDS, alike, alikes, listing, plain, split_named, splits_in
+from .names import Tree
+from .places import File, Remote, bytes_of
+from .splits import Encoded, EncodedSplit
 
+RULES = 1  # raised whenever the same names are taken for something else
 HANDFUL = 5  # pictures beside class folders that are left out with a word; more of them are no oversight
 _MEND = "name the folders train/ and test/, move what belongs to neither away, or give the folder that you mean"
 _PICTURES = {"images", "image", "imgs", "img", "jpegimages", "pictures", "photos"}
@@ -34,68 +40,113 @@ _OF_ANOTHER = re.compile(
 _SPOKEN = re.compile(rf"(?<![a-z])({'|'.join(word for words in WORDS.values() for word in words)})(?![a-z])", re.IGNORECASE)
 
 
-def open_folder(root: Path, found: Found, config: DataConfig) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
-    """(train, test or None, notes on what was taken for what). found: what `scan` found below `root`."""
+def open_folder(root: File, index: Index, config: DataConfig) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
+    """(train, test or None, notes on what was taken for what). index: of what lies below `root`."""
+    found = index.found
     if not found.images:
         there = f"; {note}" if (note := found.note()) else ""
         raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders{there})")
     banded = bands.samples_of(found.images, config.channels)
-    chosen = choose(sorted(banded) or found.images, str(root), found.folders)
+    images = Tree.of(sorted(banded)) if banded else found.images
     if banded:
-        chosen.notes.append(
-            f"{len(found.images):,} files are the bands of {len(banded):,} images: {', '.join(next(iter(banded.values())))}"
-        )
-    chosen.notes += alikes(chosen.classes) + _named_as_masks([*chosen.train, *chosen.test])
+        chosen = choose(images, str(root), found.folders)
+        some = ", ".join(next(iter(banded.values())))
+        chosen.notes.append(f"{len(found.images):,} files are the bands of {len(banded):,} images: {some}")
+    else:
+        chosen = Chosen(**index.remembered("chosen", RULES, lambda: vars(choose(images, str(root), found.folders))))
     tables = [kind for kind in (".csv", ".tsv", ".jsonl", ".json", ".xlsx", ".mat") if found.skipped[kind]]
     if chosen.train_labels is None and tables:
         chosen.notes.append(f"no labels: they come from the names of folders, and {' or '.join(tables)} files are not read")
     if not config.label_column:
         chosen.train_labels = chosen.test_labels = None
-    train = _split(root, chosen.train, chosen.train_labels, chosen.classes, config, banded)
-    test = _split(root, chosen.test, chosen.test_labels, chosen.classes, config, banded) if chosen.test else None
+
+    def split(part: str, ids: np.ndarray, labels: np.ndarray | None) -> EncodedSplit:
+        names, sizes = images.take(ids), found.images.sizes
+        files = [file for name in names for file in banded[name].values() if file] if banded else names
+
+        def one(i: int) -> bytes:
+            if not banded:
+                return bytes_of(root / names[i])
+            return bands.packed({band: bytes_of(root / file) if file else None for band, file in banded[names[i]].items()})
+
+        read = Expected(one)
+        encoded = Encoded(
+            len(names),
+            read,
+            lambda i: shown(root / names[i]),
+            lambda: digest(
+                names, content_of(Files(root, files)) if isinstance(root, Path) else np.asarray(sizes)[ids if not banded else ...]
+            ),
+            names.__getitem__,
+            expect=read.expect if isinstance(root, Remote) else None,
+            lots=(lambda: lots_of(names))
+            if banded
+            else lambda: index.remembered(f"lots-{part}", RULES, lambda: {"lots": lots_of(names)})["lots"],
+        )
+        said = [] if labels is None else [shown(name) for name in chosen.classes]
+        return EncodedSplit(encoded, config.memory_gb, labels, said, shorter_side=config.shorter_side)
+
+    train = split("train", chosen.train, chosen.train_labels)
+    test = split("test", chosen.test, chosen.test_labels) if len(chosen.test) else None
     return train, test, chosen.notes
 
 
 @dataclass
 class Chosen:
-    """Names of the images that train and test, with the numbers of their classes where these are known."""
+    """Numbers of the images that train and test, ascending, with the numbers of their classes where these are known: (n,) int64."""
 
-    train: list[str]
-    train_labels: list[int] | None = None
-    test: list[str] = field(default_factory=list)
-    test_labels: list[int] | None = None
+    train: np.ndarray
+    train_labels: np.ndarray | None = None
+    test: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    test_labels: np.ndarray | None = None
     classes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def choose(names: Sequence[str], root: str, there: Sequence[str] = ()) -> Chosen:
-    """What the images of a folder are, by their sorted names relative to it. Raises DataError; `root` is for its message.
+Folders = list[int]  # by their numbers in the tree
+
+
+def choose(images: Tree, root: str, there: Iterable[str] = ()) -> Chosen:
+    """`_chosen`, and notes on names that may mislead."""
+    chosen = _chosen(images, root, there)
+    chosen.notes += alikes(chosen.classes) + _named_as_masks(images, np.concatenate([chosen.train, chosen.test]))
+    return chosen
+
+
+def _chosen(images: Tree, root: str, there: Iterable[str]) -> Chosen:
+    """What the images of a folder are, by their names relative to it. Raises DataError; `root` is for its message.
 
     there: all folders, also those without an image: a test set of which nothing could be read is not taken for none.
     """
     base = ""
     while True:
-        beside, folders = _level(names, base)
+        beside, folders = _level(images, base)
         if any(splits_in(folder) for folder in folders):
             empty = [
                 name
                 for name in there
                 if name.startswith(base) and split_named(name[len(base) :]) and name[len(base) :] not in folders
             ]
-            return _by_splits(beside, folders, base, root, empty)
+            return _by_splits(images, beside, folders, base, root, empty)
         if beside or len(folders) > 1:
-            return _without_splits(names, beside, folders, base, root)
+            return _without_splits(images, beside, folders, base, root)
         base += f"{next(iter(folders))}/"
 
 
-def _level(names: Sequence[str], base: str) -> tuple[list[str], dict[str, list[str]]]:
-    """The images that lie in the folder `base` itself, and those in each of its subfolders."""
-    beside: list[str] = []
-    folders: dict[str, list[str]] = {}
-    for name in names:
-        head, slash, _ = name[len(base) :].partition("/")
-        (folders.setdefault(head, []) if slash else beside).append(name)
+def _level(images: Tree, base: str) -> tuple[Folders, dict[str, Folders]]:
+    """The folder `base` itself where images lie in it, and of each of its subfolders all that hold images, by their sorted names."""
+    beside: Folders = []
+    folders: dict[str, Folders] = {}
+    for name, number in sorted((name, number) for number, name in enumerate(images.folders)):
+        if f"{name}/" == base or not (name or base):
+            beside.append(number)
+        elif name.startswith(base):
+            folders.setdefault(name[len(base) :].partition("/")[0], []).append(number)
     return beside, folders
+
+
+def _count(images: Tree, folders: Folders) -> int:
+    return int(images.counts[folders].sum())
 
 
 def _check_kinds(folders: Iterable[str], place: str) -> None:
@@ -109,12 +160,15 @@ def _check_kinds(folders: Iterable[str], place: str) -> None:
         )
 
 
-def _named_as_masks(names: Sequence[str]) -> list[str]:
+def _named_as_masks(images: Tree, ids: np.ndarray) -> list[str]:
     """A note on images that are called as another one beside them with _mask or the like behind."""
-    stems = {os.path.splitext(name)[0]: name for name in names}
-    found = [
-        (name, stems[match[1]]) for stem, name in stems.items() if (match := _OF_ANOTHER.fullmatch(stem)) and match[1] in stems
-    ]
+    meant = {name: match[1] for name in images if (match := _OF_ANOTHER.fullmatch(os.path.splitext(name)[0]))}
+    if not meant:
+        return []
+    wanted = set(meant.values())
+    names = images.take(ids)
+    stems = {stem: name for name in names if (stem := os.path.splitext(name)[0]) in wanted}
+    found = [(name, stems[meant[name]]) for name in names if meant.get(name) in stems]
     if not found:
         return []
     return [
@@ -123,18 +177,18 @@ def _named_as_masks(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _by_class(folders: dict[str, list[str]]) -> dict[str, list[str]]:
+def _by_class(folders: dict[str, Folders]) -> dict[str, Folders]:
     """Folders whose names are one in another coding are one class."""
-    classes: dict[str, list[str]] = {}
-    for folder, names in folders.items():
-        classes.setdefault(plain(folder), []).extend(names)
+    classes: dict[str, Folders] = {}
+    for folder, numbers in folders.items():
+        classes.setdefault(plain(folder), []).extend(numbers)
     return classes
 
 
 # ---------------------------------------------------------------- with splits
 
 
-def _by_splits(beside: list[str], folders: dict[str, list[str]], base: str, root: str, empty: list[str]) -> Chosen:
+def _by_splits(images: Tree, beside: Folders, folders: dict[str, Folders], base: str, root: str, empty: list[str]) -> Chosen:
     kinds: dict[str, list[str]] = {"train": [], "test": [], "val": [], "": []}
     for folder in sorted(folders):
         spoken = splits_in(folder)
@@ -155,44 +209,45 @@ def _by_splits(beside: list[str], folders: dict[str, list[str]], base: str, root
             raise DataError(f"data.source: {root}/{folder} holds no image; fill it, or take it away")
     train_folder = kinds["train"][0]
     test_folder = next(iter(kinds["test"] + kinds["val"]), None)
-    chosen = Chosen([])
+    chosen = Chosen(images.inside(folders[train_folder]))
     if beside:
-        _leave_out(beside, f"{root}/{base} beside {train_folder}/", chosen.notes)
+        _leave_out(images, beside, f"{root}/{base} beside {train_folder}/", chosen.notes)
     if kinds["test"] and kinds["val"]:
         unused = kinds["val"][0]
         chosen.notes.append(
-            f"{unused}/ ({len(folders[unused]):,} images) is not used: {test_folder}/ tests, and training holds out its own"
+            f"{unused}/ ({_count(images, folders[unused]):,} images) is not used: {test_folder}/ tests, and training holds out its own"
         )
     elif split_named(train_folder) != train_folder or (test_folder and split_named(test_folder) != test_folder):
         chosen.notes.append(f"{train_folder}/ was taken for training" + (f", {test_folder}/ for testing" if test_folder else ""))
 
     place = f"{root}/{base}{train_folder}"
-    beside, classes = _classes(folders[train_folder], f"{base}{train_folder}/")
+    beside, classes = _classes(images, f"{base}{train_folder}/")
     _check_kinds(classes, place)
     named = {split_named(name) for name in classes} - {""}
     if len(named) > 1:
         raise DataError(f"data.source: {place} holds {listing(sorted(classes))}, which are splits again; {_MEND}")
     if len(classes) < 2:
-        chosen.train = folders[train_folder]
         if classes and not beside:
             chosen.notes.append(f"no labels: all images of {train_folder}/ lie in the one folder {next(iter(classes))}/")
     else:
         if beside:
-            _leave_out(beside, f"{place} beside the folders of its classes ({listing(sorted(classes))})", chosen.notes)
+            _leave_out(images, beside, f"{place} beside the folders of its classes ({listing(sorted(classes))})", chosen.notes)
         chosen.classes = sorted(classes)
-        chosen.train, chosen.train_labels = _numbered(classes, chosen.classes)
+        chosen.train, chosen.train_labels = _numbered(images, classes, chosen.classes)
     if test_folder is not None:
-        _test(chosen, folders[test_folder], f"{base}{test_folder}/", root)
+        _test(chosen, images, folders[test_folder], f"{base}{test_folder}/", root)
     return chosen
 
 
-def _test(chosen: Chosen, names: list[str], prefix: str, root: str) -> None:
+def _test(chosen: Chosen, images: Tree, folders: Folders, prefix: str, root: str) -> None:
     """Test images join the classes of training by name. Images in no folder at all have hidden labels."""
-    beside, classes = _classes(names, prefix)
+    beside, classes = _classes(images, prefix)
     if chosen.train_labels is None or not classes:
-        chosen.test = names
+        chosen.test = images.inside(folders)
         if chosen.train_labels is not None:
-            chosen.notes.append(f"the {len(names):,} images of {prefix} lie in no folders of classes: nothing is tested on them")
+            chosen.notes.append(
+                f"the {len(chosen.test):,} images of {prefix} lie in no folders of classes: nothing is tested on them"
+            )
         elif len(classes) > 1:
             chosen.notes.append(f"the folders of {prefix} are no labels, for the training images have none")
         return
@@ -208,64 +263,64 @@ def _test(chosen: Chosen, names: list[str], prefix: str, root: str) -> None:
             f"data.source: {root}/{prefix.rstrip('/')} has '{unknown[0]}', which is no class of train ({listing(chosen.classes, 10)}); {mend}"
         )
     if beside:
-        _leave_out(beside, f"{root}/{prefix} beside the folders of its classes", chosen.notes)
-    chosen.test, chosen.test_labels = _numbered(classes, chosen.classes)
+        _leave_out(images, beside, f"{root}/{prefix} beside the folders of its classes", chosen.notes)
+    chosen.test, chosen.test_labels = _numbered(images, classes, chosen.classes)
 
 
-def _classes(names: list[str], prefix: str) -> tuple[list[str], dict[str, list[str]]]:
+def _classes(images: Tree, prefix: str) -> tuple[Folders, dict[str, Folders]]:
     """`_level` of a split; a folder that repeats the split's name, as archives unpack (train/train/CLASS), is no class."""
     own = prefix.rstrip("/").rpartition("/")[2]
-    beside, folders = _level(names, prefix)
+    beside, folders = _level(images, prefix)
     while not beside and len(folders) == 1:
         (head,) = folders
         if head != own and split_named(head) not in splits_in(own):
             break
         prefix += f"{head}/"
-        beside, folders = _level(names, prefix)
+        beside, folders = _level(images, prefix)
     return beside, _by_class(folders)
 
 
 # ---------------------------------------------------------------- without splits
 
 
-def _without_splits(names: Sequence[str], beside: list[str], folders: dict[str, list[str]], base: str, root: str) -> Chosen:
+def _without_splits(images: Tree, beside: Folders, folders: dict[str, Folders], base: str, root: str) -> Chosen:
     """All images train. Folders are classes where at least two hold images themselves, as the field has it."""
-    further = sorted(folder for folder in _folders(names) if split_named(folder.rpartition("/")[2]))
+    further = sorted(folder for folder in _folders(images) if split_named(folder.rpartition("/")[2]))
     if further:
         raise DataError(f"data.source: {root} has splits further down ({listing(further)}); give the folder of one set")
-    if len(_spoken(names)) > 1:
-        raise DataError(f"data.source: the names of the images in {root} speak of splits ({listing(names, 3)}); {_MEND}")
+    if len(_spoken(images)) > 1:
+        raise DataError(f"data.source: the names of the images in {root} speak of splits ({listing(images, 3)}); {_MEND}")
     _check_kinds(folders, os.path.join(root, base.rstrip("/")).rstrip("/"))
-    holding = [folder for folder, inside in folders.items() if any("/" not in name[len(base + folder) + 1 :] for name in inside)]
-    chosen = Chosen(list(names))
+    holding = [folder for folder, inside in folders.items() if any(images.folders[number] == base + folder for number in inside)]
+    chosen = Chosen(np.arange(len(images)))
     if len(holding) < 2:
         if len(folders) > 1:
             held = f"of the folders {listing(sorted(folders), 3)} fewer than two hold images themselves"
             chosen.notes.append(f"no labels: {held} (labels are the names of folders: CLASS/*.jpg)")
         return chosen
     folders = _by_class(folders)
-    if len(beside) > HANDFUL:
-        chosen.notes.append(f"no labels: {len(beside):,} images lie beside the folders ({listing(sorted(folders))})")
+    if (count := _count(images, beside)) > HANDFUL:
+        chosen.notes.append(f"no labels: {count:,} images lie beside the folders ({listing(sorted(folders))})")
         return chosen
     if beside:
-        _leave_out(beside, f"{root}/{base} beside the folders of its classes", chosen.notes)
+        _leave_out(images, beside, f"{root}/{base} beside the folders of its classes", chosen.notes)
     chosen.classes = sorted(folders)
-    chosen.train, chosen.train_labels = _numbered(folders, chosen.classes)
+    chosen.train, chosen.train_labels = _numbered(images, folders, chosen.classes)
     chosen.notes.append(f"labels are the names of the {len(folders)} folders ({listing(chosen.classes, 3)})")
     return chosen
 
 
-def _folders(names: Sequence[str]) -> set[str]:
+def _folders(images: Tree) -> set[str]:
     """All folders above the images."""
     found: set[str] = set()
-    for folder in {name.rpartition("/")[0] for name in names}:
+    for folder in images.folders:
         while folder and folder not in found:
             found.add(folder)
             folder = folder.rpartition("/")[0]
     return found
 
 
-def _spoken(names: Sequence[str]) -> set[str]:
+def _spoken(names: Iterable[str]) -> set[str]:
     """The splits of which the file names speak, where every one of them does."""
     spoken = set()
     for name in names:
@@ -276,41 +331,22 @@ def _spoken(names: Sequence[str]) -> set[str]:
     return spoken
 
 
-def _leave_out(names: list[str], where: str, notes: list[str]) -> None:
-    if len(names) > HANDFUL:
+def _leave_out(images: Tree, folders: Folders, where: str, notes: list[str]) -> None:
+    ids = images.inside(folders)
+    names = [images[i].rpartition("/")[2] for i in ids[:HANDFUL].tolist()]
+    if len(ids) > HANDFUL:
         raise DataError(
-            f"data.source: {len(names):,} images lie in {where}, such as '{names[0].rpartition('/')[2]}'; move them into a folder that says what they are"
+            f"data.source: {len(ids):,} images lie in {where}, such as '{names[0]}'; move them into a folder that says what they are"
         )
-    notes.append(f"left out: {listing([name.rpartition('/')[2] for name in names])}, in {where}")
+    notes.append(f"left out: {listing(names)}, in {where}")
 
 
-def _numbered(classes: dict[str, list[str]], order: list[str]) -> tuple[list[str], list[int]]:
-    """Names in sorted order, each with the number of its class."""
-    numbers = {name: number for number, name in enumerate(order)}
-    pairs = sorted((name, numbers[head]) for head, names in classes.items() for name in names)
-    return [name for name, _ in pairs], [number for _, number in pairs]
-
-
-def _split(
-    root: Path,
-    names: list[str],
-    labels: list[int] | None,
-    classes: list[str],
-    config: DataConfig,
-    banded: Mapping[str, Mapping[str, str]],
-) -> EncodedSplit:
-    """banded: of samples of several files, the file of each band."""
-
-    def content() -> str:
-        files = [file for name in names for file in banded[name].values() if file] if banded else names
-        return digest(names, content_of([os.path.join(root, name) for name in files]))
-
-    def read(i: int) -> bytes:
-        if not banded:
-            return (root / names[i]).read_bytes()
-        return bands.packed({band: (root / file).read_bytes() if file else None for band, file in banded[names[i]].items()})
-
-    encoded = Encoded(len(names), read, lambda i: shown(root / names[i]), content, names.__getitem__)
-    known = None if labels is None else np.array(labels, np.int64)
-    said = [] if labels is None else [shown(name) for name in classes]
-    return EncodedSplit(encoded, config.cache_gb, known, said, shorter_side=config.shorter_side)
+def _numbered(images: Tree, classes: dict[str, Folders], order: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Images, ascending, each with the number of its class."""
+    numbers = np.full(len(images.folders), -1, np.int64)
+    places = {name: number for number, name in enumerate(order)}
+    for name, folders in classes.items():
+        numbers[folders] = places[name]
+    labels = numbers[images.folder_of]
+    ids = np.flatnonzero(labels >= 0)
+    return ids, labels[ids]

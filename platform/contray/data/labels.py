@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,10 @@ import pyarrow as pa
 
 from ..errors import ConfigError, shown
 from .layout import alike, alikes, listing, plain
+from .places import File
 
 KEY = "data.label_column"
-Read = Callable[[Path], pa.ChunkedArray]  # the label column of a file
+Read = Callable[[File], pa.ChunkedArray]  # the label column of a file
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Labels:
         return sum(row is None for row in self.rows)
 
 
-def read_labels(files: Sequence[Path], schemas: Sequence[pa.Schema], column: str, read: Read) -> Labels | None:
+def read_labels(files: Sequence[File], schemas: Sequence[pa.Schema], column: str, read: Read) -> Labels | None:
     """The labels of a split; None where no file has the column. Raises ConfigError where files do not agree, or labels are no labels."""
     having = [column in schema.names for schema in schemas]
     if not any(having):
@@ -47,7 +47,7 @@ def read_labels(files: Sequence[Path], schemas: Sequence[pa.Schema], column: str
     if not all(having):
         raise ConfigError(KEY, f"{files[having.index(True)]} has a column {column!r}, and {files[having.index(False)]} has none")
     found = Labels(where=f"{column!r} of {files[0]}")
-    kinds: dict[str, Path] = {}
+    kinds: dict[str, File] = {}
     for file, schema in zip(files, schemas, strict=True):
         rows, names, kind = _of_file(file, schema, column, read)
         kinds.setdefault(kind, file)
@@ -63,7 +63,7 @@ def read_labels(files: Sequence[Path], schemas: Sequence[pa.Schema], column: str
     return found
 
 
-def _of_file(file: Path, schema: pa.Schema, column: str, read: Read) -> tuple[list[Any], list[str], str]:
+def _of_file(file: File, schema: pa.Schema, column: str, read: Read) -> tuple[list[Any], list[str], str]:
     """(rows, declared names, what they are)."""
     where, kind = f"{column!r} of {file}", schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind

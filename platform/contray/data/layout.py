@@ -9,18 +9,33 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ..errors import DataError, shown
+from ..storage.logins import scrubbed
+from .names import Grown, Tree
+from .places import Remote
+from .progress import progress
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"}
     | {".avif", ".heic", ".heif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 TABLE = ".parquet"
+SHARDS = (
+    ".tar",
+    ".arrow",
+    ".tgz",
+    ".tar.gz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+)  # of WebDataset, packed or not, and of Hugging Face
 _LEFT_BEHIND = {
     "__macosx",
     "network trash folder",
@@ -44,21 +59,44 @@ _LEFT_BEHIND = {
     )
 }  # macOS, Windows, network disks
 _KINDS = 5  # suffixes that a note names
+_AT_ONCE = 8  # folders that are read at a time: a network disk answers many questions at once
+_FOLDERS = 64  # whose names are held at a time
+_FRESH = 3_000_000_000  # ns within which a file system may not tell two changes apart
+
+
+@dataclass
+class Folder:
+    """What one folder holds besides its images: names of subfolders, of links to folders, of Parquet files, of shards; skipped: the rest, by its kind.
+
+    time: when the folder was changed last, ns; 0 where that was so short a time before it was read that a later change may bear the same.
+    """
+
+    time: int = 0
+    below: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
 class Found:
-    """Names of the images, Parquet files and folders, relative to the place and sorted; skipped: what else is there, by its kind."""
+    """Names of the images, Parquet files, shards and folders, relative to the place and sorted; skipped: what else is there, by its kind.
 
-    images: list[str] = field(default_factory=list)
+    shards: archives and Arrow files, which are skipped where images or tables with images are: there they are what these came in.
+    """
+
+    images: Tree = field(default_factory=lambda: Tree.of([]))
     tables: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
+    folders: dict[str, Folder] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
 
     def note(self) -> str:
         """'skipped: 3 .txt, 1 hidden folder', or nothing where nothing was."""
-        kinds = [f"{count:,} {kind}" for kind, count in self.skipped.most_common()]
-        more = [f"{sum(count for _, count in self.skipped.most_common()[_KINDS:]):,} others"] if len(kinds) > _KINDS else []
+        skipped = self.skipped + Counter(map(suffix, self.shards if self.images or self.tables else ()))
+        kinds = [f"{count:,} {kind}" for kind, count in skipped.most_common()]
+        more = [f"{sum(count for _, count in skipped.most_common()[_KINDS:]):,} others"] if len(kinds) > _KINDS else []
         return f"skipped: {', '.join(kinds[:_KINDS] + more)}" if kinds else ""
 
 
@@ -72,86 +110,155 @@ def _hidden(name: str) -> bool:
 
 def sort_out(names: Iterable[str], also: frozenset[str] = frozenset()) -> Found:
     """The files of a listing, by their relative names. also: suffixes of images besides SUFFIXES."""
-    found, folders = Found(), set()
+    found, grown, hidden = Found(), Grown(), set[str]()
     for name in names:
-        parts = name.split("/")
-        at = next((i for i, part in enumerate(parts) if _hidden(part)), -1)
-        if at == len(parts) - 1:
-            found.skipped["hidden file(s)"] += 1
-        elif at >= 0:
-            folders.add("/".join(parts[: at + 1]))
-        else:
-            _add(found, name, also)
-    if folders:
-        found.skipped["hidden folder(s)"] = len(folders)
-    return _sorted(found)
+        *above, file = name.split("/")
+        at = next((i for i, part in enumerate(above) if _hidden(part)), -1)
+        if at >= 0:
+            hidden.add("/".join(above[: at + 1]))
+            continue
+        here = found.folders.setdefault("/".join(above), Folder())
+        grown.add("/".join(above), _images([file], here, also))
+    found.images = grown.tree()
+    return _summed(found, Counter({"hidden folder(s)": len(hidden)} if hidden else {}))
 
 
-def scan(root: str | os.PathLike[str], key: str = "data.source", also: frozenset[str] = frozenset()) -> Found:
-    """The files below a folder. Links to files count as files; a folder is read once, by whichever links it is reached.
+def scan(
+    root: str | os.PathLike[str] | Remote,
+    key: str = "data.source",
+    known: Found | None = None,
+    also: frozenset[str] = frozenset(),
+) -> Found:
+    """The files below a folder, of a path or on an object store. Links to files count as files; a folder is read once, by whichever links it is reached.
 
     Folders that are no links come first, so that a link never takes the place of what it leads to. Pipes, sockets and devices are never
-    opened. Raises DataError, with `key` before it, where a folder cannot be read: what lies in it would be missing without a word.
+    opened. known: what was found before; folders whose times are the same are not read again, and where all are it is given back itself.
+    Raises DataError, with `key` before it, where a folder cannot be read: what lies in it would be missing without a word.
     """
-    place = os.path.abspath(root)
-    found, folders, links = Found(), [""], []
+    before = known.folders if known else {}
+    found, grown, links, same, again = Found(), Grown(), [], [], 0
+    seen = set[object]() if isinstance(root, Remote) else _above(os.path.abspath(root))
+
+    def look(name: str) -> tuple[object, Folder, dict[str, int] | None]:
+        if isinstance(root, Remote):
+            return _listed(root / name if name else root, key, also)
+        return _read(os.path.join(os.path.abspath(root), name), before.get(name), key, also)
+
+    level = [""]
+    with ThreadPoolExecutor(_AT_ONCE) as pool, progress("listing folders") as advance:
+        while level or links:
+            names, level = (level, []) if level else ([links.pop(0)], [])
+            for some in (names[start : start + _FOLDERS] for start in range(0, len(names), _FOLDERS)):
+                for name, (identity, here, images) in zip(some, pool.map(look, some), strict=True):
+                    if identity in seen:
+                        again += 1
+                        continue
+                    seen.add(identity)
+                    found.folders[name] = here
+                    level += [f"{name}/{each}" if name else each for each in here.below]
+                    links = sorted([*links, *(f"{name}/{each}" if name else each for each in here.links)])
+                    if images is None:
+                        same.append(name)
+                    else:
+                        grown.add(name, list(images), list(images.values()) if isinstance(root, Remote) else ())
+                        advance(len(images))
+    if known and len(same) == len(before) == len(found.folders):
+        return known
+    if known:
+        grown.keep(known.images, same)
+    found.images = grown.tree()
+    return _summed(found, Counter({"link(s) to folders that are read already or lie above": again} if again else {}))
+
+
+def _above(place: str) -> set[object]:
+    """The folders that the place lies in: a link to one of them leads back to it, and to all beside it."""
     above = [os.path.realpath(place)]
     while (parent := os.path.dirname(above[-1])) != above[-1]:
         above.append(parent)
-    seen = {_identity(folder) for folder in above[1:]}  # a link to what the place lies in leads back to it, and to all beside it
-    while folders or links:
-        prefix = folders.pop() if folders else links.pop(0)
-        here = os.path.join(place, prefix)
+    return {_identity(folder, os.stat(folder)) for folder in above[1:]}
+
+
+def _listed(place: Remote, key: str, also: frozenset[str]) -> tuple[object, Folder, dict[str, int]]:
+    """`_read` of a folder on an object store, whose folders have no times, with the sizes of the images."""
+    from pyarrow import fs
+
+    here, files = Folder(), dict[str, int]()
+    try:
+        infos = place.storage.system.get_file_info(fs.FileSelector(place.place))
+    except OSError as error:
+        raise DataError(f"{key}: {place} cannot be listed ({scrubbed(' '.join(str(error).split()))})") from None
+    for info in infos:
+        if info.type == fs.FileType.File:
+            files[info.base_name] = info.size
+        elif info.type == fs.FileType.Directory and not _hidden(info.base_name):
+            here.below.append(info.base_name)
+        elif info.type == fs.FileType.Directory:
+            here.skipped["hidden folder(s)"] += 1
+    return place.path, here, {name: files[name] for name in _images(list(files), here, also)}
+
+
+def _read(place: str, before: Folder | None, key: str, also: frozenset[str]) -> tuple[object, Folder, dict[str, int] | None]:
+    """(what folder it is, what it holds, its images); what was there `before` and no images where its time is the same. Raises DataError."""
+    try:
+        facts = os.stat(place)
+        identity = _identity(place, facts)
+        if before and before.time == facts.st_mtime_ns:
+            return identity, before, None
+        here = Folder(facts.st_mtime_ns if facts.st_mtime_ns < time.time_ns() - _FRESH else 0)
+        with os.scandir(place) as entries:
+            listed = list(entries)
+    except OSError as error:
+        raise DataError(f"{key}: {place.rstrip('/')} cannot be read ({error.strerror}); mend that, or move it away") from error
+    files = []
+    for entry in listed:
         try:
-            identity = _identity(here)
-            if identity in seen:
-                found.skipped["link(s) to folders that are read already or lie above"] += 1
-                continue
-            seen.add(identity)
-            found.folders.append(prefix.rstrip("/"))
-            with os.scandir(here) as entries:
-                listed = list(entries)
-        except OSError as error:
-            raise DataError(f"{key}: {here} cannot be read ({error.strerror}); mend that, or move it away") from error
-        aside = []
-        for entry in listed:
-            name = prefix + entry.name
-            try:
-                folder, file, link = entry.is_dir(), entry.is_file(), entry.is_symlink()
-            except OSError:  # links in a circle
-                folder, file, link = False, False, True
-            if _hidden(entry.name):
-                found.skipped["hidden folder(s)" if folder else "hidden file(s)"] += 1
-            elif folder:
-                (aside if link else folders).append(f"{name}/")
-            elif file:
-                _add(found, name, also)
-            else:
-                found.skipped["link(s) to nothing" if link else "pipe(s), socket(s) or device(s)"] += 1
-        links = sorted([*links, *aside])
-    return _sorted(found)
+            folder, file, link = entry.is_dir(), entry.is_file(), entry.is_symlink()
+        except OSError:  # links in a circle
+            folder, file, link = False, False, True
+        if folder and not _hidden(entry.name):
+            (here.links if link else here.below).append(entry.name)
+        elif folder:
+            here.skipped["hidden folder(s)"] += 1
+        elif file:
+            files.append(entry.name)
+        else:
+            here.skipped[
+                "hidden file(s)" if _hidden(entry.name) else "link(s) to nothing" if link else "pipe(s), socket(s) or device(s)"
+            ] += 1
+    return identity, here, dict.fromkeys(_images(files, here, also), 0)
 
 
-def _identity(folder: str) -> tuple[object, ...]:
-    facts = os.stat(folder)
+def _identity(folder: str, facts: os.stat_result) -> tuple[object, ...]:
     # some network file systems number nothing
     return (facts.st_dev, facts.st_ino) if facts.st_ino else (os.path.realpath(folder),)
 
 
-def _add(found: Found, name: str, also: frozenset[str]) -> None:
-    kind = suffix(name)
-    if kind in SUFFIXES or kind in also:
-        found.images.append(name)
-    elif kind == TABLE:
-        found.tables.append(name)
-    else:
-        found.skipped[shown(kind) if 1 < len(kind) <= 10 else "file(s) of no known suffix"] += 1
+def _images(files: list[str], here: Folder, also: frozenset[str]) -> list[str]:
+    """The images among the files of a folder; what the others are is noted in it."""
+    images = []
+    for file in files:
+        kind = suffix(file)
+        if _hidden(file):
+            here.skipped["hidden file(s)"] += 1
+        elif kind in SUFFIXES or kind in also:
+            images.append(file)
+        elif kind == TABLE:
+            here.tables.append(file)
+        elif file.lower().endswith(SHARDS):
+            here.shards.append(file)
+        else:
+            here.skipped[shown(kind) if 1 < len(kind) <= 10 else "file(s) of no known suffix"] += 1
+    return images
 
 
-def _sorted(found: Found) -> Found:
-    found.images.sort()
-    found.tables.sort()
-    found.folders.sort()
+def _summed(found: Found, skipped: Counter[str]) -> Found:
+    """The whole of what its folders say."""
+    found.folders = dict(sorted(found.folders.items()))
+    found.tables, found.shards = (
+        sorted(f"{name}/{file}" if name else file for name, here in found.folders.items() for file in getattr(here, kind))
+        for kind in ("tables", "shards")
+    )
+    found.skipped = sum((here.skipped for here in found.folders.values()), skipped)
     return found
 
 

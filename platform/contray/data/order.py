@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterator
+
 import numpy as np
 
+from ..config.sections import DataConfig
 from .draws import generator
 from .splits import Split
 
@@ -13,12 +17,97 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     return generator(seed, "order", epoch).permutation(n)
 
 
+def window(config: DataConfig) -> int:
+    """Shards whose samples are mixed at a time; 0: all samples are."""
+    return config.window if config.shuffle == "blocks" else 0
+
+
+class Full:
+    """`data.shuffle full`: an epoch is a permutation of all n samples."""
+
+    def __init__(self, seed: int, n: int) -> None:
+        self.seed, self.n = seed, n
+        self._kept: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def ids(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        """(stop - start,) the samples at these places of an epoch."""
+        if self._kept[0] != epoch:
+            self._kept = (epoch, permutation(self.seed, epoch, self.n))
+        return self._kept[1][start:stop]
+
+
+class Blocks:
+    """`data.shuffle blocks`: an epoch is a permutation of the shards, and of the samples within each `window` shards that follow each other in it.
+
+    starts: (S + 1,) where each shard's samples begin, and their number. A window is drawn when it is asked for: nothing holds all samples.
+    """
+
+    def __init__(self, seed: int, starts: np.ndarray, window: int) -> None:
+        self.seed, self.starts, self.window = seed, starts, window
+        self.n = int(starts[-1])
+        self._epoch: tuple[int, np.ndarray, np.ndarray] = (-1, np.empty(0, np.int64), np.empty(0, np.int64))
+        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+
+    def windows(self, epoch: int) -> int:
+        return -(-len(self._plan(epoch)[0]) // self.window)
+
+    def shards(self, epoch: int, window: int) -> np.ndarray:
+        """The shards that a window mixes."""
+        return self._plan(epoch)[0][window * self.window : (window + 1) * self.window]
+
+    def window_at(self, epoch: int, place: int) -> int:
+        """The window that a place of an epoch lies in."""
+        return int(np.searchsorted(self._plan(epoch)[1], place, side="right")) - 1
+
+    def ids(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        """(stop - start,) the samples at these places of an epoch."""
+        ends = self._plan(epoch)[1]
+        parts = [np.empty(0, np.int64)]
+        while start < min(stop, self.n):
+            window = self.window_at(epoch, start)
+            begin, end = ends[window], min(stop, ends[window + 1])
+            parts.append(self._drawn(epoch, window)[start - begin : end - begin])
+            start = int(end)
+        return np.concatenate(parts)
+
+    def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(shards in their order, (W + 1,) places where windows begin); shards without samples are left out."""
+        if self._epoch[0] != epoch:
+            sizes = np.diff(self.starts)
+            shards = np.flatnonzero(sizes)
+            shards = shards[generator(self.seed, "shards", epoch).permutation(len(shards))]
+            places = np.concatenate([[0], np.cumsum(sizes[shards])])
+            self._epoch = (epoch, shards, np.unique(np.append(places[:: self.window], self.n)))
+        return self._epoch[1:]
+
+    def _drawn(self, epoch: int, window: int) -> np.ndarray:
+        if (epoch, window) not in self._kept:
+            shards, starts = self.shards(epoch, window).tolist(), self.starts
+            ids = np.concatenate([np.arange(int(starts[shard]), int(starts[shard + 1])) for shard in shards])
+            self._kept[epoch, window] = generator(self.seed, "window", epoch, window).permutation(ids)
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return self._kept[epoch, window]
+
+
+_KEPT = 3  # windows: that of a batch, the next one's, and the last one's, from which broken images are replaced
+
+
+def tail(place: int, first: int, n: int) -> Iterator[int]:
+    """The places that replace a broken image at `place`, in their order: of the dropped tail from `first` on, then all from the beginning."""
+    start = place % max(1, n - first)
+    yield from range(first + start, n)
+    yield from range(first, first + start)
+    yield from range(n)
+
+
 def holdout(split: Split, fraction: float, seed: int, ids: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(fit ids, held-out ids), both sorted: about `fraction` of each class, and samples of one group on one side.
 
-    A class of at least two groups is on both sides. Without labels all samples count as one class. ids: of these samples alone, sorted.
+    A class of at least two groups is on both sides. Without labels all samples count as one class. ids: of these samples alone, sorted;
+    else of all whose label is known.
     """
-    ids = np.arange(len(split)) if ids is None else ids
+    ids = split.known if ids is None else ids
     groups = ids if split.groups is None else split.groups[ids]
     names, first = np.unique(groups, return_index=True)  # a group counts with the label of its first sample
     labels = np.zeros(len(ids), np.int64) if split.labels is None else split.labels[ids]

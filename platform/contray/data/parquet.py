@@ -20,15 +20,17 @@ import pyarrow as pa
 
 from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError, shown
+from ..storage.folder import Storage
 from .content import absent, content_of
 from .digests import digest
 from .labels import KEY, Labels, join, read_labels
 from .layout import WORDS, besides_splits, listing, scan, splits_in
 from .pixels import BrokenImage
+from .places import File, Remote, content, folder_of
 from .rows import Rows, table
 from .splits import Encoded, EncodedSplit
 
-_MEND = "name the files train*.parquet and test*.parquet, or give the file or folder that you mean"
+_MEND = "name the files train* and test*, or give the file or folder that you mean"
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -37,7 +39,7 @@ def parquet_files(path: Path) -> list[Path]:
 
 
 def open_parquet(
-    root: Path, footers: Mapping[str, Footer], config: DataConfig
+    root: File, footers: Mapping[str, Footer], config: DataConfig
 ) -> tuple[EncodedSplit, EncodedSplit | None, list[str]]:
     """(train, test or None, notes on what was taken for what).
 
@@ -61,7 +63,7 @@ def open_parquet(
     return train_split, test_split, notes + joined.notes
 
 
-def divide(names: Sequence[str], root: str) -> tuple[dict[str, str], list[str]]:
+def divide(names: Sequence[str], root: str, kind: str = "Parquet") -> tuple[dict[str, str], list[str]]:
     """The split of each file (train, test, or "unused"), by its name or its folder's, and notes. Raises DataError.
 
     Where no name speaks of a split, all files train.
@@ -84,7 +86,7 @@ def divide(names: Sequence[str], root: str) -> tuple[dict[str, str], list[str]]:
         taken = ", ".join(f"{kinds[split][0]} was taken for {split}" for split in WORDS if kinds[split])
         raise DataError(f"data.source: in {root} {taken}, but {listing(kinds[''])} is no split; {_MEND}")
     if not kinds["train"] and not kinds[""]:
-        raise DataError(f"data.source: {root} has no train*.parquet (it has {listing(names)}); {_MEND}")
+        raise DataError(f"data.source: {root} has no train*.{kind.lower()} (it has {listing(names)}); {_MEND}")
     stems = {
         split: {besides_splits(name.rpartition("/")[2].rpartition(".")[0]) for name in of} for split, of in kinds.items() if of
     }
@@ -95,7 +97,7 @@ def divide(names: Sequence[str], root: str) -> tuple[dict[str, str], list[str]]:
         )
     notes = []
     if kinds[""] and len(names) > 1:
-        notes.append(f"no name of the {len(names):,} Parquet files speaks of a split: all of them train")
+        notes.append(f"no name of the {len(names):,} {kind} files speaks of a split: all of them train")
     if kinds["test"] and kinds["val"]:
         notes.append(f"not used: {listing(kinds['val'], 3)}; {kinds['test'][0]} tests, and training holds out its own")
     tests = "test" if kinds["test"] else "val"
@@ -110,7 +112,7 @@ class Footer:
     rows: int
 
 
-def footer_of(file: Path) -> Footer:
+def footer_of(file: File) -> Footer:
     """Raises DataError."""
     with table(file) as found:
         return Footer(found.schema_arrow, found.metadata.num_rows)
@@ -124,7 +126,7 @@ def is_image(schema: pa.Schema, column: str) -> bool:
     return pa.types.is_null(kind) or _kind_of(kind) == "image"  # null: writers that guess types make it of a file without rows
 
 
-def check_images(file: Path, schema: pa.Schema, column: str) -> None:
+def check_images(file: File, schema: pa.Schema, column: str) -> None:
     """Raises DataError or ConfigError where the columns are not told apart by name, or the named one holds no images."""
     twice = [name for name in schema.names if schema.names.count(name) > 1]
     if twice:
@@ -138,7 +140,7 @@ def check_images(file: Path, schema: pa.Schema, column: str) -> None:
         )
 
 
-def named_files(file: Path, column: str) -> set[str]:
+def named_files(file: File, column: str) -> set[str]:
     """The files that the rows of a column of images name, where some of them have no bytes: absolute, and below the table's folder."""
     with table(file) as found:
         kind = found.schema_arrow.field(column).type
@@ -156,11 +158,11 @@ def named_files(file: Path, column: str) -> set[str]:
             paths = found.read(columns=[f"{column}.path"])[column].to_pylist()
         except UnicodeDecodeError:  # then reading a row says so
             return set()
-    places = {below(file.parent, row["path"]) for row in paths if row is not None and row["path"]}
+    places = {below(folder_of(file), row["path"]) for row in paths if row is not None and row["path"]}
     return {place for place in places if place is not None}
 
 
-def _read_column(file: Path, name: str) -> pa.ChunkedArray:
+def _read_column(file: File, name: str) -> pa.ChunkedArray:
     """A whole column. Raises DataError naming the damaged file, or OSError where the system could not read, perhaps for now."""
     with table(file) as found:
         return found.read(columns=[name])[name]
@@ -171,6 +173,12 @@ def read_file(place: str) -> bytes:
     if not stat.S_ISREG(os.stat(place).st_mode):
         raise FileNotFoundError(place)
     return Path(place).read_bytes()
+
+
+def read_stored(storage: Storage, place: str) -> bytes:
+    """place: absolute, also where the store's own names have no slash before them. Raises FileNotFoundError for whatever is no file."""
+    with storage.system.open_input_file(place if storage.root.startswith("/") else place[1:]) as file:
+        return file.read()
 
 
 def below(folder: Path, path: str) -> str | None:
@@ -246,10 +254,14 @@ class _Column:
         """What a view is drawn from of row i. Raises BrokenImage."""
         file, _ = self.rows.place(i)
         try:
-            found = cell_bytes(cell, self.rows.files[file].parent) if self.kind == "image" else cell.as_py()
+            found = self._image(cell, self.rows.files[file]) if self.kind == "image" else cell.as_py()
         except UnicodeDecodeError:
             raise BrokenImage(self.where(i), f"column {self.rows.column!r} is no text") from None
         return self._array(i, found) if self.kind == "array" and found is not None else found
+
+    def _image(self, cell: pa.Scalar, file: File) -> bytes | memoryview | None:
+        read = partial(read_stored, file.storage) if isinstance(file, Remote) else read_file
+        return cell_bytes(cell, folder_of(file), read)
 
     def _array(self, i: int, found: Any) -> np.ndarray:
         """What no window may be cut from is broken: one value that is not finite would end a training."""
@@ -280,7 +292,7 @@ class _Column:
 class _Part:
     """The files of one split: checked on construction, read at the first use."""
 
-    def __init__(self, footers: Mapping[Path, Footer], config: DataConfig) -> None:
+    def __init__(self, footers: Mapping[File, Footer], config: DataConfig) -> None:
         self.files, self.schemas, self.config = list(footers), [footer.schema for footer in footers.values()], config
         for file, schema in zip(self.files, self.schemas, strict=True):
             check_images(file, schema, config.image_column)
@@ -298,13 +310,13 @@ class _Part:
         """The split with its labels as numbers of `classes`."""
         encoded = Encoded(
             int(self.rows[-1]), self.images, self._describe, self._content, self._key, self.images.rows.close,
-            sample=self.images.sample, stream=self.images.stream, memory=self.images.rows.memory,
+            sample=self.images.sample, stream=self.images.stream, memory=self.images.rows.memory, shards=self.images.rows.shards,
         )  # fmt: skip
         known = classes if labels is not None else []
-        return EncodedSplit(encoded, self.config.cache_gb, labels, known, self._others(), self.config.shorter_side)
+        return EncodedSplit(encoded, self.config.memory_gb, labels, known, self._others(), self.config.shorter_side)
 
     def _column(self, name: str, kind: str) -> _Column:
-        return _Column(Rows(self.files, self.rows, name, self.config.scratch), kind)
+        return _Column(Rows(self.files, self.rows, name, self.config.scratch, self.config.disk_gb), kind)
 
     def _others(self) -> dict[str, tuple[str, Callable[[int], Any]]]:
         """Every further column of all files that a view could be drawn from: images, lists of numbers (of lists: channels first), texts."""
@@ -330,4 +342,5 @@ class _Part:
         named = set[str]().union(
             *(named_files(file, column) for file in self.files for column in (self.config.image_column, *columns))
         )
-        return digest(self.rows, content_of(self.files), content_of(sorted(named)))
+        names = sorted(named)
+        return digest(self.rows, content(self.files), content_of(names) if isinstance(self.files[0], Path) else names)

@@ -28,6 +28,8 @@ from ..errors import ConfigError, DataError, UserError, shown
 from . import files
 from .aside import set_aside
 from .form import Form
+from .listed import labelled, narrowed, restricted
+from .shards import check_room
 from .splits import BrokenImage, EncodedSplit, Source, Split, check_columns, digest
 
 PIPELINE = "4"  # raised whenever the same key gives other pixels
@@ -37,8 +39,15 @@ _LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes 
 def open_source(config: RunConfig | DataConfig) -> Source:
     """Find `data.source`, check its layout and read its labels, but decode nothing yet. DataConfig: a source's own keys have their defaults.
 
-    Raises ConfigError or DataError, one line each: no such source, an empty one, a missing column or set.
+    Raises ConfigError or DataError, one line each: no such source, an empty one, a missing column or set, no room for the copies that it needs.
     """
+    source, keys = _found(config), config if isinstance(config, DataConfig) else config.data
+    train = source.train
+    check_room(train.shards(), keys, train.decoded_bytes if isinstance(train, EncodedSplit) else lambda: 0.0)
+    return source
+
+
+def _found(config: RunConfig | DataConfig) -> Source:
     keys = config if isinstance(config, DataConfig) else config.data
     name = keys.source
     module = find("source", name) if name.endswith(".py") or name in names("source") else files
@@ -49,14 +58,19 @@ def open_source(config: RunConfig | DataConfig) -> Source:
     check_columns(keys, what, labels="label_column" not in reads, images="image_column" not in reads)
     if module is files or name in SOURCES:
         source = _formed(name, module.open_source(keys, None), keys)
-        return set_aside(source, keys.test_share, f"{source.name}{'/' * os.path.isdir(os.path.expanduser(name))}")
+        return _by_lists(source, keys, f"{source.name}{'/' * os.path.isdir(os.path.expanduser(name))}")
     own = (
         getattr(module, "Config", lambda: None)()
         if isinstance(config, DataConfig)
         else config.parts.get(f"data.{part_name(name)}")
     )
     source = _formed(name, _opened(name, module, keys, own), keys)
-    return set_aside(source, keys.test_share, source.name)
+    return _by_lists(source, keys, source.name)
+
+
+def _by_lists(source: Source, keys: DataConfig, place: str) -> Source:
+    """The source with a test set, and what data.labels and data.subset make of the rest: the same images test with and without them."""
+    return narrowed(restricted(set_aside(labelled(source, keys), keys.test_share, place), keys), keys)
 
 
 def _formed(name: str, source: Source, config: DataConfig) -> Source:
@@ -142,4 +156,5 @@ def fingerprint(source: Source, config: DataConfig) -> dict[str, str]:
     """
     splits = [split.content() for split in (source.train, source.test) if split is not None]
     libraries = {name: version(name) for name in _LIBRARIES}
-    return {**libraries, "opencv": cv2.__version__, "pipeline": PIPELINE, "data": digest(splits, config.image_column)}
+    data = digest(splits, config.image_column, *([source.listed] if source.listed else []))
+    return {**libraries, "opencv": cv2.__version__, "pipeline": PIPELINE, "data": data}

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -18,14 +18,15 @@ import numpy as np
 
 from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError
-from .digests import digest
+from .digests import digest, lots_of
+from .encoded import Encoded, Read
 from .form import RGB, Form
 from .pixels import BrokenImage, Depth, Pixels
+from .progress import progress
+from .shards import Shards
 
 _PAUSES = (0.1, 0.5, 2.0)  # seconds between the tries of a read that failed
-_SLOW = 2000  # images from which decoding shows a progress bar
 _SURVEYED = 64  # images that tell what range a set's values have
-Read = Callable[[], bytes | memoryview | None]
 
 
 class Split:
@@ -67,6 +68,19 @@ class Split:
         """What a sample is called among the split's, wherever the data lie."""
         return str(i)
 
+    def lots(self) -> np.ndarray:
+        """(N,) float64 in [0, 1): even numbers that samples are drawn by, each of its key alone, so that they stay where others come or go."""
+        return lots_of(self.key(i) for i in range(len(self)))
+
+    def all_keys(self) -> Iterator[str]:
+        """`key` of all, in order."""
+        return map(self.key, range(len(self)))
+
+    @property
+    def known(self) -> np.ndarray:
+        """Ids of the samples whose label is known: all, but where data.labels names some; the others' labels are -1 then."""
+        return np.arange(len(self)) if self.labels is None else np.flatnonzero(self.labels >= 0)
+
     def content(self) -> str:
         """A digest of what the split holds, cheap beside training: changes when images are added, taken away or replaced by others.
 
@@ -80,8 +94,15 @@ class Split:
                 found.append(self.describe(i))
         return digest(*found)
 
+    def expect(self, ids: Sequence[int]) -> None:
+        """These are asked for next, in this process: where each answer takes long, many are asked for at a time."""
+
     def prepare(self) -> None:
         """Decode once, where that pays; the pixels are the same without it."""
+
+    def shards(self) -> Shards | None:
+        """How the samples lie together, in a set that is read in shards; None of others."""
+        return None
 
     def notes(self) -> Sequence[str]:
         """What one should know of how the files become pixels, a line each: the range of their values, what of them is not used."""
@@ -118,57 +139,13 @@ class ArraySplit(Split):
         return digest(self.images.shape, *map(digest, some), self.labels)
 
 
-@dataclass
-class Encoded:
-    """Where encoded images lie: read(i) gives the file's bytes, describe(i) its name, content() a cheap digest.
-
-    key(i) names an image within the set, wherever that lies. close() drops what read holds in memory, when all is decoded. sample(n): ids and
-    bytes of about n images from all over the set, and stream(): for each of them in order a function that gives its bytes as read does, where
-    that is cheaper. memory(): what read holds in memory, in words.
-    """
-
-    count: int
-    read: Callable[[int], bytes | memoryview | None]
-    describe: Callable[[int], str]
-    content: Callable[[], str]
-    key: Callable[[int], str] = str
-    close: Callable[[], None] = lambda: None
-    sample: Callable[[int], Iterator[tuple[int, bytes | memoryview | None]]] | None = None
-    stream: Callable[[], Iterator[Callable[[], bytes | memoryview | None]]] | None = None
-    memory: Callable[[], str] = lambda: "each is read when it is asked for"
-
-    def subset(self, ids: np.ndarray) -> Encoded:
-        """These images, by their places among the ids, which ascend."""
-        at = ids.tolist()
-
-        def stream() -> Iterator[Read]:
-            assert self.stream is not None
-            wanted = iter(at)
-            following = next(wanted, None)
-            for i, read in enumerate(self.stream()):
-                if i == following:
-                    yield read
-                    following = next(wanted, None)
-
-        def sample(count: int) -> Iterator[tuple[int, bytes | memoryview | None]]:
-            assert self.sample is not None
-            places = {i: place for place, i in enumerate(at)}
-            found = self.sample(-(-count * self.count // max(len(at), 1)))
-            return ((places[i], data) for i, data in found if i in places)
-
-        return Encoded(
-            len(at), lambda i: self.read(at[i]), lambda i: self.describe(at[i]), lambda: digest(self.content(), ids),
-            lambda i: self.key(at[i]), self.close, sample if self.sample else None, stream if self.stream else None, self.memory,
-        )  # fmt: skip
-
-
 class EncodedSplit(Split):
-    """Encoded images, decoded at each access or, where the decoded set fits `cache_gb`, once by `prepare`."""
+    """Encoded images, decoded at each access or, where the decoded set fits `memory_gb`, once by `prepare`."""
 
     def __init__(
         self,
         encoded: Encoded,
-        cache_gb: float,
+        memory_gb: float,
         labels: np.ndarray | None = None,
         classes: Sequence[str] = (),
         others: Mapping[str, tuple[str, Callable[[int], Any]]] | None = None,
@@ -179,7 +156,7 @@ class EncodedSplit(Split):
         shorter_side: px to which all images are reduced as they are decoded; 0: they stay as large as they are.
         """
         super().__init__(classes)
-        self.encoded, self.cache_gb, self.labels, self.shorter_side = encoded, cache_gb, labels, shorter_side
+        self.encoded, self.memory_gb, self.labels, self.shorter_side = encoded, memory_gb, labels, shorter_side
         self.others = others or {}
         self.columns = {"image": "image"} | {name: kind for name, (kind, _) in self.others.items()}
         self.form = RGB
@@ -197,11 +174,22 @@ class EncodedSplit(Split):
     def key(self, i: int) -> str:
         return self.encoded.key(i)
 
+    def expect(self, ids: Sequence[int]) -> None:
+        if self.encoded.expect is not None and self._cache is None:
+            self.encoded.expect(ids)
+
+    def lots(self) -> np.ndarray:
+        return super().lots() if self.encoded.lots is None else self.encoded.lots()
+
+    def shards(self) -> Shards | None:
+        found = None if self.encoded.shards is None else self.encoded.shards()
+        return found if found is None or self._cache is None else found.held()
+
     def subset(self, ids: np.ndarray) -> EncodedSplit:
         """These samples, by their places among the ids, which ascend."""
         others = {name: (kind, lambda i, read=read: read(int(ids[i]))) for name, (kind, read) in self.others.items()}
         labels = None if self.labels is None else self.labels[ids]
-        part = EncodedSplit(self.encoded.subset(ids), self.cache_gb, labels, self.classes, others, self.shorter_side)
+        part = EncodedSplit(self.encoded.subset(ids), self.memory_gb, labels, self.classes, others, self.shorter_side)
         part.take(self.form)
         return part
 
@@ -252,11 +240,19 @@ class EncodedSplit(Split):
             raise BrokenImage(self.describe(i), f"column {column!r} is empty")
         return self._decode(i, found, column) if kind == "image" else found
 
+    def encoded_image(self, i: int) -> bytes | memoryview | None:
+        """The file's bytes as they are; raises as `image` does."""
+        return self._read(i)
+
+    def decoded_image(self, i: int, data: bytes | memoryview | None) -> np.ndarray:
+        """What `image` gives, of bytes that are at hand."""
+        return self._decode(i, data)
+
     def prepare(self) -> None:
         if self._prepared:
             return
         self._prepared = True
-        limit = self.cache_gb * 1e9
+        limit = self.memory_gb * 1e9
         if self.decoded_bytes() > limit:
             return
         cache: np.ndarray | list[np.ndarray | None] | None = None
@@ -303,7 +299,7 @@ class EncodedSplit(Split):
     def _decode_all(self) -> Generator[np.ndarray | None, None, None]:
         """All images in order, None for broken ones. Few chunks are under way at once, so that what waits is bounded."""
         waiting: deque[Future[list[np.ndarray | None]]] = deque()
-        with ThreadPoolExecutor() as pool, _progress(len(self)) as advance:
+        with ThreadPoolExecutor() as pool, progress("decoding images", len(self)) as advance:
             most = 2 * pool._max_workers
             for chunk in chain(self._chunks(), [None] * most):
                 if chunk is not None:
@@ -349,26 +345,11 @@ class EncodedSplit(Split):
         raise AssertionError("unreachable")
 
 
-@contextmanager
-def _progress(count: int) -> Iterator[Callable[[int], None]]:
-    """Yields advance(n): a progress bar on stderr where there are many images, nothing for few."""
-    if count < _SLOW:
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("decoding images", total=count)
-        yield lambda n: bar.advance(task, n)
-
-
 @dataclass(frozen=True)
 class Source:
     """A data set: what trains, and what tests where there is any. notes: what was taken for what, and what was left out and why.
 
-    tested: in words, what was set aside as a test set of a source that has none.
+    tested: in words, what was set aside as a test set of a source that has none. listed: a digest of what data.labels says, if anything.
     """
 
     name: str
@@ -376,6 +357,7 @@ class Source:
     test: Split | None
     notes: list[str] = field(default_factory=list)
     tested: str = ""
+    listed: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.train, EncodedSplit) and isinstance(self.test, EncodedSplit):

@@ -39,6 +39,9 @@ class Subset(Split):
     def content(self) -> str:
         return digest(self.base.content(), self.ids)
 
+    def expect(self, ids: Sequence[int]) -> None:
+        self.base.expect([int(self.ids[i]) for i in ids])
+
     def prepare(self) -> None:
         self.base.prepare()
         known = self.base.broken

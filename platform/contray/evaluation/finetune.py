@@ -18,7 +18,8 @@ class Config(FineTuning):
     """Keys eval.finetune.*."""
 
     labels: str = setting(
-        "1.0", "a fraction of the labels such as 0.01, or 10-per-class; the same images for every method and seed"
+        "1.0",
+        "a fraction of the labels such as 0.01, 10-per-class, or a list of images such as 1percent.txt; the same images for every method and seed",
     )
     epochs: int = setting(60, "passes over the labelled images", unit="epochs", ge=1)
     batch: int = setting(64, "minibatch", unit="images", ge=2)

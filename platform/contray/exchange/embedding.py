@@ -149,7 +149,7 @@ def _found(storage: Storage, source: str, also: frozenset[str]) -> tuple[Found, 
             raise DataError(f"{source}: no image folder and no Parquet file; give the folder that an image lies in")
         return Found(tables=[""]), content_of([Path(storage.root)]) if storage.local else str(info.size)
     if storage.local:
-        found = scan(storage.root, "SOURCE", also) if info.type == kind.Directory else Found()
+        found = scan(storage.root, "SOURCE", also=also) if info.type == kind.Directory else Found()
         return found, content_of([Path(storage.root, name) for name in (*found.images, *found.tables)])
     above = len(storage.root.rstrip("/")) + 1
     infos = storage.system.get_file_info(fs.FileSelector(storage.root, recursive=True, allow_not_found=True))

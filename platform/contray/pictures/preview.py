@@ -123,7 +123,9 @@ def _show(axis: Axes, image: np.ndarray, text: str = "", below: bool = False) ->
 
 
 def _label(split: Split, i: int) -> str:
-    return f"id {i}" if split.labels is None else f"id {i}: {drawable(split.classes[split.labels[i]], SHORT)}"
+    return (
+        f"id {i}" if split.labels is None or split.labels[i] < 0 else f"id {i}: {drawable(split.classes[split.labels[i]], SHORT)}"
+    )
 
 
 def _caption(views: Mapping[str, View], strength: float, generated: bool, width: int) -> list[str]:

@@ -29,7 +29,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     """
     scores_of(subject, torch.zeros(1, subject.method.out_dim))  # before the features of all images are computed
     train = subject.source.train
-    features, ids = subject.features(train, subject.limited(train, np.arange(len(train)), LIMIT))
+    features, ids = subject.features(train, subject.limited(train, train.known, LIMIT))
     scores = scores_of(subject, features)  # (N, K)
     own, count = scores.argmax(1).numpy(), scores.shape[1]
     sizes = np.bincount(own, minlength=count)  # (K,)

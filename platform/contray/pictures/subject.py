@@ -66,7 +66,7 @@ class Subject:
     def searched(self) -> np.ndarray:
         """Ids of training images; without those of `asked`."""
         if self.source.test is not None:
-            return np.arange(len(self.source.train))
+            return self.source.train.known
         return data.holdout(self.source.train, self.config.eval.holdout, self.config.seed)[0]
 
     def limited(self, split: data.Split, ids: np.ndarray, limit: int) -> np.ndarray:

@@ -217,5 +217,5 @@ def _data_memory(config: RunConfig, source: data.Source, cost: Cost) -> str:
     if not isinstance(split, EncodedSplit):
         return "drawn when they are asked for"
     if cost.images.cached:
-        return f"{nbytes(decoded)}, decoded once and kept (data.cache_gb {config.data.cache_gb:g})"
-    return f"decoded at each access: {nbytes(decoded)} would not fit data.cache_gb {config.data.cache_gb:g}; {split.encoded.memory()}"
+        return f"{nbytes(decoded)}, decoded once and kept (data.memory_gb {config.data.memory_gb:g})"
+    return f"decoded at each access: {nbytes(decoded)} would not fit data.memory_gb {config.data.memory_gb:g}; {split.encoded.memory()}"

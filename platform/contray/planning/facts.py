@@ -81,7 +81,7 @@ def look(config: RunConfig, source: data.Source) -> Images:
             break
     labels, test = split.labels, source.test
     facts = {
-        "count": len(split), "classes": 0 if labels is None else len(np.unique(labels)), "generated": split.generated,
+        "count": len(split), "classes": 0 if labels is None else len(np.unique(labels[split.known])), "generated": split.generated,
         "test": 0 if labels is None or test is None or test.labels is None else len(test),
     }  # fmt: skip
     if not found:
@@ -95,7 +95,7 @@ def look(config: RunConfig, source: data.Source) -> Images:
     grey = not split.channels and all(
         image.ndim == 2 or image.shape[2] == 1 or bool((image == image[..., :1]).all()) for image in found
     )
-    fits = not isinstance(split, EncodedSplit) or nbytes * len(split) <= config.data.cache_gb * 1e9
+    fits = not isinstance(split, EncodedSplit) or nbytes * len(split) <= config.data.memory_gb * 1e9
     return Images(
         **facts, side=int(statistics.median(side[0] for side in sides)), longest=int(statistics.median(side[1] for side in sides)), grey=grey,
         decode=0.0 if isinstance(split, ArraySplit) else float(np.median(taken)), nbytes=nbytes, cached=fits and not split.generated,

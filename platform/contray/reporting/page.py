@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import data, model, track
@@ -10,6 +11,7 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..model.encoder import Encoder, read_checkpoint, read_folder
 from .encoded import Sampled, Show
+from .html import Section
 from .origin import subtitle
 from .record import Record
 from .sections import Measurable, all_sections, cards
@@ -19,14 +21,19 @@ TEMPLATE = Path(__file__).with_name("page.html")
 
 def written(record: Record, show: Show = lambda message: None) -> str:
     """The HTML of a record; show: takes what `TrainingBar.show` takes."""
-    from jinja2 import Environment, StrictUndefined
-
     had, config = measurable(record, show)
     sections = all_sections(record, had, config, lambda words: show({"phase": words}))
+    return rendered(record.name, subtitle(record, config), cards(record), sections)
+
+
+def rendered(name: str, about: Mapping[str, str], cards: Sequence[tuple[str, str, str]], sections: Sequence[Section]) -> str:
+    """A page that needs nothing but itself. about: words below its name; cards: (what, number, words beside) that stand large."""
+    from jinja2 import Environment, StrictUndefined
+
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
         TEMPLATE.read_text()
     )
-    return template.render(name=record.name, about=subtitle(record, config), cards=cards(record), sections=sections) + "\n"
+    return template.render(name=name, about=about, cards=cards, sections=sections) + "\n"
 
 
 def measurable(record: Record, show: Show) -> tuple[Measurable, RunConfig | None]:

@@ -5,32 +5,27 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from .logins import bare, full, scrubbed
 
 
 class Storage:
-    """A folder: local, or any file system that pyarrow knows by its address (s3://, gs://, hdfs://)."""
+    """A folder or file: local, or of any file system that pyarrow (s3://, gs://, hdfs://) or fsspec (hf://, http://) knows by its address."""
 
     token = ""  # whose lease allows to write here; empty: nobody asks
     lease = ""  # the folder that the lease lies in; empty: this one
 
-    def __init__(self, address: str) -> None:
-        from pyarrow import ArrowInvalid, fs
+    def __init__(self, address: str, key: str = "scale.storage") -> None:
+        """key: what the address was given as, for messages. Raises UserError for an address that nobody knows."""
+        from pyarrow import fs
 
         self.local = "://" not in address
         self.address = (  # absolute: workers run in another folder; of an address what folders in it can be named by
             str(Path(address).expanduser().resolve()) if self.local else bare(address).partition("?")[0]
         )
-        try:
-            self.system, self.root = (
-                (fs.LocalFileSystem(), self.address) if self.local else fs.FileSystem.from_uri(full(self.address))
-            )
-        except ArrowInvalid as error:
-            raise UserError(
-                f"scale.storage: got {bare(address)}; give a path, or an address such as s3://bucket/runs ({scrubbed(str(error))})"
-            ) from None
+        self.system, self.root = (fs.LocalFileSystem(), self.address) if self.local else _opened(self.address, key)
 
     def __truediv__(self, name: str) -> Storage:
         return Storage(f"{self.address.rstrip('/')}/{name}")
@@ -101,3 +96,24 @@ class Storage:
         for draft in [found for found in self.names() if found.startswith(".") and found.endswith(".draft")]:
             if not names or any(draft.startswith(f".{name}") for name in names):
                 (Path(self.root) / draft).unlink(missing_ok=True)
+
+
+def _opened(address: str, key: str) -> tuple[Any, str]:
+    """(pyarrow's file system, the path on it) of an address: pyarrow's own, which outlives a fork and needs no further package, else fsspec's."""
+    from pyarrow import ArrowInvalid, fs
+
+    try:
+        return fs.FileSystem.from_uri(full(address))
+    except ArrowInvalid as error:
+        problem = error
+    import fsspec
+
+    try:
+        found, root = fsspec.url_to_fs(full(address))
+    except ImportError as error:  # names the package
+        raise UserError(f"{key}: got {bare(address)}: {scrubbed(str(error))}") from None
+    except ValueError:  # unknown to both
+        raise UserError(
+            f"{key}: got {bare(address)}; give a path, or an address such as s3://bucket/runs ({scrubbed(str(problem))})"
+        ) from None
+    return fs.PyFileSystem(fs.FSSpecHandler(found)), root

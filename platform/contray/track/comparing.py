@@ -18,7 +18,7 @@ from ..config.renamed import FINALS, translated
 from ..errors import UserError, nearest
 from ..tables import Shown, Table
 from .compared import tables_of
-from .runs import all_runs, common_name, experiment_id, find_runs, known_as, without_parents
+from .runs import all_runs, common_name, experiment_id, find_runs, known_as, trainings, without_parents
 from .significance import Difference, against
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def compare(uri: str, runs: Sequence[str], experiment: str, metrics: Sequence[st
     """
     track.check(uri, exists=True)
     with track.asking(uri, "reading runs") as talk:
-        asked = find_runs(talk, uri, runs) or all_runs(talk, experiment_id(talk, uri, experiment))
+        asked = find_runs(talk, uri, runs) or trainings(all_runs(talk, experiment_id(talk, uri, experiment)))
         found = without_parents(talk, asked)
         known = {name for run in found for name in run.data.metrics}
         for name in metrics:

@@ -76,6 +76,11 @@ def all_runs(talk: MlflowClient, experiment: str, where: str = "") -> list[Run]:
     return runs
 
 
+def trainings(runs: Iterable[Run]) -> list[Run]:
+    """Without those that keep the report of a look at data."""
+    return [run for run in runs if run.data.tags.get("contray.kind") != "data check"]
+
+
 def children(talk: MlflowClient, parent: Run) -> list[Run]:
     """The seeds of a group, the trials of a sweep."""
     return all_runs(talk, parent.info.experiment_id, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")

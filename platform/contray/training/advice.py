@@ -34,7 +34,8 @@ def advice(config: RunConfig, source: data.Source, method: Method, storage: Stor
         if collapse
         else f"--augment.strength {0.5 if config.augment.strength >= 1 else 1:g}"
     )
-    counts = () if source.train.labels is None else np.unique(source.train.labels, return_counts=True)[1].tolist()
+    labels = source.train.labels
+    counts = () if labels is None else np.unique(labels[source.train.known], return_counts=True)[1].tolist()
     return Told(
         tested=source.tested,
         counts=counts,

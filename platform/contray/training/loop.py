@@ -116,7 +116,14 @@ def _train(
 
     strength, most = config.augment.strength, config.data.max_broken
     batches = data.GlobalBatches(
-        source.train, config.views, strength=strength, batch_size=size, seed=config.seed, broken=run.broken, max_broken=most
+        source.train,
+        config.views,
+        strength=strength,
+        batch_size=size,
+        seed=config.seed,
+        broken=run.broken,
+        max_broken=most,
+        window=data.window(config.data),
     )
     note(batches, run.broken)
     epoch, total = batches.steps_per_epoch, config.total_steps(len(source.train))

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from ... import data, model
 from ...config import RunConfig
 from ...data.draws import generator
+from ...data.listed import named
+from ...data.lists import TABLES, read_list
 from ...errors import ConfigError, UserError
 from ...methods._base import Batch, Method
 from ...model.anatomy import depths, networks_in, undecayed
@@ -54,7 +57,8 @@ def labelled_subset(split: data.Split, labels: str) -> Subset:
     """
     known = split.labels
     assert known is not None
-    classes = np.unique(known)
+    ids = split.known
+    classes = np.unique(known[ids])
     each = re.fullmatch(r"([1-9]\d*)-per-class", labels)
     try:
         fraction = 0.0 if each else float(labels)
@@ -62,17 +66,30 @@ def labelled_subset(split: data.Split, labels: str) -> Subset:
         fraction = math.nan
     if not each and not 0 < fraction <= 1:
         raise UserError(
-            f"--labels: got {labels!r}, must be a fraction of the labels in (0, 1] or a number per class such as 10-per-class"
+            f"--labels: got {labels!r}, must be a fraction of the labels in (0, 1], a number per class such as 10-per-class, or a list of images "
+            "(.txt, .csv or .parquet)"
         )
-    count = int(each[1]) if each else round(fraction * len(known) / len(classes))
+    count = int(each[1]) if each else round(fraction * len(ids) / len(classes))
     if not count:
-        raise UserError(f"--labels: {labels} of {len(known)} images in {len(classes)} classes is less than one of each")
+        raise UserError(f"--labels: {labels} of {len(ids)} images in {len(classes)} classes is less than one of each")
     if fraction == 1:
-        return Subset(np.arange(len(known)), "100pct")
+        return Subset(ids, "100pct")
     rng = generator(SUBSET, "labels")
     picked = np.concatenate([rng.permutation(np.flatnonzero(known == label))[:count] for label in classes])
     name = f"{count}perclass" if each else f"{100 * fraction:g}pct".replace(".", "_")
     return Subset(np.sort(picked), name)
+
+
+def listed_subset(source: data.Source, place: str) -> Subset:
+    """The training images that a list names, such as SimCLR's 1 % of ImageNet, called by the name of its file. Raises ConfigError, of --labels."""
+    listed = read_list("--labels", place)
+    ids, note = named(source, listed)
+    ids = np.intersect1d(ids, source.train.known)
+    if note:
+        logger.warning("--labels: of %s%s", place, note.replace(";", ":", 1))
+    if len(np.unique(np.asarray(source.train.labels)[ids])) < 2:
+        raise UserError(f"--labels: {listed.place} names images of fewer than two classes of {source.name}")
+    return Subset(ids, re.sub(r"\W", "_", Path(listed.place).stem))
 
 
 class Classifier(nn.Module):
@@ -281,7 +298,8 @@ class FewLabels:
     @classmethod
     def of(cls, source: data.Source, labels: str, holdout: float) -> FewLabels:
         check_labels(source)
-        subset = labelled_subset(source.train, labels)
+        listed = Path(labels).suffix.lower() in (".txt", *TABLES)
+        subset = listed_subset(source, labels) if listed else labelled_subset(source.train, labels)
         fit, val = data.holdout(source.train, holdout, SUBSET, subset.ids)
         if not len(val):
             raise UserError(

@@ -56,7 +56,7 @@ class Diagnosis:
             data.EvalImages(source.train, drawn, pairs, size, (seed, i, config.augment.strength), most) for i in (0, 1) if drawn
         ]
         side = max(map(backbones.image_side, config.views.values()))
-        fits = (count + 2 * len(pairs)) * side * side * 3 < config.data.cache_gb * 2**30
+        fits = (count + 2 * len(pairs)) * side * side * 3 < config.data.memory_gb * 2**30
         self.images = [list(each) if fits else each for each in images]
 
     def features(self, method: Method) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:

@@ -60,7 +60,7 @@ def encoded(config: RunConfig, method: Method, images, device: torch.device) -> 
 
 
 def parts(subject: Subject, encoder: str) -> Parts:
-    """See `Subject.features`. Of many evaluations' features what does not fit in data.cache_gb is mapped from a file that nobody sees."""
+    """See `Subject.features`. Of many evaluations' features what does not fit in data.memory_gb is mapped from a file that nobody sees."""
     config, device, train = subject.config, subject.device, subject.source.train
     tested, (fit, val) = subject.test, subject.held_out
     method = subject.method if not encoder else subject.untrained if encoder == "random_" else None
@@ -79,7 +79,7 @@ def parts(subject: Subject, encoder: str) -> Parts:
 
 def _kept(x: Tensor, config: RunConfig) -> Tensor:
     """x, where the encoders' features of a set may lie in memory side by side; else a copy that is mapped from a file."""
-    if x.numel() * x.element_size() * len(ENCODERS) < config.data.cache_gb * 2**30:
+    if x.numel() * x.element_size() * len(ENCODERS) < config.data.memory_gb * 2**30:
         return x
     if config.data.scratch:
         Path(config.data.scratch).mkdir(parents=True, exist_ok=True)
@@ -114,11 +114,11 @@ class OnlineSubject(Subject):
 
     @cached_property
     def images(self) -> Iterable[Mapping[str, Any]]:
-        """Evaluation inputs of those that fit, then of those that are asked; kept as they are drawn where they fit in data.cache_gb."""
+        """Evaluation inputs of those that fit, then of those that are asked; kept as they are drawn where they fit in data.memory_gb."""
         ids = np.concatenate(self.held_out)
         images = images_of(self.config, self.source.train, ids)
         size = max(map(backbones.image_side, self.config.views.values()))
-        return list(images) if len(ids) * size * size * 3 < self.config.data.cache_gb * 2**30 else images
+        return list(images) if len(ids) * size * size * 3 < self.config.data.memory_gb * 2**30 else images
 
     def features(self, encoder: str = "") -> Parts:
         """Raises DataError where no image of a side can be read, FloatingPointError where a feature is not finite."""

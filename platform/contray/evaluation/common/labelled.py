@@ -56,7 +56,7 @@ class CroppedImages:
         self.labels = torch.as_tensor(split.labels) if labels is None else labels
         self.batches = data.GlobalBatches(
             split, views or cropped_views(config), strength=1.0, batch_size=min(batch_size, len(ids)), seed=config.seed,
-            max_broken=config.data.max_broken, ids=ids, fixed=True,
+            max_broken=config.data.max_broken, ids=ids, fixed=True, window=data.window(config.data),
         )  # fmt: skip
 
     @property

@@ -28,5 +28,8 @@ def label_weights(labelled: np.ndarray, samples: int) -> Tensor:
 
 
 def labelled_cross_entropy(scores: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy of class scores (B, C) with labels y (B,), the mean of the rows by `weights` (B,) of `label_weights`."""
-    return (weights * F.cross_entropy(scores, y, reduction="none")).mean()
+    """Cross-entropy of class scores (B, C) with labels y (B,), the mean of the rows by `weights` (B,) of `label_weights`.
+
+    A label of -1 is of an image that has no known one; its weight is 0.
+    """
+    return (weights * F.cross_entropy(scores, y, reduction="none", ignore_index=-1)).mean()

@@ -17,9 +17,10 @@ UNMEASURED = "--eval.final= --eval.every_epochs 0 trains without measuring"
 
 def check_labels(source: data.Source) -> data.Split | None:
     """The labelled test split, None where there is none. Raises DataError where labels are missing, foreign or all the same."""
-    labels, count = source.train.labels, len(source.train.classes)
-    if labels is None:
+    train, count = source.train, len(source.train.classes)
+    if train.labels is None:
         raise DataError(f"data.source: {source.name} has no labels, and an evaluation needs them")
+    labels = train.labels[train.known]
     if len(np.unique(labels)) < 2:
         raise DataError(
             f"data.source: all training images of {source.name} have the same label, and an evaluation needs two classes; {UNMEASURED}"
@@ -57,8 +58,9 @@ def measurable(source: data.Source) -> bool:
     train = source.train
     if train.labels is None:
         return False
-    units = len(train) if train.groups is None else len(np.unique(train.groups))
-    return units - len(np.unique(train.labels)) >= 2
+    known = train.known
+    units = len(known) if train.groups is None else len(np.unique(train.groups[known]))
+    return units - len(np.unique(train.labels[known])) >= 2
 
 
 def check_measurable(config: RunConfig, source: data.Source) -> None:

@@ -46,7 +46,7 @@ class FineTuning:
 class Teaching(FineTuning):
     """A teacher that is fine-tuned on a part of the labels, and a student; lrs, optim, decay and layer_decay are of all that is trained."""
 
-    labels: str = setting("0.1", "labels that the teacher gets: a fraction such as 0.01, or 10-per-class")
+    labels: str = setting("0.1", "labels that the teacher gets: a fraction such as 0.01, 10-per-class, or a list of images")
     finetune_epochs: int = setting(
         60, "the teacher's passes over the labelled images, and those of the student's own references", unit="epochs", ge=1
     )

@@ -1,0 +1,50 @@
+"""Dropped images beside what they are like: whoever drops by features wants to see whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...config.sections import DataConfig
+from ...data.finding import find
+from ...data.pixels import BrokenImage
+from ...data.sources import open_source
+from ...drawing import drawable
+from ...errors import UserError
+from ...pictures.sheet import Sheet
+
+COLUMNS, GAP, SIDE = 4, 0.35, 160  # pairs in a row, tiles between two, px that are drawn of an image
+
+
+def draw_pairs(place: str, out: Path, dropped: Sequence[str], like: Sequence[str], similarity: Sequence[float]) -> Path:
+    """A picture of pairs, the dropped image to the left. place: a data.source. Raises UserError where its images have other names."""
+    source = open_source(DataConfig(source=place, test_share=0.0, label_column=""))
+    splits = [source.train, *([] if source.test is None else [source.test])]
+    ids = find(splits, [*dropped, *like])
+    if (ids < 0).any():
+        name = [*dropped, *like][int(np.flatnonzero(ids < 0)[0])]
+        raise UserError(f"--data.source: {place} has no image {name}; give the place that the features were made of")
+    rows = -(-len(dropped) // COLUMNS)
+    title, note = "dropped images (left) and what they are like", "cosine similarity; from the least similar pair to the most"
+    sheet = Sheet(rows, min(COLUMNS, len(dropped)) * (2 + GAP) - GAP, title, note=note, pitch=1.12)
+    for place_in, (first, second, value) in enumerate(zip(ids[: len(dropped)], ids[len(dropped) :], similarity, strict=True)):
+        row, column = divmod(place_in, COLUMNS)
+        for side, i in enumerate((int(first), int(second))):
+            split, own = (splits[0], i) if i < len(splits[0]) else (splits[1], i - len(splits[0]))
+            try:
+                image = _small(split.image(own, None))
+            except BrokenImage:
+                continue
+            word = f"{value:.3f}" if side else drawable(split.key(own).rpartition("/")[2], 14)
+            sheet.tile(row, column * (2 + GAP) + side, image, below=word)
+    sheet.save(out)
+    return out
+
+
+def _small(image: np.ndarray) -> np.ndarray:
+    import cv2
+
+    scale = SIDE / max(image.shape[:2])
+    return image if scale >= 1 else cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

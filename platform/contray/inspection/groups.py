@@ -1,0 +1,96 @@
+"""Groups of equal images with their names, those that spoil a verdict first; and which images are left when each is there once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import UserError, shown
+from .duplicates import Duplicates
+from .gather import Looked
+
+
+@dataclass(frozen=True)
+class Group:
+    """Equal images. kind: by "bytes", by "pixels", or "near"; members: (split, place in what was looked at, name, class or "")."""
+
+    kind: str
+    members: tuple[tuple[str, int, str, str], ...]
+
+    @property
+    def across(self) -> bool:
+        """Whether it stands in training and in test."""
+        return len({split for split, *_ in self.members}) > 1
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes that its images have."""
+        return sorted({label for *_, label in self.members if label})
+
+    @property
+    def words(self) -> str:
+        """Its images in a line."""
+        several = len(self.labels) > 1
+        names = [
+            f"{_named(split, name)}{f' ({label})' if label and several else ''}" for split, _, name, label in self.members[:4]
+        ]
+        more = len(self.members) - 4
+        return " = ".join(names) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _named(split: str, name: str) -> str:
+    """The name, and the split where it does not say that itself."""
+    return name if name.lower().startswith(split) else f"{split} {name}"
+
+
+def groups(found: Sequence[Looked], equal: Duplicates) -> list[Group]:
+    """Those across splits, then those of several classes, then the largest."""
+    starts = np.cumsum([0, *(len(each.ids) for each in found)]).tolist()
+    listed = []
+    for kind, members in zip(equal.kind, equal.members(), strict=True):
+        named = []
+        for place in members.tolist():
+            at = 0 if place < starts[1] else 1
+            each, own = found[at], place - starts[at]
+            labels = each.labels
+            label = "" if labels is None or labels[own] < 0 else shown(each.split.classes[int(labels[own])])
+            named.append((each.name, own, shown(each.key(own)), label))
+        listed.append(Group(kind, tuple(named)))
+    return sorted(listed, key=lambda group: (not group.across, len(group.labels) < 2, -len(group.members)))
+
+
+def kept(train: Looked, listed: Sequence[Group]) -> np.ndarray:
+    """(n,) bool: the readable training images, one of each group, none that stands in the test set."""
+    stay = train.read.copy()
+    for group in listed:
+        own = [place for split, place, *_ in group.members if split == "train"]
+        stay[own if group.across else own[1:]] = False
+    return stay
+
+
+def names_to_keep(train: Looked, stay: np.ndarray) -> str:
+    """A name per line. Raises UserError for a name that a line cannot hold."""
+    names = [train.key(place) for place in np.flatnonzero(stay).tolist()]
+    for name in names:
+        if "\n" in name or "\r" in name or name.startswith("#") or name.strip() != name:
+            raise UserError(f"--clean: {name!r} cannot stand in a line of a list; rename it")
+    dropped = int(len(stay) - stay.sum())
+    return "\n".join(
+        [f"# {len(names)} of {len(stay)} training images: {dropped} are broken, there twice, or in the test set", *names, ""]
+    )
+
+
+def counts(listed: Sequence[Group]) -> Mapping[str, int]:
+    """train in test: training images that stand in the test set; repeated: images that a group has beyond its first, within one split; ..."""
+    within = [group for group in listed if not group.across]
+    return {
+        "groups": len(listed),
+        "exact_groups": sum(group.kind != "near" for group in listed),
+        "near_groups": sum(group.kind == "near" for group in listed),
+        "train_in_test": sum(split == "train" for group in listed if group.across for split, *_ in group.members),
+        "tested_twice": sum(split == "test" for group in listed if group.across for split, *_ in group.members),
+        "two_labels": sum(len(group.labels) > 1 for group in listed),
+        "repeated": sum(len(group.members) - 1 for group in within),
+    }

@@ -1,0 +1,69 @@
+"""Images on an S3 server: the same batches as from the disk, also in loader processes, and the words where the server has them not."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from contray.config.sections import DataConfig
+from contray.data import GlobalBatches, Source, loader, open_source
+from contray.data.expected import Expected
+from contray.errors import ConfigError
+from contray.methods._base import View
+from tests.object_store import ObjectStore, pictures, serving
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    with serving() as found:
+        yield found
+
+
+def opened(place: Path | str, scratch: Path) -> Source:
+    return open_source(DataConfig(source=str(place), scratch=str(scratch), memory_gb=0.0))
+
+
+@pytest.mark.parametrize("form", ["folder", "parquet", "tar"])
+def test_batches_are_those_of_the_disk(store: ObjectStore, form: str, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / f"batches-{form}", form)
+    found = []
+    for place in (folder, store.take(folder)):
+        source = opened(place, tmp_path / "s")
+        assert source.test is not None
+        batches = GlobalBatches(source.train, {"view": View(size=16)}, strength=1.0, batch_size=16, seed=3)
+        read = list(loader(batches, range(3), range(2, 14), workers=2 if place != folder else 0, pin=False))
+        found.append((source.train.labels, source.train.classes, [source.train.key(i) for i in range(9)], read))
+    near, far = found
+    assert np.array_equal(near[0], far[0])
+    assert near[1:3] == far[1:3]
+    for one, other in zip(near[3], far[3], strict=True):
+        assert torch.equal(one["views"]["view"], other["views"]["view"])
+        assert torch.equal(one["index"], other["index"])
+
+
+def test_what_the_server_has_not_is_said(store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.source: there is nothing at s3://pictures/none; look at the address"):
+        opened("s3://pictures/none", tmp_path)
+
+
+def test_what_is_asked_for_next_is_read_at_once_and_nothing_twice() -> None:
+    asked, all_asked = [], threading.Barrier(4, timeout=30)
+
+    def read(i: int) -> bytes:
+        asked.append(i)
+        if i < 4:
+            all_asked.wait()  # passes only where four are under way
+        if i == 9:
+            raise FileNotFoundError(i)
+        return bytes([i])
+
+    ahead = Expected(read)
+    ahead.expect([0, 1, 2, 3, 9, 1])
+    assert [ahead(i) for i in (3, 0, 2, 1)] == [b"\3", b"\0", b"\2", b"\1"]
+    with pytest.raises(FileNotFoundError):
+        ahead(9)
+    assert ahead(7) == b"\7"
+    assert sorted(asked) == [0, 1, 2, 3, 7, 9]
