@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -251,3 +254,33 @@ def test_refused_in_one_line(
     for part in said:
         assert part in err
     assert not list(tmp_path.iterdir())
+
+
+def test_threads_that_decode_ahead_change_nothing(
+    encoder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the images come in another order than they are ready in, and fewer are ahead than there are."""
+    monkeypatch.setattr(embedding, "ROWS_AT_ONCE", 2)
+    real, waits = embedding.decode, threading.Semaphore(0)
+
+    def late(data: bytes, name: str, *more: Any, **options: Any) -> np.ndarray:
+        if name == "0.png" and threads > 1:
+            assert waits.acquire(timeout=30), "the others wait for the first"
+        found = real(data, name, *more, **options)
+        waits.release()
+        return found
+
+    monkeypatch.setattr(embedding, "decode", late)
+    monkeypatch.setattr(embedding, "_run", lambda todo, job, *more: worker(todo, replace(job, threads=threads)))
+
+    def worker(todo: list[dict[str, Any]], job: embedding._Job) -> None:
+        for each in todo:
+            embedding._Embedder(job)({name: [value] for name, value in each.items()})
+
+    found = []
+    for threads, ahead in ((1, 0), (3, 2), (3, 100)):
+        monkeypatch.setattr(embedding, "AHEAD", ahead)
+        embedding.embed(str(images), str(tmp_path / f"{threads}-{ahead}"), read_folder(encoder))
+        found.append(pq.read_table(tmp_path / f"{threads}-{ahead}").to_pylist())
+    assert found[0] == found[1] == found[2]
+    assert [row["error"] for row in found[0]] == [None, None, "not decodable", None, None, None, None]

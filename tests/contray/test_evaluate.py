@@ -265,7 +265,7 @@ KNN, PROBE = knn.Config(k=20), linear.Config(lrs=(1e-3, 3.0), decays=(0.0,), epo
 def measure(prefix: str, fit: Features, val: Features, test: Features | None, classes: int) -> dict[str, float]:
     """k-NN and linear probe of features at hand."""
     subject: Any = SimpleNamespace(
-        encoders=(prefix,), features=lambda encoder: Parts(fit, val, test), classes=classes, device="cpu", online=False,
+        encoders=(prefix,), encode=lambda encoders: None, features=lambda encoder: Parts(fit, val, test), classes=classes, device="cpu", online=False,
         config=SimpleNamespace(seed=0),
     )  # fmt: skip
     return {**knn.evaluate(subject, KNN), **linear.evaluate(subject, PROBE)}

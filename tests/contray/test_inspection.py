@@ -357,14 +357,14 @@ def test_a_decoder_that_ends_its_process_is_told_with_the_file(plain: Path, monk
     from contray.data.splits import EncodedSplit
 
     source = data.open_source(contray.RunConfig.make(overrides={"data.source": str(plain)}))
-    whole = EncodedSplit.decoded_image
+    whole = EncodedSplit.image
 
-    def crash(split: EncodedSplit, i: int, found: bytes | None) -> np.ndarray:
+    def crash(split: EncodedSplit, i: int, rng: np.random.Generator | None) -> np.ndarray:
         if split.key(i).endswith("b/3.png"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return whole(split, i, found)
+        return whole(split, i, rng)
 
-    monkeypatch.setattr(EncodedSplit, "decoded_image", crash)
+    monkeypatch.setattr(EncodedSplit, "image", crash)
     with pytest.raises(UserError, match=r"b/3\.png is gone \(SIGKILL\): the system was out of memory"):
         gather(source, 0, 0, 2, "", lambda message: None)
 

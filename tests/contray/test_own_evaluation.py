@@ -113,19 +113,19 @@ def test_it_measures_a_stored_encoder_beside_others(own: str, tmp_path: Path, ca
 def test_features_are_encoded_once_for_all(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from contray.evaluation.common import features
 
-    asked: list[str] = []
+    asked: list[list[str]] = []
     real = features.parts
 
-    def counted(subject: Any, encoder: str) -> Any:
-        asked.append(encoder)
-        return real(subject, encoder)
+    def counted(subject: Any, encoders: list[str]) -> Any:
+        asked.append(encoders)
+        return real(subject, encoders)
 
     monkeypatch.setattr(features, "parts", counted)
     registry.name_code(own)
     config = tiny(**{"eval.final": ("knn", "linear", own)})
     source = data.open_source(config.data)
     run(config.eval.final, subject_of(config, source, model.build(config, 100)))
-    assert asked == ["", "random_", "pixels_"]
+    assert asked == [["", "random_", "pixels_"]]
 
 
 @pytest.mark.parametrize("by", ["path", "entry point"])

@@ -149,10 +149,10 @@ def test_geometry_does_not_meet_one_class_of_an_alternating_set() -> None:
     """Every other image of 4095 is of the other class: 2048 at equal steps would all be of one."""
     source = source_of(np.arange(4095) % 2)
     diagnosis = Diagnosis(config_of(), source, CPU)
-    ids = np.concatenate([batch["index"].numpy() for batch in diagnosis.images[0]])
+    ids = diagnosis.asked[0].ids
     assert len(ids) == 2048
     assert 0.4 < source.train.labels[ids].mean() < 0.6
-    pairs = np.concatenate([batch["index"].numpy() for batch in diagnosis.images[1]])
+    pairs = diagnosis.asked[1].ids
     assert 0.4 < source.train.labels[pairs].mean() < 0.6
 
 

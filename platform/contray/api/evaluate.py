@@ -67,11 +67,13 @@ def evaluate(
     config, device = measuring.config, model.device_of(measuring.config)
     with TrainingBar(" ".join(Path(name).stem for name in names), quiet, patience=5) as bar:
         subject = evaluation.Subject(
-            config, measuring.encoder.method.to(device), device, show=bar.show, out=Path(out), taken=taken, load=lambda each: load(each, uri=uri)
+            config, measuring.encoder.method.to(device), device, show=bar.show, out=Path(out), taken=taken, load=lambda each: load(each, uri=uri),
+            keeps=True,
         )  # fmt: skip
         measured = run_evaluations(names, subject)
     name = measuring.data_name(lambda: subject.source) if measured.on is None else measured.on and slug(measured.on)
     measuring.keep({**measured, **measured.about}, measured.pictures, name)
+    subject.forget()
     if name and measured.on is None:
         measuring.name_data(subject.source)
     return measured

@@ -109,7 +109,9 @@ class DataConfig:
         "value needs, of floats 0 to 1 or 0 to 255 where they fit, else what was measured; one for the whole set",
         empty="measured",
     )
-    workers: int = setting(1, "processes per training worker that prepare batches; 0: in the training process", ge=0)
+    workers: int = setting(
+        1, "processes per training worker that prepare batches, of evaluations too; 0: in the training process", ge=0
+    )
     shuffle: Literal["full", "blocks"] = setting(
         "full",
         "an epoch's order: full = a permutation of all samples; blocks = of what is read in shards (Parquet, tar, Arrow) the shards are permuted, and the "

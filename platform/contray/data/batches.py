@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import chain
 from typing import Any
@@ -84,6 +84,11 @@ class GlobalBatches:
         found = self.order.ids(epoch, start, stop)
         return found if self.members is None else self.members[found]
 
+    def place(self, step: int) -> tuple[int, int]:
+        """(epoch, place in it) where a step begins."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return epoch, place * self.batch_size
+
     def load(self, step: int, slots: range) -> dict[str, Any]:
         """The rows of `slots` of a global batch.
 
@@ -141,11 +146,12 @@ def check_broken(split: Split, broken: Mapping[int, str], max_broken: float, kin
 
 
 class EvalImages:
-    """The evaluation inputs of some samples, in the order of `ids`: {"views": {name: (b, H, W, 3) uint8}, "index": (b,) int64}.
+    """The evaluation inputs of some samples: batch k holds ids k*batch_size to (k+1)*batch_size, {"views": {name: (b, H, W, 3) uint8}, "index": (b,) int64}.
 
     May be iterated again. Broken images are left out; once they were met, `ids` no longer holds them and `broken` has their reasons.
     augmented: (seed, number, strength) of a draw such as training makes (of generated sources a fresh picture); None: the fixed pixels.
-    Raises DataError at the end where more than `max_broken` of the split were broken, or all that were asked for.
+    workers: forked processes that prepare the batches, where images are decoded for it; 0: this one.
+    An iteration raises DataError at its end where more than `max_broken` of the split were broken, or all that were asked for.
     """
 
     def __init__(
@@ -156,44 +162,70 @@ class EvalImages:
         batch_size: int,
         augmented: tuple[int, int, float] | None = None,
         max_broken: float = 1.0,
+        workers: int = 0,
     ) -> None:
         check_views(split, eval_views)
-        self.max_broken, self.broken = max_broken, dict[int, str]()
-        self.split, self.batch_size, self.ids = split, batch_size, np.asarray(ids, np.int64)
+        self.max_broken, self.workers, self.broken = max_broken, workers, dict[int, str]()
+        self.split, self.batch_size, self.asked = split, batch_size, np.asarray(ids, np.int64)
         seed, number, strength = augmented or (0, 0, 0.0)
         self.draw = (seed, number)
         self.fixed = augmented is None
-        self.pipeline = Pipeline(eval_views, strength, split.channels)
+        self.views, self.pipeline = eval_views, Pipeline(eval_views, strength, split.channels)
+
+    def __len__(self) -> int:
+        """How many batches there are, with those of which no image can be read."""
+        return -(-len(self.asked) // self.batch_size)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Those that were asked for, without the broken ones that were met."""
+        return self.asked[~np.isin(self.asked, list(self.broken))]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.split.prepare()
-        ids = self.ids
-        for start in range(0, len(ids), self.batch_size):
-            batch = self._load(ids[start : start + self.batch_size])
-            if batch:
+        for batch in self.stream(range(len(self))):
+            if len(batch["index"]):
                 yield batch
+        self.check()
+
+    def stream(self, batches: Sequence[int], pin: bool = False) -> Generator[dict[str, Any], None, None]:
+        """What `load` gives of these batches, in order. Raises what a process met as it is: DataError, OSError."""
+        if not self.workers or len(batches) < 2 or self.split.decoded or self.split.generated:
+            yield from map(self.load, batches)
+            return
+        with closing(_loader(self, batches, range(0), self.workers, pin)) as loaded:
+            yield from loaded
+
+    def load(self, batch: int, slots: range = range(0)) -> dict[str, Any]:
+        """One batch, by its number, with the images newly met: broken {id: reason}. Where none can be read it has no views."""
+        known, rows = len(self.broken), list[tuple[int, dict[str, np.ndarray]]]()
+        asked = self.asked[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+        wanted = [i for i in asked if i not in self.broken]
+        self.split.expect(wanted)
+        for i in wanted:
+            try:
+                rows.append((i, self.pipeline(_fetch(self.split, i, fixed=self.fixed), (*self.draw, i))))
+            except BrokenImage as error:
+                self.note({i: error.reason})
+        return {
+            "views": _stack([views for _, views in rows]) if rows else {},
+            "index": torch.tensor([i for i, _ in rows], dtype=torch.int64),
+            "broken": dict(list(self.broken.items())[known:]),
+        }
+
+    def note(self, broken: Mapping[int, str]) -> None:
+        """Remember broken images, met here or by others."""
+        self.broken.update(broken)
+        self.split.met.update(broken)
+
+    def check(self) -> None:
+        """Raises DataError where too many were broken."""
         check_broken(self.split, self.broken, self.max_broken)
         if self.broken and not len(self.ids):
             i, reason = next(iter(self.broken.items()))
             raise DataError(
                 f"data.source: none of the {len(self.broken)} images that were asked for can be read ({self.split.describe(i)}: {reason})"
             )
-
-    def _load(self, ids: np.ndarray) -> dict[str, Any] | None:
-        self.split.expect(ids.tolist())
-        rows: list[dict[str, np.ndarray]] = []
-        gone: list[int] = []
-        for i in map(int, ids):
-            try:
-                rows.append(self.pipeline(_fetch(self.split, i, fixed=self.fixed), (*self.draw, i)))
-            except BrokenImage as error:
-                gone.append(i)
-                self.broken[i] = self.split.met[i] = error.reason
-        if gone:
-            self.ids = self.ids[~np.isin(self.ids, gone)]
-        if not rows:
-            return None
-        return {"views": _stack(rows), "index": torch.tensor([i for i in map(int, ids) if i not in gone], dtype=torch.int64)}
 
 
 def loader(batches: GlobalBatches, steps: range, slots: range, *, workers: int, pin: bool) -> Iterator[dict[str, Any]]:
@@ -208,7 +240,9 @@ def loader(batches: GlobalBatches, steps: range, slots: range, *, workers: int, 
     return _loader(batches, steps, slots, workers, pin)
 
 
-def _loader(batches: GlobalBatches, steps: range, slots: range, workers: int, pin: bool) -> Iterator[dict[str, Any]]:
+def _loader(
+    batches: GlobalBatches | EvalImages, steps: Sequence[int], slots: range, workers: int, pin: bool
+) -> Generator[dict[str, Any], None, None]:
     options: dict[str, Any] = {"batch_size": None, "sampler": steps, "collate_fn": _as_is, "pin_memory": pin}
     options["generator"] = torch.Generator()  # else torch seeds the processes from the global one, which it advances
     if workers:
@@ -216,10 +250,9 @@ def _loader(batches: GlobalBatches, steps: range, slots: range, workers: int, pi
         options |= forked | {"prefetch_factor": _AHEAD}
     with ExitStack() as opened:
         with quiet_start():
-            ahead = _read_ahead(batches)
+            ahead = _read_ahead(batches, steps[0] if steps else 0)
             if ahead is not None:
                 opened.enter_context(closing(ahead))
-                ahead.at(*_place(batches, steps.start))
             stream = iter(DataLoader(_Steps(batches, slots), **options))
         opened.callback(
             getattr(stream, "_shutdown_workers", lambda: None)
@@ -227,27 +260,28 @@ def _loader(batches: GlobalBatches, steps: range, slots: range, workers: int, pi
         for step, batch in zip(steps, _told(stream), strict=True):
             if isinstance(batch, Exception):
                 raise batch
-            if ahead is not None:
-                ahead.at(*_place(batches, step))
+            if ahead is not None and isinstance(batches, GlobalBatches):
+                ahead.at(*batches.place(step))
             batches.note(batch["broken"])  # a process knows only what it met itself
             yield batch
 
 
-def _place(batches: GlobalBatches, step: int) -> tuple[int, int]:
-    """(epoch, place in it) where a step begins."""
-    epoch, place = divmod(step, batches.steps_per_epoch)
-    return epoch, place * batches.batch_size
-
-
-def _read_ahead(batches: GlobalBatches) -> ReadAhead | None:
-    """Started where copies of shards are needed; what this process has open is closed before others are forked."""
+def _read_ahead(batches: GlobalBatches | EvalImages, first: int) -> ReadAhead | None:
+    """Started where copies of shards are needed for training; what this process has open is closed before others are forked."""
     shards = batches.split.shards()
     if shards is None:
         return None
     shards.release()
-    if batches.shards is None or not isinstance(batches.order, Blocks) or not shards.sizes.any():
+    if (
+        not isinstance(batches, GlobalBatches)
+        or batches.shards is None
+        or not isinstance(batches.order, Blocks)
+        or not shards.sizes.any()
+    ):
         return None
-    return ReadAhead(batches.shards, batches.order, batches.steps_per_epoch * batches.batch_size)
+    found = ReadAhead(batches.shards, batches.order, batches.steps_per_epoch * batches.batch_size)
+    found.at(*batches.place(first))
+    return found
 
 
 def _told(stream: Iterator[Any]) -> Iterator[Any]:
@@ -267,7 +301,7 @@ def _told(stream: Iterator[Any]) -> Iterator[Any]:
 class _Steps(Dataset):
     """Map-style by step. What a user can mend and failed reads come back as values: torch would wrap them into a traceback."""
 
-    def __init__(self, batches: GlobalBatches, slots: range) -> None:
+    def __init__(self, batches: GlobalBatches | EvalImages, slots: range) -> None:
         self.batches, self.slots = batches, slots
 
     def __getitem__(self, step: int) -> dict[str, Any] | Exception:

@@ -11,19 +11,20 @@ import fcntl
 import os
 import shutil
 import struct
-import tempfile
 import time
 import zlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from ..errors import UserError
+from .scratch import make as make_folder
+from .scratch import scratch_of, writing
 
 FORGET = 14 * 86400  # seconds after which a copy that nobody uses is removed, by the next one that is made
 OPEN = 64  # blobs that a process has open
@@ -134,7 +135,7 @@ class Copies:
     """The copies of a folder. scratch: empty for contray-USER in the system's temporary folder; disk_gb: 0 for SHARE of what is free."""
 
     def __init__(self, scratch: str, disk_gb: float = 0.0) -> None:
-        self.folder = Path(scratch).expanduser() if scratch else Path(tempfile.gettempdir()) / f"contray-{os.getuid()}"
+        self.folder = scratch_of(scratch)
         self.disk_gb = disk_gb
         self._open: OrderedDict[str, Blob] = OrderedDict()
         self._pid = os.getpid()
@@ -186,19 +187,8 @@ class Copies:
                 taken += path.stat().st_blocks * 512
         return SHARE * (shutil.disk_usage(place).free + taken)
 
-    def create(self) -> None:
-        """Make the folder. Raises UserError where it cannot be written or is another user's."""
-        with self.writing():
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self.folder.stat().st_uid != os.getuid():
-                raise UserError(f"data.scratch: {self.folder} belongs to another user; name a folder of your own")
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"data.scratch: {self.folder} cannot be written ({error}); name another folder") from None
+    def writing(self) -> AbstractContextManager[None]:
+        return writing(self.folder)
 
     # ------------------------------------------------------------ how a copy is made
 
@@ -213,7 +203,7 @@ class Copies:
             return None
 
     def _made(self, key: str, need: int, what: str, make: Make, wait: bool) -> Blob | None:
-        self.create()
+        make_folder(self.folder)
         path = self.folder / f"{key}{BLOB}"
         draft = path.with_suffix(DRAFT)
         while True:

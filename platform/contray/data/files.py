@@ -11,10 +11,11 @@ from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError, nearest, shown
 from ..storage.folder import Storage
 from ..storage.logins import scrubbed
+from .columns import check_columns
 from .layout import SHARDS, SUFFIXES, Found, listing, splits_in, suffix
 from .native import SUFFIXES as NATIVE
 from .places import File, Remote, absolute
-from .splits import EncodedSplit, Source, check_columns
+from .splits import EncodedSplit, Source
 
 if TYPE_CHECKING:
     from .parquet import Footer

@@ -140,7 +140,7 @@ def _places(column: pa.Array, whole: pa.Buffer, file: File) -> tuple[np.ndarray,
         if not (long or pa.types.is_binary(cells.type) or pa.types.is_string(cells.type)):
             raise ConfigError("data.image_column", f"{shown(file)} holds images as {cells.type}; cast them to binary")
         _, ends, data = cells.buffers()
-        if data is None or not len(cells):
+        if data is None or not data.size:
             begin, bounds = 0, np.zeros(len(cells) + 1, np.int64)
         else:
             begin = data.address - whole.address

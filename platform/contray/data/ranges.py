@@ -28,6 +28,7 @@ from .parquet import cell_bytes, read_file, read_stored
 from .pixels import BrokenImage
 from .places import File, Remote, content, folder_of, identity, opened, size_of
 from .progress import progress
+from .scratch import make
 from .shards import Shards
 from .splits import Encoded
 
@@ -224,7 +225,7 @@ class Ranges:
     # ------------------------------------------------------------ the index
 
     def _indexed(self, about: str) -> list[Index]:
-        self.copies.create()
+        make(self.copies.folder)
         paths = [self.copies.folder / f"{digest(key, about)}{INDEX}" for key in self._keys]
         found = [_read(path) for path in paths]
         missing = [place for place, index in enumerate(found) if index is None]

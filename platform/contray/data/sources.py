@@ -27,10 +27,11 @@ from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError, UserError, shown
 from . import files
 from .aside import set_aside
+from .columns import check_columns
 from .form import Form
 from .listed import labelled, narrowed, restricted
 from .shards import check_room
-from .splits import BrokenImage, EncodedSplit, Source, Split, check_columns, digest
+from .splits import BrokenImage, EncodedSplit, Source, Split, digest
 
 PIPELINE = "4"  # raised whenever the same key gives other pixels
 _LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes by many package names

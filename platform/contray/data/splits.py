@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.sections import DataConfig
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from .digests import digest, lots_of
 from .encoded import Encoded, Read
 from .form import RGB, Form
@@ -34,12 +33,14 @@ class Split:
 
     labels: (N,) int64, or None; classes: their names. groups: (N,) ids of samples that a hold-out must not separate, or None.
     generated: whether `image` draws a fresh picture from its rng, so that two views of a sample need two calls.
+    decoded: whether all images are held decoded, so that reading them again is no work.
     """
 
     labels: np.ndarray | None = None
     groups: np.ndarray | None = None
     generated = False
     channels = 0  # as data.channels: of images as their files have them; 0: RGB of 8 bits
+    decoded = False
     columns: Mapping[str, str] = {"image": "image"}  # column -> image, array or text
 
     def __init__(self, classes: Sequence[str] = ()) -> None:
@@ -122,7 +123,7 @@ class ArraySplit(Split):
         self.channels = 0 if images.dtype == np.uint8 and images.shape[3] == 3 else images.shape[3]
         if labels is not None and labels.dtype.kind not in "iu":
             raise DataError(f"data.source: {name}: labels are {labels.dtype}, must be integers: numbers of the classes, from 0")
-        self.name, self.images = name, images
+        self.name, self.images, self.decoded = name, images, True
         self.labels = None if labels is None else labels.astype(np.int64)
 
     def __len__(self) -> int:
@@ -240,14 +241,6 @@ class EncodedSplit(Split):
             raise BrokenImage(self.describe(i), f"column {column!r} is empty")
         return self._decode(i, found, column) if kind == "image" else found
 
-    def encoded_image(self, i: int) -> bytes | memoryview | None:
-        """The file's bytes as they are; raises as `image` does."""
-        return self._read(i)
-
-    def decoded_image(self, i: int, data: bytes | memoryview | None) -> np.ndarray:
-        """What `image` gives, of bytes that are at hand."""
-        return self._decode(i, data)
-
     def prepare(self) -> None:
         if self._prepared:
             return
@@ -274,7 +267,7 @@ class EncodedSplit(Split):
                         continue
                     cache = [*(row.copy() for row in cache[:i]), *(None for _ in range(len(self) - i))]
                 cache[i] = image
-        self._cache = cache
+        self._cache, self.decoded = cache, True
         self.encoded.close()
 
     def decoded_bytes(self) -> float:
@@ -362,20 +355,3 @@ class Source:
     def __post_init__(self) -> None:
         if isinstance(self.train, EncodedSplit) and isinstance(self.test, EncodedSplit):
             self.test.scale_as(self.train)
-
-
-def check_columns(config: DataConfig, what: str, labels: bool, images: bool = True) -> None:
-    """Raises ConfigError where a column was named of what has none: whoever names it would take the numbers for that column's.
-
-    images, labels: whether that goes for data.image_column, and for data.label_column besides its default and empty, which mean the only labels there are, and none.
-    """
-    default = DataConfig()
-    if images and config.image_column != default.image_column:
-        raise ConfigError(
-            "data.image_column", f"got {config.image_column!r}, but {what} no columns; leave it at {default.image_column}"
-        )
-    if labels and config.label_column not in (default.label_column, ""):
-        raise ConfigError(
-            "data.label_column",
-            f"got {config.label_column!r}, but {what} no columns; give {default.label_column} for their only labels, or '' for none",
-        )

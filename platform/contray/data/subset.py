@@ -44,6 +44,7 @@ class Subset(Split):
 
     def prepare(self) -> None:
         self.base.prepare()
+        self.decoded = self.base.decoded
         known = self.base.broken
         self.broken |= {place: known[i] for place, i in enumerate(self.ids.tolist()) if i in known} if known else {}
 

@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from ..config import RunConfig
     from ..methods._base import Method
     from ..model.encoder import Encoder
+    from .common.crew import Crew
     from .common.diagnosis import Diagnosis
 
 ENCODERS = {"": "trained encoder", "random_": "untrained encoder", "pixels_": "raw pixels"}  # by the prefix of their metrics
 ABOUT = re.compile("_images(_broken)?$|_gain_error$")  # metrics that say what others stand on
+ROWS = 65_536  # of features that are looked at at once
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 Show = Callable[[dict[str, Any]], None]  # takes what `TrainingBar.show` takes
@@ -86,7 +88,7 @@ class Features:
         if self.x.ndim != 2 or len(self.ids) != len(self.x) or (self.y is not None and len(self.y) != len(self.x)):
             labels = None if self.y is None else len(self.y)
             raise ValueError(f"features {tuple(self.x.shape)}, {labels} labels and {len(self.ids)} ids do not belong together")
-        broken = self.ids[~self.x.isfinite().all(1)].tolist()
+        broken = self.ids[~torch.cat([rows.isfinite().all(1) for rows in self.x.split(ROWS)])].tolist()
         if broken:
             raise FloatingPointError(
                 f"{len(broken)} of {len(self.x)} images have features that are not finite, the first is image {broken[0]}"
@@ -124,6 +126,8 @@ class Subject:
     taken: Mapping[str, Any] = field(default_factory=dict)
     given: data.Source | None = None  # the data, where it is open already
     load: Callable[[str], Encoder] = _no_runs  # the encoder of an MLflow run
+    shared: bool = False  # whether the other ranks of the process group encode too: they `follow` this one's crew
+    keeps: bool = False  # whether features of large sets are kept on disk until `forget`, for an interrupted call to go on from
 
     @cached_property
     def source(self) -> data.Source:
@@ -159,17 +163,31 @@ class Subject:
     @cached_property
     def untrained(self) -> Method:
         """The same method as it was before it trained."""
-        from .. import model
+        return self.crew.untrained
 
-        return model.build(self.config, len(self.source.train)).to(self.device)
+    @cached_property
+    def crew(self) -> Crew:
+        """Who encodes."""
+        from .common.crew import Crew
+
+        return Crew(self.config, self.source, self.device, self.show, self.shared, self.keeps)
+
+    def forget(self) -> None:
+        """What features were kept on disk for is done."""
+        if "crew" in vars(self):
+            self.crew.forget()
 
     def features(self, encoder: str = "") -> Parts:
         """Frozen features of the images that fit, pick and test, by one of `encoders`. Encoded once for all evaluations."""
-        if encoder not in self._features:
-            from .common.features import parts
-
-            self._features[encoder] = parts(self, encoder)
+        self.encode((encoder,))
         return self._features[encoder]
+
+    def encode(self, encoders: Sequence[str]) -> None:
+        """Have the features of several encoders at hand, for which each image is read once."""
+        from .common.features import parts
+
+        if missing := [encoder for encoder in encoders if encoder not in self._features]:
+            self._features.update(parts(self, missing))
 
     @cached_property
     def _features(self) -> dict[str, Parts]:
@@ -180,7 +198,7 @@ class Subject:
         """The images whose features' geometry is looked at, always the same ones."""
         from .common.diagnosis import Diagnosis
 
-        return Diagnosis(self.config, self.source, self.device)
+        return Diagnosis(self.config, self.source, self.device, self.crew)
 
     def picture(self, name: str) -> Path | None:
         """Where a picture called `name`, such as similarities.png, is to be drawn, in a folder that is there; None: it is not."""

@@ -36,7 +36,7 @@ def evaluate(subject: Subject, options: Config) -> Measured:
     found = subject.diagnosis.measure(subject.method)
     picture = subject.picture("similarities.png")
     if subject.tests:
-        found |= {f"random_{name}": value for name, value in subject.diagnosis.measure(subject.untrained).items()}
+        found |= {f"random_{name}": value for name, value in subject.diagnosis.measure(subject.untrained, "random_").items()}
         if picture is not None:
             draw(subject.diagnosis, subject.method, subject.untrained, picture)
     return Measured(found, (picture,) if picture else ())

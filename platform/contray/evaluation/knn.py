@@ -5,6 +5,7 @@ Legend of shapes: N bank rows, M queries, D features, k neighbours, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -41,24 +42,25 @@ def evaluate(subject: Subject, options: Config) -> Measured:
         assert fit.y is not None
         assert val.y is not None
 
-        def right(bank: Tensor, labels: Tensor, asked: Features) -> Tensor:
+        def right(bank: Sequence[Tensor], labels: Tensor, asked: Features) -> Tensor:
             return asked.y == knn_predict(
                 bank, labels, asked.x, k=options.k, temperature=options.temperature, classes=subject.classes, device=device
             )
 
-        held = right(fit.x, fit.y, val)  # (M,)
-        return held, None if test is None else right(torch.cat([fit.x, val.x]), torch.cat([fit.y, val.y]), test)
+        held = right([fit.x], fit.y, val)  # (M,)
+        return held, None if test is None else right([fit.x, val.x], torch.cat([fit.y, val.y]), test)
 
     return beside(subject, "knn", hits)
 
 
 BLOCK = 8  # columns whose maximum decides whether they are looked at again
+PLACE_BYTES = 12  # of a neighbour: its similarity and its row
 QUERY_ROWS = 256  # enough rows for a matrix product at full speed, few enough that wide pieces of the bank fit beside them
 
 
 @overload
 def knn_predict(
-    bank: Tensor,
+    bank: Tensor | Sequence[Tensor],
     bank_labels: Tensor,
     queries: Tensor,
     *,
@@ -70,7 +72,7 @@ def knn_predict(
 ) -> Tensor: ...
 @overload
 def knn_predict(
-    bank: Tensor,
+    bank: Tensor | Sequence[Tensor],
     bank_labels: Tensor,
     queries: Tensor,
     *,
@@ -82,7 +84,7 @@ def knn_predict(
 ) -> dict[int, Tensor]: ...
 @torch.no_grad()
 def knn_predict(
-    bank: Tensor,
+    bank: Tensor | Sequence[Tensor],
     bank_labels: Tensor,
     queries: Tensor,
     *,
@@ -94,29 +96,30 @@ def knn_predict(
 ) -> Tensor | dict[int, Tensor]:
     """The class of each query (M,) int64: its k nearest bank rows by cosine similarity s vote with weight exp(s / temperature).
 
-    bank (N, D) and queries (M, D) need not be normalised; bank_labels (N,) int64 in [0, classes). A k above N means N. Of bank
-    rows that are exactly as near, the earlier one counts first. Several k at once give a dict by k. Work is done on `device`
+    bank (N, D), or several that follow one another, and queries (M, D) need not be normalised; bank_labels (N,) int64 in [0, classes). A k above
+    N means N. Of bank rows that are exactly as near, the earlier one counts first. Several k at once give a dict by k. Work is done on `device`
     (default: the bank's) in pieces of at most `chunk_bytes`, so neither the (M, N) similarities nor copies of the features are
-    ever held whole.
+    ever held whole, and a mapped bank is read once for as many queries as find their neighbours' place in `chunk_bytes`.
 
     Raises ValueError for shapes or labels that do not fit.
     """
-    ks = k if isinstance(k, tuple) else (k,)
-    _check(bank, bank_labels, queries, ks, classes)
-    device = torch.device(device) if device is not None else bank.device
-    scale = torch.linalg.vector_norm(bank, dim=1).float().clamp_min(1e-12).reciprocal().to(device)  # (N,)
+    ks, banks = k if isinstance(k, tuple) else (k,), [bank] if isinstance(bank, Tensor) else list(bank)
+    size = _check(banks, bank_labels, queries, ks, classes)
+    device = torch.device(device) if device is not None else banks[0].device
+    norms = [torch.linalg.vector_norm(each, dim=1) for each in banks]
+    scale = torch.cat(norms).float().clamp_min(1e-12).reciprocal().to(device)  # (N,)
     labels = bank_labels.to(device)
-    rows, columns = tile(len(queries), bank.shape[1], chunk_bytes)
-    most = min(max(ks), len(bank))
+    rows, columns = tile(len(queries), queries.shape[1], chunk_bytes)
+    most = min(max(ks), size)
     predictions: dict[int, list[Tensor]] = {each: [] for each in ks}
-    for query in queries.split(rows):
-        query = F.normalize(query.to(device).float(), dim=1)  # (rows, D)
-        similarity, neighbours = _search(query, bank, scale, most, columns)  # (rows, k), nearest first
-        weights = ((similarity - similarity[:, :1]).double() / temperature).exp()  # relative to the nearest: cannot overflow
-        voters = labels[neighbours]
-        for each in ks:
-            votes = weights.new_zeros(len(query), classes).scatter_add_(1, voters[:, :each], weights[:, :each])  # (rows, C)
-            predictions[each].append(votes.argmax(1).to(bank_labels.device))
+    for group in queries.split(rows * max(1, chunk_bytes // (rows * most * PLACE_BYTES))):
+        found = _search(group.split(rows), banks, scale, most, columns)
+        for similarity, neighbours in found:  # (rows, k), nearest first
+            weights = ((similarity - similarity[:, :1]).double() / temperature).exp()  # relative to the nearest: cannot overflow
+            voters = labels[neighbours]
+            for each in ks:
+                votes = weights.new_zeros(len(weights), classes).scatter_add_(1, voters[:, :each], weights[:, :each])  # (rows, C)
+                predictions[each].append(votes.argmax(1).to(bank_labels.device))
     result = {each: torch.cat(parts) for each, parts in predictions.items()}
     return result if isinstance(k, tuple) else result[k]
 
@@ -150,17 +153,30 @@ def tile(queries: int, dim: int, chunk_bytes: int) -> tuple[int, int]:
     return rows, max(1, columns)
 
 
-def _search(query: Tensor, bank: Tensor, scale: Tensor, k: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Similarities and bank rows of the k nearest, both (rows, k): nearest first, of equally near ones the earlier first."""
-    best = query.new_empty(len(query), 0)
-    ids = best.long()
-    for start in range(0, len(bank), columns):
-        piece = bank[start : start + columns].to(query.device).float()  # (columns, D)
-        similarity = (query @ piece.T).mul_(scale[start : start + columns])  # (rows, columns)
-        values, found = _nearest(similarity, min(k, len(piece)))
-        best, order = torch.cat([best, values], 1).sort(dim=1, descending=True, stable=True)  # earlier pieces stand first
-        best, ids = best[:, :k], torch.cat([ids, found + start], 1).gather(1, order)[:, :k]
-    return best, ids
+def _search(
+    queries: Sequence[Tensor], banks: Sequence[Tensor], scale: Tensor, k: int, columns: int
+) -> list[tuple[Tensor, Tensor]]:
+    """For each (rows, D) of queries similarities and bank rows of the k nearest, both (rows, k): nearest first, of equally near ones the earlier first."""
+    best = [(scale.new_empty(len(query), 0), scale.new_empty(len(query), 0, dtype=torch.int64)) for query in queries]
+    for start in range(0, len(scale), columns):
+        piece = _rows(banks, start, start + columns).to(scale.device).float()  # (columns, D)
+        for number, (query, (known, ids)) in enumerate(zip(queries, best, strict=True)):
+            query = F.normalize(query.to(scale.device).float(), dim=1)  # (rows, D)
+            similarity = (query @ piece.T).mul_(scale[start : start + columns])  # (rows, columns)
+            values, found = _nearest(similarity, min(k, len(piece)))
+            values, order = torch.cat([known, values], 1).sort(dim=1, descending=True, stable=True)  # earlier pieces stand first
+            best[number] = values[:, :k].clone(), torch.cat([ids, found + start], 1).gather(1, order)[:, :k].clone()
+    return best
+
+
+def _rows(banks: Sequence[Tensor], start: int, stop: int) -> Tensor:
+    """Rows of the banks as if they were one."""
+    found, first = list[Tensor](), 0
+    for bank in banks:
+        found.append(bank[max(start - first, 0) : max(stop - first, 0)])
+        first += len(bank)
+    found = [rows for rows in found if len(rows)]
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -195,12 +211,15 @@ def _largest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values, ids.gather(1, order)
 
 
-def _check(bank: Tensor, bank_labels: Tensor, queries: Tensor, ks: tuple[int, ...], classes: int) -> None:
-    if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1] or not len(bank):
+def _check(banks: Sequence[Tensor], bank_labels: Tensor, queries: Tensor, ks: tuple[int, ...], classes: int) -> int:
+    """N, where all fits."""
+    shapes, size = [tuple(bank.shape) for bank in banks], sum(map(len, banks))
+    if queries.ndim != 2 or any(len(shape) != 2 or shape[1] != queries.shape[1] for shape in shapes) or not size:
         raise ValueError(
-            f"the bank must be (N, D) with N > 0 and the queries (M, D), got {tuple(bank.shape)} and {tuple(queries.shape)}"
+            f"the bank must be (N, D) with N > 0 and the queries (M, D), got {' and '.join(map(str, shapes))} and {tuple(queries.shape)}"
         )
-    if bank_labels.shape != bank.shape[:1] or not 0 <= int(bank_labels.min()) <= int(bank_labels.max()) < classes:
-        raise ValueError(f"bank_labels must hold {len(bank)} classes in [0, {classes}), got shape {tuple(bank_labels.shape)}")
+    if bank_labels.shape != (size,) or not 0 <= int(bank_labels.min()) <= int(bank_labels.max()) < classes:
+        raise ValueError(f"bank_labels must hold {size} classes in [0, {classes}), got shape {tuple(bank_labels.shape)}")
     if not ks or min(ks) < 1:
         raise ValueError(f"k must be at least 1, got {ks}")
+    return size

@@ -10,7 +10,9 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -40,6 +42,9 @@ from ..storage.logins import bare, remember, remembered
 from ..tables import STYLE, Table
 
 PLAN, ROWS_AT_ONCE, PAUSES = "_plan.json", 64, (0.2, 1.0)
+AHEAD = 2 * ROWS_AT_ONCE  # images that are decoded while others are encoded
+Inputs = dict[str, Tensor]  # of one image, as the encoder transforms it
+Read = Callable[[], bytes | memoryview | None]
 SAMPLED, PLACES = 64, 4  # images that tell what the values mean, and parts that they are taken from
 
 
@@ -95,9 +100,8 @@ def embed(
     where there is no image, or where `out` holds features of another encoder or of other images.
     """
     source, out = bare(source), bare(out)
-    width = trained([np.zeros((32, 32, trained.config.channels), np.uint8)]).shape[
-        1
-    ]  # refuses methods that encode more than an image
+    blank = np.zeros((32, 32, trained.config.channels), np.uint8)
+    width = trained([blank]).shape[1]  # refuses methods that encode more than an image
     storage, images = Storage(out), Storage(source)
     found, content = _found(images, source, NATIVE if trained.form.channels else frozenset())
     parts = list(_parts(images, found, source, column, part))
@@ -218,6 +222,7 @@ class _Job:
     depth: Depth | None  # of the source's images of more than 8 bits
     code: tuple[str, ...]
     logins: dict[str, tuple[str, str]] = field(repr=False)
+    threads: int = 1  # that read and decode ahead of the encoder
 
 
 def _run(todo: list[dict[str, Any]], job: _Job, address: str, show: Show) -> None:
@@ -226,6 +231,7 @@ def _run(todo: list[dict[str, Any]], job: _Job, address: str, show: Show) -> Non
 
     job = replace(job, source=Storage(job.source).address, out=Storage(job.out).address)
     if len(todo) == 1 and not (address or os.environ.get("RAY_ADDRESS")):
+        job = replace(job, threads=os.cpu_count() or 1)
         _Embedder(job, show)({name: [value] for name, value in todo[0].items()})
         return
     with ray_session(RunConfig.make("simclr", {"scale.address": address} if address else {})):
@@ -237,7 +243,9 @@ def _run(todo: list[dict[str, Any]], job: _Job, address: str, show: Show) -> Non
         cluster = ray.cluster_resources()
         gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
         most = min(len(todo), gpus or max(cpus - 1, 1))  # Ray Data starves where its actors take every CPU
-        held = [ray.put(job)]  # in a list: an actor whose own argument is a reference could not be started again
+        held = [
+            ray.put(replace(job, threads=max(1, cpus // most)))
+        ]  # in a list: an actor whose own argument is a reference could not be started again
         parts = ray.data.from_items(todo, override_num_blocks=min(len(todo), 1000))
         done = parts.map_batches(
             _Embedder,
@@ -267,14 +275,13 @@ class _Embedder:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         part, names, group = int(batch["part"][0]), [os.fsdecode(name) for name in batch["names"][0]], int(batch["group"][0])
         found: list[tuple[str, np.ndarray | None, str | None]] = []
-        waiting: list[tuple[str, np.ndarray]] = []
-        side = self.encoder.config.data.shorter_side
-        for name, read in _encoded(Storage(self.job.source), self.job.source, self.job.column, names, group):
-            try:
-                waiting.append((name, self.encoder.form.decode(read(), name, lambda: self.job.depth, side)))
-            except BrokenImage as broken:
+        waiting: list[tuple[str, Inputs]] = []
+        for name, inputs in self._ahead(_encoded(Storage(self.job.source), self.job.source, self.job.column, names, group)):
+            if isinstance(inputs, BrokenImage):
                 self._flush(waiting, found)
-                found.append((name, None, broken.reason))
+                found.append((name, None, inputs.reason))
+            else:
+                waiting.append((name, inputs))
             if len(waiting) == ROWS_AT_ONCE:
                 self._flush(waiting, found)
                 if group < 0:
@@ -283,9 +290,30 @@ class _Embedder:
         Storage(self.job.out).write(_file(part), _rows(found, self.job.width))
         return {"part": np.array([part])}
 
-    def _flush(self, waiting: list[tuple[str, np.ndarray]], found: list[Any]) -> None:
+    def _ahead(self, images: Iterator[tuple[str, Read]]) -> Iterator[tuple[str, Inputs | BrokenImage]]:
+        """The images in order, made ready by threads, as many ahead as keep these at work while some are encoded."""
+        waiting: deque[tuple[str, Future[Inputs | BrokenImage]]] = deque()
+        pool = ThreadPoolExecutor(self.job.threads)
+        try:
+            for name, read in images:
+                waiting.append((name, pool.submit(self._ready, name, read)))
+                if len(waiting) > AHEAD:
+                    name, ready = waiting.popleft()
+                    yield name, ready.result()
+            yield from ((name, ready.result()) for name, ready in waiting)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _ready(self, name: str, read: Read) -> Inputs | BrokenImage:
+        side = self.encoder.config.data.shorter_side
+        try:
+            return self.encoder.transform(self.encoder.form.decode(read(), name, lambda: self.job.depth, side))
+        except BrokenImage as broken:
+            return broken
+
+    def _flush(self, waiting: list[tuple[str, Inputs]], found: list[Any]) -> None:
         if waiting:
-            features = self.encoder([image for _, image in waiting]).numpy()  # (n, D)
+            features = self.encoder.encode([inputs for _, inputs in waiting]).numpy()  # (n, D)
             found.extend((name, row, None) for (name, _), row in zip(waiting, features, strict=True))
             waiting.clear()
 
@@ -296,9 +324,7 @@ def _got(held: list[Any]) -> _Job:
     return ray.get(held[0])
 
 
-def _encoded(
-    storage: Storage, source: str, column: str, names: list[str], group: int
-) -> Iterator[tuple[str, Callable[[], bytes | memoryview | None]]]:
+def _encoded(storage: Storage, source: str, column: str, names: list[str], group: int) -> Iterator[tuple[str, Read]]:
     """(name, read) of each image of a part; read() gives its encoded bytes, None where the file is gone or the cell empty, or raises BrokenImage."""
     if group < 0:
         yield from ((name, partial(_read, storage, name)) for name in names)

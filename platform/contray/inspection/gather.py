@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -73,6 +75,7 @@ def gather(
     starts = np.cumsum([0, *map(len, chosen.values())])
     records = shared(int(starts[-1]), channels_of(source.train), scratch)
     places = [(name, i) for name, ids in chosen.items() for i in range(0, len(ids), CHUNK)]
+    heard = {name: _overheard(split) for name, split in splits.items()}
     begins = dict(zip(chosen, starts.tolist(), strict=False))
 
     def measure_chunk(chunk: int, at: Any, told: Any) -> None:
@@ -80,7 +83,8 @@ def gather(
         splits[name].expect(chosen[name][first : first + CHUNK].tolist())
         for place in range(first, min(first + CHUNK, len(chosen[name]))):
             at.value = begins[name] + place
-            _measure(splits[name], int(chosen[name][place]), records, begins[name] + place, told)
+            if reason := _measure(*heard[name], int(chosen[name][place]), records[begins[name] + place]):
+                told.put((begins[name] + place, reason))
 
     def where(place: int) -> str:
         at = int(np.searchsorted(starts, place, side="right")) - 1
@@ -138,21 +142,35 @@ def shared(count: int, channels: int, scratch: str) -> np.ndarray:
         ) from None
 
 
-def _measure(split: Split, i: int, records: np.ndarray, place: int, told: Any) -> None:
-    record = records[place]
+def _overheard(split: Split) -> tuple[Split, list[bytes | memoryview | None]]:
+    """(a copy of the split, the encoded bytes that it read last)."""
+    last: list[bytes | memoryview | None] = []
+    if not isinstance(split, EncodedSplit):
+        return split, last
+    read, copied = split.encoded.read, copy.copy(split)
+
+    def noted(i: int) -> bytes | memoryview | None:
+        last[:] = [read(i)]
+        return last[0]
+
+    copied.encoded = dataclasses.replace(split.encoded, read=noted)
+    return copied, last
+
+
+def _measure(split: Split, last: list[bytes | memoryview | None], i: int, record: Any) -> str:
+    """Why the image is broken; empty: it is not."""
+    last.clear()
     try:
-        if isinstance(split, EncodedSplit):
-            found = split.encoded_image(i)
-            if found:
-                measure_file(record, found, split.key(i))
-            image = split.decoded_image(i, found)
-        else:
-            image = split.image(i, None)
-        measure_pixels(record, image)
+        image, reason = split.image(i, None), ""
     except BrokenImage as broken:
-        record["state"] = BROKEN
-        cut = "; it ends before its picture does" if record["flags"] & CUT_OFF else ""
-        told.put((place, broken.reason + cut))
+        image, reason = None, broken.reason
+    if last and last[0]:
+        measure_file(record, last[0], split.key(i))
+    if image is not None:
+        measure_pixels(record, image)
+        return ""
+    record["state"] = BROKEN
+    return reason + ("; it ends before its picture does" if record["flags"] & CUT_OFF else "")
 
 
 def _run(

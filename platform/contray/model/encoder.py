@@ -76,12 +76,15 @@ class Encoder:
         """
         given, features = images_of(images, self.config.data.shorter_side, self.form), []
         while chunk := [self.transform(image) for image in islice(given, self.config.eval.batch_size)]:
-            features.append(
-                self.method.encode({name: torch.cat([each[name] for each in chunk]) for name in chunk[0]}).float().cpu()
-            )
+            features.append(self.encode(chunk))
         if not features:
             raise UserError("encoder: got no images; give one or more")
         return torch.cat(features)
+
+    @torch.no_grad()
+    def encode(self, inputs: list[dict[str, Tensor]]) -> Tensor:
+        """What `transform` made of n images -> (n, D) float32 features on the CPU."""
+        return self.method.encode({name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}).float().cpu()
 
 
 def export(config: RunConfig, method: Method, folder: Path) -> None:

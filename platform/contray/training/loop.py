@@ -11,7 +11,7 @@ import torch
 from .. import data, model
 from ..config import RunConfig
 from ..config.registry import own_code
-from ..evaluation.common.watch import Watch
+from ..evaluation.common.crew import Crew
 from ..methods._base import Batch, Clock, Method
 from ..methods._ranks import shares
 from ..model import optim
@@ -24,7 +24,7 @@ from .clustering import embed
 from .draws import Draws
 from .finite import NEVER, Finite, NonFiniteLoss, NonFiniteState
 from .listener import Listener
-from .online import Online
+from .online import Online, watched
 from .restore import choose
 from .saving import Saver
 from .state import TrainState
@@ -128,11 +128,12 @@ def _train(
     note(batches, run.broken)
     epoch, total = batches.steps_per_epoch, config.total_steps(len(source.train))
     own, normalise = shares(size, ranks.world)[ranks.rank], model.normaliser(config, device)
-    run.watch = Watch(config, source, device, state) if config.eval.every_epochs and ranks.rank == 0 else None
+    crew = Crew(config, source, device, shared=True)
+    run.watch = watched(crew, method, state) if config.eval.every_epochs else None
 
     # What evaluates, saves, compares and logs on the way.
     run.begin()
-    online, saver, finite = Online(run, epoch, total), Saver(run, checkpoints, ranks, total), Finite(device)
+    online, saver, finite = Online(run, crew, epoch, total), Saver(run, checkpoints, ranks, total), Finite(device)
     agreed = State(ranks, method, optimizer)
     agreed.check(run.step, NEVER, run.facts())
     audit = Audit(storage, run.step, ranks.world, ranks.rank, device) if storage and config.train.audit else None

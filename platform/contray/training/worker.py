@@ -16,6 +16,7 @@ from ..config import RunConfig
 from ..config.registry import name_code
 from ..errors import UserError
 from ..evaluation import Measured, Subject
+from ..evaluation.common.crew import Crew
 from ..evaluation.common.verdict import words
 from ..evaluation.common.watch import Collapsed
 from ..methods._ranks import world_size
@@ -238,6 +239,8 @@ def _work(
             close(recorder.metrics, storage, CLOSE_SECONDS)  # the curves that led there are what one wants to see now
         raise
     if world_size() > 1 and dist.get_rank() != 0:
+        if outcome.finished and config.eval.final:
+            Crew(config, source, model.device_of(config), shared=True).follow(outcome.method)
         return {}
     metrics, unmeasured = Measured({}), ""
     if outcome.finished and config.eval.final:
@@ -279,24 +282,28 @@ def _work(
 
 
 def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: Outcome, final: str) -> tuple[Measured, str]:
-    """The verdict, kept beside the checkpoints: a run that dies while recording it does not open the test set again.
+    """The verdict, for which all ranks encode, kept beside the checkpoints: a run that dies while recording it does not open the test set again.
 
     Training is done and its checkpoint safe: what keeps a run from being measured is said in the second value, and loses nothing. A trial that
     cannot be measured cannot be ranked: that is raised.
     """
     from ..evaluation.common.run import finals
 
-    try:
-        if known := sealed.read(storage, VERDICT, sealed.NUMBER):
-            return Measured(known), ""
-    except sealed.Damaged as error:
-        print(f"contray: {error}; the same weights are measured again", flush=True)
-    subject = Subject(config, outcome.method, model.device_of(config), tests=final == "test", given=source)
-    metrics, problem = finals(subject)
-    if problem:
-        return metrics, problem.encode(errors="backslashreplace").decode()[:1000]  # as a tag can hold it
-    sealed.write(storage, VERDICT, {**metrics, **metrics.about})
-    return metrics, ""
+    subject = Subject(
+        config, outcome.method, model.device_of(config), tests=final == "test", given=source, shared=True, keeps=True
+    )
+    with subject.crew.leading():
+        try:
+            if known := sealed.read(storage, VERDICT, sealed.NUMBER):
+                return Measured(known), ""
+        except sealed.Damaged as error:
+            print(f"contray: {error}; the same weights are measured again", flush=True)
+        metrics, problem = finals(subject)
+        if problem:
+            return metrics, problem.encode(errors="backslashreplace").decode()[:1000]  # as a tag can hold it
+        sealed.write(storage, VERDICT, {**metrics, **metrics.about})
+        subject.forget()
+        return metrics, ""
 
 
 def _judge(

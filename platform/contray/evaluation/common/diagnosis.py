@@ -24,6 +24,8 @@ from ...methods._base import Method, View, evaluation_view
 from ...model import backbones
 from ...model.seeds import fold
 from .. import geometry
+from .crew import Asked, Crew
+from .parts import in_memory
 
 IMAGES, PAIRS = 2048, 512  # at most: images whose features are looked at, pairs of augmented views
 SEED = 20_221_005  # of what part of a larger set they are, the same for every run; the date of RankMe's first version
@@ -43,37 +45,34 @@ class Diagnosis:
     Pairs are two draws of each sample by the policy of the training view that an evaluation view belongs to, a pure function of the seed.
     """
 
-    def __init__(self, config: RunConfig, source: data.Source, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: RunConfig, source: data.Source, device: torch.device, crew: Crew | None = None) -> None:
+        self.config, self.device, self.crew = config, device, crew or Crew(config, source, device)
         count = min(config.eval.online_limit, IMAGES)
         ids = data.part(np.arange(len(source.train)), None, count, SEED)
         pairs, count = data.part(ids, None, PAIRS, SEED), len(ids)
         inputs = load_method(config.method.name).method.eval_views(config.views)
-        drawn, seed, size = drawn_views(inputs, config.views), fold(config.seed, "diagnosis"), config.eval.batch_size
-        most = config.data.max_broken
-        images = [data.EvalImages(source.train, inputs, ids, size, max_broken=most)]
-        images += [
-            data.EvalImages(source.train, drawn, pairs, size, (seed, i, config.augment.strength), most) for i in (0, 1) if drawn
-        ]
+        drawn, seed = drawn_views(inputs, config.views), fold(config.seed, "diagnosis")
         side = max(map(backbones.image_side, config.views.values()))
-        fits = (count + 2 * len(pairs)) * side * side * 3 < config.data.memory_gb * 2**30
-        self.images = [list(each) if fits else each for each in images]
+        held = in_memory(config, (count + 2 * len(pairs)) * side * side * 3)
+        self.asked = [Asked(ids, held="geometry" * held)]
+        self.asked += [Asked(pairs, views=drawn, draw=(seed, i), held=f"pairs {i}" * held) for i in (0, 1) if drawn]
 
-    def features(self, method: Method) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """(N, D) of the images as evaluation shows them, and (P, D) of each of two views (None where the method has no such views)."""
-        from .features import encoded
+    def features(self, method: Method, encoder: str = "") -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """(N, D) of the images as evaluation shows them, and (P, D) of each of two views (None where the method has no such views).
 
-        plain, *views = (encoded(self.config, method, images, self.device)[0] for images in self.images)
+        encoder: what of ENCODERS the method is.
+        """
+        plain, *views = (self.crew.encode(asked, {encoder: method})[0][0] for asked in self.asked)
         return plain, (views[0], views[1]) if views else None
 
-    def measure(self, method: Method) -> dict[str, float]:
+    def measure(self, method: Method, encoder: str = "") -> dict[str, float]:
         """rankme, rankme_share (of the most it can be), feature_std (of 1 / sqrt(D)), uniformity; alignment and mean similarities of pairs;
         embedding_rankme, embedding_rankme_share and embedding_std (of 1 / sqrt(E)), of what the loss compares, where a projector stands between.
 
         effective_temperature, where the method has a temperature: in units of the standard deviation of what it divides, the similarities
         of negatives. Far below 1 the softmax sees the nearest negatives alone, far above 1 all alike.
         """
-        plain, pairs = self.features(method)
+        plain, pairs = self.features(method, encoder)
         found, embedded = describe(plain, pairs), self.embed(method, plain)
         if embedded.shape != plain.shape or not torch.equal(embedded, plain):
             found |= ranks("embedding_rankme", embedded)
@@ -140,12 +139,12 @@ def draw(diagnosis: Diagnosis, trained: Method, untrained: Method, out: Path) ->
 
     panels: dict[str, tuple[Similarities, dict[str, str]]] = {}
     images = 0
-    for name, method in (
-        ("untrained encoder", untrained),
-        ("trained encoder", trained),
-        ("trained, what the loss compares", trained),
+    for name, method, encoder in (
+        ("untrained encoder", untrained, "random_"),
+        ("trained encoder", trained, ""),
+        ("trained, what the loss compares", trained, ""),
     ):
-        plain, pairs = diagnosis.features(method)
+        plain, pairs = diagnosis.features(method, encoder)
         if pairs is None:
             raise UserError(
                 f"{diagnosis.config.method.name} has no training view of what it evaluates: there are no positives to draw"

@@ -84,7 +84,9 @@ class CroppedImages:
 def first_inputs(config: RunConfig, split: data.Split, ids: np.ndarray, device: torch.device) -> Inputs:
     """The evaluation inputs of one image: they tell widths, and whether the encoder has what is asked of it."""
     normalise = model.normaliser(config, device)
-    batch = next(iter(images_of(config, split, ids)))
+    images = images_of(config, split, ids)
+    images.workers = 0  # for one image
+    batch = next(iter(images))
     return {name: normalise(torch.as_tensor(view[:1])) for name, view in batch["views"].items()}
 
 

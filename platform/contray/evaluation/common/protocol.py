@@ -65,6 +65,7 @@ def beside(subject: Subject, name: str, hits: Hits) -> Measured:
     """
     metrics: dict[str, float] = {}
     first: Tensor | None = None
+    subject.encode(subject.encoders)
     for prefix in subject.encoders:
         parts = subject.features(prefix)
         if not subject.online:  # an early part of the data may have one class alone

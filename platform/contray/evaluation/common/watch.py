@@ -16,6 +16,7 @@ from ...config.evaluations import load_evaluation, needing_labels
 from ...errors import UserError
 from ...methods._base import Method
 from .._base import Measured
+from .crew import Crew
 from .features import OnlineSubject
 from .run import measured, served_by
 
@@ -39,13 +40,20 @@ class Watch:
     `state` is all that a checkpoint must hold of it. `news`: the alarm's words, after the evaluation that raised it alone.
     """
 
-    def __init__(self, config: RunConfig, source: data.Source, device: torch.device, state: Mapping[str, Any] | None) -> None:
-        """state: a checkpoint's, or None at the start."""
+    def __init__(
+        self,
+        config: RunConfig,
+        source: data.Source,
+        device: torch.device,
+        state: Mapping[str, Any] | None,
+        crew: Crew | None = None,
+    ) -> None:
+        """state: a checkpoint's, or None at the start; crew: who encodes; None: this process alone."""
         served = served_by(source, config.eval.online)
         self.evaluations = {name: load_evaluation(name) for name in served}
-        self.subject = OnlineSubject(config, device, source)
+        self.subject = OnlineSubject(config, device, source, crew)
         if needing_labels(served):
-            _ = self.subject.images  # what is wrong with them is said before the first step
+            self.subject.read()  # what is wrong with them is said before the first step
         self.alarm = Alarm(**state["watch"]) if state and state.get("watch") else Alarm()
         self.ends, self.news = config.train.on_collapse == "stop", ""
         self.last: dict[str, Measured] = {}  # of the last evaluation, by its name
