@@ -100,9 +100,8 @@ def embed(
     where there is no image, or where `out` holds features of another encoder or of other images.
     """
     source, out = bare(source), bare(out)
-    width = trained([np.zeros((32, 32, trained.config.channels), np.uint8)]).shape[
-        1
-    ]  # refuses methods that encode more than an image
+    blank = np.zeros((32, 32, trained.config.channels), np.uint8)
+    width = trained([blank]).shape[1]  # refuses methods that encode more than an image
     storage, images = Storage(out), Storage(source)
     found, content = _found(images, source, NATIVE if trained.form.channels else frozenset())
     parts = list(_parts(images, found, source, column, part))
