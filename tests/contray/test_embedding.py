@@ -18,6 +18,7 @@ import torch
 
 from contray import RunConfig, model
 from contray.cli import main
+from contray.data.form import Form
 from contray.errors import UserError
 from contray.exchange import embedding
 from contray.model.encoder import Encoder, export, read_folder
@@ -261,16 +262,16 @@ def test_threads_that_decode_ahead_change_nothing(
 ) -> None:
     """Also where the images come in another order than they are ready in, and fewer are ahead than there are."""
     monkeypatch.setattr(embedding, "ROWS_AT_ONCE", 2)
-    real, waits = embedding.decode, threading.Semaphore(0)
+    real, waits = Form.decode, threading.Semaphore(0)
 
-    def late(data: bytes, name: str, *more: Any, **options: Any) -> np.ndarray:
+    def late(form: Form, data: bytes, name: str, *more: Any) -> np.ndarray:
         if name == "0.png" and threads > 1:
             assert waits.acquire(timeout=30), "the others wait for the first"
-        found = real(data, name, *more, **options)
+        found = real(form, data, name, *more)
         waits.release()
         return found
 
-    monkeypatch.setattr(embedding, "decode", late)
+    monkeypatch.setattr(Form, "decode", late)
     monkeypatch.setattr(embedding, "_run", lambda todo, job, *more: worker(todo, replace(job, threads=threads)))
 
     def worker(todo: list[dict[str, Any]], job: embedding._Job) -> None:
