@@ -18,10 +18,13 @@ import torch
 
 from contray import RunConfig, model
 from contray.cli import main
+from contray.config.sections import DataConfig
+from contray.data import open_source
 from contray.data.form import Form
 from contray.errors import UserError
 from contray.exchange import embedding
 from contray.model.encoder import Encoder, export, read_folder
+from tests.object_store import pictures
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +163,7 @@ def embedded(
     def here(todo: list, job: embedding._Job, *more: object) -> None:
         worker = embedding._Embedder(job)
         for each in todo:
-            worker({"part": [each["part"]], "names": [each["names"]], "group": [each["group"]]})
+            worker({name: [value] for name, value in each.items()})
 
     monkeypatch.setattr(embedding, "_run", here)
     done = embedding.embed(source, str(out), read_folder(encoder), **options)
@@ -285,3 +288,21 @@ def test_threads_that_decode_ahead_change_nothing(
         found.append(pq.read_table(tmp_path / f"{threads}-{ahead}").to_pylist())
     assert found[0] == found[1] == found[2]
     assert [row["error"] for row in found[0]] == [None, None, "not decodable", None, None, None, None]
+
+
+def test_what_lies_in_shards_is_embedded_as_its_files_are(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By names of its own, in parts that are not its shards; and gone on with."""
+    files, _ = embedded(monkeypatch, str(pictures(tmp_path / "files", "folder", 12)), tmp_path / "of_files", encoder)
+    tars = pictures(tmp_path / "tars", "tar", 12)
+    rows, done = embedded(monkeypatch, str(tars), tmp_path / "of_tars", encoder, part=5)
+    assert (done.rows, done.broken, done.parts, done.there) == (12, 0, 3, 0)
+    assert rows[0]["name"] == open_source(DataConfig(source=str(tars), test_share=0.0)).train.key(0)
+    of = {row["name"][-8:-4]: row["embedding"] for row in rows}
+    assert len(of) == 12
+    for row in files:
+        np.testing.assert_allclose(of[Path(row["name"]).stem], row["embedding"], rtol=1e-5, atol=1e-6)
+    (tmp_path / "of_tars" / "part-000001.parquet").unlink()
+    again, done = embedded(monkeypatch, str(tars), tmp_path / "of_tars", encoder, part=5)
+    assert (again, done.there) == (rows, 2)
+    alone, _ = embedded(monkeypatch, str(tars / "train-0001.tar"), tmp_path / "of_one", encoder)
+    assert len(alone) == 4

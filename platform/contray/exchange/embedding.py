@@ -9,15 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,24 +23,21 @@ from torch import Tensor
 from .. import model
 from ..config import RunConfig
 from ..config.registry import code_of, name_code
-from ..data.content import content_of
 from ..data.digests import digest
-from ..data.layout import SUFFIXES, TABLE, Found, listing, scan, sort_out
 from ..data.native import SUFFIXES as NATIVE
-from ..data.parquet import cell_bytes, is_image, read_file
 from ..data.pixels import BrokenImage, Depth
-from ..errors import DataError, UserError
+from ..errors import UserError
 from ..evaluation._base import Show
 from ..model.encoder import Encoder
+from ..planning.facts import cores
 from ..storage.folder import Storage
 from ..storage.logins import bare, remember, remembered
 from ..tables import STYLE, Table
+from .samples import Read, Samples, encoded, found_in, in_samples, parts_of, sampled
 
-PLAN, ROWS_AT_ONCE, PAUSES = "_plan.json", 64, (0.2, 1.0)
+PLAN, ROWS_AT_ONCE = "_plan.json", 64
 AHEAD = 2 * ROWS_AT_ONCE  # images that are decoded while others are encoded
 Inputs = dict[str, Tensor]  # of one image, as the encoder transforms it
-Read = Callable[[], bytes | memoryview | None]
-SAMPLED, PLACES = 64, 4  # images that tell what the values mean, and parts that they are taken from
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,7 +87,7 @@ def embed(
 ) -> Embedded:
     """Write the features of all images of `source` into the folder `out`; parts that stand there are not done again.
 
-    source: a folder of images in any nesting, a Parquet file, or a folder of them; a path or an address. part: images per part (of Parquet
+    source: images in any form that trains: a folder in any nesting, Parquet, archives, ...; a path or an address. part: images per part (of Parquet
     a part is a row group). show: is told how far one is. A single part needs no cluster, unless the address of one is given. Raises UserError
     where there is no image, or where `out` holds features of another encoder or of other images.
     """
@@ -103,8 +95,17 @@ def embed(
     blank = np.zeros((32, 32, trained.config.channels), np.uint8)
     width = trained([blank]).shape[1]  # refuses methods that encode more than an image
     storage, images = Storage(out), Storage(source)
-    found, content = _found(images, source, NATIVE if trained.form.channels else frozenset())
-    parts = list(_parts(images, found, source, column, part))
+    found, content = found_in(images, source, NATIVE if trained.form.channels else frozenset())
+    samples = None
+    if in_samples(found, source, trained.form.channels):
+        samples = Samples(source, column, trained.form)
+        content = samples.content()
+        parts = [
+            {"part": number, "first": first, "count": min(part, len(samples) - first)}
+            for number, first in enumerate(range(0, len(samples), part))
+        ]
+    else:
+        parts = list(parts_of(images, found, source, column, part))
     state = {name: tensor.cpu() for name, tensor in trained.method.state_dict().items()}
     weights = digest(*(tensor.float().numpy() for tensor in state.values()))
     plan = {"encoder": weights, "column": column, "images": digest(parts, content)}
@@ -113,7 +114,7 @@ def embed(
     there = set(storage.names())
     todo = [each for each in parts if _file(each["part"]) not in there]
     if todo:
-        config, sample = trained.config, trained.form.survey(_sampled(images, source, column, parts))
+        config, sample = trained.config, trained.form.survey(sampled(images, samples, source, column, parts))
         for word in sample.notes:
             print(f"contray: {source}: {word}", file=sys.stderr, flush=True)
         job = _Job(source, out, column, width, config.to_yaml(), state, sample.depth, code_of(config), remembered())
@@ -142,73 +143,6 @@ def _agree(storage: Storage, plan: dict[str, str]) -> None:
     storage.write(PLAN, json.dumps(plan).encode())
 
 
-def _found(storage: Storage, source: str, also: frozenset[str]) -> tuple[Found, str]:
-    """What lies there (of a single Parquet file it is the name ""), and a digest of its contents; on an object store, of its sizes."""
-    from pyarrow import fs
-
-    kind = fs.FileType
-    info = storage.system.get_file_info(storage.root)
-    if info.type == kind.File:
-        if not source.lower().endswith(TABLE):
-            raise DataError(f"{source}: no image folder and no Parquet file; give the folder that an image lies in")
-        return Found(tables=[""]), content_of([Path(storage.root)]) if storage.local else str(info.size)
-    if storage.local:
-        found = scan(storage.root, "SOURCE", also=also) if info.type == kind.Directory else Found()
-        return found, content_of([Path(storage.root, name) for name in (*found.images, *found.tables)])
-    above = len(storage.root.rstrip("/")) + 1
-    infos = storage.system.get_file_info(fs.FileSelector(storage.root, recursive=True, allow_not_found=True))
-    sizes = {info.path[above:]: info.size for info in infos if info.type == kind.File}
-    found = sort_out(sizes, also)
-    return found, digest([sizes[name] for name in (*found.images, *found.tables)])
-
-
-def _parts(storage: Storage, found: Found, source: str, column: str, size: int) -> Iterator[dict[str, Any]]:
-    """{part, names (bytes, relative to the source), group (the row group of Parquet, else -1)}, in the order of names."""
-    tables = []
-    for name in found.tables:
-        with _table(storage, name) as table:
-            if is_image(table.schema_arrow, column):
-                tables.append((name, table.metadata.num_row_groups))
-            elif not found.images:
-                place, names = _place(storage, name), ", ".join(table.schema_arrow.names)
-                raise UserError(f"data.image_column: {place} has no images in a column {column!r} (it has {names})")
-            else:
-                found.skipped[f"{TABLE} without images in a column {column!r}"] += 1
-    if tables and found.images:
-        both = f"images ({listing(found.images, 1)}) and Parquet with images ({listing([name for name, _ in tables], 1)})"
-        raise DataError(f"{source} holds both {both}; give the folder or the file of one")
-    if not (tables or found.images):
-        there = f"; {note}" if (note := found.note()) else ""
-        raise DataError(f"{source}: no image and no Parquet file there (images: {', '.join(sorted(SUFFIXES))}{there})")
-    groups = [(name, group) for name, count in tables for group in range(count)]
-    parts = [([name], group) for name, group in groups] if tables else [
-        (found.images[first : first + size], -1) for first in range(0, len(found.images), size)
-    ]  # fmt: skip
-    for number, (names, group) in enumerate(parts):
-        yield {
-            "part": number,
-            "names": [os.fsencode(name) for name in names],
-            "group": group,
-        }  # bytes: Arrow has no other strings than UTF-8
-
-
-def _place(storage: Storage, name: str) -> str:
-    return f"{storage.root}/{name}" if name else storage.root
-
-
-@contextmanager
-def _table(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
-    """An open Parquet file. Raises DataError where it is none."""
-    place = _place(storage, name)
-    with open(place, "rb") if storage.local else storage.system.open_input_file(place) as file:
-        try:
-            yield pq.ParquetFile(file)
-        except pa.ArrowException as error:
-            raise DataError(
-                f"{place} is no readable Parquet file ({str(error).splitlines()[0]}); fetch it again (git lfs pull, where it is a pointer), or leave it out"
-            ) from None
-
-
 @dataclass(frozen=True)
 class _Job:
     """What a worker needs."""
@@ -231,7 +165,7 @@ def _run(todo: list[dict[str, Any]], job: _Job, address: str, show: Show) -> Non
 
     job = replace(job, source=Storage(job.source).address, out=Storage(job.out).address)
     if len(todo) == 1 and not (address or os.environ.get("RAY_ADDRESS")):
-        job = replace(job, threads=os.cpu_count() or 1)
+        job = replace(job, threads=cores())
         _Embedder(job, show)({name: [value] for name, value in todo[0].items()})
         return
     with ray_session(RunConfig.make("simclr", {"scale.address": address} if address else {})):
@@ -270,13 +204,14 @@ class _Embedder:
         config = RunConfig.from_yaml(self.job.config)
         method = model.build(config, int(self.job.state["samples"]))
         method.load_state_dict(self.job.state)
+        self.samples: Samples | None = None
         self.encoder = Encoder(config, method.eval().to(model.device_of(config)))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        part, names, group = int(batch["part"][0]), [os.fsdecode(name) for name in batch["names"][0]], int(batch["group"][0])
+        part, images, total = self._images({name: value[0] for name, value in batch.items()})
         found: list[tuple[str, np.ndarray | None, str | None]] = []
         waiting: list[tuple[str, Inputs]] = []
-        for name, inputs in self._ahead(_encoded(Storage(self.job.source), self.job.source, self.job.column, names, group)):
+        for name, inputs in self._ahead(images):
             if isinstance(inputs, BrokenImage):
                 self._flush(waiting, found)
                 found.append((name, None, inputs.reason))
@@ -284,11 +219,22 @@ class _Embedder:
                 waiting.append((name, inputs))
             if len(waiting) == ROWS_AT_ONCE:
                 self._flush(waiting, found)
-                if group < 0:
-                    self.show({"step": len(found), "total": len(names), "unit": "image"})
+                if total:
+                    self.show({"step": len(found), "total": total, "unit": "image"})
         self._flush(waiting, found)
         Storage(self.job.out).write(_file(part), _rows(found, self.job.width))
         return {"part": np.array([part])}
+
+    def _images(self, part: dict[str, Any]) -> tuple[int, Iterator[tuple[str, Read]], int]:
+        """(its number, the images of a part, how many they are, 0 where nobody knows yet)."""
+        if "first" in part:
+            if self.samples is None:
+                self.samples = Samples(self.job.source, self.job.column, self.encoder.form)
+            first, count = int(part["first"]), int(part["count"])
+            return int(part["part"]), self.samples.some(first, count), count
+        names, group = [os.fsdecode(name) for name in part["names"]], int(part["group"])
+        images = encoded(Storage(self.job.source), self.job.source, self.job.column, names, group)
+        return int(part["part"]), images, len(names) if group < 0 else 0
 
     def _ahead(self, images: Iterator[tuple[str, Read]]) -> Iterator[tuple[str, Inputs | BrokenImage]]:
         """The images in order, made ready by threads, as many ahead as keep these at work while some are encoded."""
@@ -322,54 +268,6 @@ def _got(held: list[Any]) -> _Job:
     import ray
 
     return ray.get(held[0])
-
-
-def _encoded(storage: Storage, source: str, column: str, names: list[str], group: int) -> Iterator[tuple[str, Read]]:
-    """(name, read) of each image of a part; read() gives its encoded bytes, None where the file is gone or the cell empty, or raises BrokenImage."""
-    if group < 0:
-        yield from ((name, partial(_read, storage, name)) for name in names)
-        return
-    label = names[0] or source.rpartition("/")[2]
-    folder = Path("/", _place(storage, names[0])).parent
-    read = read_file if storage.local else partial(_stored, storage)
-    with _table(storage, names[0]) as table:
-        first = sum(table.metadata.row_group(i).num_rows for i in range(group))
-        cells = table.read_row_group(group, columns=[column])[column]
-    for number, cell in enumerate(cells):
-        yield f"{label}#{first + number}", partial(cell_bytes, cell, folder, read)
-
-
-def _sampled(storage: Storage, source: str, column: str, parts: list[dict[str, Any]]) -> Iterator[tuple[str, bytes | memoryview]]:
-    """(name, encoded bytes) of about SAMPLED images from all over the source; those that cannot be read are left out."""
-    places = np.unique(np.linspace(0, len(parts) - 1, PLACES).astype(int)).tolist()
-    for part in (parts[place] for place in places):
-        names, most = [os.fsdecode(name) for name in part["names"]], -(-SAMPLED // len(places))
-        if part["group"] < 0:
-            names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, most).astype(int)).tolist()]
-        for name, read in islice(_encoded(storage, source, column, names, part["group"]), most):
-            with suppress(BrokenImage):
-                if data := read():
-                    yield name, data
-
-
-def _stored(storage: Storage, place: str) -> bytes:
-    """place: absolute, also where the store's own names have no slash before them."""
-    with storage.system.open_input_file(place if storage.root.startswith("/") else place[1:]) as file:
-        return file.read()
-
-
-def _read(storage: Storage, name: str) -> bytes | None:
-    """A read that fails is tried again; one that fails for good ends the call, for it says nothing about the image."""
-    for pause in (*PAUSES, None):
-        try:
-            return storage.read(name)
-        except FileNotFoundError:
-            return None
-        except OSError:
-            if pause is None:
-                raise
-            time.sleep(pause)
-    raise AssertionError("unreachable")
 
 
 def _utf8(name: str) -> str:

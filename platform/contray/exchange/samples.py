@@ -1,0 +1,196 @@
+"""The images of a source by parts: those that a list of files or a Parquet file's row groups give, or, of what lies in shards and where several files are
+one image, the samples of the source as training reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..config.sections import DataConfig
+from ..data import BrokenImage, EncodedSplit, Split, open_source
+from ..data.bands import samples_of
+from ..data.content import content_of
+from ..data.digests import digest
+from ..data.form import Form
+from ..data.layout import SHARDS, SUFFIXES, TABLE, Found, listing, scan, sort_out
+from ..data.parquet import cell_bytes, is_image, read_file
+from ..errors import DataError, UserError
+from ..storage.folder import Storage
+
+PAUSES = (0.2, 1.0)
+SAMPLED, PLACES = 64, 4  # images that tell what the values mean, and parts that they are taken from
+Read = Callable[[], bytes | memoryview | None]
+
+
+def in_samples(found: Found, source: str, channels: int) -> bool:
+    """Whether what lies there is no plain list of image files or of Parquet."""
+    if found.images:
+        return bool(samples_of(found.images, channels))
+    return not found.tables and (bool(found.shards) or source.lower().endswith(SHARDS))
+
+
+class Samples:
+    """Those that train, then those that test; nothing is held out."""
+
+    def __init__(self, source: str, column: str, form: Form) -> None:
+        """Raises DataError."""
+        keys = DataConfig(
+            source=source, image_column=column, label_column="", test_share=0.0, channels=form.channels, range=form.range
+        )
+        opened = open_source(keys)
+        self.splits: list[EncodedSplit] = [_of_files(split, source) for split in (opened.train, opened.test) if split is not None]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.splits))
+
+    def content(self) -> str:
+        return digest([split.content() for split in self.splits])
+
+    def some(self, first: int, count: int) -> Iterator[tuple[str, Read]]:
+        """(name, read) of `count` images from the `first` on."""
+        for split in self.splits:
+            ids = range(len(split))[max(first, 0) : max(first + count, 0)]
+            split.expect(ids)
+            yield from ((split.key(i), partial(split.encoded.read, i)) for i in ids)
+            first -= len(split)
+
+
+def _of_files(split: Split, source: str) -> EncodedSplit:
+    if not isinstance(split, EncodedSplit):
+        raise DataError(f"{source}: its images are no files")
+    return split
+
+
+def found_in(storage: Storage, source: str, also: frozenset[str]) -> tuple[Found, str]:
+    """What lies there (of a single Parquet file it is the name ""), and a digest of its contents; on an object store, of its sizes."""
+    from pyarrow import fs
+
+    kind = fs.FileType
+    info = storage.system.get_file_info(storage.root)
+    if info.type == kind.File:
+        if source.lower().endswith(SHARDS):
+            return Found(shards=[""]), ""
+        if not source.lower().endswith(TABLE):
+            raise DataError(f"{source}: no image folder and no Parquet file; give the folder that an image lies in")
+        return Found(tables=[""]), content_of([Path(storage.root)]) if storage.local else str(info.size)
+    if storage.local:
+        found = scan(storage.root, "SOURCE", also=also) if info.type == kind.Directory else Found()
+        return found, content_of([Path(storage.root, name) for name in (*found.images, *found.tables)])
+    above = len(storage.root.rstrip("/")) + 1
+    infos = storage.system.get_file_info(fs.FileSelector(storage.root, recursive=True, allow_not_found=True))
+    sizes = {info.path[above:]: info.size for info in infos if info.type == kind.File}
+    found = sort_out(sizes, also)
+    return found, digest([sizes[name] for name in (*found.images, *found.tables)])
+
+
+def parts_of(storage: Storage, found: Found, source: str, column: str, size: int) -> Iterator[dict[str, Any]]:
+    """{part, names (bytes, relative to the source), group (the row group of Parquet, else -1)}, in the order of names."""
+    tables = []
+    for name in found.tables:
+        with _table(storage, name) as table:
+            if is_image(table.schema_arrow, column):
+                tables.append((name, table.metadata.num_row_groups))
+            elif not found.images:
+                place, names = _place(storage, name), ", ".join(table.schema_arrow.names)
+                raise UserError(f"data.image_column: {place} has no images in a column {column!r} (it has {names})")
+            else:
+                found.skipped[f"{TABLE} without images in a column {column!r}"] += 1
+    if tables and found.images:
+        both = f"images ({listing(found.images, 1)}) and Parquet with images ({listing([name for name, _ in tables], 1)})"
+        raise DataError(f"{source} holds both {both}; give the folder or the file of one")
+    if not (tables or found.images):
+        there = f"; {note}" if (note := found.note()) else ""
+        raise DataError(f"{source}: no image and no Parquet file there (images: {', '.join(sorted(SUFFIXES))}{there})")
+    groups = [(name, group) for name, count in tables for group in range(count)]
+    parts = [([name], group) for name, group in groups] if tables else [
+        (found.images[first : first + size], -1) for first in range(0, len(found.images), size)
+    ]  # fmt: skip
+    for number, (names, group) in enumerate(parts):
+        yield {
+            "part": number,
+            "names": [os.fsencode(name) for name in names],
+            "group": group,
+        }  # bytes: Arrow has no other strings than UTF-8
+
+
+def _place(storage: Storage, name: str) -> str:
+    return f"{storage.root}/{name}" if name else storage.root
+
+
+@contextmanager
+def _table(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file. Raises DataError where it is none."""
+    place = _place(storage, name)
+    with open(place, "rb") if storage.local else storage.system.open_input_file(place) as file:
+        try:
+            yield pq.ParquetFile(file)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{place} is no readable Parquet file ({str(error).splitlines()[0]}); fetch it again (git lfs pull, where it is a pointer), or leave it out"
+            ) from None
+
+
+def encoded(storage: Storage, source: str, column: str, names: list[str], group: int) -> Iterator[tuple[str, Read]]:
+    """(name, read) of each image of a part; read() gives its encoded bytes, None where the file is gone or the cell empty, or raises BrokenImage."""
+    if group < 0:
+        yield from ((name, partial(_read, storage, name)) for name in names)
+        return
+    label = names[0] or source.rpartition("/")[2]
+    folder = Path("/", _place(storage, names[0])).parent
+    read = read_file if storage.local else partial(_stored, storage)
+    with _table(storage, names[0]) as table:
+        first = sum(table.metadata.row_group(i).num_rows for i in range(group))
+        cells = table.read_row_group(group, columns=[column])[column]
+    for number, cell in enumerate(cells):
+        yield f"{label}#{first + number}", partial(cell_bytes, cell, folder, read)
+
+
+def sampled(
+    storage: Storage, samples: Samples | None, source: str, column: str, parts: list[dict[str, Any]]
+) -> Iterator[tuple[str, bytes | memoryview]]:
+    """(name, encoded bytes) of about SAMPLED images from all over the source; those that cannot be read are left out."""
+    places = np.unique(np.linspace(0, len(parts) - 1, PLACES).astype(int)).tolist()
+    for part in (parts[place] for place in places):
+        most = -(-SAMPLED // len(places))
+        if samples is not None:
+            images = samples.some(part["first"], min(part["count"], most))
+        else:
+            names = [os.fsdecode(name) for name in part["names"]]
+            if part["group"] < 0:
+                names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, most).astype(int)).tolist()]
+            images = islice(encoded(storage, source, column, names, part["group"]), most)
+        for name, read in images:
+            with suppress(BrokenImage):
+                if data := read():
+                    yield name, data
+
+
+def _stored(storage: Storage, place: str) -> bytes:
+    """place: absolute, also where the store's own names have no slash before them."""
+    with storage.system.open_input_file(place if storage.root.startswith("/") else place[1:]) as file:
+        return file.read()
+
+
+def _read(storage: Storage, name: str) -> bytes | None:
+    """A read that fails is tried again; one that fails for good ends the call, for it says nothing about the image."""
+    for pause in (*PAUSES, None):
+        try:
+            return storage.read(name)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            if pause is None:
+                raise
+            time.sleep(pause)
+    raise AssertionError("unreachable")
