@@ -22,10 +22,10 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Options:
-    """Features of all images of a folder or Parquet files, as a folder of Parquet files. The same command goes on where it was cut off."""
+    """Features of all images of a source, as a folder of Parquet files. The same command goes on where it was cut off."""
 
     source: Annotated[
-        Positional[str], arg("folder of images, Parquet file, or folder of them; a path or an s3://, gs:// address")
+        Positional[str], arg("images in any form that trains (data.source): a folder, Parquet, .tar, ...; a path or an s3://, gs:// address")
     ]
     run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
     checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
