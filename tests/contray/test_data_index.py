@@ -165,12 +165,23 @@ def test_a_damaged_index_is_made_again(photos: Path, tmp_path: Path, harm: str) 
         else:
             file.write_bytes({"cut": data[: len(data) // 2], "text": b'{"files": 3}', "empty": b""}[harm])
         assert told(opened(photos, tmp_path / "s")) == whole, file
+        assert all(index._load(facts.parent) for facts in (tmp_path / "s").rglob("facts.json")), "whole again"
 
 
 def test_an_index_that_cannot_be_kept_is_said(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"data\.scratch: .* cannot be written .*; name another folder"):
         opened(photos, tmp_path / "file" / "s")
+
+
+def test_an_index_that_nobody_used_for_long_is_forgotten(photos: Path, tmp_path: Path) -> None:
+    opened(photos, tmp_path / "s")
+    (old,) = (tmp_path / "s" / "index").glob("*/facts.json")
+    os.utime(old, (0, 0))
+    other = aged(Path(shutil.copytree(photos, tmp_path / "other")))
+    opened(other, tmp_path / "s")
+    assert len(list((tmp_path / "s" / "index").glob("*/facts.json"))) == 1
+    assert told(opened(photos, tmp_path / "s"))[1] == told(opened(other, tmp_path / "s"))[1]
 
 
 def _keys(root: Path, scratch: Path, queue) -> None:

@@ -25,7 +25,8 @@ class Options:
     """Features of all images of a source, as a folder of Parquet files. The same command goes on where it was cut off."""
 
     source: Annotated[
-        Positional[str], arg("images in any form that trains (data.source): a folder, Parquet, .tar, ...; a path or an s3://, gs:// address")
+        Positional[str],
+        arg("images in any form that trains (data.source): a folder, Parquet, .tar, ...; a path or an s3://, gs:// address"),
     ]
     run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
     checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""

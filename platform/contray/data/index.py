@@ -6,6 +6,7 @@ went, their folders alone are read again. What is kept bears its digest; an inde
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ from .scratch import make, scratch_of, writing
 
 VERSION = 1  # raised whenever the same folder gives another index
 RECENT = 3600  # seconds in which the list of an object store is not asked for again: the workers of a run take that of its start
+FORGET = 90 * 86_400  # seconds after which an index is removed by the next one that is made; making it again takes seconds
 LARGE = 20_000  # images from which a folder has an index; of fewer the list is made as fast as it is read
 
 _FACTS, _NAMES = "facts.json", "names.arrow"
@@ -49,6 +51,7 @@ class Index:
             return made()
         part = self.place / f"{name}-{version}"
         if (known := _load(part)) is None:
+            shutil.rmtree(part, ignore_errors=True)
             _save(part, made())
             known = _load(part)
         return known or made()
@@ -73,9 +76,17 @@ def index_of(root: File, scratch: str, also: frozenset[str] = frozenset()) -> In
         found = _scanned(root, place, known, also) if known else found
         if found is not known:
             shutil.rmtree(place, ignore_errors=True)  # whoever has mapped it keeps it
+            _forget(base)
             _save(place, _packed(found))
             found = _known(place) or found
     return Index(found, place)
+
+
+def _forget(base: Path) -> None:
+    for facts in base.glob(f"*/{_FACTS}"):
+        with suppress(OSError):
+            if time.time() - facts.stat().st_mtime > FORGET:
+                shutil.rmtree(facts.parent)
 
 
 def _scanned(root: File, place: Path, known: Found | None, also: frozenset[str]) -> Found:
@@ -127,7 +138,7 @@ def _save(place: Path, made: Made) -> None:
             with suppress(FileExistsError):
                 os.rename(draft, place)
         except OSError as error:
-            if error.errno != 39:  # ENOTEMPTY: it stands already
+            if error.errno != errno.ENOTEMPTY:  # it stands already
                 raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
