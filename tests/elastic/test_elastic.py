@@ -85,6 +85,8 @@ def keys_of(method: str, source: str) -> dict[str, Any]:
     if source:  # decoded at each access: every step reads from where the images lie
         keys = {key: value for key, value in keys.items() if key not in ("data.size", "data.renderings")}
         keys |= {"data.source": source, "data.memory_gb": 0.0, "data.workers": 1}
+        if source.endswith("tar"):
+            keys |= {"data.shuffle": "blocks", "data.window": 2}
     return keys
 
 
