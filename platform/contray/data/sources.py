@@ -31,7 +31,7 @@ from .columns import check_columns
 from .form import Form
 from .listed import labelled, narrowed, restricted
 from .shards import check_room
-from .splits import BrokenImage, EncodedSplit, Source, Split, digest
+from .splits import ArraySplit, BrokenImage, EncodedSplit, Source, Split, digest
 
 PIPELINE = "4"  # raised whenever the same key gives other pixels
 _LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes by many package names
@@ -75,10 +75,15 @@ def _by_lists(source: Source, keys: DataConfig, place: str) -> Source:
 
 
 def _formed(name: str, source: Source, config: DataConfig) -> Source:
-    """The source, its files read in data.channels. Raises ConfigError where its images have others."""
-    for split in filter(None, (source.train, source.test)):
+    """The source, its files read in data.channels. Raises ConfigError or DataError where its images have others."""
+    for part, split in (("train", source.train), *([] if source.test is None else [("test", source.test)])):
         if isinstance(split, EncodedSplit):
             split.take(Form.of(config))
+        elif split.channels != config.channels and isinstance(split, ArraySplit) and not config.channels:
+            held = f"images are {split.images.dtype} {split.images.shape}, must be uint8 (N, H, W, 3)"
+            raise DataError(
+                f"data.source: {name}: {part}: {held}, unless --data.channels {split.channels} says that the last axis has so many"
+            )
         elif split.channels != config.channels:
             held = f"images of {split.channels} channels" if split.channels else "RGB images of 8 bits"
             raise ConfigError("data.channels", f"got {config.channels}, but {name} has {held}; give {split.channels}")
