@@ -22,7 +22,7 @@ from tests.elastic.harness import METHODS, OWN, SMALL, Driver, Nodes, apart, slo
 from tests.object_store import pictures, serving
 
 WHOLE = os.environ.get("CONTRAY_ELASTIC") == "all"
-STEPS, STEP_SECONDS, FAULT_AT = 300 if WHOLE else 160, 0.12, 40
+STEPS, STEP_SECONDS, FAULT_AT = 300 if WHOLE else 120, 0.12, 40
 DRAIN_SECONDS = 6.0
 
 
