@@ -29,7 +29,7 @@ from .names import Tree
 from .places import File, Remote
 from .scratch import make, scratch_of, writing
 
-VERSION = 1  # raised whenever the same folder gives another index
+VERSION = 2  # raised whenever the same folder gives another index
 RECENT = 3600  # seconds in which the list of an object store is not asked for again: the workers of a run take that of its start
 FORGET = 90 * 86_400  # seconds after which an index is removed by the next one that is made; making it again takes seconds
 LARGE = 20_000  # images from which a folder has an index; of fewer the list is made as fast as it is read
@@ -78,7 +78,9 @@ def index_of(root: File, scratch: str, also: frozenset[str] = frozenset()) -> In
             shutil.rmtree(place, ignore_errors=True)  # whoever has mapped it keeps it
             _forget(base)
             _save(place, _packed(found))
-            found = _known(place) or found
+            if kept := _known(place):
+                found = kept
+                pa.default_memory_pool().release_unused()  # what the list took before it was mapped
     return Index(found, place)
 
 
@@ -105,7 +107,7 @@ def _packed(found: Found) -> Made:
 
 def _known(place: Path) -> Found | None:
     kept = _load(place)
-    if kept is None:
+    if kept is None or not kept.keys() >= {"names", "in", "folder_of", "folders", "tables", "shards", "skipped"}:
         return None
     folders = {name: Folder(**here | {"skipped": Counter(here["skipped"])}) for name, here in kept["folders"].items()}
     tree = Tree(kept["names"], kept["in"], kept["folder_of"], kept.get("sizes"))
