@@ -22,7 +22,7 @@ from hypothesis import strategies as some
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from contray import RunConfig, data, model
+from contray import RunConfig, check_data, data, model
 from contray.cli import main
 from contray.data.bands import packed, samples_of
 from contray.data.form import Form
@@ -533,3 +533,28 @@ def test_form_without_channels_is_rgb() -> None:
     assert Form().decode(png(grey), "x", lambda: Depth(0, 4095)).shape == (SIDE + 5, SIDE, 3)
     given_range = Form(range=(0.0, 8190.0)).decode(png(grey), "x")
     assert_array_equal(given_range[:, :, 0], cv2.convertScaleAbs(grey[:, :, 0], alpha=255 / 8190))
+
+
+def test_images_of_all_channels_are_no_bands_whatever_they_are_called(tmp_path: Path) -> None:
+    for name in "bc":
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(1, BANDS + 1):
+            (tmp_path / "set" / name / f"{name}{i}.tif").write_bytes(tiff(values(seed=i)))
+    source = data.open_source(config_of(tmp_path / "set", BANDS))
+    assert len(source.train) + len(source.test or ()) == 2 * BANDS
+    assert not any("bands" in note for note in source.notes)
+    assert source.train.image(0, None).shape[2] == BANDS
+
+
+@pytest.mark.parametrize(("channels", "name", "write"), [(BANDS, "t.tif", tiff), (1, "g.png", png), (4, "a.npy", npy)])
+def test_a_look_at_a_set_is_of_its_own_values(
+    channels: int, name: str, write: Callable[[np.ndarray], bytes], tmp_path: Path
+) -> None:
+    """Dark tiles, of a few thousands of 65,535, are no images of one brightness, and their statistics are those of the range."""
+    images = [values(channels=channels, seed=i) // 16 for i in range(8)]
+    place = folder(tmp_path / "set", images, name, write)
+    keys = {"data.channels": channels, "data.range": (0.0, 65535.0), "data.scratch": str(tmp_path / "s"), "data.test_share": 0.0}
+    found = check_data(place, keys, quiet=True).document()
+    assert not [each for each in found["findings"] if each["severity"] != "note" and each["kind"] == "blank"], found["findings"]
+    wanted = np.mean([image.reshape(-1, channels).mean(0) / 65535 for image in images], 0)
+    assert found["channels"]["mean"] == pytest.approx(wanted, abs=1e-6)

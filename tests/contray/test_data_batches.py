@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -285,3 +286,17 @@ def test_holdout_without_labels_or_groups():
     assert np.bincount(split.labels[val]).tolist() == [4, 3, 3] or len(val) == 10
     split.labels = None
     assert len(holdout(split, 0.25, 0)[1]) == 10
+
+
+def test_loader_processes_leave_signals_to_their_parent(tmp_path):
+    """A batch system sends SIGTERM to all of a job: the parent saves, and needs its batches until it has."""
+    split = ArraySplit("x", np.random.default_rng(0).integers(0, 255, (64, 8, 8, 3), np.uint8), None, [])
+    batches = GlobalBatches(split, {"view": View(size=8)}, strength=0.0, batch_size=4, seed=0)
+    plain = [batches.load(step, range(4))["index"].tolist() for step in range(14)]
+    stream = loader(batches, range(14), range(4), workers=2, pin=False)
+    found = [next(stream)["index"].tolist()]
+    for child in psutil.Process().children():
+        if child.name() == psutil.Process().name():
+            child.terminate()
+    found += [batch["index"].tolist() for batch in stream]
+    assert found == plain

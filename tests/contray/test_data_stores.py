@@ -11,7 +11,7 @@ import torch
 from contray.config.sections import DataConfig
 from contray.data import GlobalBatches, Source, loader, open_source
 from contray.data.expected import Expected
-from contray.errors import ConfigError
+from contray.errors import ConfigError, UserError
 from contray.methods._base import View
 from tests.object_store import ObjectStore, pictures, serving
 
@@ -67,3 +67,21 @@ def test_what_is_asked_for_next_is_read_at_once_and_nothing_twice() -> None:
         ahead(9)
     assert ahead(7) == b"\7"
     assert sorted(asked) == [0, 1, 2, 3, 7, 9]
+
+
+def test_an_address_without_a_bucket_is_said_and_a_slash_behind_it_is_none(store: ObjectStore, tmp_path: Path) -> None:
+    for address in ("s3://", "s3:///x"):
+        with pytest.raises(UserError, match=f"got {address}, which names no bucket"):
+            opened(address, tmp_path)
+    assert opened(f"{store.take(pictures(tmp_path / 'slash', 'folder', 9))}/", tmp_path).name == "slash"
+
+
+def test_another_image_of_the_same_size_is_another_set(store: ObjectStore, tmp_path: Path) -> None:
+    place = store.take(pictures(tmp_path / "replaced", "folder", 9))
+    before = opened(place, tmp_path).train.content()
+    assert opened(place, tmp_path).train.content() == before
+    file = tmp_path / "replaced" / "ash" / "0000.png"
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1
+    file.write_bytes(data)
+    assert opened(store.take(tmp_path / "replaced"), tmp_path).train.content() != before

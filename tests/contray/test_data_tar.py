@@ -260,3 +260,25 @@ def test_a_folder_of_images_may_keep_the_archive_that_it_came_in(tmp_path: Path,
     source = opened(tmp_path / "set", keys)
     assert len(source.train) == 4
     assert "skipped: 1 .tar" in source.notes
+
+
+@pytest.mark.parametrize("part", ["head", "labels", "end"])
+def test_a_damaged_index_is_made_again(tmp_path: Path, keys: dict[str, Any], part: str) -> None:
+    shard(tmp_path / "set" / "train-0.tar", range(6), cls="cat")
+    shard(tmp_path / "set" / "train-1.tar", range(6, 12), cls="dog")
+    whole = rows(opened(tmp_path / "set", keys).train)
+    for path in Path(keys["scratch"]).rglob("*.index"):
+        data = bytearray(path.read_bytes())
+        place = {"head": 20, "labels": len(data) // 2, "end": len(data) - 3}[part]
+        data[place] ^= 1
+        path.write_bytes(data)
+    assert rows(opened(tmp_path / "set", keys).train) == whole
+
+
+def test_a_size_that_is_no_number_is_damage(tmp_path: Path, keys: dict[str, Any]) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("0.png")
+        info.size, info.pax_headers = len(png(1)), {"size": "abc"}
+        tar.addfile(info, io.BytesIO(png(1)))
+    with pytest.raises(DataError, match=r"a\.tar is damaged \(a size of abc\)"):
+        opened(tmp_path / "a.tar", keys)

@@ -41,14 +41,14 @@ class ReadAhead:
 
     def close(self) -> None:
         self._say.close()
-        self._process.terminate()
+        self._process.kill()
         self._process.join()
         self._process.close()
 
 
 def _follow(hear: Connection, shards: Shards, order: Blocks, places: int, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the parent heeds
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # which the parent heeds
+        signal.signal(number, signal.SIG_IGN)
     try:
         while os.getppid() == parent:
             if not hear.poll(_LOOK):

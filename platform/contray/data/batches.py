@@ -316,7 +316,9 @@ def _as_is(batch: Any) -> Any:
 
 
 def one_thread(worker: int) -> None:
+    """A loader process: its parent heeds the signals that a batch system sends to all of a job, and still needs the batches under way."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def open_source(config: DataConfig, own: None) -> Source:
             "data.source", f"{name} is not written in UTF-8, which a config must be; go into it and give . or a link to it"
         )
     try:
-        place = Remote(Storage(name, "data.source")) if "://" in name else Path(name).expanduser()
+        place = Remote(Storage(re.sub(r"(?<=[^:/])/+$", "", name), "data.source")) if "://" in name else Path(name).expanduser()
         kind = _kind(place, name)
     except (OSError, RuntimeError) as error:  # RuntimeError: ~nobody
         raise DataError(f"data.source: {name} cannot be read ({scrubbed(str(error))})") from error

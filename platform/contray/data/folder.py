@@ -7,6 +7,7 @@ images or dropped.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -23,10 +24,13 @@ from .expected import Expected
 from .index import Index
 from .layout import SUFFIXES, WORDS, alike, alikes, listing, plain, split_named, splits_in
 from .names import Tree
+from .native import OtherChannels, native
+from .pixels import BrokenImage
 from .places import File, Remote, bytes_of
 from .splits import Encoded, EncodedSplit
 
 RULES = 1  # raised whenever the same names are taken for something else
+LOOKED_AT = 64  # images on an object store of which the fingerprint looks at the bytes; of the others it knows the size
 HANDFUL = 5  # pictures beside class folders that are left out with a word; more of them are no oversight
 _MEND = "name the folders train/ and test/, move what belongs to neither away, or give the folder that you mean"
 _PICTURES = {"images", "image", "imgs", "img", "jpegimages", "pictures", "photos"}
@@ -45,7 +49,7 @@ def open_folder(root: File, index: Index, config: DataConfig) -> tuple[EncodedSp
     if not found.images:
         there = f"; {note}" if (note := found.note()) else ""
         raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders{there})")
-    banded = bands.samples_of(found.images, config.channels)
+    banded = {} if _whole(root, found.images, config.channels) else bands.samples_of(found.images, config.channels)
     images, kind = (Tree.of(banded), "-of-bands") if banded else (found.images, "")
     chosen = Chosen(**index.remembered(f"chosen{kind}", RULES, lambda: vars(choose(images, str(root), found.folders))))
     if banded:
@@ -67,7 +71,10 @@ def open_folder(root: File, index: Index, config: DataConfig) -> tuple[EncodedSp
 
         def content() -> str:
             if isinstance(root, Remote):
-                return digest(names, found.images.sizes if banded else np.asarray(found.images.sizes)[ids])
+                some = np.unique(np.linspace(0, len(names) - 1, LOOKED_AT).astype(int)).tolist()
+                read.expect(some)
+                sizes = found.images.sizes if banded else np.asarray(found.images.sizes)[ids]
+                return digest(names, sizes, [_told(read, i) for i in some])
             files = [file for name in names for file in banded[name].values() if file] if banded else names
             return digest(names, content_of(Files(root, files)))
 
@@ -83,6 +90,25 @@ def open_folder(root: File, index: Index, config: DataConfig) -> tuple[EncodedSp
     train = split("train", chosen.train, chosen.train_labels)
     test = split("test", chosen.test, chosen.test_labels) if len(chosen.test) else None
     return train, test, chosen.notes
+
+
+def _whole(root: File, images: Tree, channels: int) -> bool:
+    """Whether a file has all channels itself, whatever its name ends in, as far as the first one that can be read tells."""
+    for i in range(min(len(images), HANDFUL) if channels > 1 else 0):
+        try:
+            return native(bytes_of(root / images[i]), images[i], channels) is not None
+        except OtherChannels:
+            return False
+        except (BrokenImage, OSError):
+            continue
+    return False
+
+
+def _told(read: Expected, i: int) -> str:
+    try:
+        return hashlib.blake2b(read(i), digest_size=12).hexdigest()
+    except FileNotFoundError:
+        return "gone"
 
 
 @dataclass

@@ -6,6 +6,7 @@ a million names take no memory of their own. A file on an object store is copied
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import OrderedDict
@@ -77,9 +78,12 @@ def _write(index: Index, path: Path) -> None:
     try:
         with open(draft, "wb") as file:
             file.write(len(head).to_bytes(8, "little") + head)
+            found = hashlib.blake2b(head, digest_size=16)
             for each in arrays:
-                file.write(each.tobytes() + bytes(-each.nbytes % 8))
-            file.write(b"contray1")
+                data = each.tobytes() + bytes(-each.nbytes % 8)
+                found.update(data)
+                file.write(data)
+            file.write(found.digest())
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -95,12 +99,12 @@ def _read(path: Path) -> Index | None:
             size = count * np.dtype(kind).itemsize
             arrays[name] = mapped[at : at + size].view(kind)
             at += size + -size % 8
-        if mapped[at:].tobytes() != b"contray1":
+        if hashlib.blake2b(mapped[8:at].tobytes(), digest_size=16).digest() != mapped[at:].tobytes():
             return None
         os.utime(path)
+        return Index(head["bytes"], values=head["values"], facts=head["facts"], **arrays)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Index(head["bytes"], values=head["values"], facts=head["facts"], **arrays)
 
 
 class Ranges:

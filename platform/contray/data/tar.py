@@ -6,6 +6,7 @@ without a word.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -59,7 +60,12 @@ def members(read: Pread, size: int, where: object) -> Iterator[Member]:
                 name = text.rstrip(b"\0")
             elif kind in b"xX":
                 found = dict(_pax(text))
-                name, length = found.get(b"path", name), int(found.get(b"size", b"-1") or -1)
+                name, told = found.get(b"path", name), found.get(b"size", b"") or b"-1"
+                if told != b"-1" and not told.isdigit():
+                    raise DataError(
+                        f"data.source: {shown(where)} is damaged (a size of {shown(os.fsdecode(told))}); fetch it again, or leave it out"
+                    )
+                length = int(told)
                 if any(key.startswith(b"GNU.sparse") for key in found):
                     raise _sparse(where, name)
             at = body + -(-held // BLOCK) * BLOCK

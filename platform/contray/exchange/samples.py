@@ -36,7 +36,7 @@ Read = Callable[[], bytes | memoryview | None]
 def in_samples(found: Found, source: str, channels: int) -> bool:
     """Whether what lies there is no plain list of image files or of Parquet."""
     if found.images:
-        return bool(samples_of(found.images, channels))
+        return channels > 1 and bool(samples_of(found.images, channels))
     return not found.tables and (bool(found.shards) or source.lower().endswith(SHARDS))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import data
 from ..config import RunConfig
+from ..data.lists import TABLES
 from ..errors import ConfigError, UserError, check_writable
 from ..planning.facts import cores
 from .duplicates import find
@@ -41,6 +42,8 @@ def inspect(
         raise UserError(f"--{'sample' if sample < 0 else 'gpu-images-per-second'}: got {min(sample, rate):g}, must be at least 0")
     if sample and clean:
         raise UserError("--clean: needs all images, and --sample looks at some; leave one of them out")
+    if clean and clean.suffix.lower() in TABLES:
+        raise UserError(f"--clean: got {clean}, but the list is a text of a name a line; end it in .txt")
     if out and out.suffix not in KINDS:
         raise UserError(f"--out: got {out}, must end in {', '.join(KINDS)}")
     for option, path in (("--out", out), ("--clean", clean)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UserError, shown
+from ..errors import shown
 from .duplicates import Duplicates
 from .gather import Looked
 
@@ -71,15 +71,16 @@ def kept(train: Looked, listed: Sequence[Group]) -> np.ndarray:
 
 
 def names_to_keep(train: Looked, stay: np.ndarray) -> str:
-    """A name per line. Raises UserError for a name that a line cannot hold."""
-    names = [train.key(place) for place in np.flatnonzero(stay).tolist()]
-    for name in names:
-        if "\n" in name or "\r" in name or name.startswith("#") or name.strip() != name:
-            raise UserError(f"--clean: {name!r} cannot stand in a line of a list; rename it")
+    """A name per line. Names that a line cannot hold are left out, and the list says so."""
+    found = [train.key(place) for place in np.flatnonzero(stay).tolist()]
+    names = [
+        f"./{name}" if name.startswith("#") else name for name in found if name.strip() == name and len(name.splitlines()) == 1
+    ]
     dropped = int(len(stay) - stay.sum())
-    return "\n".join(
-        [f"# {len(names)} of {len(stay)} training images: {dropped} are broken, there twice, or in the test set", *names, ""]
-    )
+    lines = [f"# {len(names)} of {len(stay)} training images: {dropped} are broken, there twice, or in the test set"]
+    if len(names) < len(found):
+        lines.append(f"# {len(found) - len(names)} more would stay, but no line of a list can hold their names: rename them")
+    return "\n".join([*lines, *names, ""])
 
 
 def counts(listed: Sequence[Group]) -> Mapping[str, int]:

@@ -55,14 +55,22 @@ def measure_file(record: np.void, data: bytes | memoryview, name: str) -> None:
 
 
 def measure_pixels(record: np.void, image: np.ndarray) -> None:
-    """What the decoded image (H, W, C) uint8 says."""
+    """What the decoded image says: (H, W, C) uint8, or float32 in [0, 1] of its set's range, whose thumbnail is of the image's own range."""
     height, width = image.shape[:2]
     if not record["width"]:
         record["width"], record["height"] = width, height
     record["decoded"], record["pixels"] = image.nbytes, digest(np.ascontiguousarray(image), repr(image.shape).encode())
     channels = record["mean"].shape[0]
-    mean, deviation = (values[:channels, 0] / 255 for values in cv2.meanStdDev(image))
+    if image.dtype == np.uint8 and channels <= 4:
+        mean, deviation = (values[:channels, 0] / 255 for values in cv2.meanStdDev(image))
+    else:
+        values = image.reshape(-1, channels).astype(np.float64) / (255 if image.dtype == np.uint8 else 1)
+        mean, deviation = values.mean(0), values.std(0)
     record["mean"], record["square"] = mean, deviation**2 + mean**2
+    if image.dtype != np.uint8 or channels > 4:
+        grey = image.astype(np.float32).reshape(height, width, -1).mean(2)
+        low, spread = float(grey.min()), float(np.ptp(grey))
+        image = np.rint((grey - low) * (255 / spread) if spread else np.zeros_like(grey)).astype(np.uint8)
     small = cv2.resize(image, (GREY, GREY), interpolation=cv2.INTER_AREA)
     if small.ndim == 2 or small.shape[2] != 3:
         record["grey"] = small if small.ndim == 2 else small.mean(2)

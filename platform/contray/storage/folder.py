@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ def _opened(address: str, key: str) -> tuple[Any, str]:
     """(pyarrow's file system, the path on it) of an address: pyarrow's own, which outlives a fork and needs no further package, else fsspec's."""
     from pyarrow import ArrowInvalid, fs
 
+    if re.fullmatch(r"(s3|gs|gcs)://(/.*)?", address):
+        raise UserError(f"{key}: got {bare(address)}, which names no bucket; give an address such as s3://bucket/folder")
     try:
         return fs.FileSystem.from_uri(full(address))
     except ArrowInvalid as error:

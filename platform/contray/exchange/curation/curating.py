@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...data.lists import TABLES
 from ...errors import UserError, shown
 from ...storage.folder import Storage
 from ...storage.logins import bare
@@ -143,6 +144,12 @@ def _check(out: str, keep: float, epsilon: float | None, balance: int, clusters:
         ("--clusters", clusters < 0, f"got {clusters}, must be at least 1, or 0 for the root of the number of images"),
         ("--levels", levels < 1, f"got {levels}, must be at least 1"),
         ("--out", not out or out.endswith("/"), f"got {out!r}, must be the file of the list"),
+        ("--out", out.lower().endswith(TABLES), f"got {bare(out)}, but the list is a text of a name a line; end it in .txt"),
+        (
+            "--out",
+            "://" not in out and Path(out).expanduser().is_dir(),
+            f"got {out}, which is a folder; name the file of the list",
+        ),
         (
             "--data.source",
             bool(source) and "://" in out,
