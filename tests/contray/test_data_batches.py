@@ -293,10 +293,12 @@ def test_loader_processes_leave_signals_to_their_parent(tmp_path):
     split = ArraySplit("x", np.random.default_rng(0).integers(0, 255, (64, 8, 8, 3), np.uint8), None, [])
     batches = GlobalBatches(split, {"view": View(size=8)}, strength=0.0, batch_size=4, seed=0)
     plain = [batches.load(step, range(4))["index"].tolist() for step in range(14)]
+    before = set(psutil.Process().children())
     stream = loader(batches, range(14), range(4), workers=2, pin=False)
     found = [next(stream)["index"].tolist()]
-    for child in psutil.Process().children():
-        if child.name() == psutil.Process().name():
-            child.terminate()
+    workers = set(psutil.Process().children()) - before
+    assert len(workers) == 2
+    for worker in workers:
+        worker.terminate()
     found += [batch["index"].tolist() for batch in stream]
     assert found == plain
