@@ -165,7 +165,7 @@ def _run(todo: list[dict[str, Any]], job: _Job, address: str, show: Show) -> Non
 
     job = replace(job, source=Storage(job.source).address, out=Storage(job.out).address)
     if len(todo) == 1 and not (address or os.environ.get("RAY_ADDRESS")):
-        job = replace(job, threads=cores())
+        job = replace(job, threads=_threads(job, model.device_of(RunConfig.from_yaml(job.config)).type != "cpu", cores()))
         _Embedder(job, show)({name: [value] for name, value in todo[0].items()})
         return
     with ray_session(RunConfig.make("simclr", {"scale.address": address} if address else {})):
@@ -178,7 +178,7 @@ def _run(todo: list[dict[str, Any]], job: _Job, address: str, show: Show) -> Non
         gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
         most = min(len(todo), gpus or max(cpus - 1, 1))  # Ray Data starves where its actors take every CPU
         held = [
-            ray.put(replace(job, threads=max(1, cpus // most)))
+            ray.put(replace(job, threads=_threads(job, gpus > 0, max(1, cpus // most))))
         ]  # in a list: an actor whose own argument is a reference could not be started again
         parts = ray.data.from_items(todo, override_num_blocks=min(len(todo), 1000))
         done = parts.map_batches(
@@ -191,6 +191,11 @@ def _run(todo: list[dict[str, Any]], job: _Job, address: str, show: Show) -> Non
         )
         for count, _ in enumerate(done.iter_batches(batch_size=None), 1):
             show({"step": count, "total": len(todo), "unit": "part"})
+
+
+def _threads(job: _Job, gpu: bool, most: int) -> int:
+    """That decode ahead: where they wait for an object store or a GPU waits for them. Beside an encoder on the CPU they would only take its cores."""
+    return most if gpu or not Storage(job.source).local else 1
 
 
 class _Embedder:
