@@ -24,6 +24,7 @@ from .expected import Expected
 from .index import Index
 from .layout import SUFFIXES, WORDS, alike, alikes, listing, plain, split_named, splits_in
 from .names import Tree
+from .native import SUFFIXES as NATIVE
 from .native import OtherChannels, native
 from .pixels import BrokenImage
 from .places import File, Remote, bytes_of
@@ -48,6 +49,8 @@ def open_folder(root: File, index: Index, config: DataConfig) -> tuple[EncodedSp
     found = index.found
     if not found.images:
         there = f"; {note}" if (note := found.note()) else ""
+        if any(found.skipped[kind] for kind in NATIVE):
+            there += f"; with --data.channels {', '.join(sorted(NATIVE))} are images too"
         raise DataError(f"data.source: no image under {root} (looked for {', '.join(sorted(SUFFIXES))} in all subfolders{there})")
     banded = {} if _whole(root, found.images, config.channels) else bands.samples_of(found.images, config.channels)
     images, kind = (Tree.of(banded), "-of-bands") if banded else (found.images, "")

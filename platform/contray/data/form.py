@@ -53,7 +53,7 @@ class Form:
         """What a sample of a set tells of its files. Raises ConfigError where most have another number of channels."""
         if not self.channels:
             return pixels.survey(samples, self.given)
-        ranges, others, count, first = list[np.ndarray](), Counter[int](), 0, dict[int, str]()
+        ranges, others, count, bytewise, first = list[np.ndarray](), Counter[int](), 0, 0, dict[int, str]()
         for where, data in samples:
             count += 1
             try:
@@ -64,7 +64,9 @@ class Form:
                 continue
             except BrokenImage:
                 continue
-            if image.dtype != np.uint8:
+            if image.dtype == np.uint8:
+                bytewise += 1
+            else:
                 ranges.append(np.array([image.min(), image.max()]))
         if 2 * others.total() > count:
             most, number = others.most_common(1)[0]
@@ -78,12 +80,8 @@ class Form:
             if depth is None
             else f"{self.channels} channels, whose values of {depth} become 0 to 1"
         )
-        some = (
-            f" ({count - len(ranges)} of {count} sampled images have 8 bits, whose 0 to 255 do)"
-            if depth and len(ranges) < count
-            else ""
-        )
-        return Pixels(depth, (said + some,))
+        some = f" ({bytewise} of {count} sampled images have 8 bits, whose 0 to 255 do)" if depth and bytewise else ""
+        return Pixels(depth, (said + some,) if ranges or bytewise else ())
 
 
 RGB = Form()

@@ -217,7 +217,10 @@ def _opencv_understands(tags: Any, where: str) -> bool:
         return False  # it multiplies the colours by the alpha
     if channels > 4 or (grey and channels > 1 and not (channels == 2 and extra in (1, 2))):
         what = "which the file calls grey" if grey else "of which 4 at most can be read"
-        raise BrokenImage(where, f"{channels} channels, {what}; save it as grey, or as RGB with at most one channel more")
+        raise BrokenImage(
+            where,
+            f"{channels} channels, {what}; give --data.channels {channels}, or save it as grey, or as RGB with at most one channel more",
+        )
     return tag(tags, 258) <= 8 or (photometric in (0, 1, 2) and channels != 2)
 
 
