@@ -76,8 +76,8 @@ class GlobalBatches:
 
     def ids(self, step: int, slots: range | None = None) -> np.ndarray:
         """(B,) sample ids of a global batch, or of its slots, before broken images are replaced."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        first, slots = place * self.batch_size, range(self.batch_size) if slots is None else slots
+        epoch, first = self.place(step)
+        slots = range(self.batch_size) if slots is None else slots
         return self._samples(epoch, first + slots.start, first + slots.stop)
 
     def _samples(self, epoch: int, start: int, stop: int) -> np.ndarray:
@@ -95,11 +95,10 @@ class GlobalBatches:
         views: {name: (b, H, W, 3) or (b, P, h, w, 3) uint8}, of a split with channels as many, and uint8 or float32 in [0, 1];
         index, slot: (b,) int64; broken: {id: reason} of images newly met.
         """
-        epoch, place = divmod(step, self.steps_per_epoch)
-        known = len(self.broken)
-        self.split.expect([i for i in self.ids(step)[slots.start : slots.stop].tolist() if i not in self.broken])
-        first = place * self.batch_size
-        rows = [self._row(epoch, first + slot, i) for slot, i in zip(slots, self.ids(step, slots).tolist(), strict=True)]
+        epoch, first = self.place(step)
+        known, ids = len(self.broken), self.ids(step, slots).tolist()
+        self.split.expect([i for i in ids if i not in self.broken])
+        rows = [self._row(epoch, first + slot, i) for slot, i in zip(slots, ids, strict=True)]
         return {
             "views": _stack([views for _, views in rows]),
             "index": torch.tensor([i for i, _ in rows], dtype=torch.int64),

@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from ..config.sections import DataConfig
 from ..data import BrokenImage, EncodedSplit, Split, open_source
 from ..data.bands import samples_of
-from ..data.content import content_of
+from ..data.content import Files, content_of
 from ..data.digests import digest
 from ..data.form import Form
 from ..data.layout import SHARDS, SUFFIXES, TABLE, Found, listing, scan, sort_out
-from ..data.parquet import cell_bytes, is_image, read_file
+from ..data.parquet import cell_bytes, is_image, read_file, read_stored
 from ..errors import DataError, UserError
 from ..storage.folder import Storage
 
@@ -86,7 +86,7 @@ def found_in(storage: Storage, source: str, also: frozenset[str]) -> tuple[Found
         return Found(tables=[""]), content_of([Path(storage.root)]) if storage.local else str(info.size)
     if storage.local:
         found = scan(storage.root, "SOURCE", also=also) if info.type == kind.Directory else Found()
-        return found, content_of([Path(storage.root, name) for name in (*found.images, *found.tables)])
+        return found, content_of(Files(storage.root, [*found.images, *found.tables] if found.tables else found.images))
     above = len(storage.root.rstrip("/")) + 1
     infos = storage.system.get_file_info(fs.FileSelector(storage.root, recursive=True, allow_not_found=True))
     sizes = {info.path[above:]: info.size for info in infos if info.type == kind.File}
@@ -148,7 +148,7 @@ def encoded(storage: Storage, source: str, column: str, names: list[str], group:
         return
     label = names[0] or source.rpartition("/")[2]
     folder = Path("/", _place(storage, names[0])).parent
-    read = read_file if storage.local else partial(_stored, storage)
+    read = read_file if storage.local else partial(read_stored, storage)
     with _table(storage, names[0]) as table:
         first = sum(table.metadata.row_group(i).num_rows for i in range(group))
         cells = table.read_row_group(group, columns=[column])[column]
@@ -174,12 +174,6 @@ def sampled(
             with suppress(BrokenImage):
                 if data := read():
                     yield name, data
-
-
-def _stored(storage: Storage, place: str) -> bytes:
-    """place: absolute, also where the store's own names have no slash before them."""
-    with storage.system.open_input_file(place if storage.root.startswith("/") else place[1:]) as file:
-        return file.read()
 
 
 def _read(storage: Storage, name: str) -> bytes | None:

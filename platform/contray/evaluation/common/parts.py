@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ...config import RunConfig
+from ...data.scratch import scratch_of
 from ...errors import UserError
 from ...storage.folder import Storage
 
@@ -162,8 +163,7 @@ class Kept:
         """Where the parts of the features of this key lie; None where another process works on the same, or nothing can be written there."""
         from filelock import FileLock, Timeout
 
-        place = Path(self.scratch).expanduser() if self.scratch else Path(tempfile.gettempdir()) / f"contray-{os.getuid()}"
-        place = place / "features"
+        place = scratch_of(self.scratch) / "features"
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             if place.stat().st_uid != os.getuid():
