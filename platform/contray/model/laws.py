@@ -32,6 +32,11 @@ def check(config: RunConfig, samples: int) -> None:
             f"got {config.backbone.name}, but {config.method.name} so configured needs patches in reach, and that has no {', '.join(lacking)}; "
             f"the built-in transformers have: {', '.join(SHAPES)}",
         )
+    if method.needs_map(config.method) and backbones.lacks_map(config):
+        words = (
+            f"got {config.backbone.name}, but {config.method.name} compares places of a feature map, and none is found in that"
+        )
+        raise ConfigError("backbone.name", f"{words}; built-in networks have one, and so have most of timm's and torchvision's")
     broken = _broken(config, samples)
     if broken:
         values = mended(config, samples)

@@ -63,7 +63,7 @@ class VisionTransformer(TorchvisionViT):
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         )
         self.heads = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
-        self.out_dim, self.depth, self.num_prefix_tokens = width, depth, 1 + config.registers
+        self.out_dim, self.map_dim, self.depth, self.num_prefix_tokens = width, width, depth, 1 + config.registers
         _initialise(self)
         self.registers = nn.Parameter(torch.randn(1, config.registers, width) * 1e-6) if config.registers else None
         for i, block in enumerate(self.encoder.layers):
@@ -116,6 +116,12 @@ class VisionTransformer(TorchvisionViT):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tokens(self.patches(x))[:, 0]
+
+    def feature_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> (B, D) features and the patches' (B, D, h, w)."""
+        tokens, rows = self.tokens(self.patches(x)), x.shape[-2] // self.patch_size
+        cells = tokens[:, -rows * (x.shape[-1] // self.patch_size) :]  # (B, L, D)
+        return tokens[:, 0], cells.transpose(1, 2).unflatten(2, (rows, -1))
 
 
 def _bicubic(grid: Tensor, size: tuple[int, int]) -> Tensor:
