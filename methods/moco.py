@@ -154,6 +154,11 @@ PRESETS = {
     ),
     "cifar_v1": Preset("v1 for 32 px", V1 | CIFAR, both(small(V1_VIEW))),
     "digits": Preset("v2 on the built-in digits in two minutes on two cores", DIGITS, both(digit(V2_VIEW))),
+    "digits_both": Preset(
+        "v2+ on the built-in digits: each view asks the other",
+        DIGITS | {"method.directions": "2", "method.momentum_end": 0.9},
+        both(digit(V2_VIEW)),
+    ),
     "digits_v1": Preset("v1 on the built-in digits", V1 | DIGITS | {"method.temperature": 0.1}, both(digit(V1_VIEW))),
 }
 

@@ -173,6 +173,24 @@ def test_a_positive_is_never_in_moco_s_queue_at_its_own_step() -> None:
         assert (keys @ method.queue.T).amax(1) == pytest.approx(torch.ones(SIZE), abs=1e-5)
 
 
+def test_moco_of_two_directions_is_two_of_one_each_with_its_queue() -> None:
+    """solo-learn's `mocov2plus.py`: the mean of both losses; the queue that a view asks holds keys of the other."""
+    method = build("moco", {"method.queue_size": 128, "method.directions": "2"})
+    batch, clock = batch_of(0, ("query", "key")), clock_of(0, 3)
+    reps = method.represent(batch, clock)
+    loss = method.loss(reps, batch, clock)["loss"]
+    terms = []
+    for i, (mine, other) in enumerate((("query", "key"), ("key", "query"))):
+        q = normalize(method.head(method.backbone(batch.views[mine])))
+        k = normalize(method.key_head(method.key_backbone(batch.views[other])))
+        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ method.queue[i].T], 1) / method.config.temperature
+        terms.append(F.cross_entropy(logits, torch.zeros(SIZE, dtype=torch.long)))
+        assert torch.allclose(reps["enqueue"][i], k, atol=1e-5)
+    assert float(loss.detach()) == pytest.approx(float(torch.stack(terms).mean().detach()), rel=1e-5)
+    method.update(reps, batch, clock)
+    assert torch.equal(method.queue[:, :SIZE], reps["enqueue"])
+
+
 def test_mae_s_encoder_never_sees_a_masked_patch() -> None:
     method = build("mae", {"backbone.width": 16})
     pictures = torch.randn(SIZE, 3, 32, 32)
