@@ -55,6 +55,16 @@ LATER = {
     "data.labels": "",
     "data.channels": 0,
     "data.range": (),
+    "backbone.init": "moco_v3",
+    "optim.clip_lr": False,
+    "optim.rate_in_velocity": False,
+    "method.projector_layers": "3",
+    "method.head_layers": "3",
+    "method.loss_scale": 1.0,
+    "method.directions": "1",
+    "method.momentum_end": -1.0,
+    "method.momentum_schedule": "cosine",
+    "method.predictor_schedule": "constant",
 }
 MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
 
