@@ -7,7 +7,6 @@ its last blocks' outputs, which knows the context.
 B batch rows, L patches, M hidden ones, D features of a token, K blocks that targets are made of
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._masks import block_order, front, hide
-from ._parts import apart, pick, precise
-from ._ranks import DropPath, full
+from ._parts import apart, average_of, pick, precise, standard
+from ._ranks import full
 
 PAPER = Paper(
     title="data2vec: A General Framework for Self-supervised Learning in Speech, Vision and Language",
@@ -30,13 +29,13 @@ PAPER = Paper(
     crops="1",
 )
 METRICS = {
-    "loss": "smooth L1 distance of predictions and targets, whose features have mean 0 and variance 1: about 0.25 where the mean is predicted (method.beta 2)",
-    "target_spread": "standard deviation of a target's features over the patches of a batch: near 0 they are all alike, which is collapse",
+    "loss": "smooth L1 distance of predictions and targets, whose features have mean 0 and variance 1: 0.25 where the mean is predicted",
+    "target_spread": "standard deviation of targets' features over an image's hidden patches: near 0 they are all alike, which is collapse",
 }
 DIFFERS = (
     "exactly method.mask_ratio of the patches are hidden in each image, where the release's blocks may leave a few out",
-    "positions are added to the patches, and attention drops nothing; the release has a relative position bias shared by the blocks, and drops 5 %",
-    "the average network drops no residual branches",
+    "positions are added to the patches, and attention drops nothing; the release has a relative position bias, and drops 5 %",
+    "the average network drops no branches; the last layers of branches are drawn as the others, the release scales them down by depth",
 )
 
 
@@ -54,6 +53,7 @@ VIEWS = {"view": View(crop=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.
 
 RECIPE = {
     "backbone.name": "vit_base",
+    "backbone.init": "trunc_normal",
     "backbone.drop_path": 0.25,
     "backbone.layer_scale": 1e-4,
     "optim.name": "adamw",
@@ -71,12 +71,9 @@ RECIPE = {
     "train.channels_last": False,
 }
 MINI = {
-    "backbone.name": "vit_mini",
-    "backbone.patch": 4,
-    "backbone.drop_path": 0.0,
-    "backbone.layer_scale": 0.0,
+    "backbone.name": "vit_mini", "backbone.init": "moco_v3", "backbone.patch": 4, "backbone.drop_path": 0.0, "backbone.layer_scale": 0.0,
     "method.blocks": 3,
-}
+}  # fmt: skip
 
 PRESETS = {
     "paper": Preset("ViT-B/16, batch 2048, 800 epochs: 84.2 % fine-tuned on ImageNet"),
@@ -104,10 +101,7 @@ class Data2Vec(Method):
         self.predictor = nn.Linear(self.out_dim, self.out_dim)
         nn.init.trunc_normal_(self.predictor.weight, std=0.02)
         nn.init.zeros_(self.predictor.bias)
-        self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
-        for module in self.teacher.modules():
-            if isinstance(module, DropPath):
-                module.rate = 0.0
+        self.teacher = average_of(self.backbone)
 
     @classmethod
     def needs_vit(cls, config: Config) -> bool:
@@ -134,7 +128,7 @@ class Data2Vec(Method):
         """(B, L, D): the mean of the last K blocks' outputs of the whole image, each token normalised before and after (§3.3)."""
         net: Any = self.teacher
         inner = [apart(net, tokens)[1] for tokens in net.inner(net.patches(images), self.config.blocks)]  # K of (B, L, D)
-        return averaged(inner)
+        return standard(torch.stack([standard(x) for x in inner]).mean(0))
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         loss, spread = regress(self.predictor(reps["hidden"]), reps["targets"], self.config.beta, batch.size)
@@ -147,21 +141,6 @@ class Data2Vec(Method):
         net: Any = self.backbone
         whole, patches = apart(net, net.tokens(net.patches(inputs["image"])))  # (B, D), (B, L, D)
         return {"backbone": whole, "tokens": patches}
-
-
-def normed(x: Tensor) -> Tensor:
-    """Features (..., D) of each token with mean 0 and variance 1."""
-    return F.layer_norm(full(x), x.shape[-1:])
-
-
-@precise
-def _mean_of_normed(first: Tensor, *others: Tensor) -> Tensor:
-    return normed(torch.stack([normed(x) for x in (first, *others)]).mean(0))
-
-
-def averaged(inner: list[Tensor]) -> Tensor:
-    """Targets (B, L, D) of what K blocks put out (§3.3): K of (B, L, D)."""
-    return _mean_of_normed(*inner)
 
 
 @precise

@@ -7,7 +7,6 @@ a batch. Registers: Darcet et al., ICLR 2024, https://arxiv.org/abs/2309.16588.
 B batch rows, N rows of the global batch, V crops, L patches, M hidden ones of this rank's rows, F backbone features, K outputs
 """
 
-import copy
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 from . import dino
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, setting
 from ._masks import block_order, front, hide
-from ._parts import apart, cosine, precise
-from ._ranks import DropPath, full, gather, total, world_size
+from ._parts import apart, average_of, cosine, precise
+from ._ranks import full, gather, total, world_size
 from .dino import Head
 from .ibot import crops, hidden_match
 
@@ -37,8 +36,8 @@ PAPER = Paper(
 METRICS = {
     "loss": "class_loss + patch_loss + method.koleo x koleo",
     "class_loss": "cross-entropy of the student's crops with the balanced code of the other large crop; log K while nothing is told apart",
-    "patch_loss": "the same of hidden patches and their own codes, the mean over a crop's hidden patches, then over crops, those without any counted as 0",
-    "koleo": "minus the log of the distance of a large crop's features from the nearest ones of the batch, summed over the two crops: large where all are alike",
+    "patch_loss": "the same of hidden patches and their own codes, the mean over a crop's, then over crops, those without any counted as 0",
+    "koleo": "minus the log distance of a large crop's features from the nearest of the batch, both crops summed: large where all are alike",
     "code_entropy": "entropy over log K of how often each prototype is used by crops: 1 all alike, near 0 one prototype for everything",
 }
 DIFFERS = (
@@ -78,6 +77,7 @@ VIEWS = {
 
 RECIPE = {
     "backbone.name": "vit_base",
+    "backbone.init": "trunc_normal",
     "backbone.drop_path": 0.3,
     "backbone.layer_scale": 1e-5,
     "optim.name": "adamw",
@@ -95,13 +95,14 @@ RECIPE = {
     "train.channels_last": False,
 }
 MINI = {
-    "backbone.name": "vit_mini", "backbone.patch": 4, "backbone.registers": 2, "backbone.drop_path": 0.0, "backbone.layer_scale": 0.0,
-    "method.layer_decay": 1.0, "method.patch_rate": 1.0,
+    "backbone.name": "vit_mini", "backbone.init": "moco_v3", "backbone.patch": 4, "backbone.registers": 2, "backbone.drop_path": 0.0,
+    "backbone.layer_scale": 0.0, "method.layer_decay": 1.0, "method.patch_rate": 1.0,
 }  # fmt: skip
 
 PRESETS = {
     "paper": Preset(
-        "ViT-B/14 with 4 registers, batch 1024, 2 x 224 + 8 x 98 px, 100 epochs of ImageNet; the published ViT-B is distilled from a ViT-g; not run here",
+        "ViT-B/14 with 4 registers, batch 1024, 2 x 224 + 8 x 98 px, 100 epochs of ImageNet; the published ViT-B is distilled from a "
+        "ViT-g; not run here",
         {"backbone.patch": 14, "backbone.registers": 4},
         VIEWS | {"small": replace(VIEWS["small"], size=98)},
     ),
@@ -130,12 +131,9 @@ class DINOv2(Method):
         self.mask_token = nn.Parameter(torch.zeros(self.out_dim))  # (F,)
         shape = dino.Config(outputs=config.outputs, hidden=config.hidden, bottleneck=config.bottleneck)
         self.head, self.patch_head = (Head(self.out_dim, shape) for _ in range(2))
-        self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
-        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
-        self.teacher_patch_head = copy.deepcopy(self.patch_head).requires_grad_(False)
-        for module in self.teacher.modules():
-            if isinstance(module, DropPath):
-                module.rate = 0.0
+        self.teacher = average_of(self.backbone)
+        self.teacher_head = average_of(self.head)
+        self.teacher_patch_head = average_of(self.patch_head)
 
     @classmethod
     def needs_vit(cls, config: Config) -> bool:

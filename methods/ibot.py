@@ -7,7 +7,6 @@ them, says of each. So the average network is the tokenizer.
 B batch rows, V crops, L patches, M hidden ones of this rank's rows, F backbone features, K outputs
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 from . import dino
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, setting
 from ._masks import block_order, front, hide
-from ._parts import apart, cosine, precise
-from ._ranks import DropPath, full, total
+from ._parts import apart, average_of, cosine, precise
+from ._ranks import full, total
 from .dino import Head, match
 
 PAPER = Paper(
@@ -32,11 +31,11 @@ PAPER = Paper(
 )
 METRICS = {
     "loss": "class_loss + method.patch_weight x patch_loss",
-    "class_loss": "DINO's: cross-entropy of the student's crops with the average network's other large crop; log K while both are uniform",
-    "patch_loss": "cross-entropy of hidden patches with the average network's of them, the mean over a crop's hidden patches, then over crops, those "
-    "without any counted as 0: half of log K while both are uniform and half of the crops are masked",
-    "teacher_entropy": "entropy of the average network's outputs of crops over log K: 1 uniform, 0 always the same sharp answer; staying at either end is "
-    "collapse",
+    "class_loss": "cross-entropy of the student's crops with the average network's other large crop; log K while both are uniform",
+    "patch_loss": "the same of hidden patches, the mean over a crop's, then over crops, those without any counted as 0: half of log K while "
+    "both are uniform and half of the crops are masked",
+    "teacher_entropy": "entropy of the average network's outputs of crops over log K: 1 uniform, 0 always the same sharp answer; staying at "
+    "either end is collapse",
 }
 DIFFERS = (
     "blocks are BEiT's, cut to exactly the drawn share of a crop's patches; the release's may leave a few out",
@@ -76,6 +75,7 @@ VIEWS = {
 RECIPE = {
     "backbone.name": "vit_small",
     "backbone.heads": 6,
+    "backbone.init": "trunc_normal",
     "backbone.drop_path": 0.1,
     "optim.name": "adamw",
     "optim.lr": 5e-4,
@@ -91,7 +91,7 @@ RECIPE = {
     "train.epochs": 800,
     "train.channels_last": False,
 }
-MINI = {"backbone.name": "vit_mini", "backbone.heads": 4, "backbone.patch": 4}
+MINI = {"backbone.name": "vit_mini", "backbone.init": "moco_v3", "backbone.heads": 4, "backbone.patch": 4}
 
 PRESETS = {
     "paper": Preset("ViT-S/16, batch 1024, 2 x 224 + 10 x 96 px, 800 epochs: 75.2 % k-NN, 77.9 % linear on ImageNet"),
@@ -124,11 +124,8 @@ class IBOT(Method):
         self.mask_token = nn.Parameter(torch.zeros(self.out_dim))  # (F,)
         shape = dino.Config(outputs=config.outputs, hidden=config.hidden, bottleneck=config.bottleneck)
         self.head = Head(self.out_dim, shape)
-        self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
-        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
-        for module in self.teacher.modules():
-            if isinstance(module, DropPath):
-                module.rate = 0.0
+        self.teacher = average_of(self.backbone)
+        self.teacher_head = average_of(self.head)
         self.register_buffer("centre", torch.zeros(config.outputs))  # (K,)
         self.register_buffer("patch_centre", torch.zeros(config.outputs))  # (K,)
 

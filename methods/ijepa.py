@@ -8,7 +8,6 @@ B batch rows, N rows of the global batch, L patches, T target blocks of M patche
 predictor
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._masks import inside
-from ._parts import apart, pick, precise, sincos_2d
-from ._ranks import DropPath, full
+from ._parts import apart, average_of, pick, precise, sincos_2d, standard
+from ._ranks import full
 
 PAPER = Paper(
     title="Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture",
@@ -32,11 +31,12 @@ PAPER = Paper(
 )
 METRICS = {
     "loss": "smooth L1 distance of predicted and true features, which have mean 0 and variance 1: about 0.36 where the mean is predicted",
-    "target_spread": "standard deviation of a target's features over the target patches of an image: near 0 they are all alike, which is collapse",
+    "target_spread": "standard deviation of targets' features over an image's target patches: near 0 they are all alike, which is collapse",
     "context": "patches that the encoder sees, of those of the image",
 }
 DIFFERS = (
-    "contexts are cut to the smallest one of the global batch, by leaving patches out at random; the release cuts to the smallest of each GPU's, at the bottom",
+    "contexts are cut to the smallest one of the global batch, by leaving patches out at random; the release cuts at the bottom, to the "
+    "smallest of each GPU's",
     "where targets leave too few patches for a context, the last target is let in at once; the release tries 20 other places first",
     "the encoder has a class token, as the other methods' has, which takes part in attention alone; the release's has none",
 )
@@ -61,6 +61,7 @@ VIEWS = {"view": View(crop=(0.3, 1.0), flip=0.0)}
 
 RECIPE = {
     "backbone.name": "vit_base",
+    "backbone.init": "trunc_normal",
     "backbone.positions": "sincos",
     "optim.name": "adamw",
     "optim.lr": 1.25e-4,  # 1e-3 for 2048
@@ -76,7 +77,8 @@ RECIPE = {
     "train.channels_last": False,
 }
 MINI = {
-    "backbone.name": "vit_mini", "backbone.patch": 4, "method.min_keep": 4, "method.predictor_depth": 2, "method.predictor_heads": 4,
+    "backbone.name": "vit_mini", "backbone.init": "moco_v3", "backbone.patch": 4, "method.min_keep": 4, "method.predictor_depth": 2,
+    "method.predictor_heads": 4,
 }  # fmt: skip
 
 PRESETS = {
@@ -122,10 +124,7 @@ class IJEPA(Method):
                     nn.init.trunc_normal_(weight, std=0.02)
                 elif name.endswith("bias"):
                     nn.init.zeros_(weight)
-        self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
-        for module in self.teacher.modules():
-            if isinstance(module, DropPath):
-                module.rate = 0.0
+        self.teacher = average_of(self.backbone)
 
     @classmethod
     def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
@@ -152,7 +151,7 @@ class IJEPA(Method):
         _, seen = apart(net, net.tokens(pick(net.patches(images), context)))  # (B, L', D)
         with torch.no_grad():
             _, whole = apart(teacher, teacher.tokens(teacher.patches(images)))  # (B, L, D)
-            goal = pick(normed(whole), targets.flatten(1)).unflatten(1, targets.shape[1:])  # (B, T, M, D)
+            goal = pick(standard(whole), targets.flatten(1)).unflatten(1, targets.shape[1:])  # (B, T, M, D)
         return {"seen": seen, "context": context, "targets": targets, "goal": goal}
 
     def masks(self, batch: Batch, side: int) -> tuple[Tensor, Tensor]:
@@ -215,12 +214,6 @@ def allowed(block: Tensor, targets: Tensor, min_keep: int) -> Tensor:
         rest = block & ~targets[:, :count].any(1)
         found = torch.where((rest.sum(1) > min_keep)[:, None], rest, found)
     return found
-
-
-@precise
-def normed(x: Tensor) -> Tensor:
-    """Features (..., D) of each token with mean 0 and variance 1."""
-    return F.layer_norm(full(x), x.shape[-1:])
 
 
 @precise

@@ -29,6 +29,7 @@ PAPER = Paper(
 METRICS = {"loss": "mean absolute error of the hidden pixels, in standard deviations of the images' normalisation"}
 DIFFERS = (
     "positions are added to the patches; the release's ViT has a relative position bias instead, one for all blocks",
+    "the last layers of residual branches are drawn as the others, the release scales them down by depth",
     "the class token takes part in attention and in nothing else, as in the release; features are the mean patch token",
 )
 
@@ -43,6 +44,7 @@ VIEWS = {"view": View(crop=(0.67, 1.0))}
 
 RECIPE = {
     "backbone.name": "vit_base",
+    "backbone.init": "trunc_normal",
     "backbone.positions": "sincos",
     "backbone.drop_path": 0.1,
     "backbone.layer_scale": 0.1,
@@ -59,7 +61,9 @@ RECIPE = {
     "train.epochs": 800,
     "train.channels_last": False,
 }
-MINI = {"backbone.name": "vit_mini", "backbone.patch": 4, "backbone.drop_path": 0.0, "backbone.layer_scale": 0.0}
+MINI = {
+    "backbone.name": "vit_mini", "backbone.init": "moco_v3", "backbone.patch": 4, "backbone.drop_path": 0.0, "backbone.layer_scale": 0.0,
+}  # fmt: skip
 
 PRESETS = {
     "paper": Preset("ViT-B/16, batch 2048, 800 epochs: 83.8 % fine-tuned on ImageNet"),
