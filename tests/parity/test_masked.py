@@ -20,7 +20,9 @@ CLOCK, ROWS = Clock(50, 100, 10, 5), 5
 
 def built(name: str, **settings: Any) -> Any:
     torch.manual_seed(0)
-    config = RunConfig.make(name, {"backbone.width": 16, "train.precision": "fp64", **settings}, preset="digits")
+    config = RunConfig.make(
+        name, {"backbone.width": 16, "backbone.patch": 4, "train.precision": "fp64", **settings}, preset="digits"
+    )
     return model.build(config, 100)
 
 
