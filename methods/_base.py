@@ -265,6 +265,9 @@ class Method(nn.Module):
     )
     strided: ClassVar[tuple[str, ...]] = ()  # views, and reps of the same names, that `represent` runs in `batch.norm("strided")`
 
+    # what it needs of a vision transformer (see `needs_vit`)
+    reach: ClassVar[tuple[str, ...]] = ("patches", "tokens", "positions", "patch_size", "image_size")
+
     samples: Tensor
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -286,7 +289,10 @@ class Method(nn.Module):
 
     @classmethod
     def needs_vit(cls, config: Any) -> bool:
-        """Whether the backbone must be a vision transformer, whose patches and tokens are in reach."""
+        """Whether the backbone must be a vision transformer, whose patches and tokens are in reach: it must have what `reach` names.
+
+        A masked patch is a row of `project(x)` that the method replaces by its mask token before it adds `positions`.
+        """
         return False
 
     @classmethod

@@ -25,7 +25,7 @@ _SHOWN = (
 def check(config: RunConfig, samples: int) -> None:
     """Raises ConfigError for what is refused on `samples` training samples: every number with one that would do, and the command that works."""
     method = load_method(config.method.name).method
-    lacking = backbones.lacking(config) if method.needs_vit(config.method) else ()
+    lacking = backbones.lacking(config, method.reach) if method.needs_vit(config.method) else ()
     if lacking:
         raise ConfigError(
             "backbone.name",
