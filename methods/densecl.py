@@ -51,7 +51,7 @@ class Config(MethodConfig):
     dim: int = setting(128, "width of the projected spaces (§3.2)", unit="features", ge=1)
 
 
-VIEWS = both(V2_VIEW)  # §4.1: as MoCo v2
+VIEWS = {"query": V2_VIEW, "key": V2_VIEW}  # §4.1: as MoCo v2
 
 RECIPE = {
     "backbone.name": "resnet50",
