@@ -53,7 +53,10 @@ class Config(MethodConfig):
 
 
 VOCABULARY, END = 258, 257  # bytes; the text's feature is read at the end token (§2.4)
-VIEWS = {"image": View(crop=(0.9, 1.0), flip=0.0), "text": View(source="caption", kind="tokens", size=77)}
+VIEWS = {
+    "image": View(crop=(0.9, 1.0), flip=0.0, interpolation="antialiased_cubic"),
+    "text": View(source="caption", kind="tokens", size=77),
+}
 
 RECIPE = {
     "backbone.name": "resnet50",
@@ -87,7 +90,7 @@ PRESETS = {
                      VIT | {"backbone.name": "vit_small", "train.batch_size": 1024, "optim.warmup_epochs": 1}),
     "cifar": Preset("ResNet-18 with a 3x3 stem and a small text tower, for pictures of 32 px with captions",
                     SMALL_TEXT | {"backbone.name": "resnet18", "backbone.stem": "cifar", "optim.lr": 1e-3, "train.batch_size": 256, "train.epochs": 100},
-                    {"image": replace(VIEWS["image"], size=32), "text": VIEWS["text"]}),
+                    {"image": replace(VIEWS["image"], size=32, interpolation="linear"), "text": VIEWS["text"]}),
     "digits": Preset("the built-in digits and their captions (which name the digit): a residual net of width 16, batch 64, 600 steps",
                      DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}, DIGITS_VIEWS),
     "digits_shared": Preset("the digits and their captions through one small ViT",

@@ -53,9 +53,11 @@ class Config(MethodConfig):
 
 
 # the release (pycontrast/datasets/util.py, aug D): colour jitter, blur, timm's RandAugment of two operations, grey last
-VIEW = View(crop=(0.2, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, gray_order="last", blur=0.5, randaugment=(2, 10),
-            randaugment_as="timm")  # fmt: skip
-PIECES = View(size=255, kind="patches", grid=(3, 64, 85), grid_shift=21, crop=(0.6, 1.0))  # 64 px somewhere in each cell of 85
+VIEW = View(crop=(0.2, 1.0), interpolation="antialiased", jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, gray_order="last", blur=0.5, 
+            randaugment=(2, 10), randaugment_as="timm")  # fmt: skip
+PIECES = View(
+    size=255, kind="patches", grid=(3, 64, 85), grid_shift=21, crop=(0.6, 1.0), interpolation="antialiased"
+)  # 64 px somewhere in each cell of 85
 VIEWS = {"query": VIEW, "key": VIEW, "pieces": PIECES}
 
 RECIPE = {
@@ -68,8 +70,8 @@ RECIPE = {
     "train.epochs": 200,
     "train.norm_groups": 8,  # as MoCo
 }
-SMALL = replace(VIEW, size=32, blur=0.0)
-SMALL_PIECES = replace(PIECES, size=48, grid=(3, 12, 16), grid_shift=4)
+SMALL = replace(VIEW, size=32, interpolation="linear", blur=0.0)
+SMALL_PIECES = replace(PIECES, size=48, interpolation="linear", grid=(3, 12, 16), grid_shift=4)
 WEAK = replace(SMALL, gray_order="after_jitter", randaugment_as="torchvision")
 WEAKER = replace(WEAK, jitter=(0.4, 0.4, 0.4, 0.1), randaugment=(1, 3))
 DIGIT = replace(WEAK, crop=(0.8, 1.0), flip=0.0, jitter=(0.2, 0.2, 0.2, 0.05), randaugment=(1, 2))  # a mirrored 2 is no digit

@@ -48,7 +48,8 @@ class Config(MethodConfig):
     head_norm: Literal["none", "bn"] = setting("none", "norm of the embedding (paper: none); runs of a few hundred steps need bn")
 
 
-VIEWS = {"view": View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2, gray_order="before_jitter")}
+VIEWS = {"view": View(crop=(0.2, 1.0), interpolation="antialiased", jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2,
+                      gray_order="before_jitter")}  # fmt: skip
 
 RECIPE = {
     "backbone.name": "resnet50",
@@ -60,7 +61,9 @@ RECIPE = {
     "train.batch_size": 256,
     "train.epochs": 200,
 }
-CIFAR_VIEW = replace(VIEWS["view"], size=32, flip=0.0, gray_order="after_jitter")  # as the release's cifar.py
+CIFAR_VIEW = replace(
+    VIEWS["view"], size=32, interpolation="linear", flip=0.0, gray_order="after_jitter"
+)  # as the release's cifar.py
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.temperature": 0.1, "method.negatives": 1024,
     "method.dim": 64, "method.head_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.schedule": "cosine", "optim.warmup_epochs": 0.5, "train.batch_size": 128,

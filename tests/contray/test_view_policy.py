@@ -256,6 +256,17 @@ def test_antialiased_crops_are_pillows_and_torchvisions(shape, side, mode, filte
     assert np.array_equal(Pipeline({"v": view}, 1.0)(lambda column, rng: fixed, (0, 0, 0))["v"], ours)
 
 
+def test_papers_crops_are_resized_as_their_releases_do():
+    """TensorFlow and JAX do not antialias by default; Pillow, under torchvision, always does."""
+    smooth, cubic = "antialiased", "antialiased_cubic"
+    expected = {"simclr": "cubic", "simclr_v2": "cubic", "byol": "cubic", "moco_v3": smooth, "dino": cubic, "mae": cubic, "barlow_twins": cubic,
+                "instdisc": smooth, "infomin": smooth, "cmc": smooth, "deepcluster": smooth}  # fmt: skip
+    found = {name: {view.interpolation for view in RunConfig.make(name, preset="paper").views.values()} for name in expected}
+    assert found == {name: {how} for name, how in expected.items()}
+    for name in expected:
+        assert {view.interpolation for view in RunConfig.make(name, preset="digits").views.values()} == {"linear"}
+
+
 def test_antialiasing_keeps_fine_stripes_from_becoming_coarse_ones():
     stripes = np.zeros((400, 400, 3), np.uint8)
     stripes[:, ::2] = 255

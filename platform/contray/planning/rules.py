@@ -146,10 +146,10 @@ def dress(config: RunConfig, file: MethodFile, choice: Choice, images: Images) -
     }
     settled = _replaced(config, values)
     if "views" in planned:
-        views = scaled(family.views, choice.size)
-        if config.data.source != "digits":
-            views = {name: antialiased(view) for name, view in views.items()}
-        settled = dataclasses.replace(settled, views=views)
+        settled = dataclasses.replace(settled, views=scaled(family.views, choice.size))
+    if config.data.source != "digits":
+        smooth = {name: antialiased(view) for name, view in settled.views.items() if config.fills(f"views.{name}.interpolation")}
+        settled = dataclasses.replace(settled, views={**settled.views, **smooth})
     settled = _replaced(settled, network(settled, family, choice))
     batch = batch_for(settled.train.batch_size, images.count) if "train.batch_size" in planned else settled.train.batch_size
     # batch norm needs some rows in each group; the paper's groups of 32 are of batches of 256 and more
