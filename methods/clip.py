@@ -34,8 +34,6 @@ METRICS = {
 }
 DIFFERS = (
     "texts are bytes, not a vocabulary of byte pairs; the image tower is a plain ResNet-50 without attention pooling",
-    "the text tower's blocks begin as copies of one another, and tokens are drawn with a standard deviation of 1 (release: 0.02)",
-    "the temperature is limited where it is used, so that it no longer learns once it has reached the limit; the release limits the parameter",
     "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
 )
 
@@ -55,7 +53,10 @@ class Config(MethodConfig):
 
 
 VOCABULARY, END = 258, 257  # bytes; the text's feature is read at the end token (§2.4)
-VIEWS = {"image": View(crop=(0.9, 1.0), flip=0.0), "text": View(source="caption", kind="tokens", size=77)}
+VIEWS = {
+    "image": View(crop=(0.9, 1.0), flip=0.0, interpolation="antialiased_cubic"),
+    "text": View(source="caption", kind="tokens", size=77),
+}
 
 RECIPE = {
     "backbone.name": "resnet50",
@@ -89,7 +90,7 @@ PRESETS = {
                      VIT | {"backbone.name": "vit_small", "train.batch_size": 1024, "optim.warmup_epochs": 1}),
     "cifar": Preset("ResNet-18 with a 3x3 stem and a small text tower, for pictures of 32 px with captions",
                     SMALL_TEXT | {"backbone.name": "resnet18", "backbone.stem": "cifar", "optim.lr": 1e-3, "train.batch_size": 256, "train.epochs": 100},
-                    {"image": replace(VIEWS["image"], size=32), "text": VIEWS["text"]}),
+                    {"image": replace(VIEWS["image"], size=32, interpolation="linear"), "text": VIEWS["text"]}),
     "digits": Preset("the built-in digits and their captions (which name the digit): a residual net of width 16, batch 64, 600 steps",
                      DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}, DIGITS_VIEWS),
     "digits_shared": Preset("the digits and their captions through one small ViT",
@@ -104,13 +105,13 @@ class CLIP(Method):
         width = self.out_dim if shared else config.text_width
         self.words = nn.Embedding(VOCABULARY, width)
         self.places = nn.Parameter(torch.randn(config.longest, width) * 0.01)  # (L, W)
+        nn.init.normal_(self.words.weight, std=0.02)
         if not shared:
-            block = nn.TransformerEncoderLayer(
-                width, config.text_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-            )
-            self.text = nn.TransformerEncoder(block, config.text_blocks, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+            self.text = text_tower(width, config.text_blocks, config.text_heads)
         self.image_head = nn.Linear(self.out_dim, config.dim, bias=False)
         self.text_head = nn.Linear(width, config.dim, bias=False)
+        for head in (self.image_head, self.text_head):
+            nn.init.normal_(head.weight, std=head.in_features**-0.5)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))  # ln (1 / T)
 
     @classmethod
@@ -145,13 +146,32 @@ class CLIP(Method):
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         image, text = normalize(self.image_head(reps["image"])), normalize(self.text_head(reps["text"]))  # (B, D)
-        scale = self.log_scale.clamp(max=math.log(self.config.largest_scale)).exp()
+        scale = self.log_scale.exp()
         loss, accuracy = match(image, text, scale, batch.slot, batch.size)
         return {"loss": loss, "match_top1": accuracy, "temperature": (1 / scale).detach() * len(image) / batch.size}
+
+    @torch.no_grad()
+    def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
+        self.log_scale.clamp_(max=math.log(self.config.largest_scale))  # the parameter: at its bound it can still learn (§2.5)
 
     def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         h = self.backbone(inputs["image"])  # (B, F)
         return {"backbone": h, "projector": self.image_head(h)}
+
+
+def text_tower(width: int, blocks: int, heads: int) -> nn.TransformerEncoder:
+    """(B, L, W) -> (B, L, W), pre-norm. Initialised as the release: each block by itself, what adds to the residual stream scaled by (2 blocks)^-1/2."""
+    options: dict[str, Any] = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+    layers = [nn.TransformerEncoderLayer(width, heads, 4 * width, **options) for _ in range(blocks)]
+    tower = nn.TransformerEncoder(layers[0], blocks, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+    tower.layers = nn.ModuleList(layers)  # it would make them copies of one
+    added = (2 * width * blocks) ** -0.5
+    for layer in layers:
+        nn.init.normal_(layer.self_attn.in_proj_weight, std=width**-0.5)
+        nn.init.normal_(layer.self_attn.out_proj.weight, std=added)
+        nn.init.normal_(layer.linear1.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(layer.linear2.weight, std=added)
+    return tower
 
 
 @precise

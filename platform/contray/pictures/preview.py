@@ -146,17 +146,24 @@ def policy_of(view: View, strength: float) -> str:
     found += [f"flip {view.flip:g}"] if view.flip else []
     if strength:
         found += [f"rotation to {view.rotation:g} deg"] if view.rotation else []
+        found += [f"{name} {getattr(view, name):g}" for name in ("shear", "elastic") if getattr(view, name)]
         found += [f"jitter {'/'.join(f'{value:g}' for value in view.jitter)} at {view.jitter_p:g}"] if view.jitter_p else []
-        for name in ("gray", "blur", "solarize", "cutout", "noise"):
+        order = "" if view.gray_order == "after_jitter" else f" ({view.gray_order.replace('_', ' the ')})"
+        found += [f"gray {view.gray:g}{order}"] if view.gray else []
+        for name in ("blur", "solarize", "cutout", "noise"):
             found += [f"{name} {getattr(view, name):g}"] if getattr(view, name) else []
         count, magnitude = view.randaugment
-        found += [f"RandAugment {count} of magnitude {magnitude}"] if count else []
+        whose = "timm's " if view.randaugment_as == "timm" else ""
+        found += [f"{whose}RandAugment {count} of magnitude {magnitude}"] if count else []
+        found += ["all of it for each patch by itself"] if view.per_patch else []
     found += ["Sobel"] if view.sobel else []
-    found += [f"{view.space} (shown as RGB)"] if view.space != "rgb" else []
+    found += ["in grey"] if view.space == "gray" else []
+    found += [f"{view.space} (shown as RGB)"] if view.space in ("lab", "ycbcr") else []
     if view.kind == "patches":
         found.append(
             "{0} x {0} patches of {1} px at stride {2}".format(*view.grid)
             + (f", each moved by up to {view.grid_shift}" if view.grid_shift else "")
+            + (f", of each a random {view.grid_kept} px square" if view.grid_kept else "")
         )
     found += [f"geometry shared in {view.geometry!r}"] if view.geometry else []
     return ", ".join(found)
