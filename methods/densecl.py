@@ -9,16 +9,15 @@ B batch rows, N rows of the global batch, F backbone features, M channels of its
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, setting
+from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import info_nce, mlp, norm_layer, normalize, precise, queue_limit
 from ._ranks import gather
-from .moco import V2_VIEW, both, digit, small
 
 PAPER = Paper(
     title="Dense Contrastive Learning for Self-Supervised Visual Pre-Training",
@@ -51,7 +50,9 @@ class Config(MethodConfig):
     dim: int = setting(128, "width of the projected spaces (§3.2)", unit="features", ge=1)
 
 
-VIEWS = {"query": V2_VIEW, "key": V2_VIEW}  # §4.1: as MoCo v2
+# §4.1: as MoCo v2
+VIEW = View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2, blur=0.5, interpolation="antialiased")
+VIEWS = {"query": VIEW, "key": VIEW}
 
 RECIPE = {
     "backbone.name": "resnet50",
@@ -63,13 +64,21 @@ RECIPE = {
     "train.epochs": 200,
     "train.norm_groups": 8,  # shuffling batch norm over 8 GPUs of 32
 }
+SMALL = replace(VIEW, size=32, blur=0.0, interpolation="linear")
+DIGIT = replace(SMALL, crop=(0.8, 1.0), flip=0.0, jitter=(0.2, 0.2, 0.2, 0.05))  # a mirrored 2 is no digit
+
+
+def both(view: View) -> dict[str, View]:
+    return {"query": view, "key": view}
+
+
 PRESETS = {
     "paper": Preset("ResNet-50 on ImageNet, 200 epochs: 58.7 AP of detection and 69.4 % mIoU of segmentation on VOC (MoCo v2: 57.0, 67.5)"),
     "coco": Preset("ResNet-50 on COCO's images, 800 epochs: 56.7 AP of detection and 67.5 % mIoU of segmentation on VOC (MoCo v2: 54.7, 64.5)",
                    {"optim.lr": 0.3, "train.epochs": 800}),
     "cifar": Preset("for 32 px: ResNet-18 with a 3x3 stem, maps of 4 x 4 places, 4096 keys; not measured",
                     {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.queue_size": 4096, "method.momentum": 0.99, "method.hidden": 512},
-                    both(small(V2_VIEW))),
+                    both(SMALL)),
     "digits": Preset(
         "the built-in digits: a residual net of width 16, maps of 4 x 4 places, batch 64, 600 steps",
         {
@@ -77,7 +86,7 @@ PRESETS = {
             "method.head_norm": "bn", "method.hidden": 128, "method.dim": 64, "optim.name": "adamw", "optim.lr": 8e-3, "optim.warmup_epochs": 0.5,
             "train.batch_size": 64, "train.norm_groups": 1, "train.steps": 600, "eval.every_epochs": 2,
         },
-        both(digit(V2_VIEW)),
+        both(DIGIT),
     ),
 }  # fmt: skip
 

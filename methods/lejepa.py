@@ -46,7 +46,9 @@ class Config(MethodConfig):
     dim: int = setting(512, "D, width of the embedding", unit="features", ge=1)
 
 
-VIEW = View(crop=(0.3, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, blur=0.5, solarize=0.2)
+VIEW = View(
+    crop=(0.3, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, blur=0.5, solarize=0.2, interpolation="antialiased"
+)
 VIEWS = {"large": replace(VIEW, count=2), "small": replace(VIEW, size=98, count=6, crop=(0.05, 0.3))}  # release's README
 
 RECIPE = {
@@ -65,6 +67,7 @@ RECIPE = {
     "train.channels_last": False,
 }
 RESNET = {"backbone.patch": 16, "backbone.drop_path": 0.0, "optim.weight_decay": 5e-4, "train.channels_last": "auto"}
+PLAIN = replace(VIEW, blur=0.0, interpolation="linear")
 PRESETS = {
     "paper": Preset("ViT-L/14, 100 epochs on ImageNet, batch 256: 79.5 % linear, the mean over eight other sets"),
     "imagenette": Preset(
@@ -77,7 +80,7 @@ PRESETS = {
         "ResNet-18 with a 3x3 stem, four crops of 32 px, the rates of the release's minimal example; not measured",
         RESNET | {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.weight": 0.02, "method.slices": 256, "method.dim": 64, "optim.lr": 2e-3,
                   "train.epochs": 400},
-        {"large": replace(VIEW, size=32, count=4, crop=(0.08, 1.0), blur=0.0, jitter=(0.8, 0.8, 0.8, 0.2))},
+        {"large": replace(PLAIN, size=32, count=4, crop=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2))},
     ),
     "digits": Preset(
         "the built-in digits, two crops of 32 px and two of 20: a residual net of width 16, batch 64, 600 steps",
@@ -86,8 +89,8 @@ PRESETS = {
             "optim.lr": 4e-3, "optim.weight_decay": 1e-4, "optim.warmup_epochs": 0.5, "train.batch_size": 64,
             "train.steps": 600, "eval.every_epochs": 2,
         },
-        {"large": replace(VIEW, size=32, count=2, crop=(0.8, 1.0), flip=0.0, blur=0.0, solarize=0.0, jitter=(0.2, 0.2, 0.2, 0.05)),
-         "small": replace(VIEW, size=20, count=2, crop=(0.5, 0.8), flip=0.0, blur=0.0, solarize=0.0, jitter=(0.2, 0.2, 0.2, 0.05))},
+        {"large": replace(PLAIN, size=32, count=2, crop=(0.8, 1.0), flip=0.0, solarize=0.0, jitter=(0.2, 0.2, 0.2, 0.05)),
+         "small": replace(PLAIN, size=20, count=2, crop=(0.5, 0.8), flip=0.0, solarize=0.0, jitter=(0.2, 0.2, 0.2, 0.05))},
     ),
 }  # fmt: skip
 

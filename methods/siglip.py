@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import normalize, precise
+from ._parts import precise
 from ._ranks import gather
 from ._similarity import hits, tiled
-from .clip import CLIP, DIGITS, DIGITS_VIEWS, SMALL_TEXT, VIT
-from .clip import VIEWS as CLIP_VIEWS
+from ._towers import TwoTowers
 
 PAPER = Paper(
     title="Sigmoid Loss for Language Image Pre-Training",
@@ -55,7 +54,7 @@ class Config(MethodConfig):
     )
 
 
-VIEWS = {"image": View(crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0), "text": replace(CLIP_VIEWS["text"], size=64)}
+VIEWS = {"image": View(crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0), "text": View(source="caption", kind="tokens", size=64)}
 
 RECIPE = {
     "backbone.name": "vit_base",
@@ -71,6 +70,15 @@ RECIPE = {
     "train.channels_last": False,
 }
 RESNET = {"backbone.stem": "cifar", "train.channels_last": "auto"}
+SMALL_TEXT = {"method.text_width": 64, "method.text_blocks": 2, "method.text_heads": 4, "method.dim": 64}
+DIGITS = SMALL_TEXT | {
+    "optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 0.5, "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
+}  # fmt: skip
+# the picture that the caption describes: both are of one scene
+DIGITS_VIEWS = {
+    "image": View(size=32, crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, geometry="scene"),
+    "text": View(source="caption", kind="tokens", size=64, crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, geometry="scene"),
+}
 
 PRESETS = {
     "paper": Preset("ViT-B/16 and a text transformer on image-text pairs, batch 32,768; captions in the column caption"),
@@ -83,25 +91,22 @@ PRESETS = {
     "digits": Preset("the built-in digits and their captions (which name the digit): a residual net of width 16, batch 64, 600 steps",
                      DIGITS | RESNET | {"backbone.name": "resnet_small", "backbone.width": 16}, DIGITS_VIEWS),
     "digits_shared": Preset("the digits and their captions through one small ViT",
-                            VIT | DIGITS | {"backbone.name": "vit_mini", "backbone.width": 64, "backbone.patch": 4}, DIGITS_VIEWS),
+                            DIGITS | {"method.towers": "shared", "backbone.name": "vit_mini", "backbone.width": 64, "backbone.patch": 4}, DIGITS_VIEWS),
 }  # fmt: skip
 
 
-class SigLIP(CLIP):
+class SigLIP(TwoTowers):
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
         self.bias = nn.Parameter(torch.tensor(config.bias))
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        image, text = normalize(self.image_head(reps["image"])), normalize(self.text_head(reps["text"]))  # (B, D)
+        image, text = self.project(reps)  # (B, D)
         scale = self.log_scale.exp()
         loss, accuracy = pair(image, text, scale, self.bias, batch.slot, batch.size)
         share = len(image) / batch.size
         learned = {"temperature": share * (1 / scale).detach(), "bias": share * self.bias.detach()}
         return {"loss": loss, "match_top1": accuracy} | learned
-
-    def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
-        """Nothing: unlike CLIP's, the temperature has no bound."""
 
 
 @precise

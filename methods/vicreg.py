@@ -42,7 +42,7 @@ class Config(MethodConfig):
     dim: int = setting(8192, "width of the embedding (§4.2)", unit="features", ge=2)
 
 
-_VIEW = View(crop=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="cubic")
+_VIEW = View(crop=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="antialiased_cubic")
 VIEWS = {"first": replace(_VIEW, blur=1.0), "second": replace(_VIEW, blur=0.1, solarize=0.2)}  # appendix C.1: as BYOL
 
 RECIPE = {
