@@ -33,7 +33,7 @@ METRICS = {
     "temperature": "the learned temperature that similarities are divided by; the smaller, the harder the softmax",
 }
 DIFFERS = (
-    "texts are bytes, not a vocabulary of byte pairs; the image tower is a plain ResNet-50 without attention pooling",
+    "texts are bytes unless views.text.merges names the file of the release's byte pairs; the image tower is a plain ResNet-50 without attention pooling",
     "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
 )
 
@@ -46,13 +46,15 @@ class Config(MethodConfig):
     text_width: int = setting(512, "W, features of a token of the text's own transformer (§2.4)", unit="features", ge=4)
     text_blocks: int = setting(12, "blocks of the text's own transformer (§2.4)", unit="blocks", ge=1)
     text_heads: int = setting(8, "attention heads of the text's own transformer (§2.4); text_width is a multiple", ge=1)
+    vocabulary: int = setting(258, "tokens of texts: 258 (bytes), 49408 with views.text.merges (byte pairs)", ge=258)
     dim: int = setting(512, "width of the space that images and texts share", unit="features", ge=1)
     longest: int = setting(
         256, "tokens of the longest text that there are places for; at least the view's size", unit="tokens", ge=2
     )
 
 
-VOCABULARY, END = 258, 257  # bytes; the text's feature is read at the end token (§2.4)
+END = 257  # of bytes; in each vocabulary it is the largest token of a text, whose feature is read there (§2.4)
+BYTE_PAIRS = 49408
 VIEWS = {
     "image": View(crop=(0.9, 1.0), flip=0.0, interpolation="antialiased_cubic"),
     "text": View(source="caption", kind="tokens", size=77),
@@ -103,7 +105,7 @@ class CLIP(Method):
         super().__init__(config, backbone, samples)
         shared = config.towers == "shared"
         width = self.out_dim if shared else config.text_width
-        self.words = nn.Embedding(VOCABULARY, width)
+        self.words = nn.Embedding(config.vocabulary, width)
         self.places = nn.Parameter(torch.randn(config.longest, width) * 0.01)  # (L, W)
         nn.init.normal_(self.words.weight, std=0.02)
         if not shared:
@@ -124,6 +126,8 @@ class CLIP(Method):
             raise ValueError(f"text_width: got {config.text_width}, must be a multiple of text_heads ({config.text_heads})")
         if views["text"].size > config.longest:
             raise ValueError(f"longest: got {config.longest}, must be at least views.text.size ({views['text'].size})")
+        if views["text"].merges and config.vocabulary < BYTE_PAIRS:
+            raise ValueError(f"vocabulary: got {config.vocabulary}, must be {BYTE_PAIRS} where views.text.merges is given")
 
     def negatives(self, batch: int) -> int:
         return batch - 1
@@ -135,10 +139,11 @@ class CLIP(Method):
         """(B, L) -> (B, W): the feature at each text's end."""
         embedded = self.words(tokens) + self.places[: tokens.shape[1]]  # (B, L, W)
         length = tokens.shape[1]
-        end = (tokens == END).to(torch.int8).argmax(1)  # (B,)
+        end = tokens.argmax(1)  # (B,)
         if self.config.towers == "shared":
             net: Any = self.backbone
-            seen = embedded * (tokens > 0)[..., None].to(embedded.dtype)  # padding says nothing, and the class token sums up
+            texts = torch.arange(length, device=tokens.device) <= end[:, None]  # (B, L)
+            seen = embedded * texts[..., None].to(embedded.dtype)  # padding says nothing, and the class token sums up
             return net.tokens(seen)[:, 0]
         causal = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device, dtype=embedded.dtype)
         read = self.text(embedded, mask=causal, is_causal=True)  # (B, L, W)
