@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Method, Reps, View
 from ._parts import normalize
 
-VOCABULARY, END = 258, 257  # bytes; the text's feature is read at the end token (§2.4)
+END = 257  # of bytes; in each vocabulary it is the largest token of a text, whose feature is read there (CLIP, §2.4)
+BYTE_PAIRS = 49408
 
 
 class TwoTowers(Method):
@@ -25,7 +26,7 @@ class TwoTowers(Method):
         super().__init__(config, backbone, samples)
         shared = config.towers == "shared"
         width = self.out_dim if shared else config.text_width
-        self.words = nn.Embedding(VOCABULARY, width)
+        self.words = nn.Embedding(config.vocabulary, width)
         self.places = nn.Parameter(torch.randn(config.longest, width) * 0.01)  # (L, W)
         nn.init.normal_(self.words.weight, std=0.02)
         if not shared:
@@ -46,6 +47,8 @@ class TwoTowers(Method):
             raise ValueError(f"text_width: got {config.text_width}, must be a multiple of text_heads ({config.text_heads})")
         if views["text"].size > config.longest:
             raise ValueError(f"longest: got {config.longest}, must be at least views.text.size ({views['text'].size})")
+        if views["text"].merges and config.vocabulary < BYTE_PAIRS:
+            raise ValueError(f"vocabulary: got {config.vocabulary}, must be {BYTE_PAIRS} where views.text.merges is given")
 
     def negatives(self, batch: int) -> int:
         return batch - 1
@@ -57,10 +60,11 @@ class TwoTowers(Method):
         """(B, L) -> (B, W): the feature at each text's end."""
         embedded = self.words(tokens) + self.places[: tokens.shape[1]]  # (B, L, W)
         length = tokens.shape[1]
-        end = (tokens == END).to(torch.int8).argmax(1)  # (B,)
+        end = tokens.argmax(1)  # (B,)
         if self.config.towers == "shared":
             net: Any = self.backbone
-            seen = embedded * (tokens > 0)[..., None].to(embedded.dtype)  # padding says nothing, and the class token sums up
+            texts = torch.arange(length, device=tokens.device) <= end[:, None]  # (B, L)
+            seen = embedded * texts[..., None].to(embedded.dtype)  # padding says nothing, and the class token sums up
             return net.tokens(seen)[:, 0]
         causal = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device, dtype=embedded.dtype)
         read = self.text(embedded, mask=causal, is_causal=True)  # (B, L, W)

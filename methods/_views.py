@@ -41,6 +41,9 @@ class View:
         "one image, a grid of overlapping patches (see grid), a window of `size` values of an array, or `size` tokens of a text; "
         "crop, flip and the photometric policy are of images",
     )
+    merges: str = setting(
+        "", "tokens: a file of byte pair merges (CLIP's bpe_simple_vocab_16e6.txt.gz); empty: a token is a byte"
+    )
     channels: int = setting(1, "arrays: channels, the first of two axes; images have data.channels", ge=1)
     crop: tuple[float, float] = setting(
         (0.08, 1.0), "area of the random resized crop; (0, 0): resize and centre crop", unit="fraction", ge=0, le=1

@@ -33,7 +33,7 @@ METRICS = {
     "temperature": "the learned temperature that similarities are divided by; the smaller, the harder the softmax",
 }
 DIFFERS = (
-    "texts are bytes, not a vocabulary of byte pairs; the image tower is a plain ResNet-50 without attention pooling",
+    "texts are bytes unless views.text.merges names the file of the release's byte pairs; the image tower is a plain ResNet-50 without attention pooling",
     "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
 )
 
@@ -46,6 +46,7 @@ class Config(MethodConfig):
     text_width: int = setting(512, "W, features of a token of the text's own transformer (§2.4)", unit="features", ge=4)
     text_blocks: int = setting(12, "blocks of the text's own transformer (§2.4)", unit="blocks", ge=1)
     text_heads: int = setting(8, "attention heads of the text's own transformer (§2.4); text_width is a multiple", ge=1)
+    vocabulary: int = setting(258, "tokens of texts: 258 (bytes), 49408 with views.text.merges (byte pairs)", ge=258)
     dim: int = setting(512, "width of the space that images and texts share", unit="features", ge=1)
     longest: int = setting(
         256, "tokens of the longest text that there are places for; at least the view's size", unit="tokens", ge=2

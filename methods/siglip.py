@@ -48,6 +48,7 @@ class Config(MethodConfig):
     text_width: int = setting(768, "features of a token of the text's own transformer (§4.2: base)", unit="features", ge=4)
     text_blocks: int = setting(12, "blocks of the text's own transformer (§4.2: base)", unit="blocks", ge=1)
     text_heads: int = setting(12, "attention heads of the text's own transformer; text_width is a multiple", ge=1)
+    vocabulary: int = setting(258, "tokens of texts: 258 (bytes), 49408 with views.text.merges (byte pairs)", ge=258)
     dim: int = setting(768, "width of the space that images and texts share", unit="features", ge=1)
     longest: int = setting(
         256, "tokens of the longest text that there are places for; at least the view's size", unit="tokens", ge=2

@@ -55,6 +55,7 @@ LATER = {
     "data.labels": "",
     "data.channels": 0,
     "data.range": (),
+    "views.*.merges": "",
     "views.*.shear": 0.0,
     "views.*.elastic": 0.0,
     "views.*.gray_order": "after_jitter",

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..methods._base import View
-from . import photometry
+from . import byte_pairs, photometry
 from .draws import Draws, stream
 from .pixels import antialiased, resized
 from .policy import Image, Step, steps
@@ -41,6 +41,7 @@ class _Stage:
     shift: int
     shared: bool
     policy: list[Step]
+    tokens: Callable[[str, int], np.ndarray]
 
 
 class Pipeline:
@@ -58,11 +59,12 @@ class Pipeline:
         check_shapes(views)
         for name, view in views.items():
             policy = photometry.steps(view, strength, self._draws) if channels else steps(view, strength, self._draws)
+            texts = byte_pairs.read(view.merges, f"views.{name}.merges") if view.merges else tokens
             for number, key in enumerate(view.names(name)):
                 place = f"group {view.geometry} {number}" if view.geometry else f"place {name} {number}"
                 colour = stream(f"colour {name} {number}")
                 shift = stream(f"shift {name} {number}")
-                self._stages.append(_Stage(key, view, stream(place), colour, shift, bool(view.geometry), policy))
+                self._stages.append(_Stage(key, view, stream(place), colour, shift, bool(view.geometry), policy, texts))
 
     def __call__(self, fetch: Fetch, key: tuple[int, int, int]) -> dict[str, np.ndarray]:
         draws = self._draws
@@ -72,7 +74,7 @@ class Pipeline:
             draws.move(*key, stage.place)
             value = fetch(stage.view.source, draws.generator)
             if stage.view.kind == "tokens":
-                drawn[stage.name] = tokens(value, stage.view.size)
+                drawn[stage.name] = stage.tokens(value, stage.view.size)
                 continue
             if stage.view.kind == "array":
                 drawn[stage.name] = _window(value, stage.view, draws)
