@@ -107,9 +107,8 @@ def regularize(first: Tensor, second: Tensor, size: int) -> tuple[Tensor, Tensor
     """
     x, y = full(first), full(second)
     apart = (x - y).square().mean(1).sum() / size
-    spreads = [statistics(gather(rows, size)) for rows in (x, y)]
-    flat, tied = (sum(terms) for terms in zip(*spreads, strict=True))
-    return apart, flat / 2 / world_size(), tied / world_size()
+    (flat0, tied0), (flat1, tied1) = (statistics(gather(rows, size)) for rows in (x, y))
+    return apart, (flat0 + flat1) / 2 / world_size(), (tied0 + tied1) / world_size()
 
 
 def statistics(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -197,7 +197,7 @@ def test_densecl_compares_each_place_with_the_place_that_looks_most_like_it():
         for y in range(2):
             for x in range(3):
                 alike = {
-                    (v, u): float(cosine(reps["query_map"][i, :, y, x], reps["key_map"][i, :, v, u], 0))
+                    (v, u): float(cosine(reps["query_map"][i, :, y, x].detach(), reps["key_map"][i, :, v, u], 0))
                     for v in range(3)
                     for u in range(2)
                 }
