@@ -26,14 +26,13 @@ def last_norms(net: nn.Module) -> list[float]:
     return [float(getattr(block, "bn3" if hasattr(block, "bn3") else "bn2").weight.detach().abs().max()) for block in blocks]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("name", ["simclr", "simclr_v2", "byol", "barlow_twins", "moco_v3", "simsiam"])
-def test_residual_branches_start_at_zero_as_released(name: str) -> None:
-    """google-research/simclr `resnet.py` (init_zero), dm-haiku `resnet.py` (BYOL), the zero_init_residual of barlowtwins, moco-v3 and simsiam."""
-    config = RunConfig.make(name, preset="paper").backbone
-    assert config.zero_init_residual
-    settings = {"zero_init_residual": True, "stem": "cifar", "width": 8, "selective_kernels": config.selective_kernels}
-    for net in ("resnet_small", "resnet50"):
-        assert set(last_norms(resnet(BackboneConfig(name=net, **settings)))) == {0.0}
+def test_residual_branches_start_at_zero_as_released() -> None:
+    """google-research/simclr `resnet.py` (init_zero), dm-haiku `resnet.py` (BYOL), zero_init_residual of barlowtwins, moco-v3 and simsiam, CLIP's `model.py`."""
+    for name in ("simclr", "simclr_v2", "byol", "barlow_twins", "moco_v3", "simsiam", "clip"):
+        assert RunConfig.make(name, preset="paper").backbone.zero_init_residual, name
+    for net, ratio in (("resnet_small", 0.0), ("resnet_small", 0.0625), ("resnet50", 0.0)):
+        built = resnet(BackboneConfig(name=net, zero_init_residual=True, stem="cifar", width=8, selective_kernels=ratio))
+        assert set(last_norms(built)) == {0.0}, net
 
 
 def test_without_being_asked_they_do_not() -> None:
