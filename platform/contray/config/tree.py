@@ -62,6 +62,16 @@ LATER = {
     "views.*.randaugment_as": "torchvision",
     "views.*.grid_kept": 0,
     "views.*.per_patch": False,
+    "backbone.init": "moco_v3",
+    "optim.clip_lr": False,
+    "optim.rate_in_velocity": False,
+    "method.projector_layers": "3",
+    "method.head_layers": "3",
+    "method.loss_scale": 1.0,
+    "method.directions": "1",
+    "method.momentum_end": -1.0,
+    "method.momentum_schedule": "cosine",
+    "method.predictor_schedule": "constant",
 }
 MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
 
