@@ -21,7 +21,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -273,6 +273,20 @@ class Reconstruction:
     about: str
 
 
+class Frozen(Protocol):
+    """An encoder that a method learns from: (B, C, H, W) pixels in [0, 1] (`Method.pixels`) -> features (B, out_dim) and the cells of its last
+    feature map (B, map_dim, h, w), without gradients and row by row. map_dim is 0 where it has no map.
+    """
+
+    @property
+    def out_dim(self) -> int: ...
+
+    @property
+    def map_dim(self) -> int: ...
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 class Method(nn.Module):
     """A self-supervised method. A step reads as a paper does: represent, compare (`loss`), remember (`update`).
 
@@ -285,6 +299,8 @@ class Method(nn.Module):
     )
     strided: ClassVar[tuple[str, ...]] = ()  # views, and reps of the same names, that `represent` runs in `batch.norm("strided")`
 
+    guides: ClassVar[tuple[str, ...]] = ()  # fields of the config that name frozen encoders (a file, a run, a folder): see `frozen`
+
     samples: Tensor
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -296,6 +312,8 @@ class Method(nn.Module):
         """
         super().__init__()
         self.config = config
+        # what `guides` names: given from outside, built when it is first asked, and no part of the method's state
+        self.frozen: Mapping[str, Frozen] = getattr(backbone, "frozen", {})
         self.register_buffer("samples", torch.tensor(samples))
         self.register_buffer(
             "pixel_mean", torch.zeros(3, 1, 1), persistent=False

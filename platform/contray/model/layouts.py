@@ -230,7 +230,7 @@ def dinov3_network(state: State) -> dict[str, Any]:
             f"a ViT of DINOv3 of width {projection.shape[0]} and patches of {projection.shape[-1]} px, which timm has not"
         )
     return {
-        "backbone.name": f"timm/vit_{size}{plus}_patch16_dinov3_qkvb", "backbone.timm.options": ["global_pool=token"],
+        "backbone.name": f"timm/vit_{size}{plus}_patch16_dinov3_qkvb", "backbone.timm.options": ("global_pool=token",),
         "views.image.size": 224, **_channels(projection),
     }  # fmt: skip
 
