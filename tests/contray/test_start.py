@@ -27,7 +27,9 @@ from tests.ranks import run_ranks
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """torchvision's ResNet-18 in small, with its classifier, as moco's network of `tiny` is."""
-    torch.save({**backbone_of(tiny("simclr", seed=7)), "fc.weight": torch.ones(3, 32), "fc.bias": torch.ones(3)}, tmp_path / "theirs.pth")
+    torch.save(
+        {**backbone_of(tiny("simclr", seed=7)), "fc.weight": torch.ones(3, 32), "fc.bias": torch.ones(3)}, tmp_path / "theirs.pth"
+    )
     return tmp_path / "theirs.pth"
 
 
@@ -53,7 +55,9 @@ def test_every_backbone_and_target_begins_with_the_file_and_no_head_does(file: P
     assert same(method.backbone, held)
     for online, target in method.ema_pairs():
         assert all(torch.equal(a, b) for a, b in zip(online.state_dict().values(), target.state_dict().values(), strict=True))
-    heads = [name for name, _ in method.named_parameters() if "backbone" not in name and "target" not in name and "key" not in name]
+    heads = [
+        name for name, _ in method.named_parameters() if "backbone" not in name and "target" not in name and "key" not in name
+    ]
     assert heads
     assert all(torch.equal(plain.get_parameter(name), method.get_parameter(name)) for name in heads)
 
@@ -73,7 +77,11 @@ def test_what_was_loaded_is_on_record_and_does_not_name_the_run_anew(file: Path)
     torch.save({**torch.load(file), "fc.bias": torch.zeros(3)}, file)
     with pytest.raises(ConfigError, match=r"train.init: holds other weights \(\w{12}\) than the run was given"):
         started(again)
-    assert RunConfig.from_yaml(config.to_yaml(), {"train.init": "x"}).train.given == config.replace({"train.init": "x"}).train.given == ()
+    assert (
+        RunConfig.from_yaml(config.to_yaml(), {"train.init": "x"}).train.given
+        == config.replace({"train.init": "x"}).train.given
+        == ()
+    )
 
 
 def test_a_run_goes_on_without_the_file(file: Path, tmp_path: Path) -> None:
@@ -119,7 +127,11 @@ def test_two_ranks_begin_as_one(file: Path) -> None:
 def dinov2(registers: int = 0, patch: int = 4, side: int = 16) -> dict[str, Tensor]:
     """A ViT under the names of facebookresearch/dinov2, of which `timm_vit` is the same network."""
     net = timm_vit(init_values=0.1)
-    return {**net.state_dict(), "mask_token": torch.zeros(1, 32), **({"register_tokens": torch.ones(1, registers, 32)} if registers else {})}
+    return {
+        **net.state_dict(),
+        "mask_token": torch.zeros(1, 32),
+        **({"register_tokens": torch.ones(1, registers, 32)} if registers else {}),
+    }
 
 
 def test_layouts_are_told_by_their_names() -> None:
@@ -137,14 +149,26 @@ def test_layouts_are_told_by_their_names() -> None:
 
 def test_dinov2s_blocks_may_stand_in_chunks_and_its_positions_are_interpolated(tmp_path: Path) -> None:
     plain = dinov2()
-    chunked = {name.replace("blocks.", f"blocks.{name.split('.')[1]}.") if name.startswith("blocks.") else name: value for name, value in plain.items()}
+    chunked = {
+        name.replace("blocks.", f"blocks.{name.split('.')[1]}.") if name.startswith("blocks.") else name: value
+        for name, value in plain.items()
+    }
     torch.save(plain, tmp_path / "plain.pth")
     torch.save({"teacher": {f"backbone.{name}": value for name, value in chunked.items()}}, tmp_path / "chunked.pth")
     read = [weights.encoder_of(weights.given(str(tmp_path / f"{name}.pth"))) for name in ("plain", "chunked")]
     x = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(1))
     features = [each.method.encode({"image": x}) for each in read]
     assert torch.equal(*features)
-    larger = tiny("simclr", **{"backbone.name": "vit_mini", "backbone.width": 32, "backbone.patch": 4, "backbone.layer_scale": 1e-5, "views.view.size": 24})
+    larger = tiny(
+        "simclr",
+        **{
+            "backbone.name": "vit_mini",
+            "backbone.width": 32,
+            "backbone.patch": 4,
+            "backbone.layer_scale": 1e-5,
+            "views.view.size": 24,
+        },
+    )
     method = begun(larger.replace({"train.init": str(tmp_path / "plain.pth")})).eval()
     assert "16 px" in repr(read[0])
     torch.testing.assert_close(method.backbone(x), features[0], rtol=1e-5, atol=1e-5)  # as a network of 16 px sees 24
@@ -152,7 +176,14 @@ def test_dinov2s_blocks_may_stand_in_chunks_and_its_positions_are_interpolated(t
 
 def test_dinov3s_tensors_are_timms(tmp_path: Path) -> None:
     pytest.importorskip("timm", reason="timm is not installed")
-    config = RunConfig.make("imported", {"backbone.name": "timm/vit_tiny_patch16_dinov3_qkvb", "backbone.timm.options": "global_pool=token", "views.image.size": 32})
+    config = RunConfig.make(
+        "imported",
+        {
+            "backbone.name": "timm/vit_tiny_patch16_dinov3_qkvb",
+            "backbone.timm.options": "global_pool=token",
+            "views.image.size": 32,
+        },
+    )
     net = model.build(config, 0).backbone.eval()
     renames = {"reg_token": "storage_tokens", "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
     theirs = {"mask_token": torch.zeros(1, 192), "rope_embed.periods": torch.zeros(16)}
@@ -166,7 +197,10 @@ def test_dinov3s_tensors_are_timms(tmp_path: Path) -> None:
         theirs[f"blocks.{block}.attn.qkv.bias_mask"] = torch.ones(3 * 192)
     torch.save(theirs, tmp_path / "dinov3.pth")
     found = weights.given(str(tmp_path / "dinov3.pth"))
-    assert found.backbone == {"backbone.name": "timm/vit_tiny_patch16_dinov3_qkvb", "backbone.timm.options": ("global_pool=token",)}
+    assert found.backbone == {
+        "backbone.name": "timm/vit_tiny_patch16_dinov3_qkvb",
+        "backbone.timm.options": ("global_pool=token",),
+    }
     assert same(net, found.state_for(net, "it")[0])
 
 
@@ -195,7 +229,9 @@ def test_published_weights_of_the_libraries_cache(tmp_path: Path, monkeypatch: p
     config = RunConfig.make("simclr", {"backbone.name": "resnet18", "train.init": "torchvision/resnet18"}, preset="paper")
     assert torch.equal(begun(config).backbone.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
     monkeypatch.setattr("contray.model.libraries.pretrained", lambda *names: (_ for _ in ()).throw(OSError("no route to host")))
-    with pytest.raises(UserError, match=r"torchvision/resnet18: its weights are not in the library's cache .*no route to host.*give a file"):
+    with pytest.raises(
+        UserError, match=r"torchvision/resnet18: its weights are not in the library's cache .*no route to host.*give a file"
+    ):
         weights.given("torchvision/resnet18")
 
 
@@ -224,7 +260,11 @@ def test_what_does_not_fit_is_refused_by_name_with_what_works(file: Path, tmp_pa
 def test_a_plan_takes_the_network_of_the_file(file: Path, tmp_path: Path) -> None:
     """Preset auto; the command's name stays what it was before anything was read."""
     torch.save(torchvision_vit().state_dict(), file)
-    asked = RunConfig.make("simclr", {"train.init": str(file), "data.renderings": 1, "train.budget": 1, "scale.storage": str(tmp_path)}, preset="auto")
+    asked = RunConfig.make(
+        "simclr",
+        {"train.init": str(file), "data.renderings": 1, "train.budget": 1, "scale.storage": str(tmp_path)},
+        preset="auto",
+    )
     config, plan = plan_of(asked, data.open_source(asked.data), Storage(str(tmp_path / "none")), quiet=True)
     assert (config.backbone.name, config.backbone.width, config.backbone.patch) == ("vit_mini", 32, 4)
     assert "which it begins with" in str(plan)
