@@ -227,7 +227,7 @@ def test_published_weights_of_the_libraries_cache(tmp_path: Path, monkeypatch: p
     found = weights.given("torchvision/resnet18")
     assert found.settings["backbone.name"] == "torchvision/resnet18"
     config = RunConfig.make("simclr", {"backbone.name": "resnet18", "train.init": "torchvision/resnet18"}, preset="paper")
-    assert torch.equal(begun(config).backbone.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
+    assert torch.equal(begun(config).backbone.state_dict()["layer4.1.conv2.weight"], net.state_dict()["layer4.1.conv2.weight"])
     monkeypatch.setattr("contray.model.libraries.pretrained", lambda *names: (_ for _ in ()).throw(OSError("no route to host")))
     with pytest.raises(
         UserError, match=r"torchvision/resnet18: its weights are not in the library's cache .*no route to host.*give a file"
@@ -252,7 +252,7 @@ def test_what_does_not_fit_is_refused_by_name_with_what_works(file: Path, tmp_pa
     assert "layer1.0.conv1.weight is 4x4x1x1, not 4x4x3x3" in refused({"layer1.0.conv1.weight": torch.zeros(4, 4, 1, 1)})
     assert "its names tell no layout; say whose code wrote it" in refused({}, "conv1.weight")
     assert "did you mean dinov2" in refused({}, train__init_layout="dinov22")
-    other = refused({}, **{"backbone.width": 8})
+    other = refused({}, backbone__width=8)
     assert "It is a resnet_small, which this takes: contray train simclr --preset digits" in other
     assert "--backbone.width 4" in other
 

@@ -92,11 +92,11 @@ LAYOUTS = {  # a file is taken for the first of those whose mark it bears
         ("teacher", "model"), ("module.backbone.", "backbone.", ""),
         r"(head|dino_head|ibot_head|local_cls_norm|rope_embed)\.|mask_token$|.*\.bias_mask$", r"(.*\.)?storage_tokens$", renamed=_dinov3,
     ),
+    "mae": Layout(("model",), ("module.", ""), r"decoder_|mask_token$|head\.", r"(module\.)?decoder_", fixed_positions=True),
     "dinov2": Layout(
         ("teacher", "model"), ("module.backbone.", "backbone.", ""), r"(head|dino_head|ibot_head)\.|mask_token$",
-        r"(?!.*decoder)(backbone\.)?(mask_token$|register_tokens$)", renamed=_dinov2,
+        r"(backbone\.)?(mask_token$|register_tokens$)", renamed=_dinov2,
     ),
-    "mae": Layout(("model",), ("module.", ""), r"decoder_|mask_token$|head\.", r"(module\.)?decoder_", fixed_positions=True),
     "moco_v3": Layout(
         ("state_dict",), ("module.base_encoder.", "base_encoder."), r"(fc|head)\.", r"(module\.)?base_encoder\.", fixed_positions=True
     ),
