@@ -58,7 +58,7 @@ class Factory:
 
     def __init__(self, config: RunConfig, start: Given | None = None) -> None:
         self.config, self.start = config, start
-        self.frozen = frozen_of(config, self)
+        self.frozen = frozen_of(config)
 
     def __call__(self, channels: int = 0) -> nn.Module:
         config, name, side, channels = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from ..config import RunConfig
 from ..config.registry import load_method
 from ..errors import ConfigError, UserError
+from .maps import with_map
 
-UNTRAINED = "untrained"  # in place of an address: the config's own backbone as it was drawn
+UNTRAINED = "untrained"  # in place of an address: the config's own backbone as another seed draws it
 
 
 class Frozen:
@@ -21,8 +23,8 @@ class Frozen:
     key: of the config, which names it; out_dim, map_dim: D and M, 0 where it has no map.
     """
 
-    def __init__(self, key: str, config: RunConfig, build: Callable[[], nn.Module]) -> None:
-        self.key, self.config, self._build = key, config, build
+    def __init__(self, key: str, config: RunConfig) -> None:
+        self.key, self.config = key, config
         self.address: str = config.flat()[key]
         self._net: nn.Module | None = None
         self._mean = self._std = torch.zeros(())
@@ -54,11 +56,11 @@ class Frozen:
         return self._net
 
     def _opened(self) -> nn.Module:
-        from .maps import with_map
-
-        ours = self.config.augment
         if self.address == UNTRAINED:
-            net, mean, std = self._build(), ours.mean, ours.std
+            from .backbones import factory
+
+            ours = self.config.augment
+            net, mean, std = factory(replace(self.config, seed=self.config.seed + 1))(), ours.mean, ours.std
         else:
             from . import weights
             from .plain import plain_backbone
@@ -78,7 +80,7 @@ class Frozen:
                 raise ConfigError(
                     self.key, f"{self.address} is of {theirs.channels} channels, the images have {self.config.channels}"
                 )
-        self._mean, self._std = (torch.tensor(each or (0.0,)).reshape(-1, 1, 1) for each in (mean, std))
+        self._mean, self._std = (torch.tensor(each or (1.0,)).reshape(-1, 1, 1) for each in (mean, std))
         return with_map(net)
 
     @torch.no_grad()
@@ -89,10 +91,10 @@ class Frozen:
         return net.feature_map(images) if self.map_dim else (net(images), images.new_zeros(len(images), 0, 0, 0))
 
 
-def frozen_of(config: RunConfig, build: Callable[[], nn.Module]) -> Mapping[str, Frozen]:
-    """The frozen encoders that the config's method asks for, by the fields that name them. build: of its own backbone."""
+def frozen_of(config: RunConfig) -> Mapping[str, Frozen]:
+    """The frozen encoders that the config's method asks for, by the fields that name them."""
     names = load_method(config.method.name).method.guides
-    return {name: Frozen(f"method.{name}", config, build) for name in names if getattr(config.method, name)}
+    return {name: Frozen(f"method.{name}", config) for name in names if getattr(config.method, name)}
 
 
 def kept_of(config: RunConfig) -> dict[str, str]:

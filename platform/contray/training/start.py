@@ -109,8 +109,10 @@ def started(config: RunConfig, folder: Storage | None = None) -> tuple[RunConfig
             check_digest(key, init.digest, known.get(key, "").partition(":")[0])
             found[key] = init.digest
         else:
-            guide = frozen_of(config, backbones.factory(config))[key.partition(".")[2]]
+            guide = frozen_of(config)[key.partition(".")[2]]
             guide.net()
+            if not guide.map_dim and load_method(config.method.name).method.needs_map(config.method):
+                raise ConfigError(key, f"{address} has no feature map, and the method so configured compares its places")
             found[key] = ":".join(map(str, (guide.digest, *guide.dims)))
     given = tuple(f"{key}={value}" for key, value in found.items())
     return config if given == config.train.given else replace(config, train=replace(config.train, given=given)), Start(init)
