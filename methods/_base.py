@@ -254,15 +254,10 @@ class Reconstruction:
 
 
 class Frozen(Protocol):
-    """An encoder that a method learns from: (B, C, H, W) pixels in [0, 1] (`Method.pixels`) -> features (B, out_dim) and the cells of its last
-    feature map (B, map_dim, h, w), without gradients and row by row. map_dim is 0 where it has no map.
-    """
+    """An encoder to learn from: pixels (B, C, H, W) in [0, 1] -> features (B, out_dim), last feature map (B, map_dim, h, w); map_dim 0: it has none."""
 
-    @property
-    def out_dim(self) -> int: ...
-
-    @property
-    def map_dim(self) -> int: ...
+    out_dim: int
+    map_dim: int
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -279,9 +274,7 @@ class Method(nn.Module):
     )
     strided: ClassVar[tuple[str, ...]] = ()  # views, and reps of the same names, that `represent` runs in `batch.norm("strided")`
 
-    guides: ClassVar[
-        tuple[str, ...]
-    ] = ()  # fields of the config that name frozen encoders (a file, a run, a folder): see `frozen`
+    guides: ClassVar[tuple[str, ...]] = ()  # fields of the config that name frozen encoders (see `frozen`)
     # what it needs of a vision transformer (see `needs_vit`)
     reach: ClassVar[tuple[str, ...]] = ("patches", "tokens", "positions", "patch_size", "image_size")
 
@@ -296,8 +289,7 @@ class Method(nn.Module):
         """
         super().__init__()
         self.config = config
-        # what `guides` names: given from outside, built when it is first asked, and no part of the method's state
-        self.frozen: Mapping[str, Frozen] = getattr(backbone, "frozen", {})
+        self.frozen: Mapping[str, Frozen] = getattr(backbone, "frozen", {})  # what `guides` name; no part of the method's state
         self.register_buffer("samples", torch.tensor(samples))
         self.register_buffer(
             "pixel_mean", torch.zeros(3, 1, 1), persistent=False
