@@ -102,6 +102,8 @@ def test_any_imported_network_teaches_and_what_cannot_is_refused(teacher: Path, 
         return str(problem.value)
 
     assert "method.teacher: say what is to be distilled" in refused(teacher="")
+    with pytest.raises(ConfigError, match=r"method.teacher: say what"):  # a plan does not choose one
+        begin(RunConfig.make("distill", preset="auto"))
     assert "no such file" in refused(teacher=tmp_path / "gone.pth")
     assert "is of 3 channels, the images have 5" in refused(data__channels=5, augment__mean="0.5", augment__std="0.5")
     assert "holds other weights" in refused(train__given=["method.teacher=0000:64:64"])

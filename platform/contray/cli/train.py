@@ -22,7 +22,6 @@ EXAMPLES = (
         "contray train moco --data.source photos/ --budget 30m",
         "MoCo on your images (CLASS/*.jpg, or without classes), fitted to them and to this machine",
     ),
-    ("contray train dino --init dinov2_vits14.pth --data.source photos/", "DINO on your images, from public weights"),
     ("contray train dino --preset digits --dry-run", "what a run would be and cost; starts nothing"),
 )
 FEW = (

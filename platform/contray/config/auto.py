@@ -52,7 +52,9 @@ def families(file: MethodFile) -> dict[str, Family]:
         natural = (cifar.views if cifar else None) or file.views
         names = digits.views or natural
         kept = {name: natural[name] for name in names} if names.keys() <= natural.keys() else names
-        first = Family("short", "digits", {**file.recipe, **digits.settings}, kept)
+        guides = {f"method.{name}" for name in file.method.guides}  # whom it learns from is the user's to say
+        own = {key: value for key, value in digits.settings.items() if key not in guides}
+        first = Family("short", "digits", {**file.recipe, **own}, kept)
     else:
         vit = str(file.recipe.get("backbone.name", "")).startswith("vit")
         net = (

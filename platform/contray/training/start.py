@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import track
@@ -74,7 +75,7 @@ def _asked(config: RunConfig) -> dict[str, str]:
 
 
 def _place(key: str, address: str, config: RunConfig) -> str:
-    if address.startswith(LIBRARIES) or "/" in address or "." in address or Storage(address).names():
+    if address.startswith(LIBRARIES) or "/" in address or "." in address or Path(address).exists():
         return address
     if re.fullmatch("[0-9a-f]{32}", address):
         uri = track.resolve_uri(config.track.uri)
