@@ -243,6 +243,16 @@ class TrainConfig:
         "go on with the run track.name, finished or not, for more epochs or steps: exact, only where it then is what it had been from the start; "
         "anyway, with the schedules of the longer run from here on",
     )
+    init: str = setting(
+        "",
+        "weights that the backbone begins with: a public file, a run's name, id or folder, an export, timm/NAME or torchvision/NAME; empty: drawn anew",
+        unit="path",
+    )
+    init_layout: str = setting("", "whose code wrote the file of train.init (`contray import --help`); empty: as its names tell")
+    given: tuple[str, ...] = setting(
+        (),
+        "written by the run: KEY=DIGEST of the weights that it was given; in a config that is repeated, those that they must be",
+    )
     batch_size: int = setting(256, "GLOBAL batch over all workers; every batch is full", unit="samples", ge=2)
     norm_groups: int = setting(1, "groups of the global batch that batch norm runs over; 1 = synchronised over all of it", ge=1)
     precision: Literal["auto", "bf16", "fp32", "fp64"] = setting(

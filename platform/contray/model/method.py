@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,22 @@ from .chunks import normed, plan
 from .hardware import quick_bf16
 from .seeds import seeded
 
+if TYPE_CHECKING:
+    from .weights import Given
+
 DTYPES = {"auto": torch.float32, "bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of weights and inputs
 _MANY = 2**20  # samples, where their number does not matter
 HARDWARE = ("train.precision", "train.channels_last")  # keys that may be left to it
 
 
-def build(config: RunConfig, samples: int) -> Method:
-    """The configured method, untrained, for a training set of `samples`: the same weights on every machine and rank."""
+def build(config: RunConfig, samples: int, start: Given | None = None) -> Method:
+    """The configured method, untrained, for a training set of `samples`: the same weights on every machine and rank.
+
+    start: the weights that each of its backbones begins with, as do the copies that it makes of them.
+    """
     file = load_method(config.method.name)
     with seeded(config.seed, "method"):
-        method = file.method(config.method, backbones.factory(config), samples)
+        method = file.method(config.method, backbones.factory(config, start), samples)
     method = method.to(DTYPES[config.train.precision])
     if config.augment.mean and config.augment.std:  # else they are to be measured before anything is normalised
         method.pixel_mean, method.pixel_std = (
