@@ -54,6 +54,7 @@ LATER = {
     "data.labels": "",
     "data.channels": 0,
     "data.range": (),
+    "data.augment_on": "auto",
 }
 MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
 
