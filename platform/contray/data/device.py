@@ -164,6 +164,8 @@ class Renderer:
         What ends the stream is raised in its place, after the batch that waits.
         """
         side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        if side:
+            side.wait_stream(torch.cuda.current_stream(self.device))  # which brought the set's images
 
         def made(raw: dict[str, Any]) -> tuple[dict[str, Any], Any]:
             with torch.cuda.stream(side) if side else nullcontext():
