@@ -34,14 +34,20 @@ from contray.evaluation.common.run import run as evaluated
 from contray.training.loop import Listener, Outcome, train
 
 COMMON = {
-    "train.checkpoint_seconds": 1e9, "train.log_every": 97, "eval.online": ("knn",), "eval.final": (), "eval.knn.k": 200,
-    "eval.knn.temperature": 0.1, "optim.name": "sgd", "optim.warmup_epochs": 0, "optim.weight_decay": 5e-4, "method.temperature": 0.5,
-    "train.deterministic": False, "data.augment_on": "device",
+    "optim.name": "sgd", "optim.momentum": 0.9, "optim.weight_decay": 5e-4, "optim.decay_norms": True, "optim.lr_scaling": "linear",
+    "optim.schedule": "cosine", "optim.lr_end": 0.0, "optim.warmup_epochs": 0, "method.temperature": 0.5,
+    "train.checkpoint_seconds": 1e9, "train.log_every": 97, "train.deterministic": False, "data.augment_on": "device",
+    "eval.online": ("knn",), "eval.final": (), "eval.knn.k": 200, "eval.knn.temperature": 0.1,
+}  # fmt: skip
+CIFAR = {
+    "size": 32, "crop": (0.08, 1.0), "interpolation": "linear", "flip": 0.5, "jitter": (0.4, 0.4, 0.4, 0.1), "jitter_p": 0.8, "gray": 0.2,
+    "blur": 0.0,
 }  # fmt: skip
 MODES: dict[str, dict[str, Any]] = {
     "cifar": {
-        "train.batch_size": 512, "train.epochs": 200, "optim.lr": 0.12, "method.projector_hidden": 512, "eval.every_epochs": 50,
-        "train.precision": "bf16", "train.compile": True, "data.workers": 6,
+        "train.batch_size": 512, "train.epochs": 200, "optim.lr": 0.12, "method.projector_hidden": 512, "backbone.name": "resnet18",
+        "backbone.stem": "cifar", "backbone.zero_init_residual": False, **{f"views.view.{key}": value for key, value in CIFAR.items()},
+        "eval.every_epochs": 50, "train.precision": "bf16", "train.compile": True, "data.workers": 6,
     },
     "vit": {
         "train.batch_size": 256, "train.steps": 100, "backbone.name": "vit_small", "eval.every_epochs": 0, "train.log_every": 10,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import albumentations as A
@@ -19,6 +21,7 @@ from contray.data.recipe import BOX, FACTORS, FLIP, GRAY, ORDER, SOLARIZE, TAPS,
 from contray.errors import ConfigError
 from contray.methods._base import View
 from contray.training.loop import Listener, train
+from tests.benchmarks import gpu
 
 PLAIN = View(size=24, count=2, crop=(0.08, 1.0))
 FULL = replace(PLAIN, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, blur=0.5, solarize=0.2)
@@ -217,3 +220,13 @@ def test_who_makes_the_views_is_settled(keys: dict[str, Any], rest: str) -> None
             model.settled(asked, "cpu")
     else:
         assert model.settled(asked, "cpu").data.augment_on == "device"
+
+
+def test_the_benchmark_of_a_gpu_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a CPU, with a tiny network on the digits."""
+    gpu.main(["--smoke", "--json", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["steps"], found["config"]["data.augment_on"]) == (4, "device")
+    assert 0 < found["knn_top1"] < 1
+    assert len(found["loss"]) == 3
+    assert "knn_top1" in capsys.readouterr().out
