@@ -127,7 +127,7 @@ class Recipes:
 
         def happens(p: float) -> np.ndarray:
             p = min(1.0, p * strength)
-            return np.full(len(ids), p >= 1) if p >= 1 or p <= 0 else draw.random() < p
+            return np.full(len(ids), p >= 1) if p >= 1 or p <= 0 else np.less(draw.random(), p)
 
         def between(low: float, high: float, where: np.ndarray) -> np.ndarray:
             return low + (high - low) * draw.random(where)
