@@ -120,6 +120,11 @@ class DataConfig:
     workers: int = setting(
         1, "processes per training worker that prepare batches, of evaluations too; 0: in the training process", ge=0
     )
+    augment_on: Literal["auto", "cpu", "device"] = setting(
+        "auto",
+        "where views are made: cpu = in the processes of data.workers; device = in batches where the network is, crops, flips, jitter, grey, blur and "
+        "solarisation of RGB images alone; auto: device on a GPU where it can make all views, decided once for a run and kept",
+    )
     shuffle: Literal["full", "blocks"] = setting(
         "full",
         "an epoch's order: full = a permutation of all samples; blocks = of what is read in shards (Parquet, tar, Arrow) the shards are permuted, and the "

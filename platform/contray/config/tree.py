@@ -75,6 +75,7 @@ LATER = {
     "method.predictor_schedule": "constant",
     "train.init": "",
     "train.init_layout": "",
+    "data.augment_on": "auto",
 }
 MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
 

@@ -119,7 +119,8 @@ def _train(
         run.broken = {**found, **run.broken}
 
     strength, most = config.augment.strength, config.data.max_broken
-    batches = data.GlobalBatches(
+    on_device = config.data.augment_on == "device"
+    batches = (data.DeviceBatches if on_device else data.GlobalBatches)(
         source.train,
         config.views,
         strength=strength,
@@ -142,9 +143,10 @@ def _train(
     agreed.check(run.step, NEVER, run.facts())
     audit = Audit(storage, run.step, ranks.world, ranks.rank, device) if storage and config.train.audit else None
     log, lr = StepLog(config, method, ranks, listener, audit, run.step, total), 0.0
+    renderer = data.Renderer(batches, device, config.train.compile) if isinstance(batches, data.DeviceBatches) else None
     stream = iter(data.loader(batches, range(run.step, total), own, workers=config.data.workers, pin=device.type == "cuda"))
     try:
-        for raw, error in caught(stream):
+        for raw, error in caught(renderer.ahead(stream) if renderer else stream):
             saves, stops, met = meet(ranks, raw["broken"], error, *saver.asked())
             if met:
                 run.broken = {**run.broken, **met}
