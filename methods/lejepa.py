@@ -54,6 +54,7 @@ VIEWS = {"large": replace(VIEW, count=2), "small": replace(VIEW, size=98, count=
 RECIPE = {
     "backbone.name": "vit_large",
     "backbone.patch": 14,
+    "backbone.init": "trunc_normal",  # timm's
     "backbone.drop_path": 0.1,
     "optim.name": "adamw",
     "optim.lr": 5e-4,

@@ -8,18 +8,13 @@ magnitude up to 10. RandAugment's operations happen with probability s, timm's w
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
+import albumentations as A
 import cv2
 import numpy as np
 
 from ..methods._base import View
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks PyPI for newer versions otherwise
-
-import albumentations as A
-
 from .draws import Draws
 from .randaugment import TimmRandAugment
 
