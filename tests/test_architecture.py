@@ -66,6 +66,7 @@ def test_methods_are_pure_torch() -> None:
         "methods._recipes",
         "methods._similarity",
         "methods._tokenizers",
+        "methods._views",
     )
     for path, name in imports(METHOD_FILES):
         assert name.split(".")[0] in sys.stdlib_module_names or within(name, "torch", *own), f"{path.name} imports {name}"
