@@ -321,6 +321,7 @@ def finetuned(
     Both get the same images, steps and rates. Only labels of the subset are used: a part of it picks the rate, then the network is
     trained on all of it. Raises UserError and ConfigError before any training.
     """
+    subject.alone(key.split(".")[1])
     method = subject.method
     inputs = first_inputs(subject.config, subject.source.train, few.subset.ids, subject.device)
     starts = {kind: method if kind == "finetune" else subject.untrained for kind in kinds}
@@ -338,6 +339,7 @@ def supervised(subject: Subject, options: FineTuning, key: str) -> Outcome:
     On the images that linear probes fit; the same held-out part as theirs picks the rate.
     """
     config, source = subject.config, subject.source
+    subject.alone(key.split(".")[1])
     check_labels(source)
     fit, val = subject.held_out
     batch, steps = min(config.train.batch_size, len(fit)), config.total_steps(len(source.train))
