@@ -23,8 +23,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from ... import data, model
 from ...config import RunConfig
 from ...data.draws import generator
-from ...data.listed import named
-from ...data.lists import TABLES, read_list
+from ...data.listed import named, read_for
+from ...data.lists import TABLES
 from ...errors import ConfigError, UserError
 from ...methods._base import Batch, Method
 from ...model.anatomy import depths, networks_in, undecayed
@@ -82,7 +82,7 @@ def labelled_subset(split: data.Split, labels: str) -> Subset:
 
 def listed_subset(source: data.Source, place: str) -> Subset:
     """The training images that a list names, such as SimCLR's 1 % of ImageNet, called by the name of its file. Raises ConfigError, of --labels."""
-    listed = read_list("--labels", place)
+    listed = read_for(source, "--labels", place)
     ids, note = named(source, listed)
     ids = np.intersect1d(ids, source.train.known)
     if note:
