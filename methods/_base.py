@@ -18,96 +18,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ._draws import bits, uniform
 from ._ranks import Scope, norm_scope
+from ._views import View as View
+from ._views import evaluation_view as evaluation_view
+from ._views import setting as setting
 
 Reps = dict[str, Tensor]  # whatever `represent` computed; the first axis of every tensor is the rows
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    unit: str = "",
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    lt: float | None = None,
-    empty: str = "",
-) -> Any:
-    """A config field: default, help, unit, allowed range (of each number of a tuple), and the word for an empty tuple, where that means something."""
-    bounds = {name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if bound is not None}
-    meta = {"help": help, "unit": unit, "bounds": bounds, "empty": empty}
-    if isinstance(default, (dict, list)):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=meta)
-    return dataclasses.field(default=default, metadata=meta)
-
-
-@dataclass(frozen=True)
-class View:
-    """What is drawn of one sample for one input of a method. Geometry first, then the photometric policy in the order of the fields.
-
-    `augment.strength` scales the policy (`rotation` and every field after it but `sobel` and `space`), never the crop and the flip.
-    """
-
-    size: int = setting(224, "side of the drawn square", unit="px", ge=1)
-    count: int = setting(1, "how many crops of this kind are drawn per sample", ge=1)
-    source: str = setting("image", "column of the data source")
-    kind: Literal["image", "patches", "array", "tokens"] = setting(
-        "image",
-        "one image, a grid of overlapping patches (see grid), a window of `size` values of an array, or `size` tokens of a text; "
-        "crop, flip and the photometric policy are of images",
-    )
-    channels: int = setting(1, "arrays: channels, the first of two axes; images have data.channels", ge=1)
-    crop: tuple[float, float] = setting(
-        (0.08, 1.0), "area of the random resized crop; (0, 0): resize and centre crop", unit="fraction", ge=0, le=1
-    )
-    ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "aspect ratio of the crop", ge=0.1, le=10)
-    flip: float = setting(0.5, "horizontal flip", unit="probability", ge=0, le=1)
-    geometry: str = setting("", "views of one geometry group share crop and flip; empty: a geometry of its own")
-    interpolation: Literal["linear", "cubic", "area"] = setting("linear", "how the crop is resized")
-    rotation: float = setting(0.0, "largest rotation", unit="degrees", ge=0, le=180)
-    jitter: tuple[float, float, float, float] = setting(
-        (0.0, 0.0, 0.0, 0.0), "brightness, contrast, saturation, hue", unit="fraction", ge=0
-    )
-    jitter_p: float = setting(0.0, "colour jitter", unit="probability", ge=0, le=1)
-    gray: float = setting(0.0, "conversion to grey", unit="probability", ge=0, le=1)
-    blur: float = setting(0.0, "Gaussian blur", unit="probability", ge=0, le=1)
-    blur_sigma: tuple[float, float] = setting((0.1, 2.0), "standard deviation of the blur", unit="px", gt=0)
-    randaugment: tuple[int, int] = setting((0, 10), "RandAugment: number of operations and magnitude (0 to 10)", ge=0)
-    solarize: float = setting(0.0, "solarisation (threshold 128)", unit="probability", ge=0, le=1)
-    cutout: float = setting(0.0, "cutout of one square of half the side", unit="probability", ge=0, le=1)
-    noise: float = setting(0.0, "Gaussian noise of standard deviation 0.1", unit="probability", ge=0, le=1)
-    sobel: bool = setting(False, "replace the image by its Sobel gradient magnitude")
-    space: Literal["rgb", "lab", "ycbcr"] = setting("rgb", "colour space of the drawn pixels")
-    grid: tuple[int, int, int] = setting((0, 0, 0), "patches: rows (= columns), side and stride in px", ge=0)
-    grid_shift: int = setting(0, "patches: each is moved down and right at random by up to this", unit="px", ge=0)
-
-    def names(self, name: str) -> list[str]:
-        """The keys of `Batch.views` that this entry fills: its own name, or name0, name1, ... where it is drawn several times."""
-        return [name] if self.count == 1 else [f"{name}{i}" for i in range(self.count)]
-
-
-def evaluation_view(view: View) -> View:
-    """The deterministic counterpart of a training view: resize, centre crop, the same colour space and size."""
-    return View(
-        size=view.size,
-        source=view.source,
-        kind=view.kind,
-        channels=view.channels,
-        crop=(0.0, 0.0),
-        flip=0.0,
-        sobel=view.sobel,
-        space=view.space,
-        grid=view.grid,
-    )
 
 
 @dataclass(frozen=True)
@@ -221,42 +147,20 @@ class Batch:
 
     def rand(self, name: str, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform draws in [0, 1) for each row: (B, *shape), a pure function of (seed, step, slot, name), hence of no world size."""
-        count = 1
-        for side in shape:
-            count *= side
-        key = int.from_bytes(
-            hashlib.blake2b(f"{self.seed}/{self.step}/{name}".encode(), digest_size=8).digest(), "little", signed=True
-        )
-        bits = _bits(self.slot, key, count)  # (B, count)  # pyright: ignore[reportCallIssue]
-        return (
-            (((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53)
-            .to(dtype)
-            .clamp(max=_below_one(dtype))
-            .reshape(-1, *shape)
-        )
+        drawn = bits(self.slot, self._key(name), math.prod(shape))  # (B, count)  # pyright: ignore[reportCallIssue]
+        return uniform(drawn, dtype).reshape(-1, *shape)
 
+    def draw(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform draws in [0, 1) that the whole batch shares: `shape`, a pure function of (seed, step, name), the same on every rank and in every chunk.
 
-# as torch.compiler.disable, which takes a second to import what compiles for everybody; torch's own optimisers use this one
-_not_compiled: Callable[..., Any] = getattr(torch, "_disable_dynamo", torch.compiler.disable)
+        Normal ones are `_draws.normal` of draws in float64.
+        """
+        drawn = bits(self.slot.new_zeros(1), self._key(name, b"batch"), math.prod(shape))  # pyright: ignore[reportCallIssue]
+        return uniform(drawn, dtype).reshape(shape)
 
-
-@_not_compiled  # inductor narrows its 64 bit constants on a GPU, and Triton then refuses them
-def _bits(slot: Tensor, key: int, count: int) -> Tensor:
-    """(B, count) int64 of slots (B,)"""
-    rows = _mix(slot.to(torch.int64) ^ key)[:, None]  # (B, 1)
-    return _mix(rows + _mix(torch.arange(1, count + 1, device=slot.device)))
-
-
-def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser (Steele, Lea & Flood 2014) on int64; shifts are made logical by masks."""
-    x = x + -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number
-    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
-
-
-def _below_one(dtype: torch.dtype) -> float:
-    return 1.0 - torch.finfo(dtype).eps / 2
+    def _key(self, name: str, of: bytes = b"") -> int:
+        text = f"{self.seed}/{self.step}/{name}".encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=of).digest(), "little", signed=True)
 
 
 @dataclass(frozen=True)
@@ -285,6 +189,9 @@ class Method(nn.Module):
     )
     strided: ClassVar[tuple[str, ...]] = ()  # views, and reps of the same names, that `represent` runs in `batch.norm("strided")`
 
+    # what it needs of a vision transformer (see `needs_vit`)
+    reach: ClassVar[tuple[str, ...]] = ("patches", "tokens", "positions", "patch_size", "image_size")
+
     samples: Tensor
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -306,7 +213,15 @@ class Method(nn.Module):
 
     @classmethod
     def needs_vit(cls, config: Any) -> bool:
-        """Whether the backbone must be a vision transformer, whose patches and tokens are in reach."""
+        """Whether the backbone must be a vision transformer, whose patches and tokens are in reach: it must have what `reach` names.
+
+        A masked patch is a row of `project(x)` that the method replaces by its mask token before it adds `positions`.
+        """
+        return False
+
+    @classmethod
+    def needs_map(cls, config: Any) -> bool:
+        """Whether the backbone must have its last feature map in reach: `feature_map(x)` -> (B, D) features and (B, M, h, w), M `map_dim`."""
         return False
 
     @classmethod

@@ -67,6 +67,14 @@ def mlp(*widths: int, norm: str = "bn", last_norm: str = "none", activation: typ
     return nn.Sequential(*[layer for layer in layers if not isinstance(layer, nn.Identity)])
 
 
+def xavier(net: nn.Module) -> None:
+    """Draws all linear layers within `net` by Xavier, without biases (He et al. 2022, `models_mae.py`); attention has q, k and v in one, as torch draws them."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
 def sincos_2d(width: int, rows: int, columns: int) -> Tensor:
     """Fixed position embedding of a grid (Chen et al. 2021, He et al. 2022): (rows * columns, width), row by row.
 
@@ -84,6 +92,16 @@ def sincos_2d(width: int, rows: int, columns: int) -> Tensor:
 def pick(x: Tensor, places: Tensor) -> Tensor:
     """Rows of (B, L, D) at `places` (B, M): (B, M, D)."""
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+
+
+def apart(net: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """A transformer's tokens (B, P+L, D) -> its class token (B, D), or the mean patch where there is none, and its patches (B, L, D).
+
+    Registers, which stand between the two, belong to neither.
+    """
+    prefix = int(getattr(net, "num_prefix_tokens", 1))
+    patches = tokens[:, prefix:]
+    return tokens[:, 0] if prefix else patches.mean(1), patches
 
 
 def input_channels(net: nn.Module) -> int:

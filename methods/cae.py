@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
-from ._parts import input_channels, pick, precise
+from ._parts import apart, input_channels, pick, precise
 from ._ranks import full
 from ._tokenizers import DalleTokenizer, PatchTokenizer, read_dalle
 
@@ -35,8 +35,6 @@ METRICS = {
 DIFFERS = (
     "tokens are clusters of patches fitted to the first batch, unless method.tokenizer is dalle",
     "the regressor has neither layer scale nor drop path, and other norms than the release's; pixels are resized by area, not by Lanczos",
-    "AdamW's second beta is 0.98; the release's scripts have 0.999",
-    "a ViT is initialised as MoCo v3's, whatever the method",
 )
 
 
@@ -57,7 +55,7 @@ class Config(MethodConfig):
     alignment: float = setting(2.0, "weight of the alignment with the encoder's features of masked patches (eq. 3)", ge=0)
 
 
-VIEWS = {"view": View(crop=(0.08, 1.0), interpolation="cubic")}
+VIEWS = {"view": View(crop=(0.08, 1.0), interpolation="antialiased_cubic")}
 # the same crop at half the size, 8 px for each patch of 16
 DALLE_VIEWS = {
     "view": replace(VIEWS["view"], geometry="image"),
@@ -67,13 +65,13 @@ DALLE_VIEWS = {
 RECIPE = {
     "backbone.name": "vit_base",
     "backbone.positions": "sincos",
+    "backbone.init": "mae",
     "backbone.drop_path": 0.1,
     "backbone.layer_scale": 0.1,
     "optim.name": "adamw",
     "optim.lr": 1.5e-3,
     "optim.lr_scaling": "none",
     "optim.lr_end": 0.0067,
-    "optim.betas": (0.9, 0.98),
     "optim.weight_decay": 0.05,
     "optim.decay_norms": False,
     "optim.warmup_epochs": 20,
@@ -168,9 +166,9 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
         count = min(max(1, round(patches.shape[1] * self.config.mask_ratio)), patches.shape[1] - 1)
         order = block_order(batch.rand("blocks", (16, 4)), side)  # (B, L), masked ones first
         masked, visible = order[:, :count], order[:, count:]
-        seen = net.tokens(pick(patches, visible))[:, 1:]  # (B, L', D)
+        _, seen = apart(net, net.tokens(pick(patches, visible)))  # (B, L', D)
         with torch.no_grad():
-            goal = net.tokens(pick(patches, masked))[:, 1:]  # (B, M, D): the encoder's own features of what it must predict
+            _, goal = apart(net, net.tokens(pick(patches, masked)))  # (B, M, D): what must be predicted, as the encoder sees it
         return {"seen": seen, "goal": goal, "masked": masked, "visible": visible}
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
@@ -232,8 +230,8 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
 
     def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         net: Any = self.backbone
-        tokens = net.tokens(net.patches(inputs["image"]))  # (B, 1+L, D)
-        return {"backbone": tokens[:, 0], "tokens": tokens[:, 1:]}
+        whole, patches = apart(net, net.tokens(net.patches(inputs["image"])))  # (B, D), (B, L, D)
+        return {"backbone": whole, "tokens": patches}
 
 
 def block_order(draws: Tensor, side: int) -> Tensor:

@@ -33,10 +33,7 @@ METRICS = {
     "temperature": "the learned temperature that similarities are divided by; the smaller, the harder the softmax",
 }
 DIFFERS = (
-    "texts are bytes, not a vocabulary of byte pairs; the image tower is a plain ResNet-50 without attention pooling",
-    "the text tower's blocks begin as copies of one another, and tokens are drawn with a standard deviation of 1 (release: 0.02)",
-    "the temperature is limited where it is used, so that it no longer learns once it has reached the limit; the release limits the parameter",
-    "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
+    "texts are bytes unless views.text.merges names the file of the release's byte pairs; the image tower is a plain ResNet-50 without attention pooling",
 )
 
 
@@ -48,17 +45,23 @@ class Config(MethodConfig):
     text_width: int = setting(512, "W, features of a token of the text's own transformer (§2.4)", unit="features", ge=4)
     text_blocks: int = setting(12, "blocks of the text's own transformer (§2.4)", unit="blocks", ge=1)
     text_heads: int = setting(8, "attention heads of the text's own transformer (§2.4); text_width is a multiple", ge=1)
+    vocabulary: int = setting(258, "tokens of texts: 258 (bytes), 49408 with views.text.merges (byte pairs)", ge=258)
     dim: int = setting(512, "width of the space that images and texts share", unit="features", ge=1)
     longest: int = setting(
         256, "tokens of the longest text that there are places for; at least the view's size", unit="tokens", ge=2
     )
 
 
-VOCABULARY, END = 258, 257  # bytes; the text's feature is read at the end token (§2.4)
-VIEWS = {"image": View(crop=(0.9, 1.0), flip=0.0), "text": View(source="caption", kind="tokens", size=77)}
+END = 257  # of bytes; in each vocabulary it is the largest token of a text, whose feature is read there (§2.4)
+BYTE_PAIRS = 49408
+VIEWS = {
+    "image": View(crop=(0.9, 1.0), flip=0.0, interpolation="antialiased_cubic"),
+    "text": View(source="caption", kind="tokens", size=77),
+}
 
 RECIPE = {
     "backbone.name": "resnet50",
+    "backbone.zero_init_residual": True,
     "optim.name": "adamw",
     "optim.lr": 5e-4,
     "optim.lr_scaling": "none",
@@ -73,7 +76,8 @@ RECIPE = {
 VIT = {"method.towers": "shared", "train.channels_last": False}
 SMALL_TEXT = {"method.text_width": 64, "method.text_blocks": 2, "method.text_heads": 4, "method.dim": 64}
 DIGITS = SMALL_TEXT | {
-    "optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 0.5, "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
+    "backbone.zero_init_residual": False, "optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 0.5,
+    "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
 # the picture that the caption describes: both are of one scene
 DIGITS_VIEWS = {
@@ -89,7 +93,7 @@ PRESETS = {
                      VIT | {"backbone.name": "vit_small", "train.batch_size": 1024, "optim.warmup_epochs": 1}),
     "cifar": Preset("ResNet-18 with a 3x3 stem and a small text tower, for pictures of 32 px with captions",
                     SMALL_TEXT | {"backbone.name": "resnet18", "backbone.stem": "cifar", "optim.lr": 1e-3, "train.batch_size": 256, "train.epochs": 100},
-                    {"image": replace(VIEWS["image"], size=32), "text": VIEWS["text"]}),
+                    {"image": replace(VIEWS["image"], size=32, interpolation="linear"), "text": VIEWS["text"]}),
     "digits": Preset("the built-in digits and their captions (which name the digit): a residual net of width 16, batch 64, 600 steps",
                      DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}, DIGITS_VIEWS),
     "digits_shared": Preset("the digits and their captions through one small ViT",
@@ -102,15 +106,15 @@ class CLIP(Method):
         super().__init__(config, backbone, samples)
         shared = config.towers == "shared"
         width = self.out_dim if shared else config.text_width
-        self.words = nn.Embedding(VOCABULARY, width)
+        self.words = nn.Embedding(config.vocabulary, width)
         self.places = nn.Parameter(torch.randn(config.longest, width) * 0.01)  # (L, W)
+        nn.init.normal_(self.words.weight, std=0.02)
         if not shared:
-            block = nn.TransformerEncoderLayer(
-                width, config.text_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-            )
-            self.text = nn.TransformerEncoder(block, config.text_blocks, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+            self.text = text_tower(width, config.text_blocks, config.text_heads)
         self.image_head = nn.Linear(self.out_dim, config.dim, bias=False)
         self.text_head = nn.Linear(width, config.dim, bias=False)
+        for head in (self.image_head, self.text_head):
+            nn.init.normal_(head.weight, std=head.in_features**-0.5)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))  # ln (1 / T)
 
     @classmethod
@@ -123,6 +127,8 @@ class CLIP(Method):
             raise ValueError(f"text_width: got {config.text_width}, must be a multiple of text_heads ({config.text_heads})")
         if views["text"].size > config.longest:
             raise ValueError(f"longest: got {config.longest}, must be at least views.text.size ({views['text'].size})")
+        if views["text"].merges and config.vocabulary < BYTE_PAIRS:
+            raise ValueError(f"vocabulary: got {config.vocabulary}, must be {BYTE_PAIRS} where views.text.merges is given")
 
     def negatives(self, batch: int) -> int:
         return batch - 1
@@ -134,10 +140,11 @@ class CLIP(Method):
         """(B, L) -> (B, W): the feature at each text's end."""
         embedded = self.words(tokens) + self.places[: tokens.shape[1]]  # (B, L, W)
         length = tokens.shape[1]
-        end = (tokens == END).to(torch.int8).argmax(1)  # (B,)
+        end = tokens.argmax(1)  # (B,)
         if self.config.towers == "shared":
             net: Any = self.backbone
-            seen = embedded * (tokens > 0)[..., None].to(embedded.dtype)  # padding says nothing, and the class token sums up
+            texts = torch.arange(length, device=tokens.device) <= end[:, None]  # (B, L)
+            seen = embedded * texts[..., None].to(embedded.dtype)  # padding says nothing, and the class token sums up
             return net.tokens(seen)[:, 0]
         causal = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device, dtype=embedded.dtype)
         read = self.text(embedded, mask=causal, is_causal=True)  # (B, L, W)
@@ -145,13 +152,32 @@ class CLIP(Method):
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         image, text = normalize(self.image_head(reps["image"])), normalize(self.text_head(reps["text"]))  # (B, D)
-        scale = self.log_scale.clamp(max=math.log(self.config.largest_scale)).exp()
+        scale = self.log_scale.exp()
         loss, accuracy = match(image, text, scale, batch.slot, batch.size)
         return {"loss": loss, "match_top1": accuracy, "temperature": (1 / scale).detach() * len(image) / batch.size}
+
+    @torch.no_grad()
+    def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
+        self.log_scale.clamp_(max=math.log(self.config.largest_scale))  # the parameter: at its bound it can still learn (§2.5)
 
     def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         h = self.backbone(inputs["image"])  # (B, F)
         return {"backbone": h, "projector": self.image_head(h)}
+
+
+def text_tower(width: int, blocks: int, heads: int) -> nn.TransformerEncoder:
+    """(B, L, W) -> (B, L, W), pre-norm. Initialised as the release: each block by itself, what adds to the residual stream scaled by (2 blocks)^-1/2."""
+    options: dict[str, Any] = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+    layers = [nn.TransformerEncoderLayer(width, heads, 4 * width, **options) for _ in range(blocks)]
+    tower = nn.TransformerEncoder(layers[0], blocks, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+    tower.layers = nn.ModuleList(layers)  # it would make them copies of one
+    added = (2 * width * blocks) ** -0.5
+    for layer in layers:
+        nn.init.normal_(layer.self_attn.in_proj_weight, std=width**-0.5)
+        nn.init.normal_(layer.self_attn.out_proj.weight, std=added)
+        nn.init.normal_(layer.linear1.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(layer.linear2.weight, std=added)
+    return tower
 
 
 @precise

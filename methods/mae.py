@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
-from ._parts import input_channels, patchify, pick, precise, sincos_2d
+from ._parts import apart, input_channels, patchify, pick, precise, sincos_2d, xavier
 from ._ranks import full
 
 PAPER = Paper(
@@ -28,7 +28,6 @@ METRICS = {
     "loss": "mean squared error of the masked patches; with method.target norm_pix each patch has variance 1, so that 1 is what painting its mean costs",
 }
 DIFFERS = (
-    "a ViT is initialised as MoCo v3's; the release draws it by Xavier, queries, keys and values jointly",
     "fine-tuning has no mixup, cutmix, label smoothing, RandAugment or random erasing, which the paper's 83.6 % stands on",
 )
 
@@ -44,11 +43,12 @@ class Config(MethodConfig):
     decoder_heads: int = setting(16, "attention heads of the decoder", ge=1)
 
 
-VIEWS = {"view": View(crop=(0.2, 1.0), interpolation="cubic")}
+VIEWS = {"view": View(crop=(0.2, 1.0), interpolation="antialiased_cubic")}
 
 RECIPE = {
     "backbone.name": "vit_base",
     "backbone.positions": "sincos",
+    "backbone.init": "mae",
     "optim.name": "adamw",
     "optim.lr": 1.5e-4,
     "optim.betas": (0.9, 0.95),
@@ -106,6 +106,8 @@ class MAE(Method):
         )
         self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_depth)], nn.LayerNorm(width))
         self.paint = nn.Linear(width, input_channels(net) * self.patch**2)
+        for part in (self.embed, self.decoder, self.paint):
+            xavier(part)
 
     @classmethod
     def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
@@ -123,7 +125,8 @@ class MAE(Method):
         patches = net.patches(batch.views["view"])  # (B, L, D)
         order = batch.rand("mask", (patches.shape[1],)).argsort(1)  # (B, L), the visible ones first
         visible = order[:, : max(1, round(patches.shape[1] * (1 - self.config.mask_ratio)))]  # (B, L')
-        return {"tokens": net.tokens(pick(patches, visible)), "order": order}  # (B, 1+L', D)
+        whole, seen = apart(net, net.tokens(pick(patches, visible)))  # (B, D), (B, L', D)
+        return {"tokens": torch.cat([whole[:, None], seen], 1), "order": order}  # (B, 1+L', D)
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         painted, masked = self.decode(reps["tokens"], reps["order"])  # (B, L, P), (B, L)

@@ -3,8 +3,6 @@
 No golden vectors exist for these.
 """
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -142,16 +140,6 @@ def test_clip_reads_a_text_up_to_its_end(towers):
     changed = tokens.clone()
     changed[0, 1] = 99
     assert not torch.allclose(method.read(changed)[0], read[0])
-
-
-def test_clip_learns_its_temperature_within_bounds():
-    method = built("clip")
-    assert math.exp(-float(method.log_scale.detach())) == pytest.approx(0.07)
-    with torch.no_grad():
-        method.log_scale.fill_(10.0)
-    reps = {"image": torch.randn(3, method.out_dim).double(), "text": torch.randn(3, 64).double()}
-    slot = torch.arange(3)
-    assert float(method.loss(reps, Batch({}, slot, slot, 3), CLOCK)["temperature"]) == pytest.approx(0.01)
 
 
 def test_simclr_memory_joins_the_negatives():

@@ -58,7 +58,10 @@ def families(file: MethodFile) -> dict[str, Family]:
         first = Family("short", "paper", {**file.recipe, **_SHORT, **net}, **whole)
     found = [first]
     if cifar:
-        found.append(Family("small", "cifar", {**file.recipe, **cifar.settings}, cifar.views or file.views))
+        own = {
+            key: value for key, value in cifar.settings.items() if not key.startswith("augment.")
+        }  # CIFAR's pixel statistics are CIFAR's
+        found.append(Family("small", "cifar", {**file.recipe, **own}, cifar.views or file.views))
     return {each.name: each for each in [*found, Family("paper", "paper", file.recipe, **whole)]}
 
 

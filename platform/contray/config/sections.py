@@ -59,7 +59,15 @@ class BackboneConfig:
         ge=0,
         lt=1,
     )
+    registers: int = setting(
+        0, "ViTs: tokens of their own between the class token and the patches (Darcet et al. 2024)", unit="tokens", ge=0
+    )
     layer_scale: float = setting(0.0, "ViTs: initial scale of each residual branch, trained per channel; 0: none", ge=0)
+    init: Literal["moco_v3", "mae", "trunc_normal"] = setting(
+        "moco_v3",
+        "ViTs: how weights are drawn: moco_v3 = Xavier, queries, keys and values each by itself; mae = Xavier, the three as one layer; trunc_normal = "
+        "a normal of 0.02 (DINO, DeiT)",
+    )
 
 
 @dataclass(frozen=True)
@@ -203,6 +211,15 @@ class OptimConfig:
     weight_decay_end: float = setting(-1.0, "weight decay at the end, on half a cosine; -1: constant", ge=-1)
     decay_norms: bool = setting(True, "whether 1-D parameters (biases, norms) decay too; LARS never decays nor adapts them")
     trust: float = setting(0.001, "trust coefficient of LARS and LARC", gt=0)
+    clip_lr: bool = setting(
+        False,
+        "LARS as solo-learn has it: a tensor's rate is trust |w| / (|g| + weight_decay |w|), but no more than the rate; false: the rate times "
+        "trust |w| / |g + weight_decay w|",
+    )
+    rate_in_velocity: bool = setting(
+        False,
+        "LARS as SimCLR's release has it: the velocity gathers steps, each at the rate of its time; false: gradients, and the rate of now takes them all",
+    )
     warmup_epochs: float = setting(0.0, "linear warm-up from warmup_start", unit="epochs", ge=0)
     warmup_start: float = setting(0.0, "where the warm-up starts", unit="fraction of the scaled rate", ge=0, le=1)
     schedule: Literal["cosine", "step", "constant"] = setting("cosine", "decay of the rate after the warm-up")

@@ -47,6 +47,7 @@ FREE = {
 }
 # Keys that came later, and what was computed before there were any: at these values they name nothing, so that older runs keep their names
 LATER = {
+    "backbone.registers": 0,
     "data.shuffle": "full",
     "data.window": 16,
     "data.disk_gb": 0.0,
@@ -54,6 +55,23 @@ LATER = {
     "data.labels": "",
     "data.channels": 0,
     "data.range": (),
+    "views.*.merges": "",
+    "views.*.shear": 0.0,
+    "views.*.elastic": 0.0,
+    "views.*.gray_order": "after_jitter",
+    "views.*.randaugment_as": "torchvision",
+    "views.*.grid_kept": 0,
+    "views.*.per_patch": False,
+    "backbone.init": "moco_v3",
+    "optim.clip_lr": False,
+    "optim.rate_in_velocity": False,
+    "method.projector_layers": "3",
+    "method.head_layers": "3",
+    "method.loss_scale": 1.0,
+    "method.directions": "1",
+    "method.momentum_end": -1.0,
+    "method.momentum_schedule": "cosine",
+    "method.predictor_schedule": "constant",
 }
 MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
 
@@ -292,8 +310,7 @@ class RunConfig:
             if key in FREE
             else value  # else whoever is told to go on with such a key would begin anew
             for key, value in asked.items()
-            if not any(key == skip or key.startswith(f"{skip}.") for skip in without)
-            and not (key in LATER and (key in FREE or value == LATER[key]))
+            if not any(key == skip or key.startswith(f"{skip}.") for skip in without) and not _came_later(key, value)
         }
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]
 
@@ -311,6 +328,12 @@ class RunConfig:
     def run_name(self) -> str:
         """method-preset-hash of everything that decides what the run computes."""
         return f"{slug(Path(self.method.name).stem)}-{slug(self.method.preset)}-{self.digest('scale', 'track', planned=False)}"
+
+
+def _came_later(key: str, value: Any) -> bool:
+    """Whether a key of LATER names nothing at this value."""
+    key = f"views.*.{key.rpartition('.')[2]}" if key.startswith("views.") else key
+    return key in LATER and (key in FREE or value == LATER[key])
 
 
 def _default(key: str) -> Any:
@@ -368,10 +391,10 @@ def _check_together(config: RunConfig) -> None:
                 key, f"got {count} numbers for {config.channels} channels; give one of each, one for all, or measured"
             )
     for name, view in config.views.items():
-        if config.data.channels and view.space != "rgb":
+        if config.data.channels and view.space not in ("rgb", "gray"):
             raise ConfigError(
                 f"views.{name}.space",
-                f"got {view.space}, which is made of RGB; with data.channels {config.data.channels} give rgb",
+                f"got {view.space}, which is made of RGB; with data.channels {config.data.channels} give rgb or gray",
             )
         for spec in ("crop", "ratio", "blur_sigma"):
             low, high = getattr(view, spec)
@@ -379,5 +402,7 @@ def _check_together(config: RunConfig) -> None:
                 raise ConfigError(f"views.{name}.{spec}", f"got {low:g} {high:g}, the first must not exceed the second")
         if view.jitter[3] > 0.5:
             raise ConfigError(f"views.{name}.jitter", f"got hue {view.jitter[3]:g}, must be at most 0.5")
+        if view.per_patch and view.kind != "patches":
+            raise ConfigError(f"views.{name}.per_patch", f"is of views of kind patches, but this one is of kind {view.kind}")
         if view.kind == "patches" and 0 in view.grid:
             raise ConfigError(f"views.{name}.grid", "a view of kind patches needs rows, side and stride above 0")

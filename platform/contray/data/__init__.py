@@ -1,5 +1,11 @@
 """From a data source to batches of views. Everything here imports without Ray and MLflow."""
 
+import os
+
+os.environ.setdefault(
+    "NO_ALBUMENTATIONS_UPDATE", "1"
+)  # its import asks PyPI for newer versions otherwise, and waits where there is no network
+
 from .batches import EvalImages, GlobalBatches, check_views, loader
 from .order import holdout, part, permutation, window
 from .sources import announced, fingerprint, open_source

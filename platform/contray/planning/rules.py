@@ -146,8 +146,10 @@ def dress(config: RunConfig, file: MethodFile, choice: Choice, images: Images) -
     }
     settled = _replaced(config, values)
     if "views" in planned:
-        views = scaled(family.views, choice.size)
-        settled = dataclasses.replace(settled, views=views)
+        settled = dataclasses.replace(settled, views=scaled(family.views, choice.size))
+    if config.data.source != "digits":
+        smooth = {name: antialiased(view) for name, view in settled.views.items() if config.fills(f"views.{name}.interpolation")}
+        settled = dataclasses.replace(settled, views={**settled.views, **smooth})
     settled = _replaced(settled, network(settled, family, choice))
     batch = batch_for(settled.train.batch_size, images.count) if "train.batch_size" in planned else settled.train.batch_size
     # batch norm needs some rows in each group; the paper's groups of 32 are of batches of 256 and more
@@ -175,11 +177,18 @@ def scaled(views: Mapping[str, View], size: int) -> dict[str, View]:
             rows, side, stride = view.grid
             grid = (rows, int(side * factor), int(stride * factor))
             found[name] = dataclasses.replace(
-                view, size=math.ceil(view.size * factor), grid=grid, grid_shift=int(view.grid_shift * factor)
-            )
+                view, size=math.ceil(view.size * factor), grid=grid,
+                grid_shift=int(view.grid_shift * factor), grid_kept=int(view.grid_kept * factor),
+            )  # fmt: skip
         else:
             found[name] = view
     return found
+
+
+def antialiased(view: View) -> View:
+    """Photos of one's own are shrunk over all their pixels: most are much larger than a view."""
+    how = {"linear": "antialiased", "cubic": "antialiased_cubic"}.get(view.interpolation, view.interpolation)
+    return dataclasses.replace(view, interpolation=how) if view.kind in ("image", "patches") else view
 
 
 def network(config: RunConfig, family: Family, choice: Choice) -> dict[str, Any]:
