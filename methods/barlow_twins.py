@@ -47,7 +47,7 @@ class Config(MethodConfig):
     loss_scale: float = setting(1.0, "factor of the loss; biases and norms feel it, and weights where optim.clip_lr does", gt=0)
 
 
-_VIEW = View(crop=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="cubic")
+_VIEW = View(crop=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="antialiased_cubic")
 VIEWS = {"first": replace(_VIEW, blur=1.0), "second": replace(_VIEW, blur=0.1, solarize=0.2)}  # §2.2: as BYOL
 
 RECIPE = {

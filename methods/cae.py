@@ -56,7 +56,7 @@ class Config(MethodConfig):
     alignment: float = setting(2.0, "weight of the alignment with the encoder's features of masked patches (eq. 3)", ge=0)
 
 
-VIEWS = {"view": View(crop=(0.08, 1.0), interpolation="cubic")}
+VIEWS = {"view": View(crop=(0.08, 1.0), interpolation="antialiased_cubic")}
 # the same crop at half the size, 8 px for each patch of 16
 DALLE_VIEWS = {
     "view": replace(VIEWS["view"], geometry="image"),

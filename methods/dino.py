@@ -60,7 +60,7 @@ class Config(MethodConfig):
     freeze_epochs: float = setting(1.0, "how long the last layer stays as it was drawn (appendix A)", unit="epochs", ge=0)
 
 
-_VIEW = View(crop=(0.4, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="cubic")
+_VIEW = View(crop=(0.4, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="antialiased_cubic")
 VIEWS = {
     "large_a": replace(_VIEW, blur=1.0),
     "large_b": replace(_VIEW, blur=0.1, solarize=0.2),

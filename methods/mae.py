@@ -43,7 +43,7 @@ class Config(MethodConfig):
     decoder_heads: int = setting(16, "attention heads of the decoder", ge=1)
 
 
-VIEWS = {"view": View(crop=(0.2, 1.0), interpolation="cubic")}
+VIEWS = {"view": View(crop=(0.2, 1.0), interpolation="antialiased_cubic")}
 
 RECIPE = {
     "backbone.name": "vit_base",

@@ -37,7 +37,6 @@ DIFFERS = (
     "of 32 rows a key's shares 4 rows with its query's, as after a random shuffle",
     SOLO_DIFFERS,
     "cifar_lightly: batch norm runs over the whole batch, lightly's over 8 shuffled parts; each direction has a queue of its own, lightly's one takes both",
-    "v1: grey comes after the colour jitter; the release has it before",
 )
 
 
@@ -61,7 +60,9 @@ class Config(MethodConfig):
     dim: int = setting(128, "width of the projected space", unit="features", ge=1)
 
 
-V1_VIEW = View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2)  # v1: as InstDisc
+V1_VIEW = View(
+    crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2, gray_order="before_jitter"
+)  # v1: as InstDisc
 V2_VIEW = View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2, blur=0.5)  # v2 §2: as SimCLR, weaker colour
 VIEWS = {"query": V2_VIEW, "key": V2_VIEW}
 

@@ -47,7 +47,7 @@ class Config(MethodConfig):
     predictor_norm: Literal["none", "bn_plain"] = setting("none", "norm of the predictor's output (ResNet: none, ViT: bn_plain)")
 
 
-_VIEW = View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="cubic")  # as BYOL
+_VIEW = View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="antialiased")  # as BYOL
 VIEWS = {"first": replace(_VIEW, blur=1.0), "second": replace(_VIEW, blur=0.1, solarize=0.2)}
 
 RECIPE = {

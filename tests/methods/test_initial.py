@@ -26,14 +26,13 @@ def last_norms(net: nn.Module) -> list[float]:
     return [float(getattr(block, "bn3" if hasattr(block, "bn3") else "bn2").weight.detach().abs().max()) for block in blocks]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("name", ["simclr", "simclr_v2", "byol", "barlow_twins", "moco_v3", "simsiam"])
-def test_residual_branches_start_at_zero_as_released(name: str) -> None:
-    """google-research/simclr `resnet.py` (init_zero), dm-haiku `resnet.py` (BYOL), the zero_init_residual of barlowtwins, moco-v3 and simsiam."""
-    config = RunConfig.make(name, preset="paper").backbone
-    assert config.zero_init_residual
-    settings = {"zero_init_residual": True, "stem": "cifar", "width": 8, "selective_kernels": config.selective_kernels}
-    for net in ("resnet_small", "resnet50"):
-        assert set(last_norms(resnet(BackboneConfig(name=net, **settings)))) == {0.0}
+def test_residual_branches_start_at_zero_as_released() -> None:
+    """google-research/simclr `resnet.py` (init_zero), dm-haiku `resnet.py` (BYOL), zero_init_residual of barlowtwins, moco-v3 and simsiam, CLIP's `model.py`."""
+    for name in ("simclr", "simclr_v2", "byol", "barlow_twins", "moco_v3", "simsiam", "clip"):
+        assert RunConfig.make(name, preset="paper").backbone.zero_init_residual, name
+    for net, ratio in (("resnet_small", 0.0), ("resnet_small", 0.0625), ("resnet50", 0.0)):
+        built = resnet(BackboneConfig(name=net, zero_init_residual=True, stem="cifar", width=8, selective_kernels=ratio))
+        assert set(last_norms(built)) == {0.0}, net
 
 
 def test_without_being_asked_they_do_not() -> None:
@@ -56,7 +55,7 @@ def bounds(net: VisionTransformer) -> tuple[float, ...]:
         block.mlp[0].weight,
         net.conv_proj.weight,
     )
-    return tuple(float(each.abs().max()) for each in tensors)
+    return tuple(float(each.detach().abs().max()) for each in tensors)
 
 
 @pytest.mark.parametrize(("init", "joint"), [("moco_v3", 1), ("mae", 3)])
@@ -75,8 +74,8 @@ def test_vits_of_dino_are_drawn_from_a_normal() -> None:
         block.mlp[0].weight,
         block.mlp[3].weight,
     ):
-        assert float(weight.std()) == pytest.approx(0.02, rel=0.03)
-        assert float(weight.abs().max()) > 0.06, "a uniform draw would end at 0.035"
+        assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.03)
+        assert float(weight.detach().abs().max()) > 0.06, "a uniform draw would end at 0.035"
     assert bounds(net)[3] == pytest.approx(1 / math.sqrt(3 * 4 * 4), rel=0.02), "a convolution's own"
 
 
@@ -86,8 +85,8 @@ def test_each_method_draws_its_vit_as_its_release_does() -> None:
     assert drawn == {"moco_v3": "moco_v3", "dino": "trunc_normal", "mae": "mae", "cae": "mae"}
     decoder = model.build(RunConfig.make("mae", preset="digits"), 64).decoder  # pyright: ignore[reportAttributeAccessIssue]
     layer = decoder[0]
-    assert float(layer.self_attn.in_proj_weight.abs().max()) == pytest.approx(math.sqrt(6 / (4 * 64)), rel=0.02)
-    assert float(layer.linear1.weight.abs().max()) == pytest.approx(math.sqrt(6 / (5 * 64)), rel=0.02)
+    assert float(layer.self_attn.in_proj_weight.detach().abs().max()) == pytest.approx(math.sqrt(6 / (4 * 64)), rel=0.02)
+    assert float(layer.linear1.weight.detach().abs().max()) == pytest.approx(math.sqrt(6 / (5 * 64)), rel=0.02)
     plain = nn.Linear(4, 4)
     xavier(plain)
     assert not plain.bias.any()
