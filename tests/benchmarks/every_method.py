@@ -2,6 +2,7 @@
 
     python tests/benchmarks/every_method.py [--data digits] [--megapixels 80] [--jobs 2] [--seeds 1] [METHOD ...]
     python tests/benchmarks/every_method.py --data PARQUET_FOLDER --limit 10000     # e.g. CIFAR-10 in the Hugging Face layout
+    python tests/benchmarks/every_method.py --seeds 3 --log records/every_method.jsonl   # a line as each run ends; runs that stand there are not repeated
 
 The budget counts every pass of a picture through a network, a target's included, so that a method of many crops or two networks gets
 fewer steps. Networks, heads and rates are those of the `digits` presets; on other data the views are those of the `cifar` presets, or all is of `cifar_short`.
@@ -13,12 +14,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import multiprocessing
 import statistics
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,13 @@ from contray.training.loop import train
 
 def config_of(name: str, source: str, seed: int) -> RunConfig:
     """The digits preset; on other data with the views of the cifar preset, or the method's cifar_short preset where it has one."""
-    settings: dict[str, Any] = {"data.source": source, "data.workers": 0, "eval.every_epochs": 0, "seed": seed}
+    settings: dict[str, Any] = {
+        "data.source": source,
+        "data.workers": 0,
+        "eval.every_epochs": 0,
+        "seed": seed,
+        "train.device": "cpu",
+    }
     presets = load_method(name).presets
     own = "cifar_short" if source != "digits" and "cifar_short" in presets else "digits"
     config = RunConfig.make(name, settings, preset=own)
@@ -93,9 +101,10 @@ def run(job: tuple[str, str, int, float]) -> dict[str, Any]:
         found = measure(["knn", "linear"], Subject(config, outcome.method, torch.device("cpu"), given=source))
         tests = len(source.test) if source.test is not None else 0
     except UserError as error:
-        return {"method": name, "skipped": str(error)}
+        return {"method": name, "seed": seed, "skipped": str(error)}
     return {
         "method": name,
+        "seed": seed,
         "steps": steps,
         "batch": config.train.batch_size,
         "rate": outcome.images_per_second,
@@ -122,6 +131,12 @@ def line(rows: list[dict[str, Any]]) -> str:
     return f"| {first['method']} | {first['steps']} x {first['batch']} | {rate:.0f} | {cell(rows, 'knn_top1')} | {cell(rows, 'linear_top1')} |"
 
 
+def logged(path: Path, asked: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Rows of the log by method and seed, of runs on the same data and budget."""
+    rows = [json.loads(text) for text in path.read_text().splitlines()] if path.is_file() else []
+    return {(row["method"], row["seed"]): row for row in rows if asked.items() <= row.items()}
+
+
 def first_rows(source: str, limit: int, folder: Path) -> str:
     """A Parquet set with the first `limit` rows of its training files, the test files as they are."""
     from contray.data.parquet import parquet_files
@@ -143,11 +158,16 @@ def main() -> None:
     parser.add_argument("--megapixels", type=float, default=80.0, help="budget of each run, in millions of pixels")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one thread")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--log", type=Path, help="where each run's row is added as JSON as it ends; what stands there is not run again"
+    )
     options = parser.parse_args()
     names = options.methods or method_names()
     with tempfile.TemporaryDirectory() as scratch:
         source = first_rows(options.data, options.limit, Path(scratch)) if options.limit else options.data
         jobs = [(name, source, seed, options.megapixels * 1e6) for name in names for seed in range(options.seeds)]
+        asked = {"data": Path(options.data).name, "limit": options.limit, "megapixels": options.megapixels}
+        rows = logged(options.log, asked) if options.log else {}
         bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
             console=Console(stderr=True),
@@ -156,13 +176,17 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|---|", flush=True)
         with bar, ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             task = bar.add_task("methods", total=len(jobs))
-            rows: list[dict[str, Any]] = []
-            for row in pool.map(run, jobs):
+            waiting = {pool.submit(run, job): job for job in jobs if job[:1] + job[2:3] not in rows}
+            bar.advance(task, len(jobs) - len(waiting))
+            for done in as_completed(waiting):
+                row = done.result()
+                rows[row["method"], row["seed"]] = row
                 bar.advance(task)
-                rows.append(row)
-                if len(rows) == options.seeds:
-                    print(line(rows), flush=True)
-                    rows = []
+                if options.log:
+                    with options.log.open("a") as log:
+                        log.write(json.dumps(asked | row, default=float) + "\n")
+        for name in names:
+            print(line([rows[name, seed] for seed in range(options.seeds)]))
     print(f"\n{options.megapixels:g} megapixels per run, {options.seeds} seed(s), torch {torch.__version__}")
 
 

@@ -49,7 +49,7 @@ def run(job: tuple[str, str, int, int, int]) -> dict[str, Any]:
     folder, shuffle, seed, window, steps = job
     torch.set_num_threads(1)
     settings = {
-        "data.source": folder, "data.shuffle": shuffle, "data.workers": 0, "train.steps": steps, "eval.every_epochs": 0, "seed": seed,
+        "data.source": folder, "data.shuffle": shuffle, "data.workers": 0, "train.steps": steps, "eval.every_epochs": 0, "seed": seed, "train.device": "cpu",
     } | ({"data.window": window} if shuffle == "blocks" else {})  # fmt: skip
     config = RunConfig.make("simclr", settings, preset="digits")
     source = data.open_source(config.data)

@@ -42,7 +42,10 @@ from tests.ranks import run_ranks
 
 
 def methods(now: Context) -> None:
-    names = now.names if now.quick else [*SEVEN, *(name for name in method_names() if name not in SEVEN)]
+    others = (
+        [] if now.quick or now.chosen else [name for name in method_names() if name not in (*SEVEN, "distill")]
+    )  # it needs a teacher
+    names = [*now.names, *others]
     lengths = {name: 3 if now.quick or name not in SEVEN else 20 for name in names}
     reference: dict[str, Future[Result]] = {
         name: now.pool.submit(run, config_of(name, "cpu", "fp64", lengths[name])) for name in names
@@ -367,6 +370,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS))
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=(),
+        help="those of the checks of methods, resume and chunks; default: seven, and in `methods` all",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer steps and methods")
     parser.add_argument("--json", default="", help="file for all that was found")
     options = parser.parse_args()
@@ -380,7 +389,7 @@ def main() -> int:
     ) as pool:
         for name in options.only:
             since = time.monotonic()
-            CHECKS[name](Context(options.device, options.quick, report, pool))
+            CHECKS[name](Context(options.device, options.quick, report, pool, tuple(options.methods)))
             report.add("time", name, f"{time.monotonic() - since:.1f} s")
             if options.json:
                 with open(options.json, "w") as out:

@@ -115,7 +115,8 @@ class Context:
     quick: bool
     report: Report
     pool: ProcessPoolExecutor  # for references on the CPU
+    chosen: tuple[str, ...] = ()  # methods
 
     @property
     def names(self) -> list[str]:
-        return ["simclr", "moco", "mae"] if self.quick else SEVEN
+        return list(self.chosen) or (["simclr", "moco", "mae"] if self.quick else SEVEN)
