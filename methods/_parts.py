@@ -5,6 +5,7 @@ Legend: B rows of this rank, N rows of the global batch, R = V*B rows of V crops
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Limit
-from ._ranks import BatchNorm, full, gather, total
+from ._ranks import BatchNorm, DropPath, full, gather, total
 from ._similarity import hits, identify, tiled
 
 
@@ -50,17 +51,24 @@ def norm_layer(kind: str, width: int) -> nn.Module:
     return BatchNorm(width, scale=kind != "bn_plain", shift=kind == "bn")
 
 
-def mlp(*widths: int, norm: str = "bn", last_norm: str = "none", activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+def mlp(
+    *widths: int,
+    norm: str = "bn",
+    last_norm: str = "none",
+    activation: type[nn.Module] = nn.ReLU,
+    last_bias: bool = True,
+) -> nn.Sequential:
     """Linear layers of these widths, each but the last followed by `norm` and `activation`, the last by `last_norm` (see `norm_layer`).
 
-    A layer before a norm has no bias: it would have no effect, and AdamW would blow its rounding noise up.
+    A layer before a norm has no bias: it would have no effect, and AdamW would blow its rounding noise up. last_bias: whether the last has one
+    where no norm follows it.
     """
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2
         kind = last_norm if last else norm
         layers += [
-            nn.Linear(inputs, outputs, bias=kind == "none"),
+            nn.Linear(inputs, outputs, bias=kind == "none" and (last_bias or not last)),
             norm_layer(kind, outputs),
             nn.Identity() if last else activation(),
         ]
@@ -86,6 +94,15 @@ def sincos_2d(width: int, rows: int, columns: int) -> Tensor:
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1).float()
 
 
+def average_of(net: nn.Module) -> Any:
+    """What is to become a network's slow average: an exact copy, without gradients, that leaves no residual branch out."""
+    target = copy.deepcopy(net).requires_grad_(False)
+    for module in target.modules():
+        if isinstance(module, DropPath):
+            module.rate = 0.0
+    return target
+
+
 # ---------------------------------------------------------------- patches
 
 
@@ -102,6 +119,12 @@ def apart(net: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
     prefix = int(getattr(net, "num_prefix_tokens", 1))
     patches = tokens[:, prefix:]
     return tokens[:, 0] if prefix else patches.mean(1), patches
+
+
+@precise
+def standard(x: Tensor) -> Tensor:
+    """Features (..., D) of each token with mean 0 and variance 1, in at least float32."""
+    return F.layer_norm(full(x), x.shape[-1:])
 
 
 def input_channels(net: nn.Module) -> int:

@@ -120,6 +120,11 @@ class DataConfig:
     workers: int = setting(
         1, "processes per training worker that prepare batches, of evaluations too; 0: in the training process", ge=0
     )
+    augment_on: Literal["auto", "cpu", "device"] = setting(
+        "auto",
+        "where views are made: cpu = in the processes of data.workers; device = in batches where the network is, crops, flips, jitter, grey, blur and "
+        "solarisation of RGB images alone; auto: device on a GPU where it can make all views, decided once for a run and kept",
+    )
     shuffle: Literal["full", "blocks"] = setting(
         "full",
         "an epoch's order: full = a permutation of all samples; blocks = of what is read in shards (Parquet, tar, Arrow) the shards are permuted, and the "
@@ -242,6 +247,16 @@ class TrainConfig:
         "no",
         "go on with the run track.name, finished or not, for more epochs or steps: exact, only where it then is what it had been from the start; "
         "anyway, with the schedules of the longer run from here on",
+    )
+    init: str = setting(
+        "",
+        "weights that the backbone begins with: a public file, a run's name, id or folder, an export, timm/NAME or torchvision/NAME; empty: drawn anew",
+        unit="path",
+    )
+    init_layout: str = setting("", "whose code wrote the file of train.init (`contray import --help`); empty: as its names tell")
+    given: tuple[str, ...] = setting(
+        (),
+        "written by the run: KEY=DIGEST of the weights that it was given; in a config that is repeated, those that they must be",
     )
     batch_size: int = setting(256, "GLOBAL batch over all workers; every batch is full", unit="samples", ge=2)
     norm_groups: int = setting(1, "groups of the global batch that batch norm runs over; 1 = synchronised over all of it", ge=1)
