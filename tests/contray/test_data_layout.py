@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from contray.config.sections import DataConfig
 from contray.data import announced, content, fingerprint, layout, open_source
-from contray.data.layout import besides_splits, scan, sort_out, splits_in
+from contray.data.layout import besides_splits, scan, splits_in
 from contray.data.places import Remote
 from contray.errors import ConfigError, DataError, UserError, shown
 from contray.storage.folder import Storage
@@ -92,13 +92,23 @@ class Flat:
 
 
 def test_a_store_that_tells_no_folders_is_listed_as_one_that_does(tmp_path: Path) -> None:
-    grow(tmp_path, *classes("train", "test"), "a/.hidden/x.png", "b.txt", "deep/er/still/y.png", "__MACOSX/z.png")
+    grow(
+        tmp_path,
+        *classes("train", "test"),
+        "a/.hidden/x.png",
+        "a/.v.png",
+        "b.txt",
+        "c.parquet",
+        "deep/er/still/y.JPG",
+        "__MACOSX/z.png",
+    )
     store = Storage(f"file://{tmp_path}")
     usual = scan(Remote(store))
     store.system = Flat()
     flat = scan(Remote(store))
     assert list(flat.images) == list(usual.images)
-    assert "deep/er/still/y.png" in flat.images
+    assert list(flat.images) == sorted([*classes("train", "test"), "deep/er/still/y.JPG"])
+    assert flat.tables == ["c.parquet"]
     assert np.array_equal(np.asarray(flat.images.sizes), np.asarray(usual.images.sizes))
     assert (flat.folders, flat.skipped) == (usual.folders, usual.skipped)
 
@@ -392,13 +402,6 @@ def test_words_of_names():
     assert besides_splits("train-00000") == besides_splits("partial-train") == ""
 
 
-def test_a_listing_is_sorted_out_as_a_folder_is(tmp_path):
-    names = ["_a.JPG", ".b/c.png", ".b/d.png", "e/.f.png", "e/g.png", "h.parquet", "i.txt"]
-    listed, found = sort_out(names), scan(grow(tmp_path, *names))
-    assert (listed.images, listed.tables, listed.skipped) == (found.images, found.tables, found.skipped)
-    assert found.images == ["_a.JPG", "e/g.png"]
-
-
 # ---------------------------------------------------------------- images beside Parquet
 
 
@@ -430,6 +433,8 @@ def test_notes_are_told_once_by_whoever_starts(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
     announced(config)
     assert capsys.readouterr() == ("", "contray: data.source: skipped: 1 .txt\n")
+    announced(DataConfig(source=str(tmp_path), window=4))
+    assert "data.window 4 means nothing: data.shuffle is full; give --data.shuffle blocks too" in capsys.readouterr().err
 
 
 def test_the_fingerprint_sees_replaced_content_of_equal_size_and_no_times(tmp_path):

@@ -108,21 +108,6 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
-def sort_out(names: Iterable[str], also: frozenset[str] = frozenset()) -> Found:
-    """The files of a listing, by their relative names. also: suffixes of images besides SUFFIXES."""
-    found, grown, hidden = Found(), Grown(), set[str]()
-    for name in names:
-        *above, file = name.split("/")
-        at = next((i for i, part in enumerate(above) if _hidden(part)), -1)
-        if at >= 0:
-            hidden.add("/".join(above[: at + 1]))
-            continue
-        here = found.folders.setdefault("/".join(above), Folder())
-        grown.add("/".join(above), _images([file], here, also))
-    found.images = grown.tree()
-    return _summed(found, Counter({"hidden folder(s)": len(hidden)} if hidden else {}))
-
-
 def scan(
     root: str | os.PathLike[str] | Remote,
     key: str = "data.source",
@@ -143,7 +128,8 @@ def scan(
     ask = _asked(root, key) if isinstance(root, Remote) else None
 
     def look(name: str) -> tuple[object, Folder, dict[str, int] | None]:
-        if ask:
+        if isinstance(root, Remote):
+            assert ask is not None
             return _listed(name, *ask(name), also)
         return _read(os.path.join(os.path.abspath(root), name), before.get(name), key, also)
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..config.sections import DataConfig
 from ..data import BrokenImage, EncodedSplit, Split, open_source
@@ -23,10 +21,13 @@ from ..data.bands import samples_of
 from ..data.content import Files, content_of
 from ..data.digests import digest
 from ..data.form import Form
-from ..data.layout import SHARDS, SUFFIXES, TABLE, Found, listing, scan, sort_out
+from ..data.layout import SHARDS, SUFFIXES, TABLE, Found, listing, scan
 from ..data.parquet import cell_bytes, is_image, read_file, read_stored
+from ..data.places import File, Remote, folder_of, size_of
+from ..data.rows import table
 from ..errors import DataError, UserError
 from ..storage.folder import Storage
+from ..storage.reached import absent, unread
 
 PAUSES = (0.2, 1.0)
 SAMPLED, PLACES = 64, 4  # images that tell what the values mean, and parts that they are taken from
@@ -80,35 +81,35 @@ def _of_files(split: Split, source: str) -> EncodedSplit:
 
 def found_in(storage: Storage, source: str, also: frozenset[str]) -> tuple[Found, str]:
     """What lies there (of a single Parquet file it is the name ""), and a digest of its contents; on an object store, of its sizes."""
-    from pyarrow import fs
-
-    kind = fs.FileType
-    info = storage.system.get_file_info(storage.root)
-    if info.type == kind.File:
+    try:
+        info = storage.system.get_file_info(storage.root)
+    except OSError as error:
+        raise DataError(f"SOURCE: {source} cannot be read: {unread(storage, error)}") from None
+    if info.is_file:
         if source.lower().endswith(SHARDS):
             return Found(shards=[""]), ""
         if not source.lower().endswith(TABLE):
             raise DataError(f"{source}: no image folder and no Parquet file; give the folder that an image lies in")
         return Found(tables=[""]), content_of([Path(storage.root)]) if storage.local else str(info.size)
+    if not (info.type or storage.local):
+        raise DataError(f"SOURCE: {source}: {absent(storage)}")
     if storage.local:
-        found = scan(storage.root, "SOURCE", also=also) if info.type == kind.Directory else Found()
+        found = scan(storage.root, "SOURCE", also=also) if info.type else Found()
         return found, content_of(Files(storage.root, [*found.images, *found.tables] if found.tables else found.images))
-    above = len(storage.root.rstrip("/")) + 1
-    infos = storage.system.get_file_info(fs.FileSelector(storage.root, recursive=True, allow_not_found=True))
-    sizes = {info.path[above:]: info.size for info in infos if info.type == kind.File}
-    found = sort_out(sizes, also)
-    return found, digest([sizes[name] for name in (*found.images, *found.tables)])
+    found = scan(Remote(storage), "SOURCE", also=also)
+    sizes = [] if found.images.sizes is None else found.images.sizes.tolist()
+    return found, digest([*sizes, *(size_of(Remote(storage, name)) for name in found.tables)])
 
 
 def parts_of(storage: Storage, found: Found, source: str, column: str, size: int) -> Iterator[dict[str, Any]]:
     """{part, names (bytes, relative to the source), group (the row group of Parquet, else -1)}, in the order of names."""
     tables = []
     for name in found.tables:
-        with _table(storage, name) as table:
-            if is_image(table.schema_arrow, column):
-                tables.append((name, table.metadata.num_row_groups))
+        with table(_file(storage, name)) as opened:
+            if is_image(opened.schema_arrow, column):
+                tables.append((name, opened.metadata.num_row_groups))
             elif not found.images:
-                place, names = _place(storage, name), ", ".join(table.schema_arrow.names)
+                place, names = _file(storage, name), ", ".join(opened.schema_arrow.names)
                 raise UserError(f"data.image_column: {place} has no images in a column {column!r} (it has {names})")
             else:
                 found.skipped[f"{TABLE} without images in a column {column!r}"] += 1
@@ -130,21 +131,9 @@ def parts_of(storage: Storage, found: Found, source: str, column: str, size: int
         }  # bytes: Arrow has no other strings than UTF-8
 
 
-def _place(storage: Storage, name: str) -> str:
-    return f"{storage.root}/{name}" if name else storage.root
-
-
-@contextmanager
-def _table(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
-    """An open Parquet file. Raises DataError where it is none."""
-    place = _place(storage, name)
-    with open(place, "rb") if storage.local else storage.system.open_input_file(place) as file:
-        try:
-            yield pq.ParquetFile(file)
-        except pa.ArrowException as error:
-            raise DataError(
-                f"{place} is no readable Parquet file ({str(error).splitlines()[0]}); fetch it again (git lfs pull, where it is a pointer), or leave it out"
-            ) from None
+def _file(storage: Storage, name: str) -> File:
+    """A file of the source by its name; of the source itself it is empty."""
+    return (Path(storage.root) / name if name else Path(storage.root)) if storage.local else Remote(storage, name)
 
 
 def encoded(storage: Storage, source: str, column: str, names: list[str], group: int) -> Iterator[tuple[str, Read]]:
@@ -153,13 +142,13 @@ def encoded(storage: Storage, source: str, column: str, names: list[str], group:
         yield from ((name, partial(_read, storage, name)) for name in names)
         return
     label = names[0] or source.rpartition("/")[2]
-    folder = Path("/", _place(storage, names[0])).parent
+    file = _file(storage, names[0])
     read = read_file if storage.local else partial(read_stored, storage)
-    with _table(storage, names[0]) as table:
-        first = sum(table.metadata.row_group(i).num_rows for i in range(group))
-        cells = table.read_row_group(group, columns=[column])[column]
+    with table(file) as opened:
+        first = sum(opened.metadata.row_group(i).num_rows for i in range(group))
+        cells = opened.read_row_group(group, columns=[column])[column]
     for number, cell in enumerate(cells):
-        yield f"{label}#{first + number}", partial(cell_bytes, cell, folder, read)
+        yield f"{label}#{first + number}", partial(cell_bytes, cell, folder_of(file), read)
 
 
 def sampled(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from .folder import Storage
@@ -68,10 +67,10 @@ def _bucket(storage: Storage) -> str:
 
 
 def _endpoint(storage: Storage) -> str:
-    parts: Any = urlsplit(full(storage.address))
+    parts = urlsplit(full(storage.address))
     own = parse_qs(parts.query).get("endpoint_override", [""])[0]
     given = next((os.environ[key] for key in _endpoints(storage) if os.environ.get(key)), "")
-    known: str = {"s3": "AWS", "gs": "Google Cloud Storage", "hf": "huggingface.co"}.get(
+    known = {"s3": "AWS", "gs": "Google Cloud Storage", "hf": "huggingface.co"}.get(
         _scheme(storage), parts.netloc.rpartition("@")[2]
     )
     return scrubbed(given or own if _scheme(storage) == "gs" else own or given) or known or "the store"
