@@ -9,7 +9,7 @@ from contray import model
 from contray.checking.steps import batch_of, begun, clock_of, one_step, small
 from contray.config import RunConfig
 from contray.methods._base import Batch, Clock
-from contray.methods.clip import text_tower
+from contray.methods._towers import text_tower
 from contray.model import optim
 
 WIDTH, BLOCKS = 64, 3
