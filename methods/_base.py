@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -177,6 +177,15 @@ class Reconstruction:
     about: str
 
 
+class Frozen(Protocol):
+    """An encoder to learn from: pixels (B, C, H, W) in [0, 1] -> features (B, out_dim), last feature map (B, map_dim, h, w); map_dim 0: it has none."""
+
+    out_dim: int
+    map_dim: int
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 class Method(nn.Module):
     """A self-supervised method. A step reads as a paper does: represent, compare (`loss`), remember (`update`).
 
@@ -189,6 +198,7 @@ class Method(nn.Module):
     )
     strided: ClassVar[tuple[str, ...]] = ()  # views, and reps of the same names, that `represent` runs in `batch.norm("strided")`
 
+    guides: ClassVar[tuple[str, ...]] = ()  # fields of the config that name frozen encoders (see `frozen`)
     # what it needs of a vision transformer (see `needs_vit`)
     reach: ClassVar[tuple[str, ...]] = ("patches", "tokens", "positions", "patch_size", "image_size")
 
@@ -203,6 +213,7 @@ class Method(nn.Module):
         """
         super().__init__()
         self.config = config
+        self.frozen: Mapping[str, Frozen] = getattr(backbone, "frozen", {})  # what `guides` name; no part of the method's state
         self.register_buffer("samples", torch.tensor(samples))
         self.register_buffer(
             "pixel_mean", torch.zeros(3, 1, 1), persistent=False

@@ -74,6 +74,14 @@ def mlp(
     return nn.Sequential(*[layer for layer in layers if not isinstance(layer, nn.Identity)])
 
 
+def xavier(net: nn.Module) -> None:
+    """Draws all linear layers within `net` by Xavier, without biases (He et al. 2022, `models_mae.py`); attention has q, k and v in one, as torch draws them."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
 def sincos_2d(width: int, rows: int, columns: int) -> Tensor:
     """Fixed position embedding of a grid (Chen et al. 2021, He et al. 2022): (rows * columns, width), row by row.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
-from ._parts import apart, input_channels, patchify, pick, precise, sincos_2d
+from ._parts import apart, input_channels, patchify, pick, precise, sincos_2d, xavier
 from ._ranks import full
 
 PAPER = Paper(
@@ -28,7 +28,6 @@ METRICS = {
     "loss": "mean squared error of the masked patches; with method.target norm_pix each patch has variance 1, so that 1 is what painting its mean costs",
 }
 DIFFERS = (
-    "a ViT is initialised as MoCo v3's; the release draws it by Xavier, queries, keys and values jointly",
     "fine-tuning has no mixup, cutmix, label smoothing, RandAugment or random erasing, which the paper's 83.6 % stands on",
 )
 
@@ -49,6 +48,7 @@ VIEWS = {"view": View(crop=(0.2, 1.0), interpolation="antialiased_cubic")}
 RECIPE = {
     "backbone.name": "vit_base",
     "backbone.positions": "sincos",
+    "backbone.init": "mae",
     "optim.name": "adamw",
     "optim.lr": 1.5e-4,
     "optim.betas": (0.9, 0.95),
@@ -106,6 +106,8 @@ class MAE(Method):
         )
         self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_depth)], nn.LayerNorm(width))
         self.paint = nn.Linear(width, input_channels(net) * self.patch**2)
+        for part in (self.embed, self.decoder, self.paint):
+            xavier(part)
 
     @classmethod
     def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:

@@ -43,6 +43,7 @@ METHODS = "of each method, year, paper, contrasts, negatives, queue, EMA, predic
 EVALUATIONS = "of each evaluation, about, needs, ranks (metrics that rank trials), paper, year, url, keys"
 CHECKED = "method, preset, ok, checks (of each check, ok, skipped (why), wrong (of each words, mend, line))"
 INSPECTED = "name, ok, sampled, notes, splits, classes, findings (of each severity, kind, words, mend, count, names), duplicates, channels, speed, memory, command"
+RECORDS = "of each record, what, command, by, machine, machine_is, commit, where, notes, rows (of each name and numbers, units in their names)"
 SPACES = "of each space, method, about, keys"
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ WRITTEN = (
     "train.settled",
     "train.planned",
     "train.planned_for",
+    "train.given",
 )  # by the run itself: how its other keys came to be what they are
 # What may change where a run goes on: nothing that it computes depends on these
 FREE = {
@@ -62,6 +63,19 @@ LATER = {
     "views.*.randaugment_as": "torchvision",
     "views.*.grid_kept": 0,
     "views.*.per_patch": False,
+    "backbone.init": "moco_v3",
+    "optim.clip_lr": False,
+    "optim.rate_in_velocity": False,
+    "method.projector_layers": "3",
+    "method.head_layers": "3",
+    "method.loss_scale": 1.0,
+    "method.directions": "1",
+    "method.momentum_end": -1.0,
+    "method.momentum_schedule": "cosine",
+    "method.predictor_schedule": "constant",
+    "train.init": "",
+    "train.init_layout": "",
+    "data.augment_on": "auto",
 }
 MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
 
@@ -155,6 +169,7 @@ class RunConfig:
             "train.settled": [key for key in self.train.settled if key not in overrides],
             "train.planned": without(self.train.planned, views, overrides),
             **({"train.planned_for": ""} if "train.budget" in overrides else {}),
+            "train.given": _still(self.train.given, overrides),
         }
         if _one(overrides.get("data.channels", "0")) not in ("0", str(self.data.channels)):  # what stands there is of RGB
             kept |= {"augment.mean": (), "augment.std": ()}
@@ -236,6 +251,8 @@ class RunConfig:
             values |= {"method.name": method}
         if overrides and "train.settled" in values:
             values["train.settled"] = [key for key in values["train.settled"] if key not in overrides]
+        if overrides and values.get("train.given"):
+            values["train.given"] = _still(values["train.given"], overrides)
         if overrides and values.get("train.planned"):
             values["train.planned"] = without(
                 values["train.planned"], [key for key in values if key.startswith("views.")], overrides
@@ -288,7 +305,7 @@ class RunConfig:
 
         planned: whether what a plan filled counts; False: only that it did, so that the digest is the same before and after.
         """
-        without = (*without, *self.idle)
+        without = (*without, *self.idle, "train.given")  # the same name before and after they are read
         if self.method.preset != AUTO:
             without = (*without, "train.budget", "train.planned", "train.planned_for")
         elif not planned:
@@ -324,6 +341,12 @@ def _came_later(key: str, value: Any) -> bool:
     """Whether a key of LATER names nothing at this value."""
     key = f"views.*.{key.rpartition('.')[2]}" if key.startswith("views.") else key
     return key in LATER and (key in FREE or value == LATER[key])
+
+
+def _still(given: Iterable[str], overrides: Mapping[str, Any]) -> list[str]:
+    """Those digests that `overrides` leave right: KEY=DIGEST, where neither KEY nor KEY_layout is among them."""
+    keys = {key.removesuffix("_layout") for key in overrides}
+    return [each for each in given if each.partition("=")[0] not in keys]
 
 
 def _default(key: str) -> Any:

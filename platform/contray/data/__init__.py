@@ -7,7 +7,9 @@ os.environ.setdefault(
 )  # its import asks PyPI for newer versions otherwise, and waits where there is no network
 
 from .batches import EvalImages, GlobalBatches, check_views, loader
+from .device import DeviceBatches, Renderer
 from .order import holdout, part, permutation, window
+from .recipe import uncovered
 from .sources import announced, fingerprint, open_source
 from .splits import ArraySplit, BrokenImage, Encoded, EncodedSplit, Source, Split
 from .statistics import moments
@@ -15,10 +17,12 @@ from .statistics import moments
 __all__ = [
     "ArraySplit",
     "BrokenImage",
+    "DeviceBatches",
     "Encoded",
     "EncodedSplit",
     "EvalImages",
     "GlobalBatches",
+    "Renderer",
     "Source",
     "Split",
     "announced",
@@ -30,5 +34,6 @@ __all__ = [
     "open_source",
     "part",
     "permutation",
+    "uncovered",
     "window",
 ]
