@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Method, Reps, View
 from ._parts import normalize
 
-BYTE_PAIRS = 49408  # tokens of CLIP's merges, with those of a text's start and end
+END = 257  # of bytes; in each vocabulary it is the largest token of a text, whose feature is read there (CLIP, §2.4)
+BYTE_PAIRS = 49408
 
 
 class TwoTowers(Method):
@@ -56,7 +57,7 @@ class TwoTowers(Method):
         return {"image": self.backbone(batch.views["image"]), "text": self.read(batch.views["text"])}  # (B, F), (B, W)
 
     def read(self, tokens: Tensor) -> Tensor:
-        """(B, L) -> (B, W): the feature at each text's end, which is the largest of its tokens (CLIP §2.4)."""
+        """(B, L) -> (B, W): the feature at each text's end."""
         embedded = self.words(tokens) + self.places[: tokens.shape[1]]  # (B, L, W)
         length = tokens.shape[1]
         end = tokens.argmax(1)  # (B,)

@@ -54,6 +54,7 @@ VIEWS = {"large": replace(VIEW, count=2), "small": replace(VIEW, size=98, count=
 RECIPE = {
     "backbone.name": "vit_large",
     "backbone.patch": 14,
+    "backbone.init": "trunc_normal",  # timm's
     "backbone.drop_path": 0.1,
     "optim.name": "adamw",
     "optim.lr": 5e-4,
@@ -115,7 +116,7 @@ class LeJEPA(Method):
         directions = normal(batch.draw("slices", (z.shape[2], self.config.slices), torch.float64))  # (D, M)
         directions = (directions / directions.norm(dim=0)).to(full(z).dtype)
         knots = torch.linspace(0, self.config.reach, self.config.knots, device=z.device, dtype=directions.dtype)  # (T,)
-        sigreg = sum(epps_pulley(view, directions, knots, batch.size) for view in z) / len(z)
+        sigreg = torch.stack([epps_pulley(view, directions, knots, batch.size) for view in z]).mean()
         loss = (1 - self.config.weight) * apart + self.config.weight * sigreg
         return {"loss": loss, "apart": apart.detach(), "sigreg": sigreg.detach()}
 

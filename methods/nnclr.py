@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import mlp, normalize, precise
 from ._ranks import gather
+from ._recipes import SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 from ._similarity import identify
 
 PAPER = Paper(
@@ -32,7 +33,10 @@ METRICS = {
     "contrast_top1": "share of neighbours to which the own prediction is the nearest of the batch",
     "neighbour_similarity": "mean cosine of a view's embedding with its nearest neighbour in the queue; it rises as the queue becomes a support of the data",
 }
-DIFFERS = ("the layers of the heads have no bias where a norm follows, which has its own",)
+DIFFERS = (
+    "views are SimCLR's; no code was released by which to check them, nor heads and rates, which are the paper's",
+    SOLO_DIFFERS,
+)
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,10 @@ def both(*own: dict[str, Any], **changes: Any) -> dict[str, View]:
 PRESETS = {
     "paper": Preset("ResNet-50, batch 4096, 1000 epochs: 75.6 % linear on ImageNet"),
     "cifar": Preset(
-        "solo-learn's recipe, ResNet-18 with a 3x3 stem, 1000 epochs (theirs: 91.88 % linear on CIFAR-10)",
-        {"backbone.name": "resnet18", "backbone.stem": "cifar", "backbone.zero_init_residual": False, "method.temperature": 0.2,
-         "method.queue_size": 65536, "optim.lr": 0.4, "optim.weight_decay": 1e-5, "optim.trust": 0.02, "train.batch_size": 256},
-        both({}, {"solarize": 0.2}, jitter=(0.4, 0.4, 0.2, 0.1)),
+        SOLO_LEARN.format("91.88"),
+        SOLO_LARS | {"method.temperature": 0.2, "method.queue_size": 65536, "optim.lr": 0.4, "optim.warmup_start": SOLO_START / 0.4,
+                     "optim.weight_decay": 1e-5},
+        both({}, {"solarize": 0.2}, jitter=(0.4, 0.4, 0.2, 0.1), interpolation="cubic"),
     ),
     "digits": Preset(
         "the built-in digits: a residual net of width 16, batch 64, 600 steps",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import mlp, precise
 from ._ranks import full, gather, world_size
+from ._recipes import SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
     title="VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
@@ -28,9 +29,7 @@ METRICS = {
     "flat": "how far features fall short of a standard deviation of 1 over the batch, in [0, 1]; 1 is collapse",
     "tied": "how much features vary together: the squared covariances of each with the others, summed, over both views",
 }
-DIFFERS = (
-    "the batch's covariance is of at least two rows, as the release's; the projector's hidden layers have no bias, since a norm follows",
-)
+DIFFERS = (SOLO_DIFFERS,)
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,16 @@ RECIPE = {
 
 
 def both(**changes: Any) -> dict[str, View]:
-    return {name: replace(view, size=32, blur=0.0, interpolation="linear", **changes) for name, view in VIEWS.items()}
+    return {name: replace(view, **{"size": 32, "blur": 0.0, "interpolation": "linear"} | changes) for name, view in VIEWS.items()}
 
 
 PRESETS = {
     "paper": Preset("ResNet-50, batch 2048, 1000 epochs: 73.2 % linear on ImageNet"),
-    "cifar": Preset(
-        "solo-learn's recipe, ResNet-18 with a 3x3 stem, 1000 epochs (theirs: 92.07 % linear on CIFAR-10; their variance term is twice this one)",
-        {"backbone.name": "resnet18", "backbone.stem": "cifar", "backbone.zero_init_residual": False, "method.variance": 50.0, "method.hidden": 2048,
-         "method.dim": 2048, "optim.lr": 0.3, "optim.weight_decay": 1e-4, "optim.trust": 0.02, "optim.lr_end": 0.0, "train.batch_size": 256},
-        both(crop=(0.2, 1.0), solarize=0.1),
+    "cifar": Preset(  # whose variance term is the sum over both views, not their mean
+        SOLO_LEARN.format("92.07"),
+        SOLO_LARS | {"method.variance": 50.0, "method.hidden": 2048, "method.dim": 2048, "optim.lr": 0.3, "optim.warmup_start": SOLO_START / 0.3,
+                     "optim.weight_decay": 1e-4},
+        both(crop=(0.2, 1.0), solarize=0.1, interpolation="cubic"),
     ),
     "digits": Preset(
         "the built-in digits: a residual net of width 16, batch 64, 600 steps",
@@ -107,9 +106,8 @@ def regularize(first: Tensor, second: Tensor, size: int) -> tuple[Tensor, Tensor
     """
     x, y = full(first), full(second)
     apart = (x - y).square().mean(1).sum() / size
-    spreads = [statistics(gather(rows, size)) for rows in (x, y)]
-    flat, tied = (sum(terms) for terms in zip(*spreads, strict=True))
-    return apart, flat / 2 / world_size(), tied / world_size()
+    (flat0, tied0), (flat1, tied1) = (statistics(gather(rows, size)) for rows in (x, y))
+    return apart, (flat0 + flat1) / 2 / world_size(), (tied0 + tied1) / world_size()
 
 
 def statistics(rows: Tensor) -> tuple[Tensor, Tensor]:
