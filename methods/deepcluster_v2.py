@@ -51,7 +51,9 @@ class Config(MethodConfig):
     )
 
 
-LARGE = View(count=2, crop=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, blur=0.5)
+LARGE = View(
+    count=2, crop=(0.14, 1.0), interpolation="antialiased", jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, blur=0.5
+)
 VIEWS = {"large": LARGE, "small": replace(LARGE, size=96, count=6, crop=(0.05, 0.14))}
 
 RECIPE = {  # as SwAV's
@@ -71,7 +73,7 @@ RECIPE = {  # as SwAV's
 
 
 def small(**changes: Any) -> View:
-    return replace(LARGE, size=32, blur=0.0, **changes)
+    return replace(LARGE, size=32, interpolation="linear", blur=0.0, **changes)
 
 
 DIGITS = {

@@ -60,10 +60,11 @@ class Config(MethodConfig):
     dim: int = setting(128, "width of the projected space", unit="features", ge=1)
 
 
-V1_VIEW = View(
-    crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2, gray_order="before_jitter"
-)  # v1: as InstDisc
-V2_VIEW = View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2, blur=0.5)  # v2 §2: as SimCLR, weaker colour
+V1_VIEW = View(crop=(0.2, 1.0), interpolation="antialiased", jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2,
+               gray_order="before_jitter")  # v1: as InstDisc  # fmt: skip
+V2_VIEW = View(
+    crop=(0.2, 1.0), interpolation="antialiased", jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2, blur=0.5
+)  # v2 §2
 VIEWS = {"query": V2_VIEW, "key": V2_VIEW}
 
 RECIPE = {
@@ -108,7 +109,7 @@ def both(view: View) -> dict[str, View]:
 
 
 def small(view: View) -> View:
-    return replace(view, size=32, blur=0.0)
+    return replace(view, size=32, interpolation="linear", blur=0.0)
 
 
 def digit(view: View) -> View:

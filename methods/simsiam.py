@@ -46,7 +46,11 @@ class Config(MethodConfig):
     )
 
 
-VIEWS = {"view": View(count=2, crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2, blur=0.5)}
+VIEWS = {
+    "view": View(
+        count=2, crop=(0.2, 1.0), interpolation="antialiased", jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2, blur=0.5
+    )
+}
 
 RECIPE = {
     "backbone.name": "resnet50",
@@ -63,7 +67,7 @@ SHORT = {
     "method.dim": 128, "method.hidden": 32, "optim.name": "adamw", "optim.lr": 6e-3, "optim.warmup_epochs": 0.5,
     "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
-CIFAR_VIEW = replace(VIEWS["view"], size=32, blur=0.0)
+CIFAR_VIEW = replace(VIEWS["view"], size=32, interpolation="linear", blur=0.0)
 DIGITS_VIEW = replace(CIFAR_VIEW, crop=(0.8, 1.0), flip=0.0, jitter=(0.2, 0.2, 0.2, 0.05))  # a mirrored 2 is no digit
 
 PRESETS = {

@@ -56,7 +56,9 @@ class Config(MethodConfig):
     queue_epoch: float = setting(15.0, "when the queue begins to fill (appendix A)", unit="epochs", ge=0)
 
 
-LARGE = View(count=2, crop=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, blur=0.5)
+LARGE = View(
+    count=2, crop=(0.14, 1.0), interpolation="antialiased", jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, blur=0.5
+)
 VIEWS = {"large": LARGE, "small": replace(LARGE, size=96, count=6, crop=(0.05, 0.14))}
 
 RECIPE = {
@@ -75,7 +77,7 @@ RECIPE = {
 }
 
 
-CIFAR_VIEW = replace(LARGE, size=32, blur=0.0, jitter=(0.4, 0.4, 0.4, 0.1), crop=(0.3, 1.0))
+CIFAR_VIEW = replace(LARGE, size=32, interpolation="linear", blur=0.0, jitter=(0.4, 0.4, 0.4, 0.1), crop=(0.3, 1.0))
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.prototypes": 60, "method.hidden": 128,
     "method.dim": 16,  # fewer than prototypes: features cannot hide from frozen ones, which is how short runs collapse
@@ -84,7 +86,7 @@ DIGITS = {
     "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
 DIGITS_VIEWS = {
-    "large": replace(LARGE, size=32, blur=0.0, jitter=(0.2, 0.2, 0.2, 0.05), crop=(0.8, 1.0), flip=0.0)
+    "large": replace(LARGE, size=32, interpolation="linear", blur=0.0, jitter=(0.2, 0.2, 0.2, 0.05), crop=(0.8, 1.0), flip=0.0)
 }  # a mirrored 2 is no digit
 
 PRESETS = {

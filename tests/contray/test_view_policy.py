@@ -260,7 +260,8 @@ def test_papers_crops_are_resized_as_their_releases_do():
     """TensorFlow and JAX do not antialias by default; Pillow, under torchvision, always does."""
     smooth, cubic = "antialiased", "antialiased_cubic"
     expected = {"simclr": "cubic", "simclr_v2": "cubic", "byol": "cubic", "moco_v3": smooth, "dino": cubic, "mae": cubic, "barlow_twins": cubic,
-                "instdisc": smooth, "infomin": smooth, "cmc": smooth, "deepcluster": smooth}  # fmt: skip
+                "instdisc": smooth, "infomin": smooth, "cmc": smooth, "deepcluster": smooth, "deepcluster_v2": smooth, "swav": smooth, "simsiam": smooth,
+                "moco": smooth}  # fmt: skip
     found = {name: {view.interpolation for view in RunConfig.make(name, preset="paper").views.values()} for name in expected}
     assert found == {name: {how} for name, how in expected.items()}
     for name in expected:

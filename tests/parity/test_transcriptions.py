@@ -12,11 +12,12 @@ from torch.testing import assert_close
 
 from contray import model
 from contray.config import RunConfig
-from contray.methods import _towers, cae, clip, deepcluster, deepcluster_v2
+from contray.methods import cae, clip, deepcluster, deepcluster_v2
 from contray.methods._base import Batch, Clock
 from contray.methods._parts import kmeans, nt_xent, patchify, whiten
 
 CLOCK = Clock(0, 10, 10, 5)
+END = 257  # of a text of bytes
 
 
 def unit(*shape):
@@ -132,7 +133,7 @@ def test_clip_reads_a_text_up_to_its_end(towers):
     """Padding behind the end changes nothing for the text's own tower; the shared one reads zeros there."""
     torch.manual_seed(0)
     method = built("clip", towers)
-    tokens = torch.tensor([[5, 6, 7, _towers.END, 0, 0, 0, 0], [8, 9, 10, 11, 12, _towers.END, 0, 0]])
+    tokens = torch.tensor([[5, 6, 7, END, 0, 0, 0, 0], [8, 9, 10, 11, 12, END, 0, 0]])
     read = method.read(tokens)
     assert read.shape[0] == 2
     if towers == "digits":

@@ -1,4 +1,4 @@
-"""What keys of a config cannot be together."""
+"""What settings of a run must hold together, whatever method it trains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_together(config: RunConfig) -> None:
-    """Raises ConfigError for what no key can know alone."""
+    """What one field cannot know alone. Raises ConfigError naming the key."""
     if config.track.name:
         check_name("track.name", config.track.name)
     if not config.track.experiment or "\0" in config.track.experiment:
@@ -40,8 +40,8 @@ def check_together(config: RunConfig) -> None:
     if len(config.data.range) not in (0, 2) or (config.data.range and not operator.lt(*config.data.range)):
         got = " ".join(f"{value:g}" for value in config.data.range)
         raise ConfigError("data.range", f"got {got}, must be two numbers, the lower one first, or measured")
-    for key in ("augment.mean", "augment.std"):
-        count = len(getattr(config.augment, key.partition(".")[2]))
+    for key, given in (("augment.mean", config.augment.mean), ("augment.std", config.augment.std)):
+        count = len(given)
         if count not in (0, 1, config.channels):
             raise ConfigError(
                 key, f"got {count} numbers for {config.channels} channels; give one of each, one for all, or measured"
