@@ -262,6 +262,48 @@ dino resnet50: facebookresearch/dino, README (ResNet-50 and other convnets)
   views.small.crop 0.05 0.14
   views.small.count 8
 
+instdisc paper: zhirongw/lemniscate.pytorch, main.py
+  method.temperature 0.07
+  method.negatives 4096
+  method.bank_momentum 0.5
+  method.dim 128
+  optim.name sgd
+  peak 0.03
+  optim.weight_decay 1e-4
+  train.batch_size 256
+  train.epochs 200
+  views.view.crop 0.2 1
+  views.view.gray 0.2
+  views.view.jitter 0.4 0.4 0.4 0.4
+
+invaspread paper: mangye16/Unsupervised_Embedding_Learning, demo_seen.py
+  method.temperature 0.1
+  method.dim 128
+  peak 0.03                                # not scaled, at batch 128
+  optim.weight_decay 5e-4
+  train.batch_size 128
+
+cmc paper: HobbitLong/CMC, train_CMC.py
+  method.temperature 0.07
+  method.negatives 16384
+  method.bank_momentum 0.5
+  method.dim 128
+  peak 0.03                                # not scaled, at batch 128
+  optim.weight_decay 1e-4
+  optim.milestones 0.5 0.667 0.833         # 120, 160 and 200 of 240
+  train.batch_size 128
+  train.epochs 240
+
+infomin paper: HobbitLong/PyContrast, pycontrast/options
+  method.queue_size 65536
+  method.momentum 0.999                    # alpha
+  method.dim 128
+  peak 0.03
+  optim.schedule cosine
+  optim.weight_decay 1e-4
+  train.batch_size 256
+  train.epochs 200
+
 mae paper: facebookresearch/mae, PRETRAIN.md, main_pretrain.py and models_mae.py
   backbone.name vit_base
   backbone.init mae

@@ -36,7 +36,7 @@ EXPORTED = "file (if one was written), registered (what was done in MLflow's reg
 IMPORTED = "out, backbone, size (px)"
 EMBEDDED = "out, rows, broken, parts, there (parts that an earlier call had done), skipped"
 CURATED = (
-    "out, images, broken, kept, duplicates, clusters, levels (clusters of each), epsilon (null: none were looked for), groups (of each images, names), "
+    "out, images, broken, kept, duplicates, tested, clusters, levels (clusters of each), epsilon (null: none were looked for), groups (of each images, names), "
     "picture"
 )
 METHODS = "of each method, year, paper, contrasts, negatives, queue, EMA, predictor, crops, presets, url"

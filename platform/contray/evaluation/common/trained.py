@@ -38,6 +38,7 @@ def trained_probe(
     config, source, device = subject.config, subject.source, subject.device
     test = subject.test
     fit, val = subject.held_out
+    subject.alone(name.removeprefix("linear_"))
     key = f"eval.{name.removeprefix('linear_')}.lrs"
 
     @torch.no_grad()
