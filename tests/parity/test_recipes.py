@@ -339,6 +339,97 @@ cae dalle: Atten4Vis/CAE, scripts/cae_base_800e.sh and tools/run_pretraining.py
   train.batch_size 2048                    # 32 GPUs of 64
   train.epochs 800
 
+vicreg paper: facebookresearch/vicreg, main_vicreg.py, augmentations.py and README
+  backbone.zero_init_residual true
+  method.invariance 25
+  method.variance 25
+  method.covariance 1
+  method.hidden 8192
+  method.dim 8192
+  optim.name lars
+  optim.trust 0.001
+  optim.rate_in_velocity false
+  peak 1.6                                 # 0.2 x 2048 / 256
+  last 0.0016
+  optim.weight_decay 1e-6
+  optim.warmup_epochs 10
+  train.batch_size 2048
+  train.epochs 1000
+  views.first.crop 0.08 1
+  views.first.jitter 0.4 0.4 0.2 0.1
+  views.first.blur 1
+  views.second.blur 0.1
+  views.second.solarize 0.2
+
+lejepa paper: rbalestr-lab/lejepa, README and scripts/launch_views_ablation.md
+  backbone.name vit_large
+  backbone.patch 14
+  backbone.drop_path 0.1
+  method.weight 0.05
+  method.knots 17                          # lejepa/univariate/epps_pulley.py
+  method.reach 3
+  method.dim 512
+  peak 5e-4
+  last 5e-7
+  optim.weight_decay 0.05
+  train.batch_size 256
+  train.epochs 100
+  views.large.count 2
+  views.large.crop 0.3 1
+  views.small.count 6
+  views.small.size 98
+  views.small.crop 0.05 0.3
+  views.small.jitter 0.4 0.4 0.2 0.1
+  views.small.blur 0.5
+  views.small.solarize 0.2
+
+lejepa imagenette: rbalestr-lab/lejepa, MINIMAL.md
+  backbone.patch 8
+  method.weight 0.02
+  method.slices 256
+  method.hidden 2048
+  method.dim 16
+  peak 2e-3
+  last 1e-3
+  optim.weight_decay 0.05
+  optim.warmup_epochs 1
+  train.batch_size 256
+  train.epochs 800
+  views.large.count 4
+  views.large.crop 0.08 1
+  views.large.jitter 0.8 0.8 0.8 0.2
+
+siglip paper: google-research/big_vision, models/proj/image_text/two_towers.py; paper §3.2 and §4.2
+  backbone.name vit_base
+  method.temperature 0.1                   # t' = ln 10
+  method.bias -10
+
+densecl paper: WXinlong/DenseCL, configs/selfsup/densecl/densecl_imagenet_200ep.py
+  backbone.zero_init_residual false
+  method.temperature 0.2
+  method.dense 0.5
+  method.queue_size 65536
+  method.momentum 0.999
+  method.head_norm none
+  method.hidden 2048
+  method.dim 128
+  optim.name sgd
+  peak 0.03
+  optim.weight_decay 1e-4
+  optim.schedule cosine
+  train.batch_size 256
+  train.epochs 200
+  train.norm_groups 8                      # shuffled over 8 GPUs
+  views.query.crop 0.2 1
+  views.query.jitter 0.4 0.4 0.4 0.1
+  views.query.gray 0.2
+  views.query.blur 0.5
+
+densecl coco: WXinlong/DenseCL, configs/selfsup/densecl/densecl_coco_800ep.py
+  peak 0.3
+  optim.weight_decay 1e-4
+  train.epochs 800
+
 simclr cifar: vturrisi/solo-learn, scripts/pretrain/cifar/simclr.yaml and augmentations/symmetric.yaml
   method.temperature 0.2
   method.projector_hidden 2048
@@ -435,23 +526,34 @@ dino cifar: vturrisi/solo-learn, scripts/pretrain/cifar/dino.yaml and solo/metho
   optim.clip 0
   views.large_a.crop 0.08 1
 
-vicreg cifar: vturrisi/solo-learn, scripts/pretrain/cifar/vicreg.yaml
+vicreg cifar: vturrisi/solo-learn, scripts/pretrain/cifar/vicreg.yaml and solo/losses/vicreg.py
+  method.invariance 25
+  method.variance 50                       # 25, of the sum over both views
+  method.covariance 1
   method.hidden 2048
   method.dim 2048
-  optim.name lars
   peak 0.3
+  last 0
   optim.weight_decay 1e-4
   views.first.crop 0.2 1
   views.first.jitter 0.4 0.4 0.2 0.1
+  views.first.blur 0
   views.first.solarize 0.1
   views.second.solarize 0.1
 
-nnclr cifar: vturrisi/solo-learn, scripts/pretrain/cifar/nnclr.yaml
+nnclr cifar: vturrisi/solo-learn, scripts/pretrain/cifar/nnclr.yaml and augmentations/asymmetric.yaml
   method.temperature 0.2
   method.queue_size 65536
-  optim.name lars
+  method.hidden 2048
+  method.predictor_hidden 4096
+  method.dim 256
   peak 0.4
   optim.weight_decay 1e-5
+  views.first.crop 0.08 1
+  views.first.jitter 0.4 0.4 0.2 0.1
+  views.first.blur 0
+  views.first.solarize 0
+  views.second.solarize 0.2
 
 simclr cifar_lightly: lightly-ai/lightly, docs/source/getting_started/benchmarks/cifar10_benchmark.py
   method.temperature 0.5                   # lightly/loss/ntx_ent_loss.py
