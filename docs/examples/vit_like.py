@@ -1,7 +1,7 @@
 """A small vision transformer without a class token, as a backbone of one's own: contray train simclr --backbone.name docs/examples/vit_like.py
 
-Its keys are backbone.vit_like.depth and so on. `patches`, `tokens`, `positions`, `project` and `inner` are for methods that mask patches; what else a backbone may
-offer says contray/model/backbones.py.
+Its keys are backbone.vit_like.depth and so on. `patches`, `tokens`, `positions`, `project` and `inner` are for methods that mask patches; what
+else a backbone may offer says contray/model/backbones.py.
 """
 
 from dataclasses import dataclass
