@@ -29,7 +29,7 @@ PAPER = Paper(
     crops="1",
 )
 METRICS = {
-    "loss": "smooth L1 distance of predictions and targets, whose features have mean 0 and variance 1: 0.25 where the mean is predicted",
+    "loss": "smooth L1 distance of predictions and targets, whose features have mean 0 and variance 1: 0.25 where nothing is predicted",
     "target_spread": "standard deviation of targets' features over an image's hidden patches: near 0 they are all alike, which is collapse",
 }
 DIFFERS = (

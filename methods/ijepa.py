@@ -30,7 +30,7 @@ PAPER = Paper(
     crops="1",
 )
 METRICS = {
-    "loss": "smooth L1 distance of predicted and true features, which have mean 0 and variance 1: about 0.36 where the mean is predicted",
+    "loss": "smooth L1 distance of predicted and true features, which have mean 0 and variance 1: 0.42 where nothing is predicted",
     "target_spread": "standard deviation of targets' features over an image's target patches: near 0 they are all alike, which is collapse",
     "context": "patches that the encoder sees, of those of the image",
 }
@@ -93,7 +93,7 @@ PRESETS = {
         {"view": View(size=32, crop=(0.3, 1.0))},
     ),
     "digits": Preset(
-        "the built-in digits on a small ViT, patches of 4 px, batch 64, 500 steps; judge it by the linear probe",
+        "the built-in digits on a small ViT, patches of 4 px, batch 64, 500 steps; measured once: 27.6 % linear, its untrained encoder 35.7 %",
         MINI | {"backbone.width": 64, "method.predictor_dim": 32, "method.predictor_depth": 1, "method.momentum": 0.96, "optim.lr": 4e-3,
                 "optim.weight_decay_end": -1.0, "optim.warmup_epochs": 1, "optim.warmup_start": 0.0, "train.batch_size": 64, "train.steps": 500,
                 "eval.every_epochs": 4},

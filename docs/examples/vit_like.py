@@ -1,7 +1,7 @@
 """A small vision transformer without a class token, as a backbone of one's own: contray train simclr --backbone.name docs/examples/vit_like.py
 
-Its keys are backbone.vit_like.depth and so on. `patches`, `tokens` and `positions` are for methods that mask patches; what else a backbone may
-offer says contray/model/backbones.py.
+Its keys are backbone.vit_like.depth and so on. `patches`, `tokens`, `positions`, `project` and `inner` are for methods that mask patches; what
+else a backbone may offer says contray/model/backbones.py.
 """
 
 from dataclasses import dataclass
@@ -43,12 +43,17 @@ class VitLike(nn.Module):
         wide = nn.functional.interpolate(self.places, (rows, columns), mode="bicubic", align_corners=False)
         return wide.flatten(2).transpose(1, 2)  # (1, L, D)
 
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        return self.embed(x).flatten(2).transpose(1, 2)  # (B, L, D)
+
     def patches(self, x: torch.Tensor) -> torch.Tensor:
-        seen = self.embed(x)  # (B, D, h, w)
-        return seen.flatten(2).transpose(1, 2) + self.positions(*seen.shape[-2:])
+        return self.project(x) + self.positions(x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
 
     def tokens(self, patches: torch.Tensor) -> torch.Tensor:
         return self.norm(self.blocks(patches))  # (B, L, D)
+
+    def inner(self, patches: torch.Tensor, count: int) -> list[torch.Tensor]:
+        return [patches := block(patches) for block in self.blocks][-count:]  # (B, L, D) each
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.tokens(self.patches(x)).mean(1)

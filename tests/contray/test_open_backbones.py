@@ -303,7 +303,7 @@ def test_methods_that_mask_ask_for_patches_in_reach() -> None:
         ConfigError, match=r"backbone.name: got timm/resnet18, but mae .* no patches, tokens, positions, patch_size, image_size"
     ):
         model.check(config_of("timm/resnet18", "mae"), 1000)
-    for method in ("mae", "cae"):
+    for method in ("mae", "cae", "data2vec"):
         keys = {"backbone.name": OWN, "train.batch_size": SIZE}
         config = RunConfig.make(method, keys, preset="digits")
         model.check(config, 1000)
