@@ -19,7 +19,7 @@ from contray.errors import UserError
 
 NAMES = {
     "knn", "linear", "paper", "last_n", "attentive", "finetune", "supervised", "distill", "crd", "noisy_student", "detection", "segmentation",
-    "geometry",
+    "geometry", "finetune_mae",
 }  # fmt: skip
 
 
