@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from ._draws import bits, uniform
 from ._ranks import Scope, norm_scope
 
 Reps = dict[str, Tensor]  # whatever `represent` computed; the first axis of every tensor is the rows
@@ -221,42 +223,20 @@ class Batch:
 
     def rand(self, name: str, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform draws in [0, 1) for each row: (B, *shape), a pure function of (seed, step, slot, name), hence of no world size."""
-        count = 1
-        for side in shape:
-            count *= side
-        key = int.from_bytes(
-            hashlib.blake2b(f"{self.seed}/{self.step}/{name}".encode(), digest_size=8).digest(), "little", signed=True
-        )
-        bits = _bits(self.slot, key, count)  # (B, count)  # pyright: ignore[reportCallIssue]
-        return (
-            (((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53)
-            .to(dtype)
-            .clamp(max=_below_one(dtype))
-            .reshape(-1, *shape)
-        )
+        drawn = bits(self.slot, self._key(name), math.prod(shape))  # (B, count)  # pyright: ignore[reportCallIssue]
+        return uniform(drawn, dtype).reshape(-1, *shape)
 
+    def draw(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform draws in [0, 1) that the whole batch shares: `shape`, a pure function of (seed, step, name), the same on every rank and in every chunk.
 
-# as torch.compiler.disable, which takes a second to import what compiles for everybody; torch's own optimisers use this one
-_not_compiled: Callable[..., Any] = getattr(torch, "_disable_dynamo", torch.compiler.disable)
+        Normal ones are `_draws.normal` of draws in float64.
+        """
+        drawn = bits(self.slot.new_zeros(1), self._key(name, b"batch"), math.prod(shape))  # pyright: ignore[reportCallIssue]
+        return uniform(drawn, dtype).reshape(shape)
 
-
-@_not_compiled  # inductor narrows its 64 bit constants on a GPU, and Triton then refuses them
-def _bits(slot: Tensor, key: int, count: int) -> Tensor:
-    """(B, count) int64 of slots (B,)"""
-    rows = _mix(slot.to(torch.int64) ^ key)[:, None]  # (B, 1)
-    return _mix(rows + _mix(torch.arange(1, count + 1, device=slot.device)))
-
-
-def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser (Steele, Lea & Flood 2014) on int64; shifts are made logical by masks."""
-    x = x + -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number
-    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
-
-
-def _below_one(dtype: torch.dtype) -> float:
-    return 1.0 - torch.finfo(dtype).eps / 2
+    def _key(self, name: str, of: bytes = b"") -> int:
+        text = f"{self.seed}/{self.step}/{name}".encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=of).digest(), "little", signed=True)
 
 
 @dataclass(frozen=True)
@@ -285,6 +265,9 @@ class Method(nn.Module):
     )
     strided: ClassVar[tuple[str, ...]] = ()  # views, and reps of the same names, that `represent` runs in `batch.norm("strided")`
 
+    # what it needs of a vision transformer (see `needs_vit`)
+    reach: ClassVar[tuple[str, ...]] = ("patches", "tokens", "positions", "patch_size", "image_size")
+
     samples: Tensor
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -306,7 +289,15 @@ class Method(nn.Module):
 
     @classmethod
     def needs_vit(cls, config: Any) -> bool:
-        """Whether the backbone must be a vision transformer, whose patches and tokens are in reach."""
+        """Whether the backbone must be a vision transformer, whose patches and tokens are in reach: it must have what `reach` names.
+
+        A masked patch is a row of `project(x)` that the method replaces by its mask token before it adds `positions`.
+        """
+        return False
+
+    @classmethod
+    def needs_map(cls, config: Any) -> bool:
+        """Whether the backbone must have its last feature map in reach: `feature_map(x)` -> (B, D) features and (B, M, h, w), M `map_dim`."""
         return False
 
     @classmethod

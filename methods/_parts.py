@@ -86,6 +86,16 @@ def pick(x: Tensor, places: Tensor) -> Tensor:
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
 
 
+def apart(net: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """A transformer's tokens (B, P+L, D) -> its class token (B, D), or the mean patch where there is none, and its patches (B, L, D).
+
+    Registers, which stand between the two, belong to neither.
+    """
+    prefix = int(getattr(net, "num_prefix_tokens", 1))
+    patches = tokens[:, prefix:]
+    return tokens[:, 0] if prefix else patches.mean(1), patches
+
+
 def input_channels(net: nn.Module) -> int:
     """Channels of the images that a network takes, by its first convolution; 3 where it has none."""
     return next((layer.in_channels for layer in net.modules() if isinstance(layer, nn.Conv2d)), 3)

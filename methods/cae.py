@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
-from ._parts import input_channels, pick, precise
+from ._parts import apart, input_channels, pick, precise
 from ._ranks import full
 from ._tokenizers import DalleTokenizer, PatchTokenizer, read_dalle
 
@@ -168,9 +168,9 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
         count = min(max(1, round(patches.shape[1] * self.config.mask_ratio)), patches.shape[1] - 1)
         order = block_order(batch.rand("blocks", (16, 4)), side)  # (B, L), masked ones first
         masked, visible = order[:, :count], order[:, count:]
-        seen = net.tokens(pick(patches, visible))[:, 1:]  # (B, L', D)
+        _, seen = apart(net, net.tokens(pick(patches, visible)))  # (B, L', D)
         with torch.no_grad():
-            goal = net.tokens(pick(patches, masked))[:, 1:]  # (B, M, D): the encoder's own features of what it must predict
+            _, goal = apart(net, net.tokens(pick(patches, masked)))  # (B, M, D): what must be predicted, as the encoder sees it
         return {"seen": seen, "goal": goal, "masked": masked, "visible": visible}
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
@@ -232,8 +232,8 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
 
     def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         net: Any = self.backbone
-        tokens = net.tokens(net.patches(inputs["image"]))  # (B, 1+L, D)
-        return {"backbone": tokens[:, 0], "tokens": tokens[:, 1:]}
+        whole, patches = apart(net, net.tokens(net.patches(inputs["image"])))  # (B, D), (B, L, D)
+        return {"backbone": whole, "tokens": patches}
 
 
 def block_order(draws: Tensor, side: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
-from ._parts import input_channels, patchify, pick, precise, sincos_2d
+from ._parts import apart, input_channels, patchify, pick, precise, sincos_2d
 from ._ranks import full
 
 PAPER = Paper(
@@ -123,7 +123,8 @@ class MAE(Method):
         patches = net.patches(batch.views["view"])  # (B, L, D)
         order = batch.rand("mask", (patches.shape[1],)).argsort(1)  # (B, L), the visible ones first
         visible = order[:, : max(1, round(patches.shape[1] * (1 - self.config.mask_ratio)))]  # (B, L')
-        return {"tokens": net.tokens(pick(patches, visible)), "order": order}  # (B, 1+L', D)
+        whole, seen = apart(net, net.tokens(pick(patches, visible)))  # (B, D), (B, L', D)
+        return {"tokens": torch.cat([whole[:, None], seen], 1), "order": order}  # (B, 1+L', D)
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         painted, masked = self.decode(reps["tokens"], reps["order"])  # (B, L, P), (B, L)

@@ -9,6 +9,7 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 
 from contray.config import RunConfig
 from contray.methods._base import View
+from contray.methods._parts import apart
 from contray.methods._ranks import BatchNorm, norm_scope
 from contray.model import backbones, resnet
 from contray.model.vit import _Bicubic, _bicubic
@@ -137,3 +138,26 @@ def test_the_gradient_of_interpolated_positions_is_torchs() -> None:
     up = torch.randn(1, 5, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     ours, plain = (torch.autograd.grad((way(grid, (6, 7)) * up).sum(), grid)[0] for way in (_Bicubic.apply, _bicubic))
     assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_tokens_of_a_vit_in_parts() -> None:
+    """Patches are projected ones with positions; the last inner tokens, normed, are the tokens; registers stand after the class token."""
+    x = torch.randn(2, 3, 64, 64)
+    for registers in (0, 3):
+        net = built(method="moco_v3", name="vit_mini", width=32, patch=16, registers=registers)
+        patches = net.patches(x)
+        assert torch.equal(patches, net.project(x) + net.positions(4, 4))
+        inner = net.inner(patches, 2)
+        assert [tuple(each.shape) for each in inner] == [(2, 1 + registers + 16, 32)] * 2
+        assert torch.equal(net.encoder.layers[-1](inner[0]), inner[1])
+        assert torch.equal(net.encoder.ln(inner[1]), net.tokens(patches))
+        assert torch.equal(apart(net, net.tokens(patches))[0], net(x))
+        assert apart(net, net.tokens(patches))[1].shape == patches.shape
+    plain = built(method="moco_v3", name="vit_mini", width=32, patch=16)
+    with torch.no_grad():
+        net.registers += torch.randn(3, 32)
+        entered = [each.inner(patches, 4) for each in (net, plain)]
+    assert not torch.allclose(entered[0][0][:, 4:], entered[1][0][:, 1:], atol=1e-3), "patches look at registers"
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in plain.state_dict().items()), (
+        "the rest is drawn alike"
+    )

@@ -30,10 +30,11 @@ NETS: dict[str, dict[str, Any]] = {
     "vit": {"backbone.name": "vit_mini", "backbone.width": 32, "backbone.patch": 4},
     "vit of two heads": {"backbone.name": "vit_mini", "backbone.width": 32, "backbone.patch": 4, "backbone.heads": 2},
     "vit with layer scale": {"backbone.name": "vit_mini", "backbone.width": 32, "backbone.patch": 4, "backbone.layer_scale": 0.1},
+    "vit with registers": {"backbone.name": "vit_mini", "backbone.width": 32, "backbone.patch": 4, "backbone.registers": 3},
     "vit of fixed positions": {"backbone.name": "vit_mini", "backbone.width": 32, "backbone.patch": 4, "backbone.positions": "sincos"},
     "vit whose patches leave a rest": {"backbone.name": "vit_mini", "backbone.width": 32, "backbone.patch": 5},
 }  # fmt: skip
-TO_TORCHVISION = [(name, "torchvision") for name in NETS]
+TO_TORCHVISION = [(name, "torchvision") for name in NETS if name != "vit with registers"]
 TO_TIMM = [(name, "timm") for name in ("resnet", "resnet of the cifar stem", *(name for name in NETS if name.startswith("vit")))]
 ORIGIN = Origin("a test", "digits", "0123abc", {"linear_top1": 0.75, "loss": 3.0})
 
@@ -154,6 +155,7 @@ def test_the_card_says_what_it_is_and_what_it_scored(tmp_path: Path) -> None:
         ("simsiam", {"backbone.name": "alexnet"}, "timm", "backbone.name: alexnet"),
         ("simsiam", {"backbone.selective_kernels": 0.5}, "torchvision", "backbone.selective_kernels"),
         ("simsiam", {}, "timm", "backbone.width: timm's ResNets start at 64"),
+        ("simsiam", NETS["vit with registers"], "torchvision", "backbone.registers: torchvision's ViTs have none; --to timm"),
         ("cmc", {}, "torchvision", "the features of cmc are not the output of one plain network"),
         ("cae", {}, "timm", "the features of cae are not"),
         ("deepcluster", {}, "torchvision", "the features of deepcluster are not"),

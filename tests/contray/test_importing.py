@@ -121,6 +121,7 @@ RELEASES: dict[str, tuple[str, Callable[[], nn.Module], Callable[[dict[str, Tens
     "timm resnet": ("timm", resnet, dict),
     "timm vit": ("timm", lambda: timm_vit(classes=7), dict),
     "timm vit with layer scale": ("timm", lambda: timm_vit(init_values=0.1), dict),
+    "timm vit with registers": ("timm", lambda: timm_vit(reg_tokens=3, no_embed_class=True), dict),
     "moco": ("moco", resnet, moco),
     "simsiam": ("simsiam", resnet, simsiam),
     "barlow twins": ("barlow_twins", resnet, barlow),

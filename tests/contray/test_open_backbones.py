@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 from pathlib import Path
@@ -25,6 +26,8 @@ from contray.evaluation.dense.detector import detector
 from contray.exchange.cards import Origin
 from contray.exchange.exporting import export_to
 from contray.exchange.importing import import_file
+from contray.methods._base import Method
+from contray.methods.simclr import SimCLR
 from contray.model import backbones, optim
 from contray.model.encoder import Encoder, read_checkpoint
 from contray.pictures.attention import attended
@@ -521,3 +524,54 @@ def test_train_resume_export_and_detect(
     assert main(["export", "--to", "timm" if name != OWN else "onnx", "--out", "encoder", *where]) == 0
     assert main(["eval", "detection", "--supervised", "none", *where]) == 0
     assert "detection_fpn_ap" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- feature maps
+
+
+class Places(Method):
+    """A method that wants a feature map."""
+
+    @classmethod
+    def needs_map(cls, config: Any) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("keys", "shape"),
+    [
+        ({"backbone.name": "resnet_small", "backbone.width": 8}, (64, 8, 12)),
+        ({"backbone.name": "alexnet"}, (256, 1, 2)),
+        ({"backbone.name": "vit_mini", "backbone.width": 16}, (16, 4, 6)),
+        ({"backbone.name": OWN, "backbone.vit_like.depth": 2, "backbone.vit_like.width": 16}, (16, 16, 16)),
+        (VIT, (32, 8, 12)),
+        ({"backbone.name": "torchvision/shufflenet_v2_x0_5"}, (1024, 2, 3)),
+    ],
+)
+def test_a_network_s_last_map_is_in_reach(keys: dict[str, Any], shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside its features, with their gradient; the copy of a network gives its own."""
+    monkeypatch.setattr(SimCLR, "needs_map", Places.needs_map)
+    config = RunConfig.make("simclr", keys, preset="digits").replace({"views.view.size": 64})
+    net: Any = backbones.factory(config)(3).eval()
+    side = (64, 64) if shape[1] == shape[2] else (64, 96)
+    x, other = torch.rand(2, 3, *side), copy.deepcopy(net)
+    features, cells = net.feature_map(x)
+    assert torch.equal(features, net(x))
+    assert cells.shape == (2, *shape)
+    assert shape[0] == net.map_dim == other.map_dim
+    assert torch.autograd.grad(cells.sum(), next(net.parameters()))[0].abs().sum() > 0
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(0.1)
+    assert torch.equal(other.feature_map(x)[0], other(x))
+    assert not torch.equal(other.feature_map(x)[1], cells)
+    assert torch.equal(net.feature_map(x)[1], cells)
+
+
+def test_a_network_without_a_map_is_refused_where_one_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SimCLR, "needs_map", Places.needs_map)
+    flat = "from torch import nn\nABOUT = ''\n\ndef build(config, channels, side):\n    net = nn.Sequential(nn.Flatten(), nn.Linear(channels * side**2, 8))\n"
+    (tmp_path / "flat.py").write_text(flat + "    net.out_dim = 8\n    return net\n")
+    config = RunConfig.make("simclr", {"backbone.name": str(tmp_path / "flat.py")}, preset="digits")
+    with pytest.raises(ConfigError, match=r"backbone.name: got .*flat.py, but simclr compares places of a feature map"):
+        model.check(config, 1000)

@@ -1,10 +1,13 @@
 """What methods share must not depend on the number of ranks: gathers, batch norm, stochastic depth."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from contray.methods._base import Batch
+from contray.methods._draws import normal
 from contray.methods._ranks import BatchNorm, DropPath, gather, norm_scope, shares
 from tests.ranks import run_ranks
 
@@ -59,6 +62,27 @@ def test_draws_are_not_compiled():
     assert_close(run(torch.ones(4, 3)), 2 + batch.rand("draws", (3,)))
     assert any("mul" in name for name in seen)
     assert not any("xor" in name or "arange" in name for name in seen)
+
+
+def test_draws_of_the_whole_batch_are_of_no_rank_chunk_or_row():
+    whole, part = (Batch({}, rows, rows, 12, seed=3, step=5) for rows in (torch.arange(12), torch.arange(7, 9)))
+    draws = whole.draw("slices", (40, 50))
+    assert torch.equal(part.draw("slices", (40, 50)), draws)
+    assert torch.equal(dataclasses.replace(part, slot=part.slot[:0]).draw("slices", (40, 50)), draws)
+    others = [dataclasses.replace(whole, step=6).draw("slices", (40, 50)), dataclasses.replace(whole, seed=4).draw("slices", (40, 50)),
+              whole.draw("other", (40, 50)), whole.rand("slices", (50,)).new_zeros(40, 50) + whole.rand("slices", (2000,))[0].reshape(40, 50)]  # fmt: skip
+    assert all((other - draws).abs().mean() > 0.2 for other in others)
+    assert draws.dtype == torch.float32
+    assert 0 <= float(draws.min()) < 0.01 < 0.99 < float(draws.max()) < 1
+    assert abs(float(draws.mean()) - 0.5) < 0.02
+
+
+def test_normal_draws_are_normal_and_finite():
+    rows = torch.arange(4)
+    draws = normal(Batch({}, rows, rows, 4).draw("normal", (100_000,), torch.float64)).sort().values
+    expected = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
+    assert (draws - expected).abs()[100:-100].max() < 0.1
+    assert normal(torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)).isfinite().all()
 
 
 def test_batch_norm_gradient_is_right():

@@ -70,7 +70,7 @@ def _of_values(found: Sequence[Gap], world: int, step: int, file: str) -> Wrong:
         return Wrong(
             f"{values}: a row meets other rows on several ranks than on one, such as negatives or statistics of this rank alone",
             f"compare with the rows of the whole batch, {GATHER}, where row i stands at place batch.slot[i]; "
-            "norms over the batch are BatchNorm of contray.methods; draws per row come from batch.rand(name, shape)",
+            "norms over the batch are BatchNorm of contray.methods; draws per row come from batch.rand(name, shape), those that all rows share from batch.draw",
             line,
         )
     return Wrong(
@@ -189,7 +189,7 @@ def _of_chunks(gap: Gap, chunks: int, method: Method, file: str) -> Wrong:
     if not method.couples:
         mend = "couples = False says that the loss is a sum over rows, divided by batch.size: leave it at True where rows meet"
         return Wrong(f"in {chunks} chunks the step is another ({gap})", mend, line_of(file, "couples"))
-    mend = "`represent` treats each row by itself and writes nothing; what compares rows, and heads, stand in `loss`; draws come from batch.rand"
+    mend = "`represent` treats each row by itself and writes nothing; what compares rows, and heads, stand in `loss`; draws come from batch.rand and batch.draw"
     return Wrong(f"represented in {chunks} chunks the step is another ({gap})", mend, line_of(file, "represent"))
 
 

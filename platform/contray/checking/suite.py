@@ -212,7 +212,7 @@ class _Suite:
         _, step = self._step()
         return Wrong(
             f"the global generator of {draws.NAMES[i]} is used, which draws otherwise on each rank and is in no checkpoint",
-            "draw per row by batch.rand(name, shape): uniform in [0, 1), the same on any number of ranks",
+            "draw per row by batch.rand(name, shape), for the whole batch by batch.draw(name, shape): uniform in [0, 1), the same on any number of ranks",
             line_where(self.path, lambda: step(lambda: None), lambda frame: draws.states()[i]),
         )
 
@@ -272,7 +272,10 @@ class _Suite:
                 ]
             except (Exception, SystemExit) as error:
                 told = raised(error, self.path)
-                mend = "a backbone gives (B, out_dim) features of images and nothing else; a method that needs patches in reach says so in needs_vit"
+                mend = (
+                    "a backbone gives (B, out_dim) features of images and nothing else; a method that needs patches in reach says so in needs_vit, "
+                    "one that needs a feature map in needs_map"
+                )
                 found.append(Wrong(f"with {backbone} it raises {told.words}", mend, told.line))
         return found
 

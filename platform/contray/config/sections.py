@@ -59,6 +59,9 @@ class BackboneConfig:
         ge=0,
         lt=1,
     )
+    registers: int = setting(
+        0, "ViTs: tokens of their own between the class token and the patches (Darcet et al. 2024)", unit="tokens", ge=0
+    )
     layer_scale: float = setting(0.0, "ViTs: initial scale of each residual branch, trained per channel; 0: none", ge=0)
 
 

@@ -47,6 +47,7 @@ FREE = {
 }
 # Keys that came later, and what was computed before there were any: at these values they name nothing, so that older runs keep their names
 LATER = {
+    "backbone.registers": 0,
     "data.shuffle": "full",
     "data.window": 16,
     "data.disk_gb": 0.0,

@@ -217,10 +217,11 @@ def _vit(config: RunConfig, to: str, side: int) -> str:
     width, heads, patch = width or config.backbone.width, config.backbone.heads or heads, config.backbone.patch
     side -= side % patch
     chans = f", in_chans={config.channels}" if config.channels != 3 else ""
+    registers = f", reg_tokens={config.backbone.registers}, no_embed_class=True" if config.backbone.registers else ""
     if to == "timm":
         imports = "from timm.models.vision_transformer import VisionTransformer"
         build = [
-            f"net = VisionTransformer(img_size={side}, patch_size={patch}, depth={depth}, num_heads={heads}, embed_dim={width}, num_classes=0{chans})"
+            f"net = VisionTransformer(img_size={side}, patch_size={patch}, depth={depth}, num_heads={heads}, embed_dim={width}, num_classes=0{chans}{registers})"
         ]
     else:
         imports = "from torchvision.models import VisionTransformer"

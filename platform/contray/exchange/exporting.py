@@ -15,7 +15,7 @@ from ..errors import ConfigError, UserError, nearest
 from ..model import encoder
 from ..model.plain import blank, plain_backbone
 from ..model.resnet import StandardizedConv2d
-from ..model.vit import VisionTransformer
+from ..model.vit import SHAPES, VisionTransformer
 from . import cards, drafts, layouts
 
 FORMATS = {"torchvision": "model.safetensors", "timm": "model.safetensors", "safetensors": encoder.WEIGHTS, "onnx": "model.onnx"}
@@ -74,6 +74,8 @@ def _refuse_unknown(config: RunConfig, to: str) -> None:
         raise ConfigError("backbone.name", f"alexnet with batch norm is no network of {to}; {other}")
     if net.selective_kernels and net.name.startswith("resnet"):
         raise ConfigError("backbone.selective_kernels", f"{to} has no ResNet with selective kernels; {other}")
+    if net.registers and net.name in SHAPES and to == "torchvision":
+        raise ConfigError("backbone.registers", f"torchvision's ViTs have none; --to timm takes this one, {other}")
     if to == "timm" and net.name.startswith("resnet") and (net.width != 64 or net.norm != "bn"):
         raise ConfigError(
             "backbone.width", f"timm's ResNets start at 64 channels and have batch norm; --to torchvision takes this one, {other}"
@@ -97,6 +99,10 @@ def plain_state(net: nn.Module, config: RunConfig, to: str) -> layouts.State:
             layer = name.replace("dropout.scale", "self_attention.out_proj").replace("mlp.4.scale", "mlp.3")
             state[f"{layer}.weight"] *= scale[:, None]
             state[f"{layer}.bias"] *= scale
+        if net.registers is not None:  # timm has no positions of the class token beside registers
+            positions = state["encoder.pos_embedding"]
+            state["class_token"] += positions[:, :1]
+            state["encoder.pos_embedding"] = positions[:, 1:]
         if to == "timm":
             state = {layouts.to_timm(name): tensor for name, tensor in state.items()}
     return {name: tensor.contiguous() for name, tensor in state.items()}

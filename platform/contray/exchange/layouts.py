@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
@@ -21,7 +22,8 @@ State = dict[str, Tensor]
 
 TIMM = (  # (timm, torchvision), the starts of names; of a block what follows `blocks.N.`
     ("cls_token", "class_token"),  # (1, 1, D)
-    ("pos_embed", "encoder.pos_embedding"),  # (1, 1 + L, D), the class token's first
+    ("reg_token", "registers"),  # (1, R, D)
+    ("pos_embed", "encoder.pos_embedding"),  # (1, 1 + L, D), the class token's first; where timm has registers, (1, L, D)
     ("patch_embed.proj.", "conv_proj."),  # (D, 3, P, P), (D,)
     ("norm.", "encoder.ln."),  # (D,)
 )
@@ -107,6 +109,9 @@ def _renamed(name: str, pairs: Any) -> str:
 def torchvision_names(state: State) -> State:
     """The same tensors under the names of contray's backbones. torchvision's ViTs of before 0.13 name the layers of an MLP."""
     if "patch_embed.proj.weight" in state:
+        positions = state.get("pos_embed")
+        if positions is not None and math.isqrt(positions.shape[-2]) ** 2 == positions.shape[-2]:  # none of the class token
+            state = {**state, "pos_embed": F.pad(positions, (0, 0, 1, 0))}
         return {from_timm(name): value for name, value in state.items()}
     old = {".mlp.linear_1.": ".mlp.0.", ".mlp.linear_2.": ".mlp.3."}
     return {re.sub(r"\.mlp\.linear_[12]\.", lambda found: old[found[0]], name): value for name, value in state.items()}
@@ -148,9 +153,10 @@ def _vit(state: State) -> dict[str, Any]:
             f"which is none of {', '.join(SHAPES)} on a square grid"
         )
     scaled = 1.0 if f"{BLOCK}0.dropout.scale" in state else 0.0
+    registers = {"backbone.registers": state["registers"].shape[-2]} if "registers" in state else {}
     return {
         "backbone.name": name, "backbone.width": width, "backbone.patch": patch, "backbone.layer_scale": scaled, "side": rows * patch,
-        **_channels(projection),
+        **registers, **_channels(projection),
     }  # fmt: skip
 
 

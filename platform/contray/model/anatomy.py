@@ -66,7 +66,9 @@ def _transformer(net: nn.Module) -> Transformer | None:
     """Built-in ViTs are torchvision's; others are known by how timm's name their parts."""
     any_net: Any = net
     if isinstance(net, TorchvisionViT):
-        return Transformer(net, list(any_net.encoder.layers), any_net.encoder.ln, 1, net.patch_size)
+        return Transformer(
+            net, list(any_net.encoder.layers), any_net.encoder.ln, getattr(net, "num_prefix_tokens", 1), net.patch_size
+        )
     blocks, norm = getattr(net, "blocks", None), getattr(net, "norm", None)
     patch = getattr(net, "patch_size", None) or getattr(getattr(net, "patch_embed", None), "patch_size", None)
     if not isinstance(blocks, (nn.ModuleList, nn.Sequential)) or not isinstance(norm, nn.Module) or patch is None:

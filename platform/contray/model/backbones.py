@@ -8,8 +8,12 @@ Whoever builds it has to offer no more than that. What else there is, is found w
   anatomy.py, which knows torchvision's and timm's by this too.
 - attention maps: its blocks have one nn.MultiheadAttention each, or timm's `attn` with `qkv`.
 - feature maps: every module of the network's own or within nn.Sequential that puts out (B, D, h, w); see `anatomy.stages`.
-- patches in reach, for methods that mask or mix them: `patches(x)` -> (B, L, D), `tokens(patches)` -> (B, 1+L', D) of any number of
-  them, `positions(rows, columns)` -> (1, L, D), `patch_size` and `image_size`.
+- patches in reach, for methods that mask or mix them: `patches(x)` -> (B, L, D), `tokens(patches)` -> (B, P+L', D) of any number of
+  them, `positions(rows, columns)` -> (1, L, D), `patch_size` and `image_size`. Methods that replace patches by a mask token ask for
+  `project(x)` -> (B, L, D) besides, `patches` before positions are added, and those that predict what is within for
+  `inner(patches, count)` -> (B, P+L', D) of each of the last blocks (see `Method.reach`).
+- its last feature map in reach, for methods that compare places: `feature_map(x)` -> (B, D) features and (B, M, h, w), and `map_dim` = M. Built-in
+  networks have it, others are given it where one is found (maps.py).
 - `no_weight_decay()` -> names of parameters that do not decay, 1-D ones aside.
 
 Batch norm, dropout and stochastic depth of what is not built in are replaced by layers under our laws (lawful.py), whose names of
@@ -27,18 +31,18 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..config import RunConfig
-from ..config.registry import find, told
+from ..config.registry import find, load_method, told
 from ..config.sections import BACKBONES, LIBRARIES
 from ..errors import ConfigError, UserError
 from ..methods._base import View
 from . import libraries
 from .lawful import broken, lawful
+from .maps import with_map
 from .resnet import AlexNet, resnet, with_norm
 from .seeds import seeded
 from .vit import SHAPES, VisionTransformer
 
 FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError)  # of a network whose input is too small
-REACH = ("patches", "tokens", "positions", "patch_size", "image_size")  # what methods need that mask or mix patches
 
 
 def factory(config: RunConfig) -> Callable[..., nn.Module]:
@@ -76,10 +80,15 @@ def sketch(config: RunConfig) -> nn.Module:
         return factory(config)()
 
 
-def lacking(config: RunConfig) -> list[str]:
+def lacking(config: RunConfig, reach: tuple[str, ...]) -> list[str]:
     """What the backbone has not of the patches in reach."""
     net = sketch(config)
-    return [name for name in REACH if not hasattr(net, name)]
+    return [name for name in reach if not hasattr(net, name)]
+
+
+def lacks_map(config: RunConfig) -> bool:
+    """Whether the backbone has no feature map in reach."""
+    return not hasattr(sketch(config), "feature_map")
 
 
 def check_output(config: RunConfig) -> None:
@@ -137,9 +146,10 @@ def _foreign(config: RunConfig, channels: int, side: int) -> nn.Module:
             raise UserError(f"backbone {name}: a Lazy layer has no weights yet; give it its size")
     net.register_forward_hook(partial(_refuse_output, name))
     try:
-        return lawful(net)
+        net = lawful(net)
     except ValueError as error:
         raise ConfigError("backbone.name", f"got {name}: {error}") from None
+    return with_map(net) if load_method(config.method.name).method.needs_map(config.method) else net
 
 
 def _refuse_output(name: str, net: Any, given: Any, output: Any) -> None:

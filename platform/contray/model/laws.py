@@ -25,13 +25,18 @@ _SHOWN = (
 def check(config: RunConfig, samples: int) -> None:
     """Raises ConfigError for what is refused on `samples` training samples: every number with one that would do, and the command that works."""
     method = load_method(config.method.name).method
-    lacking = backbones.lacking(config) if method.needs_vit(config.method) else ()
+    lacking = backbones.lacking(config, method.reach) if method.needs_vit(config.method) else ()
     if lacking:
         raise ConfigError(
             "backbone.name",
             f"got {config.backbone.name}, but {config.method.name} so configured needs patches in reach, and that has no {', '.join(lacking)}; "
             f"the built-in transformers have: {', '.join(SHAPES)}",
         )
+    if method.needs_map(config.method) and backbones.lacks_map(config):
+        words = (
+            f"got {config.backbone.name}, but {config.method.name} compares places of a feature map, and none is found in that"
+        )
+        raise ConfigError("backbone.name", f"{words}; built-in networks have one, and so have most of timm's and torchvision's")
     broken = _broken(config, samples)
     if broken:
         values = mended(config, samples)

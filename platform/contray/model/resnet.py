@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from ..config.sections import BackboneConfig
 from .lawful import convert_norms
@@ -21,12 +22,25 @@ RESNETS = {  # kind of block, blocks of each stage
 }
 
 
+class ResNet(TorchvisionResNet):
+    """(B, C, H, W) -> (B, D), with its last feature map in reach."""
+
+    def feature_map(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, H, W) -> (B, D) features and their map (B, D, h, w)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        cells = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(self.avgpool(cells).flatten(1)), cells
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.feature_map(x)[0]
+
+
 def resnet(config: BackboneConfig) -> nn.Module:
     """torchvision's ResNet with the configured stem and width; its `fc` is the identity."""
     from torchvision.models import resnet
 
     block, layers = RESNETS[config.name]
-    net: Any = resnet.ResNet(getattr(resnet, block), layers, zero_init_residual=config.zero_init_residual)
+    net: Any = ResNet(getattr(resnet, block), layers, zero_init_residual=config.zero_init_residual)
     if config.width != 64:
         _scale_width(net, config.width / 64)
     if config.stem == "cifar":  # Chen et al. 2020, appendix B.9
@@ -37,7 +51,7 @@ def resnet(config: BackboneConfig) -> nn.Module:
         _select_kernels(net, config.selective_kernels)
     out_dim = round(net.fc.in_features * config.width / 64)
     net.fc = nn.Identity()
-    net.out_dim = out_dim
+    net.out_dim = net.map_dim = out_dim
     return net
 
 
@@ -58,10 +72,15 @@ class AlexNet(nn.Module):
             inputs = outputs
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(6))
         self.classifier = nn.Sequential(nn.Linear(256 * 36, 4096), nn.ReLU(), nn.Linear(4096, 4096))
-        self.out_dim = 4096
+        self.out_dim, self.map_dim = 4096, 256
+
+    def feature_map(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, H, W) -> (B, 4096) features and the map (B, 256, h, w) of its convolutions."""
+        cells = self.features[:-1](x)
+        return self.classifier(self.features[-1](cells).flatten(1)), cells
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.features(x).flatten(1))
+        return self.feature_map(x)[0]
 
 
 class SelectiveKernel(nn.Module):

@@ -41,9 +41,10 @@ class VisionTransformer(TorchvisionViT):
     """(B, 3, H, W) -> (B, D): the class token after the last norm.
 
     `forward(x)` is `tokens(patches(x))[:, 0]`; methods that mask or predict patches call the two themselves. Weights are named as
-    torchvision's (layer scale, where used, is besides).
+    torchvision's (layer scale and registers, where used, are besides).
 
-    B rows, L patches of the image, D features of a token
+    B rows, L patches of the image, D features of a token, P = 1 + R tokens before them: the class token, then R registers
+    (Darcet et al. 2024, arXiv 2309.16588), which have no position
     """
 
     def __init__(self, config: BackboneConfig, side: int) -> None:
@@ -62,8 +63,9 @@ class VisionTransformer(TorchvisionViT):
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         )
         self.heads = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
-        self.out_dim, self.depth = width, depth
+        self.out_dim, self.map_dim, self.depth, self.num_prefix_tokens = width, width, depth, 1 + config.registers
         _initialise(self)
+        self.registers = nn.Parameter(torch.randn(1, config.registers, width) * 1e-6) if config.registers else None
         for i, block in enumerate(self.encoder.layers):
             assert isinstance(block, EncoderBlock)
             rate = config.drop_path * i / max(depth - 1, 1)
@@ -76,11 +78,14 @@ class VisionTransformer(TorchvisionViT):
         if config.frozen_patches:
             self.conv_proj.requires_grad_(False)
 
-    def patches(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, L, D): projected patches with their positions, row by row."""
+    def project(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, L, D): projected patches without positions, row by row."""
         rows, columns = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
-        projected = self.conv_proj(x[..., : rows * self.patch_size, : columns * self.patch_size])
-        return projected.flatten(2).transpose(1, 2) + self.positions(rows, columns)
+        return self.conv_proj(x[..., : rows * self.patch_size, : columns * self.patch_size]).flatten(2).transpose(1, 2)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, L, D): projected patches with their positions."""
+        return self.project(x) + self.positions(x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """(1, L, D) position embedding of a grid, interpolated where it is not the grid that was learned."""
@@ -93,12 +98,30 @@ class VisionTransformer(TorchvisionViT):
         return wide.flatten(2).transpose(1, 2)
 
     def tokens(self, patches: Tensor) -> Tensor:
-        """(B, L', D) patches, in any number -> (B, 1 + L', D): class token first, after the last norm."""
-        first = (self.class_token + self.encoder.pos_embedding[:, :1]).expand(len(patches), -1, -1)
-        return self.encoder.ln(self.encoder.layers(torch.cat([first.to(patches.dtype), patches], 1)))
+        """(B, L', D) patches, in any number -> (B, P + L', D): class token first, then registers, after the last norm."""
+        return self.encoder.ln(self.encoder.layers(self._with_prefix(patches)))
+
+    def inner(self, patches: Tensor, count: int) -> list[Tensor]:
+        """What each of the last `count` blocks puts out, before the last norm: (B, P + L', D) each, the last block's last."""
+        x, found = self._with_prefix(patches), []
+        for block in self.encoder.layers:
+            x = block(x)
+            found.append(x)
+        return found[-count:]
+
+    def _with_prefix(self, patches: Tensor) -> Tensor:
+        first = self.class_token + self.encoder.pos_embedding[:, :1]
+        before = first if self.registers is None else torch.cat([first, self.registers], 1)  # (1, P, D)
+        return torch.cat([before.expand(len(patches), -1, -1).to(patches.dtype), patches], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tokens(self.patches(x))[:, 0]
+
+    def feature_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> (B, D) features and the patches' (B, D, h, w)."""
+        tokens, rows = self.tokens(self.patches(x)), x.shape[-2] // self.patch_size
+        cells = tokens[:, -rows * (x.shape[-1] // self.patch_size) :]  # (B, L, D)
+        return tokens[:, 0], cells.transpose(1, 2).unflatten(2, (rows, -1))
 
 
 def _bicubic(grid: Tensor, size: tuple[int, int]) -> Tensor:

@@ -31,7 +31,7 @@ class Draws:
         host, *gpu = (not torch.equal(now, then) for now, then in zip(self.states(), before, strict=True))
         words = (
             f"method.name: {self.method} draws from torch's global generator in step {step} (torch.randn, nn.Dropout, ...), where each worker "
-            "draws otherwise and a run that goes on does too; batch.rand(name, shape) gives the same draws everywhere"
+            "draws otherwise and a run that goes on does too; batch.rand(name, shape) and batch.draw(name, shape) give the same draws everywhere"
         )
         if host:
             raise OnAllRanks(words)
