@@ -15,7 +15,7 @@ from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from contray import RunConfig
+from contray import RunConfig, model
 from contray.api.opened import Opened
 from contray.errors import ConfigError, UserError
 from contray.evaluation import Features, knn, linear
@@ -301,6 +301,35 @@ def test_measure_names_and_numbers() -> None:
     assert trained["linear_val_top1"] == probe.val_top1
     untested = measure("pixels_", fit, val, None, 4)
     assert untested == {f"pixels_{name}": trained[name] for name in ("knn_val_top1", "linear_val_top1")}
+
+
+def test_k_nn_of_the_embedding_is_of_what_the_loss_compares() -> None:
+    """InstDisc's and InvaSpread's published k-NN; the features' own number stays beside it."""
+    fit, val, test = (split(rows, seed, noise=3.0) for seed, rows in enumerate((300, 100, 200)))
+    whole = Parts(fit, val, test)
+    subject: Any = SimpleNamespace(
+        encoders=("", "random_", "pixels_"), encode=lambda encoders: None, features=lambda encoder: whole, classes=4, device="cpu", online=False,
+        method="trained", untrained="untrained", diagnosis=SimpleNamespace(embed=lambda method, x: x[:, : {"trained": 3, "untrained": 1}[method]]),
+    )  # fmt: skip
+    plain, found = knn.evaluate(subject, KNN), knn.evaluate(subject, dataclasses.replace(KNN, embedding=True))
+    assert {name: found[name] for name in plain} == plain
+    own = {f"{prefix}knn_embedding_{name}" for prefix in ("", "random_") for name in ("top1", "val_top1")}
+    assert set(found) - set(plain) == own
+    for prefix, width in (("", 3), ("random_", 1)):
+        bank, labels = torch.cat([fit.x, val.x])[:, :width], torch.cat([fit.y, val.y])
+        assert found[f"{prefix}knn_embedding_top1"] == knn_top1(bank, labels, test.x[:, :width], test.y, k=20, classes=4)
+    subject.diagnosis.embed, subject.config = lambda method, x: x, SimpleNamespace(method=SimpleNamespace(name="mae"))
+    with pytest.raises(ConfigError, match=r"^eval\.knn\.embedding: got true, but the loss of mae"):
+        knn.evaluate(subject, knn.Config(embedding=True))
+
+
+@pytest.mark.parametrize("name", ["instdisc", "invaspread"])
+def test_what_these_compare_is_their_unit_head_and_asked_for(name: str) -> None:
+    config = RunConfig.make(name, preset="digits")
+    assert config.parts["eval.knn"].embedding
+    method: Any = model.build(config, 8)
+    x = torch.randn(3, method.out_dim)
+    torch.testing.assert_close(method.eval().embedding(x), torch.nn.functional.normalize(method.head(x)))
 
 
 def test_selection_never_sees_the_test_set() -> None:
