@@ -64,6 +64,7 @@ LATER = {
     **{f"eval.{name}.warmup": 0.1 for name in ("finetune", "supervised", "distill", "crd", "noisy_student")},
     **{f"eval.finetune.{key}": 0.0 for key in ("erasing", "mixup", "cutmix", "smoothing", "drop_path")},
     "eval.finetune.randaugment": (0, 9),
+    "eval.segmentation.k": 30,
 }
 MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
 

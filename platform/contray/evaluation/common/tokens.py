@@ -78,5 +78,5 @@ def tokens(method: Method, inputs: Mapping[str, Tensor]) -> Tensor:
     rows = len(next(iter(inputs.values())))
     maps = [each.tokens for each in read if each.tokens is not None and len(each.tokens) == rows]
     if not maps:
-        raise UserError("eval attentive: this encoder has no tokens and no feature map of the whole image")
+        raise UserError("backbone.name: this encoder has no tokens and no feature map of the whole image")
     return torch.cat(maps, 2)
