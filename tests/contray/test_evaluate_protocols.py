@@ -17,7 +17,7 @@ from contray.evaluation.attentive import AttentiveProbe
 from contray.evaluation.common import trained
 from contray.evaluation.common.labelled import CroppedImages, cropped_views, score
 from contray.evaluation.common.samples import check_labels
-from contray.evaluation.common.tokens import last_blocks, tokens
+from contray.evaluation.common.tokens import conv_layers, last_blocks, layer_features, tokens
 from contray.evaluation.common.trained import decayed
 from contray.model.vit import VisionTransformer
 from tests.contray.evaluations import CPU, evaluated
@@ -317,6 +317,33 @@ def test_last_n_goes_through_the_cached_grid(easy: data.Source) -> None:
     assert last_n_probe(one, easy, built(one, easy))["linear_last1_top1"] == cached["linear_top1"]
     averaged = vit_config(**{"eval.last_n.blocks": 1, "eval.last_n.average": True})
     assert "linear_last1_avg_top1" in last_n_probe(averaged, easy, built(averaged, easy))
+
+
+# ---------------------------------------------------------------- layers
+
+
+def test_a_layer_has_the_features_of_deepclusters_probe() -> None:
+    """RegLog of its eval_linear.py: 9600, 9216, 9600, 9600 and 9216 features of AlexNet's five convolutions, after their ReLUs, at 224 px."""
+    config = RunConfig.make("deepcluster", {"method.clusters": 10, "method.pca": 8}, preset="paper")
+    method = model.build(config, 20).eval()
+    x = {"image": torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))}
+    with torch.no_grad():
+        layers = conv_layers(method, x)
+        found = [layer_features(method, x, layer, 9600) for layer in layers]
+    assert [each.shape[1] for each in found] == [9600, 9216, 9600, 9600, 9216]
+    assert all(each.min() >= 0 for each in found)
+    assert not any(layer._forward_hooks for layer in layers)
+
+
+def test_probes_of_layers_go_through_the_cached_grid(config: RunConfig, easy: data.Source) -> None:
+    given = config.replace({"eval.layers.epochs": 5, "eval.layers.features": 128, "eval.layers.layers": (1, 4)})
+    found = evaluated("layers", given, easy, built(given, easy))
+    assert set(found) == {f"linear_layer{number}_{name}" for number in (1, 4) for name in ("top1", "val_top1")}
+    assert found["linear_layer1_top1"] > 0.6
+    with pytest.raises(ConfigError, match=r"^eval\.layers\.layers: got 5, but the backbone has 4 layers"):
+        evaluated("layers", given.replace({"eval.layers.layers": (5,)}), easy, built(given, easy))
+    with pytest.raises(UserError, match="eval layers: the backbone has no feature maps"):
+        evaluated("layers", vit_config(), easy, built(vit_config(), easy))
 
 
 # ---------------------------------------------------------------- labels

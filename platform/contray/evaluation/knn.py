@@ -21,7 +21,7 @@ PAPER = Citation(
     "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018, "https://arxiv.org/abs/1805.01978"
 )
 NEEDS = ("labels",)
-METRICS = ("knn_val_top1", "knn_embedding_val_top1")
+METRICS = ("knn_val_top1",)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     trained, rows = seen[0], apart(np.arange(len(seen[0].images)), SHOWN)
     everywhere = torch.ones_like(fronts[0])
     colours = [coloured(trained.tokens, everywhere), coloured(trained.tokens, fronts[0]), coloured(seen[1].tokens, everywhere)]
-    note = f"red, green and blue: the first three components of the patches of {len(ids):,} {kind}; foreground: their own, of patches whose first is above the mean"
+    note = f"red, green and blue: the first three components of the patches of {len(ids):,} {kind}; foreground: their own, of patches on the object's side of the first"
     if found:
         note += (
             f"\noutlined: the object; its Jaccard overlap with the foreground: {found['patch_pca_jaccard']:.3f}, "
