@@ -27,6 +27,7 @@ from contray.config.evaluations import load_evaluation
 from contray.config.keys import Key
 from contray.config.registry import MethodFile, builtin, load_method
 from contray.methods._base import View
+from contray.reporting.measured import page as records_page
 from contray.tables import Table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,6 +87,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "reference/api.md", api_page()
     yield "reference/evaluations.md", evaluations_page()
     yield "reference/spaces.md", spaces_page()
+    yield "reference/records.md", records_page()
     yield "CHANGELOG.md", (ROOT / "CHANGELOG.md").read_text()
     yield "CONTRIBUTING.md", _from_root((ROOT / "CONTRIBUTING.md").read_text())
 

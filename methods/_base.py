@@ -22,94 +22,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ._draws import bits, uniform
 from ._ranks import Scope, norm_scope
+from ._views import View as View
+from ._views import evaluation_view as evaluation_view
+from ._views import setting as setting
 
 Reps = dict[str, Tensor]  # whatever `represent` computed; the first axis of every tensor is the rows
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    unit: str = "",
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    lt: float | None = None,
-    empty: str = "",
-) -> Any:
-    """A config field: default, help, unit, allowed range (of each number of a tuple), and the word for an empty tuple, where that means something."""
-    bounds = {name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if bound is not None}
-    meta = {"help": help, "unit": unit, "bounds": bounds, "empty": empty}
-    if isinstance(default, (dict, list)):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=meta)
-    return dataclasses.field(default=default, metadata=meta)
-
-
-@dataclass(frozen=True)
-class View:
-    """What is drawn of one sample for one input of a method. Geometry first, then the photometric policy in the order of the fields.
-
-    `augment.strength` scales the policy (`rotation` and every field after it but `sobel` and `space`), never the crop and the flip.
-    """
-
-    size: int = setting(224, "side of the drawn square", unit="px", ge=1)
-    count: int = setting(1, "how many crops of this kind are drawn per sample", ge=1)
-    source: str = setting("image", "column of the data source")
-    kind: Literal["image", "patches", "array", "tokens"] = setting(
-        "image",
-        "one image, a grid of overlapping patches (see grid), a window of `size` values of an array, or `size` tokens of a text; "
-        "crop, flip and the photometric policy are of images",
-    )
-    channels: int = setting(1, "arrays: channels, the first of two axes; images have data.channels", ge=1)
-    crop: tuple[float, float] = setting(
-        (0.08, 1.0), "area of the random resized crop; (0, 0): resize and centre crop", unit="fraction", ge=0, le=1
-    )
-    ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "aspect ratio of the crop", ge=0.1, le=10)
-    flip: float = setting(0.5, "horizontal flip", unit="probability", ge=0, le=1)
-    geometry: str = setting("", "views of one geometry group share crop and flip; empty: a geometry of its own")
-    interpolation: Literal["linear", "cubic", "area"] = setting("linear", "how the crop is resized")
-    rotation: float = setting(0.0, "largest rotation", unit="degrees", ge=0, le=180)
-    jitter: tuple[float, float, float, float] = setting(
-        (0.0, 0.0, 0.0, 0.0), "brightness, contrast, saturation, hue", unit="fraction", ge=0
-    )
-    jitter_p: float = setting(0.0, "colour jitter", unit="probability", ge=0, le=1)
-    gray: float = setting(0.0, "conversion to grey", unit="probability", ge=0, le=1)
-    blur: float = setting(0.0, "Gaussian blur", unit="probability", ge=0, le=1)
-    blur_sigma: tuple[float, float] = setting((0.1, 2.0), "standard deviation of the blur", unit="px", gt=0)
-    randaugment: tuple[int, int] = setting((0, 10), "RandAugment: number of operations and magnitude (0 to 10)", ge=0)
-    solarize: float = setting(0.0, "solarisation (threshold 128)", unit="probability", ge=0, le=1)
-    cutout: float = setting(0.0, "cutout of one square of half the side", unit="probability", ge=0, le=1)
-    noise: float = setting(0.0, "Gaussian noise of standard deviation 0.1", unit="probability", ge=0, le=1)
-    sobel: bool = setting(False, "replace the image by its Sobel gradient magnitude")
-    space: Literal["rgb", "lab", "ycbcr"] = setting("rgb", "colour space of the drawn pixels")
-    grid: tuple[int, int, int] = setting((0, 0, 0), "patches: rows (= columns), side and stride in px", ge=0)
-    grid_shift: int = setting(0, "patches: each is moved down and right at random by up to this", unit="px", ge=0)
-
-    def names(self, name: str) -> list[str]:
-        """The keys of `Batch.views` that this entry fills: its own name, or name0, name1, ... where it is drawn several times."""
-        return [name] if self.count == 1 else [f"{name}{i}" for i in range(self.count)]
-
-
-def evaluation_view(view: View) -> View:
-    """The deterministic counterpart of a training view: resize, centre crop, the same colour space and size."""
-    return View(
-        size=view.size,
-        source=view.source,
-        kind=view.kind,
-        channels=view.channels,
-        crop=(0.0, 0.0),
-        flip=0.0,
-        sobel=view.sobel,
-        space=view.space,
-        grid=view.grid,
-    )
 
 
 @dataclass(frozen=True)
@@ -253,6 +177,15 @@ class Reconstruction:
     about: str
 
 
+class Frozen(Protocol):
+    """An encoder to learn from: pixels (B, C, H, W) in [0, 1] -> features (B, out_dim), last feature map (B, map_dim, h, w); map_dim 0: it has none."""
+
+    out_dim: int
+    map_dim: int
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 class Method(nn.Module):
     """A self-supervised method. A step reads as a paper does: represent, compare (`loss`), remember (`update`).
 
@@ -265,6 +198,7 @@ class Method(nn.Module):
     )
     strided: ClassVar[tuple[str, ...]] = ()  # views, and reps of the same names, that `represent` runs in `batch.norm("strided")`
 
+    guides: ClassVar[tuple[str, ...]] = ()  # fields of the config that name frozen encoders (see `frozen`)
     # what it needs of a vision transformer (see `needs_vit`)
     reach: ClassVar[tuple[str, ...]] = ("patches", "tokens", "positions", "patch_size", "image_size")
 
@@ -279,6 +213,7 @@ class Method(nn.Module):
         """
         super().__init__()
         self.config = config
+        self.frozen: Mapping[str, Frozen] = getattr(backbone, "frozen", {})  # what `guides` name; no part of the method's state
         self.register_buffer("samples", torch.tensor(samples))
         self.register_buffer(
             "pixel_mean", torch.zeros(3, 1, 1), persistent=False

@@ -50,21 +50,36 @@ def norm_layer(kind: str, width: int) -> nn.Module:
     return BatchNorm(width, scale=kind != "bn_plain", shift=kind == "bn")
 
 
-def mlp(*widths: int, norm: str = "bn", last_norm: str = "none", activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+def mlp(
+    *widths: int,
+    norm: str = "bn",
+    last_norm: str = "none",
+    activation: type[nn.Module] = nn.ReLU,
+    last_bias: bool = True,
+) -> nn.Sequential:
     """Linear layers of these widths, each but the last followed by `norm` and `activation`, the last by `last_norm` (see `norm_layer`).
 
-    A layer before a norm has no bias: it would have no effect, and AdamW would blow its rounding noise up.
+    A layer before a norm has no bias: it would have no effect, and AdamW would blow its rounding noise up. last_bias: whether the last has one
+    where no norm follows it.
     """
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2
         kind = last_norm if last else norm
         layers += [
-            nn.Linear(inputs, outputs, bias=kind == "none"),
+            nn.Linear(inputs, outputs, bias=kind == "none" and (last_bias or not last)),
             norm_layer(kind, outputs),
             nn.Identity() if last else activation(),
         ]
     return nn.Sequential(*[layer for layer in layers if not isinstance(layer, nn.Identity)])
+
+
+def xavier(net: nn.Module) -> None:
+    """Draws all linear layers within `net` by Xavier, without biases (He et al. 2022, `models_mae.py`); attention has q, k and v in one, as torch draws them."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
 
 def sincos_2d(width: int, rows: int, columns: int) -> Tensor:

@@ -154,7 +154,7 @@ def norm_scope(
 ) -> Iterator[Scope]:
     """Within it, batch norm runs over `groups` groups of the global batch of `size`; 0: there must be none. Rows may be a chunk of whole groups.
 
-    layout "blocks": contiguous slots; "strided": slot modulo groups, so that a key's statistics never come from its query's company
+    layout "blocks": contiguous slots; "strided": slot modulo groups, so that a key shares few rows of its group with its query
     (what MoCo's shuffling is for, He et al. 2020 §3.3). track=False leaves the running statistics alone (replayed passes).
     rand: `Batch.rand`, for stochastic depth.
     """

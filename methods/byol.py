@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import cosine, mlp, negative_cosine
+from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
     title="Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning",
@@ -30,13 +31,14 @@ METRICS = {
 }
 DIFFERS = (
     "method.output_norm, none in the paper, is batch norm in the presets of a few hundred steps",
-    "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
+    SOLO_DIFFERS,
 )
 
 
 @dataclass(frozen=True)
 class Config(MethodConfig):
     momentum: float = setting(0.996, "momentum of the target network at the start; it rises to 1 (§3.2, appendix A)", ge=0, le=1)
+    momentum_schedule: Literal["cosine", "constant"] = setting("cosine", "whether that momentum rises to 1, or stays")
     hidden: int = setting(4096, "width of the hidden layer of projector and predictor (§3.2)", unit="features", ge=1)
     dim: int = setting(256, "width of the projected space (§3.2)", unit="features", ge=1)
     projector_norm: Literal["bn", "ln", "gn", "none"] = setting("bn", "norm of the projector's hidden layer")
@@ -51,6 +53,7 @@ VIEWS = {"first": replace(_VIEW, blur=1.0), "second": replace(_VIEW, blur=0.1, s
 
 RECIPE = {
     "backbone.name": "resnet50",
+    "backbone.zero_init_residual": True,
     "optim.name": "lars",
     "optim.lr": 0.2,
     "optim.weight_decay": 1.5e-6,
@@ -62,8 +65,9 @@ RECIPE = {
 SHORT = {"optim.lr": 0.3, "optim.weight_decay": 1e-6, "method.momentum": 0.99}
 NO_BATCH = {"backbone.norm": "gn_ws", "method.projector_norm": "gn", "method.output_norm": "none", "method.predictor_norm": "gn"}
 DIGITS = {
-    "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.momentum": 0.5, "method.hidden": 128,
-    "method.dim": 64, "method.output_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.weight_decay": 1e-4, "optim.warmup_epochs": 0.5,
+    "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "backbone.zero_init_residual": False,
+    "method.momentum": 0.5, "method.hidden": 128, "method.dim": 64, "method.output_norm": "bn", "optim.name": "adamw",
+    "optim.lr": 6e-3, "optim.weight_decay": 1e-4, "optim.warmup_epochs": 0.5,
     "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
 
@@ -79,11 +83,17 @@ PRESETS = {
     "e100": Preset("100 epochs", SHORT | {"optim.lr": 0.45, "train.epochs": 100}),
     "gn_ws": Preset("no batch statistics anywhere: group norm and weight standardisation, 73.9 % where batch norm has 74.3 %", NO_BATCH),
     "cifar": Preset(
-        "ResNet-18 with a 3x3 stem: about 92.6 % linear on CIFAR-10 after 1000 epochs",
-        {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.momentum": 0.99, "optim.lr": 1.0, "optim.weight_decay": 1e-5,
-         "train.batch_size": 256},
-        both(crop=(0.2, 1.0)),
+        SOLO_LEARN.format("92.58"),
+        SOLO_LARS | {"method.momentum": 0.99, "optim.lr": 1.0, "optim.warmup_start": SOLO_START, "optim.weight_decay": 1e-5},
+        both(interpolation="cubic"),
     ),
+    "cifar_lightly": Preset(  # whose loss is a quarter of the paper's: so is the rate here, and the decay four times theirs
+        LIGHTLY.format("86.8", 108),
+        LIGHTLY_SGD | {"method.momentum": 0.99, "method.momentum_schedule": "constant", "method.hidden": 1024, "optim.lr": 0.03,
+                       "optim.weight_decay": 2e-3},
+        both(),
+    ),
+    "cifar_short": Preset("CIFAR's images in runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps", DIGITS, both(crop=(0.2, 1.0))),
     "digits": Preset("the built-in digits: a residual net of width 16, batch 64, 600 steps", DIGITS, DIGITS_VIEWS),
     "digits_gn_ws": Preset("the digits without batch statistics", DIGITS | NO_BATCH, DIGITS_VIEWS),
 }  # fmt: skip
@@ -102,7 +112,8 @@ class BYOL(Method):
         yield self.projector, self.target_projector
 
     def ema_momentum(self, clock: Clock) -> float:
-        return cosine(self.config.momentum, 1.0, clock.fraction)
+        start = self.config.momentum
+        return start if self.config.momentum_schedule == "constant" else cosine(start, 1.0, clock.fraction)
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
         views = (batch.views["first"], batch.views["second"])

@@ -35,8 +35,6 @@ METRICS = {
 DIFFERS = (
     "tokens are clusters of patches fitted to the first batch, unless method.tokenizer is dalle",
     "the regressor has neither layer scale nor drop path, and other norms than the release's; pixels are resized by area, not by Lanczos",
-    "AdamW's second beta is 0.98; the release's scripts have 0.999",
-    "a ViT is initialised as MoCo v3's, whatever the method",
 )
 
 
@@ -57,7 +55,7 @@ class Config(MethodConfig):
     alignment: float = setting(2.0, "weight of the alignment with the encoder's features of masked patches (eq. 3)", ge=0)
 
 
-VIEWS = {"view": View(crop=(0.08, 1.0), interpolation="cubic")}
+VIEWS = {"view": View(crop=(0.08, 1.0), interpolation="antialiased_cubic")}
 # the same crop at half the size, 8 px for each patch of 16
 DALLE_VIEWS = {
     "view": replace(VIEWS["view"], geometry="image"),
@@ -67,13 +65,13 @@ DALLE_VIEWS = {
 RECIPE = {
     "backbone.name": "vit_base",
     "backbone.positions": "sincos",
+    "backbone.init": "mae",
     "backbone.drop_path": 0.1,
     "backbone.layer_scale": 0.1,
     "optim.name": "adamw",
     "optim.lr": 1.5e-3,
     "optim.lr_scaling": "none",
     "optim.lr_end": 0.0067,
-    "optim.betas": (0.9, 0.98),
     "optim.weight_decay": 0.05,
     "optim.decay_norms": False,
     "optim.warmup_epochs": 20,

@@ -7,17 +7,17 @@ B batch rows, N rows of the global batch, L tokens, F backbone features, W width
 """
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import normalize, precise
+from ._base import Batch, Clock, MethodConfig, Paper, Preset, Reps, View, setting
+from ._parts import precise
 from ._ranks import gather
 from ._similarity import identify
+from ._towers import TwoTowers
 
 PAPER = Paper(
     title="Learning Transferable Visual Models From Natural Language Supervision",
@@ -33,10 +33,7 @@ METRICS = {
     "temperature": "the learned temperature that similarities are divided by; the smaller, the harder the softmax",
 }
 DIFFERS = (
-    "texts are bytes, not a vocabulary of byte pairs; the image tower is a plain ResNet-50 without attention pooling",
-    "the text tower's blocks begin as copies of one another, and tokens are drawn with a standard deviation of 1 (release: 0.02)",
-    "the temperature is limited where it is used, so that it no longer learns once it has reached the limit; the release limits the parameter",
-    "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
+    "texts are bytes unless views.text.merges names the file of the release's byte pairs; the image tower is a plain ResNet-50 without attention pooling",
 )
 
 
@@ -48,17 +45,21 @@ class Config(MethodConfig):
     text_width: int = setting(512, "W, features of a token of the text's own transformer (§2.4)", unit="features", ge=4)
     text_blocks: int = setting(12, "blocks of the text's own transformer (§2.4)", unit="blocks", ge=1)
     text_heads: int = setting(8, "attention heads of the text's own transformer (§2.4); text_width is a multiple", ge=1)
+    vocabulary: int = setting(258, "tokens of texts: 258 (bytes), 49408 with views.text.merges (byte pairs)", ge=258)
     dim: int = setting(512, "width of the space that images and texts share", unit="features", ge=1)
     longest: int = setting(
         256, "tokens of the longest text that there are places for; at least the view's size", unit="tokens", ge=2
     )
 
 
-VOCABULARY, END = 258, 257  # bytes; the text's feature is read at the end token (§2.4)
-VIEWS = {"image": View(crop=(0.9, 1.0), flip=0.0), "text": View(source="caption", kind="tokens", size=77)}
+VIEWS = {
+    "image": View(crop=(0.9, 1.0), flip=0.0, interpolation="antialiased_cubic"),
+    "text": View(source="caption", kind="tokens", size=77),
+}
 
 RECIPE = {
     "backbone.name": "resnet50",
+    "backbone.zero_init_residual": True,
     "optim.name": "adamw",
     "optim.lr": 5e-4,
     "optim.lr_scaling": "none",
@@ -73,7 +74,8 @@ RECIPE = {
 VIT = {"method.towers": "shared", "train.channels_last": False}
 SMALL_TEXT = {"method.text_width": 64, "method.text_blocks": 2, "method.text_heads": 4, "method.dim": 64}
 DIGITS = SMALL_TEXT | {
-    "optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 0.5, "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
+    "backbone.zero_init_residual": False, "optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 0.5,
+    "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
 # the picture that the caption describes: both are of one scene
 DIGITS_VIEWS = {
@@ -89,7 +91,7 @@ PRESETS = {
                      VIT | {"backbone.name": "vit_small", "train.batch_size": 1024, "optim.warmup_epochs": 1}),
     "cifar": Preset("ResNet-18 with a 3x3 stem and a small text tower, for pictures of 32 px with captions",
                     SMALL_TEXT | {"backbone.name": "resnet18", "backbone.stem": "cifar", "optim.lr": 1e-3, "train.batch_size": 256, "train.epochs": 100},
-                    {"image": replace(VIEWS["image"], size=32), "text": VIEWS["text"]}),
+                    {"image": replace(VIEWS["image"], size=32, interpolation="linear"), "text": VIEWS["text"]}),
     "digits": Preset("the built-in digits and their captions (which name the digit): a residual net of width 16, batch 64, 600 steps",
                      DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}, DIGITS_VIEWS),
     "digits_shared": Preset("the digits and their captions through one small ViT",
@@ -97,61 +99,16 @@ PRESETS = {
 }  # fmt: skip
 
 
-class CLIP(Method):
-    def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
-        super().__init__(config, backbone, samples)
-        shared = config.towers == "shared"
-        width = self.out_dim if shared else config.text_width
-        self.words = nn.Embedding(VOCABULARY, width)
-        self.places = nn.Parameter(torch.randn(config.longest, width) * 0.01)  # (L, W)
-        if not shared:
-            block = nn.TransformerEncoderLayer(
-                width, config.text_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-            )
-            self.text = nn.TransformerEncoder(block, config.text_blocks, norm=nn.LayerNorm(width), enable_nested_tensor=False)
-        self.image_head = nn.Linear(self.out_dim, config.dim, bias=False)
-        self.text_head = nn.Linear(width, config.dim, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))  # ln (1 / T)
-
-    @classmethod
-    def needs_vit(cls, config: Config) -> bool:
-        return config.towers == "shared"
-
-    @classmethod
-    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
-        if config.text_width % config.text_heads:
-            raise ValueError(f"text_width: got {config.text_width}, must be a multiple of text_heads ({config.text_heads})")
-        if views["text"].size > config.longest:
-            raise ValueError(f"longest: got {config.longest}, must be at least views.text.size ({views['text'].size})")
-
-    def negatives(self, batch: int) -> int:
-        return batch - 1
-
-    def represent(self, batch: Batch, clock: Clock) -> Reps:
-        return {"image": self.backbone(batch.views["image"]), "text": self.read(batch.views["text"])}  # (B, F), (B, W)
-
-    def read(self, tokens: Tensor) -> Tensor:
-        """(B, L) -> (B, W): the feature at each text's end."""
-        embedded = self.words(tokens) + self.places[: tokens.shape[1]]  # (B, L, W)
-        length = tokens.shape[1]
-        end = (tokens == END).to(torch.int8).argmax(1)  # (B,)
-        if self.config.towers == "shared":
-            net: Any = self.backbone
-            seen = embedded * (tokens > 0)[..., None].to(embedded.dtype)  # padding says nothing, and the class token sums up
-            return net.tokens(seen)[:, 0]
-        causal = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device, dtype=embedded.dtype)
-        read = self.text(embedded, mask=causal, is_causal=True)  # (B, L, W)
-        return read[torch.arange(len(read), device=read.device), end]
-
+class CLIP(TwoTowers):
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        image, text = normalize(self.image_head(reps["image"])), normalize(self.text_head(reps["text"]))  # (B, D)
-        scale = self.log_scale.clamp(max=math.log(self.config.largest_scale)).exp()
+        image, text = self.project(reps)  # (B, D)
+        scale = self.log_scale.exp()
         loss, accuracy = match(image, text, scale, batch.slot, batch.size)
         return {"loss": loss, "match_top1": accuracy, "temperature": (1 / scale).detach() * len(image) / batch.size}
 
-    def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        h = self.backbone(inputs["image"])  # (B, F)
-        return {"backbone": h, "projector": self.image_head(h)}
+    @torch.no_grad()
+    def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
+        self.log_scale.clamp_(max=math.log(self.config.largest_scale))  # the parameter: at its bound it can still learn (§2.5)
 
 
 @precise

@@ -49,7 +49,7 @@ class Config(MethodConfig):
     head_norm: Literal["none", "bn"] = setting("none", "norm of the embedding (paper: none); runs of a few hundred steps need bn")
 
 
-VIEWS = {"view": View(crop=(0.08, 1.0), space="lab")}
+VIEWS = {"view": View(crop=(0.08, 1.0), interpolation="antialiased", space="lab")}
 SCENE = View(crop=(0.2, 1.0), geometry="scene")  # images of one sample share the crop
 RGBD_VIEWS = {
     "view": replace(SCENE, space="lab"),
@@ -70,7 +70,7 @@ RECIPE = {
     "train.batch_size": 128,
     "train.epochs": 240,
 }
-CIFAR_VIEWS = {"view": replace(VIEWS["view"], size=32, crop=(0.2, 1.0))}
+CIFAR_VIEWS = {"view": replace(VIEWS["view"], size=32, interpolation="linear", crop=(0.2, 1.0))}
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.negatives": 1024,
     "method.temperature": 0.1, "method.dim": 64, "method.head_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.schedule": "cosine",

@@ -32,8 +32,8 @@ METRICS = {
 }
 DIFFERS = (
     "the networks are torchvision's ResNet-101 (v1) and ResNet-152 (v2) in the place of the papers' own, so that their numbers are not to be expected",
-    "v1 trains on grey patches, and the evaluation shows colour; there is no random sub-crop of a patch (views.patches.grid_shift is there, unused)",
-    "v2's colour policy is applied to the whole crop before it is cut, so that all patches of an image share it; the paper augments each patch by itself",
+    "v2 augments each patch by elastic shifts, shearing, colours and grey; the paper also applies two of AutoAugment's operations to each, and a colour histogram's",
+    "similarities are divided by the square root of their width (8); in the paper's pseudo-code of v2 by 10",
 )
 
 
@@ -51,9 +51,10 @@ class Config(MethodConfig):
 
 
 V1_VIEW = View(
-    size=256, kind="patches", grid=(7, 64, 32), crop=(0.6, 1.0), ratio=(1.0, 1.0), gray=1.0
-)  # §3.2: grey patches of 64 px
-V2_VIEW = replace(V1_VIEW, size=260, grid=(6, 80, 36), gray=0.25, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8)
+    size=256, kind="patches", grid=(7, 64, 32), grid_kept=60, crop=(0.6, 1.0), ratio=(1.0, 1.0), space="gray"
+)  # §3.2: grey patches of 64 px, of each a random 60 x 60, padded
+V2_VIEW = replace(V1_VIEW, size=260, grid=(6, 80, 36), grid_kept=0, space="rgb", per_patch=True, elastic=0.2, shear=0.2,
+                  jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.25)  # §4.1 and appendix: each patch by itself  # fmt: skip
 VIEWS = {"patches": V1_VIEW}
 
 RECIPE = {
@@ -68,7 +69,7 @@ RECIPE = {
     "train.epochs": 200,
 }
 V2 = {"backbone.name": "resnet152", "backbone.norm": "ln", "optim.lr": 4e-4, "optim.betas": (0.8, 0.999), "optim.clip": 0.01,
-      "method.nearest": 2, "method.farthest": 3, "method.directions": 4, "method.drop_channels": 0.8}  # fmt: skip
+      "method.nearest": 3, "method.farthest": 3, "method.directions": 4, "method.drop_channels": 0.8}  # rows: as the pseudo-code  # fmt: skip
 SMALL = {
     "backbone.stem": "cifar", "backbone.norm": "ln", "method.nearest": 1, "method.farthest": 3, "method.context_blocks": 2,
     "method.context_width": 64, "optim.schedule": "cosine", "train.batch_size": 64,
@@ -85,7 +86,7 @@ PRESETS = {
                     {"patches": SMALL_VIEW}),
     "digits": Preset("v1 on the built-in digits: 4 x 4 patches of 14 px", DIGITS, {"patches": replace(SMALL_VIEW, flip=0.0)}),
     "digits_v2": Preset("four directions on the built-in digits", DIGITS | {"method.directions": 4, "method.drop_channels": 0.2},
-                        {"patches": replace(SMALL_VIEW, flip=0.0)}),
+                        {"patches": replace(V2_VIEW, size=32, grid=(4, 14, 6), ratio=SMALL_VIEW.ratio, flip=0.0)}),
 }  # fmt: skip
 
 

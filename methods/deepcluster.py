@@ -43,7 +43,7 @@ class Config(MethodConfig):
     input: Literal["sobel", "rgb"] = setting("sobel", "Sobel gradients (§3.3) or colours (table 1) as the network's input")
 
 
-VIEWS = {"view": View(crop=(0.08, 1.0))}
+VIEWS = {"view": View(crop=(0.08, 1.0), interpolation="antialiased")}
 
 RECIPE = {
     "backbone.name": "alexnet",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import kmeans, mlp, normalize, precise, whiten
 from ._ranks import from_first, gather
+from ._recipes import SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN
 
 PAPER = Paper(
     title="Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (appendix C: DeepCluster-v2)",
@@ -32,6 +33,8 @@ METRICS = {
 DIFFERS = (
     "the first clusters are of whitened backbone features; the release's are of the untrained projector's output",
     "method.output_norm, none in the paper, is batch norm in the presets of a few hundred steps",
+    SOLO_DIFFERS,
+    "cifar: solo-learn's first epoch has no clusters and trains nothing",
 )
 
 
@@ -82,12 +85,12 @@ DIGITS_VIEW = small(jitter=(0.2, 0.2, 0.2, 0.05), crop=(0.8, 1.0), flip=0.0)  # 
 PRESETS = {
     "paper": Preset("ResNet-50, batch 4096, 2 x 224 + 6 x 96 px, 800 epochs: 75.2 % linear on ImageNet"),
     "cifar": Preset(
-        "ResNet-18 with a 3x3 stem, 2 crops of 32 px and 4 of 16: about 88.9 % linear on CIFAR-10 after 1000 epochs",
-        {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.prototypes": 500, "optim.name": "sgd", "optim.lr": 0.06,
-         "optim.weight_decay": 5e-4, "train.batch_size": 256, "train.norm_groups": 1, "train.epochs": 1000},
-        {"large": small(jitter=(0.4, 0.4, 0.4, 0.1), crop=(0.3, 1.0)),
-         "small": replace(small(jitter=(0.4, 0.4, 0.4, 0.1), crop=(0.1, 0.3)), size=16, count=4)},
+        f"two crops: {SOLO_LEARN.format('88.85')}",
+        SOLO_LARS | {"optim.lr": 0.6, "optim.lr_end": 0.001, "optim.warmup_epochs": 11, "optim.warmup_start": 0.0, "optim.weight_decay": 1e-6},
+        {"large": replace(LARGE, size=32, crop=(0.08, 1.0), interpolation="cubic")},
     ),
+    "cifar_short": Preset("CIFAR's images in runs of a few hundred steps, two crops: a residual net of width 16, batch 64, 600 steps", DIGITS,
+                          {"large": small(jitter=(0.4, 0.4, 0.4, 0.1), crop=(0.3, 1.0))}),
     "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 64, 600 steps", DIGITS, {"large": DIGITS_VIEW}),
     "digits_multicrop": Preset("the digits with four small crops besides", DIGITS,
                                {"large": DIGITS_VIEW, "small": replace(DIGITS_VIEW, size=20, count=4, crop=(0.3, 0.6))}),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import cosine, mlp, normalize, precise
 from ._ranks import DropPath, full, total
+from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
     title="Emerging Properties in Self-Supervised Vision Transformers",
@@ -32,11 +33,11 @@ METRICS = {
     "teacher_entropy": "entropy of the teacher's outputs over log K: 1 uniform, 0 always the same sharp answer; staying at either end is collapse",
 }
 DIFFERS = (
-    "ViT-S has 12 heads, as MoCo v3's; the release's has 6 (backbone.heads 6)",
-    "the last layer's rows begin with norm 16 and are normalised where they are used; the release's have norm 0.58, so the same rate turns them faster there",
     "method.head_norm, none in the paper for ViTs, is batch norm in the presets of a few hundred steps",
-    "the rate ends at 4e-6 in paper (release: 1e-6); the preset resnet50 is not the recipe of the checkpoint whose number it quotes",
-    "a ViT is initialised as MoCo v3's, whatever the method",
+    "resnet50 is the README's command; the released checkpoint (75.3 % linear) trained with LARS in batches of 4080 for 800 epochs (facebookresearch/dino, issue 133)",
+    "vit_b: batch, rate and crops as others report of the release's args.txt",
+    SOLO_DIFFERS,
+    "cifar_lightly: the teacher's head starts as the student's; lightly draws it anew",
 )
 
 
@@ -45,6 +46,7 @@ class Config(MethodConfig):
     outputs: int = setting(65536, "K, width of the output distribution (§5)", unit="features", ge=2)
     hidden: int = setting(2048, "width of the head's two hidden layers (appendix C)", unit="features", ge=1)
     bottleneck: int = setting(256, "width of the head before its last layer (appendix C)", unit="features", ge=1)
+    head_layers: Literal["2", "3"] = setting("3", "layers of the head before its last (appendix C: 3)")
     head_norm: Literal["none", "hidden", "all"] = setting(
         "none", "batch norm in the head (paper: none; released for ResNets: hidden layers); runs of a few hundred steps need all"
     )
@@ -54,10 +56,11 @@ class Config(MethodConfig):
     teacher_warmup: int = setting(0, "linear warm-up of the teacher's temperature", unit="epochs", ge=0)
     centre_momentum: float = setting(0.9, "momentum of the centre (eq. 4)", ge=0, le=1)
     momentum: float = setting(0.996, "momentum of the teacher at the start; it rises to 1 (§3.1)", ge=0, le=1)
+    momentum_schedule: Literal["cosine", "constant"] = setting("cosine", "whether that momentum rises to 1, or stays")
     freeze_epochs: float = setting(1.0, "how long the last layer stays as it was drawn (appendix A)", unit="epochs", ge=0)
 
 
-_VIEW = View(crop=(0.4, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="cubic")
+_VIEW = View(crop=(0.4, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="antialiased_cubic")
 VIEWS = {
     "large_a": replace(_VIEW, blur=1.0),
     "large_b": replace(_VIEW, blur=0.1, solarize=0.2),
@@ -66,10 +69,11 @@ VIEWS = {
 
 RECIPE = {
     "backbone.name": "vit_small",
+    "backbone.init": "trunc_normal",
     "backbone.drop_path": 0.1,
     "optim.name": "adamw",
     "optim.lr": 5e-4,
-    "optim.lr_end": 0.002,
+    "optim.lr_end": 0.001,  # 1e-6 of 1e-3
     "optim.weight_decay": 0.04,
     "optim.weight_decay_end": 0.4,
     "optim.decay_norms": False,
@@ -77,7 +81,7 @@ RECIPE = {
     "optim.schedule": "cosine",
     "optim.clip": 3.0,
     "optim.clip_by": "tensor",
-    "train.batch_size": 1024,
+    "train.batch_size": 512,
     "train.epochs": 100,
     "train.channels_last": False,
 }
@@ -88,6 +92,7 @@ def views(crop: tuple[float, float], small: View | None = None, **changes: Any) 
     return large | ({"small": small} if small else {})
 
 
+CONVOLUTIONS = {"backbone.drop_path": 0.0, "optim.clip": 0.0, "train.channels_last": "auto"}
 PLAIN = {"size": 32, "blur": 0.0, "interpolation": "linear"}
 DIGITS = {
     "backbone.drop_path": 0.0, "method.outputs": 1024, "method.hidden": 128, "method.bottleneck": 64, "method.head_norm": "all",
@@ -99,7 +104,7 @@ SMALL_RESNET = DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifa
 DIGITS_VIEWS = views((0.8, 1.0), **PLAIN, flip=0.0, jitter=(0.2, 0.2, 0.2, 0.05), solarize=0.0)
 
 PRESETS = {
-    "paper": Preset("ViT-S/16, batch 1024, 100 epochs: 74.0 % linear, 69.3 % k-NN on ImageNet"),
+    "paper": Preset("ViT-S/16 of 6 heads, batch 512, 100 epochs (the README's vanilla training): 74.0 % linear, 69.3 % k-NN on ImageNet", {"backbone.heads": 6}),
     "vit_b": Preset(
         "ViT-B/16, 400 epochs: 78.2 % linear, 76.1 % k-NN on ImageNet",
         {"backbone.name": "vit_base", "optim.lr": 7.5e-4, "method.teacher_temperature": 0.07, "method.teacher_warmup": 50,
@@ -107,16 +112,22 @@ PRESETS = {
         views((0.25, 1.0), replace(VIEWS["small"], count=10, crop=(0.05, 0.25))),
     ),
     "resnet50": Preset(
-        "ResNet-50, 800 epochs: 75.3 % linear, 67.5 % k-NN on ImageNet",
-        {"backbone.name": "resnet50", "backbone.drop_path": 0.0, "optim.name": "sgd", "optim.lr": 0.03, "optim.weight_decay": 1e-4,
-         "optim.weight_decay_end": -1.0, "train.epochs": 800},
-        views((0.14, 1.0), replace(VIEWS["small"], count=6, crop=(0.05, 0.14))),
+        "ResNet-50, batch 512, 100 epochs, as the release's README advises for convolutional networks; not run here",
+        {"backbone.name": "resnet50", "backbone.drop_path": 0.0, "optim.name": "sgd", "optim.lr": 0.03, "optim.lr_end": 1e-6 / 0.06,
+         "optim.weight_decay": 1e-4, "optim.weight_decay_end": -1.0},
+        views((0.14, 1.0), replace(VIEWS["small"], crop=(0.05, 0.14))),
     ),
     "cifar": Preset(
-        "ResNet-18 with a 3x3 stem, 2 crops of 32 px and 4 of 16: about 89.5 % linear on CIFAR-10 after 1000 epochs",
-        {"backbone.name": "resnet18", "backbone.stem": "cifar", "backbone.drop_path": 0.0, "method.outputs": 4096, "method.head_norm": "hidden", "optim.name": "sgd",
-         "optim.lr": 0.06, "optim.weight_decay": 5e-4, "optim.weight_decay_end": -1.0, "train.batch_size": 256, "train.epochs": 1000},
-        views((0.3, 1.0), replace(VIEWS["small"], size=16, count=4, crop=(0.1, 0.3), blur=0.0), **PLAIN),
+        f"two crops: {SOLO_LEARN.format('89.52')}",
+        SOLO_LARS | CONVOLUTIONS | {"method.outputs": 4096, "method.teacher_temperature": 0.07, "method.momentum": 0.9995, "optim.lr": 0.3,
+                                    "optim.warmup_start": SOLO_START / 0.3, "optim.weight_decay": 1e-6},
+        views((0.08, 1.0), size=32, blur=0.0),
+    ),
+    "cifar_lightly": Preset(
+        f"two crops: {LIGHTLY.format('81.3', 109)}",
+        LIGHTLY_SGD | CONVOLUTIONS | {"method.outputs": 2048, "method.head_layers": "2", "method.head_norm": "hidden", "method.momentum": 0.99,
+                                      "method.momentum_schedule": "constant", "method.freeze_epochs": 0.0, "optim.decay_norms": True},
+        views((0.4, 1.0), size=32, blur=0.0),
     ),
     "cifar_short": Preset(
         "two large crops of 32 px, for runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps",
@@ -138,18 +149,20 @@ class Head(nn.Module):
         super().__init__()
         norm = "none" if config.head_norm == "none" else "bn"
         last_norm = "bn" if config.head_norm == "all" else "none"
-        widths = (inputs, config.hidden, config.hidden, config.bottleneck)
-        self.layers = mlp(*widths, norm=norm, last_norm=last_norm, activation=nn.GELU)
+        hidden = [config.hidden] * (int(config.head_layers) - 1)
+        self.layers = mlp(inputs, *hidden, config.bottleneck, norm=norm, last_norm=last_norm, activation=nn.GELU)
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        self.last = nn.Parameter(torch.randn(config.outputs, config.bottleneck))  # (K, bottleneck)
+        self.last = nn.Parameter(
+            nn.Linear(config.bottleneck, config.outputs, bias=False).weight.detach()
+        )  # (K, bottleneck), rows of norm 0.58
 
     def forward(self, x: Tensor) -> Tensor:
         y = normalize(self.layers(x.flatten(0, -2)).unflatten(0, x.shape[:-1]))  # batch norm takes crops as rows
-        return y @ normalize(self.last).T
+        return cosines(y, self.last)
 
 
 class DINO(Method):
@@ -170,7 +183,8 @@ class DINO(Method):
         yield self.head, self.teacher_head
 
     def ema_momentum(self, clock: Clock) -> float:
-        return cosine(self.config.momentum, 1.0, clock.fraction)
+        start = self.config.momentum
+        return start if self.config.momentum_schedule == "constant" else cosine(start, 1.0, clock.fraction)
 
     def temperature(self, clock: Clock) -> float:
         """The teacher's, by whole epochs."""
@@ -213,6 +227,12 @@ class DINO(Method):
 
     def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"backbone": self.teacher(inputs["image"]), "student": self.backbone(inputs["image"])}
+
+
+@precise
+def cosines(y: Tensor, last: Tensor) -> Tensor:
+    """Unit features (..., D) with the directions of (K, D): (..., K), in at least float32, of which the temperatures leave two digits in bf16."""
+    return full(y) @ normalize(last).T
 
 
 @precise

@@ -34,8 +34,7 @@ METRICS = {
     "jigsaw_top1": "the same for the queries of the shuffled pieces",
 }
 DIFFERS = (
-    "RandAugment always applies both operations; the release each with probability 0.5 and with milder colours: views are harder here",
-    "grey comes before RandAugment; in the release it comes last",
+    "the presets of a few hundred steps have weaker colours and torchvision's RandAugment of one weak operation; timm's, the release's, solarises at small magnitudes",
     "method.head_norm, none in the paper, is batch norm in the presets of a few hundred steps",
 )
 
@@ -53,9 +52,12 @@ class Config(MethodConfig):
     )
 
 
-# appendix: colour jitter, blur, RandAugment of two operations, grey
-VIEW = View(crop=(0.2, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, blur=0.5, randaugment=(2, 10))
-PIECES = View(size=255, kind="patches", grid=(3, 64, 85), grid_shift=21, crop=(0.6, 1.0))  # 64 px somewhere in each cell of 85
+# the release (pycontrast/datasets/util.py, aug D): colour jitter, blur, timm's RandAugment of two operations, grey last
+VIEW = View(crop=(0.2, 1.0), interpolation="antialiased", jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, gray_order="last", blur=0.5, 
+            randaugment=(2, 10), randaugment_as="timm")  # fmt: skip
+PIECES = View(
+    size=255, kind="patches", grid=(3, 64, 85), grid_shift=21, crop=(0.6, 1.0), interpolation="antialiased"
+)  # 64 px somewhere in each cell of 85
 VIEWS = {"query": VIEW, "key": VIEW, "pieces": PIECES}
 
 RECIPE = {
@@ -68,10 +70,11 @@ RECIPE = {
     "train.epochs": 200,
     "train.norm_groups": 8,  # as MoCo
 }
-SMALL = replace(VIEW, size=32, blur=0.0)
-SMALL_PIECES = replace(PIECES, size=48, grid=(3, 12, 16), grid_shift=4)
-WEAKER = replace(SMALL, jitter=(0.4, 0.4, 0.4, 0.1), randaugment=(1, 3))
-DIGIT = replace(SMALL, crop=(0.8, 1.0), flip=0.0, jitter=(0.2, 0.2, 0.2, 0.05), randaugment=(1, 2))  # a mirrored 2 is no digit
+SMALL = replace(VIEW, size=32, interpolation="linear", blur=0.0)
+SMALL_PIECES = replace(PIECES, size=48, interpolation="linear", grid=(3, 12, 16), grid_shift=4)
+WEAK = replace(SMALL, gray_order="after_jitter", randaugment_as="torchvision")
+WEAKER = replace(WEAK, jitter=(0.4, 0.4, 0.4, 0.1), randaugment=(1, 3))
+DIGIT = replace(WEAK, crop=(0.8, 1.0), flip=0.0, jitter=(0.2, 0.2, 0.2, 0.05), randaugment=(1, 2))  # a mirrored 2 is no digit
 SHORT = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.queue_size": 256, "method.momentum": 0.5,
     "method.head_norm": "bn", "method.hidden": 128, "method.dim": 64, "optim.name": "adamw", "optim.lr": 8e-3,

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import bank_scores, constant_of, mlp, nce, new_bank, normalize, write_bank
+from ._parts import bank_scores, constant_of, mlp, nce, new_bank, normalize, precise, write_bank
 from ._ranks import gather
+from ._similarity import identify
 
 PAPER = Paper(
     title="Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
@@ -26,12 +27,10 @@ PAPER = Paper(
     crops="1",
 )
 METRICS = {
-    "loss": "noise-contrastive estimation of an image's own bank row among drawn ones, and the proximal term where method.proximal is above 0",
+    "loss": "noise-contrastive estimation of an image's own bank row among drawn ones, or cross-entropy among all; with the proximal term, if any",
     "contrast_top1": "share of images whose own bank row scores above all drawn ones",
 }
 DIFFERS = (
-    "grey comes after the colour jitter; the release has it before",
-    "the softmax over all images (the release's nce-k 0) cannot be had",
     "method.head_norm, none in the paper, is batch norm in the presets of a few hundred steps",
     "knn_top1 is of the backbone's features; published numbers are of the 128 dimensions that the loss compares: knn_embedding_top1",
 )
@@ -40,14 +39,17 @@ DIFFERS = (
 @dataclass(frozen=True)
 class Config(MethodConfig):
     temperature: float = setting(0.07, "temperature of the softmax (§3.1; CIFAR: 0.1)", gt=0)
-    negatives: int = setting(4096, "images drawn from the bank per image (§3.2)", unit="images", ge=1)
+    negatives: int = setting(
+        4096, "images drawn from the bank per image (§3.2); 0: the softmax over all of them (§3.1, eq. 2)", unit="images", ge=0
+    )
     bank_momentum: float = setting(0.5, "how much of its past feature a bank row keeps (released code)", ge=0, lt=1)
     proximal: float = setting(0.0, "lambda, weight of the squared step from the past feature (§3.3; released code: none)", ge=0)
     dim: int = setting(128, "width of the embedding (§4)", unit="features", ge=1)
     head_norm: Literal["none", "bn"] = setting("none", "norm of the embedding (paper: none); runs of a few hundred steps need bn")
 
 
-VIEWS = {"view": View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2)}
+VIEWS = {"view": View(crop=(0.2, 1.0), interpolation="antialiased", jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2,
+                      gray_order="before_jitter")}  # fmt: skip
 
 RECIPE = {
     "eval.knn.embedding": True,
@@ -60,7 +62,9 @@ RECIPE = {
     "train.batch_size": 256,
     "train.epochs": 200,
 }
-CIFAR_VIEW = replace(VIEWS["view"], size=32, flip=0.0)
+CIFAR_VIEW = replace(
+    VIEWS["view"], size=32, interpolation="linear", flip=0.0, gray_order="after_jitter"
+)  # as the release's cifar.py
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.temperature": 0.1, "method.negatives": 1024,
     "method.dim": 64, "method.head_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.schedule": "cosine", "optim.warmup_epochs": 0.5, "train.batch_size": 128,
@@ -70,6 +74,7 @@ DIGITS_VIEWS = {"view": replace(CIFAR_VIEW, crop=(0.6, 1.0), jitter=(0.4, 0.4, 0
 
 PRESETS = {
     "paper": Preset("ResNet-50, 4096 negatives, 200 epochs: 54.0 % linear on ImageNet"),
+    "softmax": Preset("paper with the softmax over all images in place of drawn ones: for sets of some 100,000 images", {"method.negatives": 0}),
     "proximal": Preset("paper with the proximal term of §3.3, lambda 30", {"method.proximal": 30.0}),
     "cifar": Preset(
         "ResNet-18 with a 3x3 stem, temperature 0.1",
@@ -97,7 +102,7 @@ class InstDisc(Method):
         self.register_buffer("constant", torch.zeros(()))  # Z; 0 until the first step
 
     def negatives(self, batch: int) -> int:
-        return self.config.negatives
+        return self.config.negatives or len(self.bank) - 1
 
     def embedding(self, features: Tensor) -> Tensor:
         return normalize(self.head(features))  # (B, D)
@@ -107,18 +112,33 @@ class InstDisc(Method):
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         v = normalize(self.head(reps["h"]))  # (B, D)
+        if self.config.negatives:
+            loss, accuracy, constant = self.drawn(v, batch)
+        else:
+            loss, accuracy = among_all(v, self.bank, batch.index, self.config.temperature, batch.size)
+            constant = self.constant
+        if self.config.proximal:
+            loss = loss + self.config.proximal * (v - self.bank[batch.index]).square().sum() / batch.size
+        reps |= {"constant": constant, "rows": gather(v.detach(), batch.size), "index": gather(batch.index, batch.size)}
+        return {"loss": loss, "contrast_top1": accuracy}
+
+    def drawn(self, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise-contrastive estimation (eq. 7) of v (B, D): the loss, the accuracy, Z."""
         draws = batch.rand("candidates", (self.config.negatives,), torch.float64)  # (B, K)
         scores = bank_scores(v, self.bank, batch.index, draws, self.config.temperature)  # (B, 1+K)
         samples = len(self.bank)
         constant = torch.where(self.constant > 0, self.constant, constant_of(scores, samples, batch.size).to(self.constant))
         loss = nce(scores, constant, samples, batch.size)
-        if self.config.proximal:
-            loss = loss + self.config.proximal * (v - self.bank[batch.index]).square().sum() / batch.size
-        reps |= {"constant": constant, "rows": gather(v.detach(), batch.size), "index": gather(batch.index, batch.size)}
-        accuracy = (scores.detach().argmax(1) == 0).to(loss.dtype).sum() / batch.size
-        return {"loss": loss, "contrast_top1": accuracy}
+        return loss, (scores.detach().argmax(1) == 0).to(loss.dtype).sum() / batch.size, constant
 
     @torch.no_grad()
     def update(self, reps: Reps, batch: Batch, clock: Clock) -> None:
         self.constant.copy_(reps["constant"])
         write_bank(self.bank, reps["index"], reps["rows"], self.config.bank_momentum)
+
+
+@precise
+def among_all(v: Tensor, bank: Tensor, index: Tensor, temperature: float, size: int) -> tuple[Tensor, Tensor]:
+    """The softmax over the whole bank (eq. 2): -log P(own row) of v (B, D), L2-normalised; this rank's shares of loss and accuracy."""
+    loss, found = identify(v, bank, index, temperature)
+    return loss / size, found / size

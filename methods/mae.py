@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
-from ._parts import apart, input_channels, patchify, pick, precise, sincos_2d
+from ._parts import apart, input_channels, patchify, pick, precise, sincos_2d, xavier
 from ._ranks import full
 
 PAPER = Paper(
@@ -27,10 +27,7 @@ PAPER = Paper(
 METRICS = {
     "loss": "mean squared error of the masked patches; with method.target norm_pix each patch has variance 1, so that 1 is what painting its mean costs",
 }
-DIFFERS = (
-    "a ViT is initialised as MoCo v3's; the release draws it by Xavier, queries, keys and values jointly",
-    "fine-tuning (eval finetune_mae) classifies the class token, as the paper; the release the mean of the patches",
-)
+DIFFERS = ("fine-tuning (eval finetune_mae) classifies the class token, as the paper; the release the mean of the patches",)
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,12 @@ class Config(MethodConfig):
     decoder_heads: int = setting(16, "attention heads of the decoder", ge=1)
 
 
-VIEWS = {"view": View(crop=(0.2, 1.0), interpolation="cubic")}
+VIEWS = {"view": View(crop=(0.2, 1.0), interpolation="antialiased_cubic")}
 
 RECIPE = {
     "backbone.name": "vit_base",
     "backbone.positions": "sincos",
+    "backbone.init": "mae",
     "optim.name": "adamw",
     "optim.lr": 1.5e-4,
     "optim.betas": (0.9, 0.95),
@@ -106,6 +104,8 @@ class MAE(Method):
         )
         self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_depth)], nn.LayerNorm(width))
         self.paint = nn.Linear(width, input_channels(net) * self.patch**2)
+        for part in (self.embed, self.decoder, self.paint):
+            xavier(part)
 
     @classmethod
     def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import cosine, mlp, normalize, precise
 from ._ranks import gather
+from ._recipes import SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 from ._similarity import identify
 
 PAPER = Paper(
@@ -33,7 +34,7 @@ METRICS = {
     "loss": "InfoNCE of a prediction among the keys of the global batch, times 2 temperature, both directions summed",
     "contrast_top1": "share of predictions whose own key is the nearest of the batch",
 }
-DIFFERS = ("residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",)
+DIFFERS = (SOLO_DIFFERS,)
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ class Config(MethodConfig):
     predictor_norm: Literal["none", "bn_plain"] = setting("none", "norm of the predictor's output (ResNet: none, ViT: bn_plain)")
 
 
-_VIEW = View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="cubic")  # as BYOL
+_VIEW = View(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="antialiased")  # as BYOL
 VIEWS = {"first": replace(_VIEW, blur=1.0), "second": replace(_VIEW, blur=0.1, solarize=0.2)}
 
 RECIPE = {
     "backbone.name": "resnet50",
+    "backbone.zero_init_residual": True,
     "optim.name": "lars",
     "optim.lr": 0.6,
     "optim.weight_decay": 1e-6,
@@ -60,12 +62,13 @@ RECIPE = {
     "train.epochs": 100,
 }
 VIT = {
-    "backbone.positions": "sincos", "backbone.frozen_patches": True, "method.temperature": 0.2, "method.layers": "3",
-    "method.predictor_norm": "bn_plain", "optim.name": "adamw", "optim.lr": 1.5e-4, "optim.weight_decay": 0.1, "optim.warmup_epochs": 40,
+    "backbone.zero_init_residual": False, "backbone.positions": "sincos", "backbone.frozen_patches": True, "method.temperature": 0.2,
+    "method.layers": "3", "method.predictor_norm": "bn_plain", "optim.name": "adamw", "optim.lr": 1.5e-4, "optim.weight_decay": 0.1, "optim.warmup_epochs": 40,
     "train.epochs": 300, "train.channels_last": False,
 }  # fmt: skip
 DIGITS = {
-    "method.temperature": 0.2, "method.momentum": 0.5, "method.hidden": 128, "method.dim": 64, "optim.name": "adamw", "optim.lr": 8e-3,
+    "backbone.zero_init_residual": False, "method.temperature": 0.2, "method.momentum": 0.5, "method.hidden": 128, "method.dim": 64,
+    "optim.name": "adamw", "optim.lr": 8e-3,
     "optim.weight_decay": 1e-4, "optim.warmup_epochs": 0.5, "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
 
@@ -74,6 +77,7 @@ def both(**changes: Any) -> dict[str, View]:
     return {name: replace(view, **changes) for name, view in VIEWS.items()}
 
 
+NET = {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}
 SMALL = {"size": 32, "blur": 0.0, "interpolation": "linear"}
 DIGITS_VIEWS = both(**SMALL | {"crop": (0.8, 1.0), "flip": 0.0, "jitter": (0.2, 0.2, 0.2, 0.05), "solarize": 0.0})
 PRESETS = {
@@ -81,13 +85,12 @@ PRESETS = {
     "vit_s": Preset("ViT-S of 12 heads, 300 epochs: 73.2 % linear on ImageNet", VIT | {"backbone.name": "vit_small"}, both(crop=(0.08, 1.0))),
     "vit_b": Preset("ViT-B, 300 epochs: 76.7 % linear on ImageNet", VIT | {"backbone.name": "vit_base"}, both(crop=(0.08, 1.0))),
     "cifar": Preset(
-        "ResNet-18 with a 3x3 stem: about 93.1 % linear on CIFAR-10 after 1000 epochs",
-        {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.temperature": 0.2, "optim.lr": 0.3, "optim.weight_decay": 1e-4,
-         "train.batch_size": 256, "train.epochs": 1000},
-        both(**SMALL),
+        SOLO_LEARN.format("93.10"),
+        SOLO_LARS | {"method.temperature": 0.2, "optim.lr": 0.3, "optim.warmup_start": SOLO_START / 0.3, "optim.weight_decay": 1e-6},
+        both(size=32, blur=0.0, crop=(0.08, 1.0)),
     ),
-    "digits": Preset("the built-in digits: a residual net of width 16, batch 64, 600 steps",
-                     DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}, DIGITS_VIEWS),
+    "cifar_short": Preset("CIFAR's images in runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps", DIGITS | NET, both(**SMALL)),
+    "digits": Preset("the built-in digits: a residual net of width 16, batch 64, 600 steps", DIGITS | NET, DIGITS_VIEWS),
     "digits_vit": Preset("the digits on a small ViT with frozen patches of 4 px",
                          VIT | DIGITS | {"backbone.name": "vit_mini", "backbone.width": 64, "backbone.patch": 4, "optim.lr": 2e-3}, DIGITS_VIEWS),
 }  # fmt: skip

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import mlp, normalize, nt_xent
+from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
     title="A Simple Framework for Contrastive Learning of Visual Representations",
@@ -29,9 +30,8 @@ METRICS = {
 }
 DIFFERS = (
     "the loss is the mean over all anchors; the release sums its two directions, which is twice this",
-    "LARS has the rate inside the velocity",
-    "the preset cifar keeps a projector of 2048 hidden features; the paper's is as wide as the backbone (512)",
-    "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
+    SOLO_DIFFERS,
+    "cifar_lightly: the norm of the projector's output has no shift",
 )
 
 
@@ -52,7 +52,9 @@ VIEWS = {
 
 RECIPE = {
     "backbone.name": "resnet50",
+    "backbone.zero_init_residual": True,
     "optim.name": "lars",
+    "optim.rate_in_velocity": True,
     "optim.lr": 0.3,
     "optim.weight_decay": 1e-6,
     "optim.warmup_epochs": 10,
@@ -64,6 +66,23 @@ RECIPE = {
 # appendix B.9: half the colour strength, no blur
 CIFAR_VIEW = replace(VIEWS["view"], size=32, jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0, interpolation="linear")
 DIGITS_VIEW = replace(CIFAR_VIEW, crop=(0.6, 1.0), flip=0.0)  # a mirrored 2 is no digit
+SHORT = {
+    "backbone.name": "resnet_small",
+    "backbone.zero_init_residual": False,
+    "backbone.stem": "cifar",
+    "backbone.width": 16,
+    "method.temperature": 0.2,
+    "method.projector_hidden": 128,
+    "method.projector_dim": 64,
+    "optim.name": "adamw",
+    "optim.rate_in_velocity": False,
+    "optim.lr": 6e-3,
+    "optim.weight_decay": 1e-4,
+    "optim.warmup_epochs": 0.5,
+    "train.batch_size": 128,
+    "train.steps": 300,
+    "eval.every_epochs": 2,
+}
 
 PRESETS = {
     "paper": Preset("ResNet-50, batch 4096, 1000 epochs: 69.3 % linear on ImageNet"),
@@ -75,34 +94,32 @@ PRESETS = {
         },
     ),
     "cifar": Preset(
-        "ResNet-18 with a 3x3 stem, batch 512 (appendix B.9): about 91 % linear on CIFAR-10 after 1000 epochs",
-        {
-            "backbone.name": "resnet18",
-            "backbone.stem": "cifar",
-            "method.temperature": 0.5,
-            "optim.lr": 1.0,
+        SOLO_LEARN.format("90.74"),
+        SOLO_LARS
+        | {
+            "method.temperature": 0.2,
+            "method.projector_dim": 256,
+            "method.projector_norm": "none",
+            "optim.lr": 0.4,
+            "optim.rate_in_velocity": False,
+            "optim.warmup_start": SOLO_START / 0.4,
             "optim.weight_decay": 1e-4,
-            "train.batch_size": 512,
         },
+        {"view": replace(VIEWS["view"], size=32)},
+    ),
+    "cifar_lightly": Preset(
+        LIGHTLY.format("84.8", 87),
+        LIGHTLY_SGD | {"method.temperature": 0.5, "method.projector_hidden": 512, "optim.rate_in_velocity": False},
+        {"view": CIFAR_VIEW},
+    ),
+    "cifar_short": Preset(
+        "CIFAR's images in runs of a few hundred steps: a residual net of width 16, batch 128, 300 steps",
+        SHORT,
         {"view": CIFAR_VIEW},
     ),
     "digits": Preset(
         "the built-in digits in two minutes on two cores: a residual net of width 16, batch 128, 300 steps",
-        {
-            "backbone.name": "resnet_small",
-            "backbone.stem": "cifar",
-            "backbone.width": 16,
-            "method.temperature": 0.2,
-            "method.projector_hidden": 128,
-            "method.projector_dim": 64,
-            "optim.name": "adamw",
-            "optim.lr": 6e-3,
-            "optim.weight_decay": 1e-4,
-            "optim.warmup_epochs": 0.5,
-            "train.batch_size": 128,
-            "train.steps": 300,
-            "eval.every_epochs": 2,
-        },
+        SHORT,
         {"view": DIGITS_VIEW},
     ),
 }

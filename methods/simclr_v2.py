@@ -32,16 +32,16 @@ METRICS = {
 }
 DIFFERS = (
     "each view has batch statistics of its own; in the release both views are one batch",
-    "resnet152_3x keeps a projector of 2048 hidden features; the paper's is as wide as the backbone (6144), and fine-tuning starts from it",
     "fine-tuning warms up over a tenth of its steps (paper: none), and the paper's own lists of 1 % and 10 % of ImageNet cannot be given",
-    "residual branches do not start at zero in the ResNet presets (backbone.zero_init_residual); in the release they do",
 )
 
 
 @dataclass(frozen=True)
 class Config(MethodConfig):
     temperature: float = setting(0.1, "temperature of NT-Xent", gt=0)
-    projector_hidden: int = setting(2048, "width of the projector's two hidden layers (§2)", unit="features", ge=1)
+    projector_hidden: int = setting(
+        2048, "width of the projector's two hidden layers: the backbone's (§2)", unit="features", ge=1
+    )
     projector_dim: int = setting(128, "width of the projected space", unit="features", ge=1)
     memory_size: int = setting(
         0,
@@ -57,8 +57,10 @@ VIEWS = {"first": VIEW, "second": VIEW}
 
 RECIPE = {
     "backbone.name": "resnet50",
+    "backbone.zero_init_residual": True,
     "backbone.selective_kernels": 0.0625,
     "optim.name": "lars",
+    "optim.rate_in_velocity": True,
     "optim.lr": 0.1,
     "optim.lr_scaling": "sqrt",
     "optim.weight_decay": 1e-4,
@@ -75,15 +77,17 @@ def both(view: View) -> dict[str, View]:
 
 CIFAR_VIEW = replace(VIEW, size=32, jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0, interpolation="linear")
 DIGITS = {
-    "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.temperature": 0.2,
-    "method.projector_hidden": 128, "method.projector_dim": 64, "method.momentum": 0.5, "optim.name": "adamw", "optim.lr": 6e-3, "optim.lr_scaling": "linear",
+    "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "backbone.zero_init_residual": False,
+    "optim.rate_in_velocity": False, "method.temperature": 0.2, "method.projector_hidden": 128, "method.projector_dim": 64, "method.momentum": 0.5,
+    "optim.name": "adamw", "optim.lr": 6e-3, "optim.lr_scaling": "linear",
     "optim.warmup_epochs": 0.5, "train.batch_size": 128, "train.steps": 300, "eval.every_epochs": 2,
 }  # fmt: skip
 DIGITS_VIEWS = both(replace(CIFAR_VIEW, crop=(0.6, 1.0), flip=0.0))  # a mirrored 2 is no digit
 
 PRESETS = {
     "paper": Preset("ResNet-50 with selective kernels, 800 epochs: 64.5, 72.1 and 78.7 % on ImageNet fine-tuned on 1, 10 and 100 % of its labels"),
-    "resnet152_3x": Preset("ResNet-152, three times as wide: 74.9, 80.1 and 83.1 % fine-tuned", {"backbone.name": "resnet152", "backbone.width": 192}),
+    "resnet152_3x": Preset("ResNet-152, three times as wide: 74.9, 80.1 and 83.1 % fine-tuned",
+                           {"backbone.name": "resnet152", "backbone.width": 192, "method.projector_hidden": 6144}),
     "memory": Preset("paper with 65,536 older keys: about one point more at 1 % of the labels", {"method.memory_size": 65536}),
     "cifar": Preset(
         "ResNet-18 with a 3x3 stem and selective kernels, batch 512",

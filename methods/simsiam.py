@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import mlp, negative_cosine, normalize
 from ._ranks import gather, world_size
+from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO, SOLO_DIFFERS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
     title="Exploring Simple Siamese Representation Learning",
@@ -28,16 +29,20 @@ METRICS = {
     "loss": "minus the cosine of a view's prediction with the other view's projection: 0 unrelated, -1 agreed; -1 within a few steps is collapse",
     "output_std": "standard deviation of the normalised projections over the batch: about 1 / sqrt(D) in health (D: method.dim), 0 in collapse",
 }
-DIFFERS = ("the projector has three layers on CIFAR too, where the paper's has two",)
+DIFFERS = (SOLO_DIFFERS,)
 
 
 @dataclass(frozen=True)
 class Config(MethodConfig):
-    dim: int = setting(2048, "width of the projector's three layers (§3, projection MLP)", unit="features", ge=1)
+    dim: int = setting(2048, "width of the projector's layers (§3, projection MLP)", unit="features", ge=1)
+    projector_layers: Literal["2", "3"] = setting("3", "layers of the projector (CIFAR, appendix D: 2)")
     hidden: int = setting(512, "width of the predictor's bottleneck (§3, prediction MLP)", unit="features", ge=1)
     norm: Literal["bn", "ln", "gn", "none"] = setting("bn", "norm of the hidden layers (table 3)")
     output_norm: Literal["bn_plain", "bn", "ln", "gn", "none"] = setting(
         "bn_plain", "norm of the projector's output; bn_plain has no scale and shift, as released"
+    )
+    predictor_schedule: Literal["constant", "decay"] = setting(
+        "constant", "whether the predictor's rate stays (§4.2) or decays with the others'"
     )
 
 
@@ -53,38 +58,48 @@ RECIPE = {
     "train.batch_size": 512,
     "train.epochs": 100,
 }
+SHORT = {
+    "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "backbone.zero_init_residual": False,
+    "method.dim": 128, "method.hidden": 32, "optim.name": "adamw", "optim.lr": 6e-3, "optim.warmup_epochs": 0.5,
+    "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
+}  # fmt: skip
 CIFAR_VIEW = replace(VIEWS["view"], size=32, blur=0.0)
 DIGITS_VIEW = replace(CIFAR_VIEW, crop=(0.8, 1.0), flip=0.0, jitter=(0.2, 0.2, 0.2, 0.05))  # a mirrored 2 is no digit
 
 PRESETS = {
     "paper": Preset("ResNet-50, batch 512, 100 epochs: 68.1 % linear on ImageNet"),
     "cifar": Preset(
-        "ResNet-18 with a 3x3 stem (appendix D): about 90.5 % linear on CIFAR-10 after 1000 epochs",
-        {"backbone.name": "resnet18", "backbone.stem": "cifar", "optim.lr": 0.03, "optim.weight_decay": 5e-4, "train.epochs": 800},
+        SOLO_LEARN.format("90.51"),
+        SOLO | {"optim.lr": 0.5, "optim.warmup_start": SOLO_START / 0.5, "optim.weight_decay": 1e-5},
+        {"view": replace(VIEWS["view"], size=32, crop=(0.08, 1.0), interpolation="cubic")},
+    ),
+    "cifar_lightly": Preset(  # whose rate of 0.06 is not scaled
+        LIGHTLY.format("76.4", 88),
+        LIGHTLY_SGD | {"method.projector_layers": "2", "method.output_norm": "bn", "method.predictor_schedule": "decay", "optim.lr": 0.03},
         {"view": CIFAR_VIEW},
     ),
-    "digits": Preset(
-        "the built-in digits: a residual net of width 16, batch 64, 600 steps",
-        {
-            "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "backbone.zero_init_residual": False,
-            "method.dim": 128, "method.hidden": 32, "optim.name": "adamw", "optim.lr": 6e-3, "optim.warmup_epochs": 0.5,
-            "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
-        },
-        {"view": DIGITS_VIEW},
+    "cifar_paper": Preset(
+        "the paper's own for CIFAR-10 (appendix D): ResNet-18, a projector of 2 layers, batch 512, 800 epochs",
+        {"backbone.name": "resnet18", "backbone.stem": "cifar", "method.projector_layers": "2", "optim.lr": 0.03,
+         "optim.weight_decay": 5e-4, "train.epochs": 800},
+        {"view": CIFAR_VIEW},
     ),
+    "cifar_short": Preset("CIFAR's images in runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps", SHORT, {"view": CIFAR_VIEW}),
+    "digits": Preset("the built-in digits: a residual net of width 16, batch 64, 600 steps", SHORT, {"view": DIGITS_VIEW}),
 }  # fmt: skip
 
 
 class SimSiam(Method):
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
-        self.projector = mlp(self.out_dim, config.dim, config.dim, config.dim, norm=config.norm, last_norm=config.output_norm)
+        widths = [config.dim] * int(config.projector_layers)
+        self.projector = mlp(self.out_dim, *widths, norm=config.norm, last_norm=config.output_norm)
         self.predictor = mlp(config.dim, config.hidden, config.dim, norm=config.norm)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The predictor's rate does not decay: it has to keep up with the latest representations (§4.2)."""
         decaying = [p for module in (self.backbone, self.projector) for p in module.parameters() if p.requires_grad]
-        return [{"params": decaying}, {"params": list(self.predictor.parameters()), "schedule": "constant"}]
+        return [{"params": decaying}, {"params": list(self.predictor.parameters()), "schedule": self.config.predictor_schedule}]
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
         return {name: self.backbone(batch.views[name]) for name in ("view0", "view1")}  # (B, F) each

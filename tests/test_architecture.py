@@ -58,7 +58,7 @@ def test_platform_is_no_package() -> None:
 
 
 def test_methods_are_pure_torch() -> None:
-    own = ("methods._base", "methods._parts", "methods._ranks", "methods._similarity", "methods._tokenizers")
+    own = tuple(f"methods.{path.stem}" for path in (REPO / "methods").glob("_[a-z]*.py"))
     for path, name in imports(METHOD_FILES):
         assert name.split(".")[0] in sys.stdlib_module_names or within(name, "torch", *own), f"{path.name} imports {name}"
 

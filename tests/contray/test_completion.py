@@ -21,7 +21,7 @@ LINES = [  # a line whose last word is begun, and what may stand there
     ("t", ["train", "tune"]),
     ("train moc", ["moco", "moco_v3"]),
     ("train moco --pre", ["--preset"]),
-    ("train moco --preset digits_", ["digits_v1"]),
+    ("train moco --preset digits_", ["digits_both", "digits_v1"]),
     ("train moco --preset a", ["auto"]),
     ("train moco --method.q", ["--method.queue_size"]),
     ("train simclr --method.q", []),

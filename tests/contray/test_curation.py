@@ -69,6 +69,26 @@ def test_of_each_planted_group_one_stays(tmp_path: Path) -> None:
     assert len({groups[int(name[:-4])] for name in names}) == 1
 
 
+def test_shares_and_draws_are_of_what_may_train(tmp_path: Path) -> None:
+    names = [f"{split}/{name}/{i}.png" for split, count in (("test", 9), ("train", 20)) for name in "ab" for i in range(count)]
+    for name in names:
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(b"not read")
+    features = written(tmp_path / "features", np.random.default_rng(0).normal(size=(len(names), 8)).astype(np.float32), names)
+    done = contray.curate(features, tmp_path / "list.txt", balance=24, source=str(tmp_path / "set"), quiet=True)
+    assert (done.images, done.tested, done.kept) == (40, 18, 24)
+    listed = {line for line in (tmp_path / "list.txt").read_text().splitlines() if not line.startswith("#")}
+    assert len(listed) == 24
+    assert all(name.startswith("train/") for name in listed)
+    rows = dict(zip(read_features(str(features)).names.to_pylist(), read_features(str(features)).x, strict=True))
+    kept = read_features(str(features)).take(np.arange(18, 58))
+    assert all(np.array_equal(rows[name], x) for name, x in zip(kept.names.to_pylist(), kept.x, strict=True))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.png").write_bytes(b"not read")
+    with pytest.raises(UserError, match=r"^--data\.source: .*other has no image test/a/0\.png"):
+        contray.curate(features, tmp_path / "list.txt", balance=24, source=str(tmp_path / "other"), quiet=True)
+
+
 @pytest.mark.parametrize("chunk", [7, clusters.CHUNK])
 def test_duplicates_are_those_of_the_papers_code(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pseudo code of Abbas et al. 2023, appendix: sorted by distance to the centroid, descending; the largest similarity above the diagonal."""
@@ -228,6 +248,8 @@ def test_embed_curate_train(
         "lists/photos.txt",
         "--data.source",
         "photos",
+        "--data.test_share",
+        "0",
         "--json",
     ]
     assert main(words) == 0

@@ -16,11 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import fs
 
 from contray.config.sections import DataConfig
 from contray.data import announced, content, fingerprint, layout, open_source
 from contray.data.layout import besides_splits, scan, sort_out, splits_in
+from contray.data.places import Remote
 from contray.errors import ConfigError, DataError, UserError, shown
+from contray.storage.folder import Storage
 
 FEW = settings(max_examples=80, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -76,6 +79,28 @@ def refusal(root: Path, **config) -> str:
 
 
 # ---------------------------------------------------------------- what an image is
+
+
+class Flat:
+    """Google's store: of a folder that was not made as one nothing is listed."""
+
+    type_name = "gcs"
+
+    def get_file_info(self, asked: fs.FileSelector) -> list[fs.FileInfo]:
+        found = fs.LocalFileSystem().get_file_info(asked)
+        return [info for info in found if info.type == fs.FileType.File]
+
+
+def test_a_store_that_tells_no_folders_is_listed_as_one_that_does(tmp_path: Path) -> None:
+    grow(tmp_path, *classes("train", "test"), "a/.hidden/x.png", "b.txt", "deep/er/still/y.png", "__MACOSX/z.png")
+    store = Storage(f"file://{tmp_path}")
+    usual = scan(Remote(store))
+    store.system = Flat()
+    flat = scan(Remote(store))
+    assert list(flat.images) == list(usual.images)
+    assert "deep/er/still/y.png" in flat.images
+    assert np.array_equal(np.asarray(flat.images.sizes), np.asarray(usual.images.sizes))
+    assert (flat.folders, flat.skipped) == (usual.folders, usual.skipped)
 
 
 def test_hidden_folders_are_no_classes_and_are_counted(tmp_path):

@@ -280,9 +280,36 @@ def test_a_list_gives_labels_to_a_folder_without(tmp_path: Path) -> None:
         opened(root, labels=written(tmp_path / "two.txt", *lines, "all/0.png cat"))
 
 
+def test_tabs_labels_behind_names_and_backslashes_are_understood(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", cat=12, dog=12)
+    lines = [f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(8)]
+    wanted = sorted(lines)
+    for line in (
+        "{name}",
+        "{name} {label}",
+        "{name}\t{label} of mine",
+        "C:\\photos\\{slashed}",
+        "{slashed} {label}",
+    ):
+        told = [line.format(name=name, label=name[:3], slashed=name.replace("/", "\\")) for name in lines]
+        assert sorted(keys_of(opened(root, subset=written(tmp_path / "l.txt", *told), test_share=0.0).train)) == wanted, line
+    table = ["name,label", *(f"{name},{name[:3]}" for name in (*lines, "cat/99.png"))]
+    subset = opened(root, subset=written(tmp_path / "l.csv", *table), test_share=0.0)
+    assert sorted(keys_of(subset.train)) == wanted, "a name that is not there is no image"
+    bare = folder(tmp_path / "bare", all=20)
+    told = [f"all\\{i}.png\t{'a cat' if i % 2 else 'a dog'}" for i in range(20)]
+    assert opened(bare, labels=written(tmp_path / "l.txt", *told)).train.classes == ["a cat", "a dog"]
+    (root / "cat" / "1.png").rename(root / "cat" / "1\\x.png")
+    found = opened(root, subset=written(tmp_path / "l.txt", "cat/1\\x.png", "dog/1.png"), test_share=0.0)
+    assert len(found.train) == 2, "a name may have a backslash"
+
+
 def test_a_list_that_says_other_labels_than_the_source_is_refused(tmp_path: Path) -> None:
     root = folder(tmp_path / "set", cat=10, dog=10)
-    with pytest.raises(ConfigError, match=r"^data\.labels: .* has the label cow, which is no class of the source \(cat, dog\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^data\.labels: .* has the label cow, which is no class of the source \(cat, dog\); with --data.label_column ''",
+    ):
         opened(root, labels=written(tmp_path / "a.txt", *(f"cat/{i}.png cat" for i in range(9)), "dog/1.png cow"))
     wrong = written(tmp_path / "b.txt", *(f"cat/{i}.png cat" for i in range(9)), *(f"dog/{i}.png cat" for i in range(9)))
     with pytest.raises(ConfigError, match=r"^data\.labels: .* gives \d images other labels than the source .*label_column ''"):

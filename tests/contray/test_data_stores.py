@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from contray.data import GlobalBatches, Source, loader, open_source
 from contray.data.expected import Expected
 from contray.errors import ConfigError, UserError
 from contray.methods._base import View
+from contray.storage.folder import Storage
+from contray.storage.reached import unread
 from tests.object_store import ObjectStore, pictures, serving
 
 
@@ -45,8 +48,62 @@ def test_batches_are_those_of_the_disk(store: ObjectStore, form: str, tmp_path: 
 
 
 def test_what_the_server_has_not_is_said(store: ObjectStore, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.source: there is nothing at s3://pictures/none; look at the address"):
-        opened("s3://pictures/none", tmp_path)
+    here = store.env["AWS_ENDPOINT_URL"]
+    for address, said in (
+        ("s3://pictures/none", f"there is nothing of that name in the bucket pictures at {here}; look at the address"),
+        ("s3://nobody/set", f"there is no bucket nobody at {here}; look at the address, and at AWS_ENDPOINT_URL"),
+    ):
+        with pytest.raises(ConfigError, match=f"^data.source: {address}: {said}"):
+            opened(address, tmp_path)
+
+
+class Refuses(BaseHTTPRequestHandler):
+    """A server that answers all with one code."""
+
+    def do_GET(self) -> None:
+        self.send_response(self.server.code)  # pyright: ignore[reportAttributeAccessIssue]
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (403, r"refuses the login that AWS_ACCESS_KEY_ID gives .*ACCESS_DENIED"),
+        (404, "what answers at .* is no object store; look at AWS_ENDPOINT_URL"),
+    ],
+)
+def test_a_server_that_refuses_is_told_from_one_that_is_no_store(
+    code: int, said: str, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = HTTPServer(("127.0.0.1", 0), Refuses)
+    server.code = code  # pyright: ignore[reportAttributeAccessIssue]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(UserError, match=f"^data.source: s3://pictures/set.*{said}"):
+            opened("s3://pictures/set", tmp_path)
+        if code == 403:
+            monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+            monkeypatch.setenv("HOME", str(tmp_path))
+            assert "for there is none: set AWS_ACCESS_KEY_ID" in unread(Storage("s3://pictures/set"), OSError("ACCESS_DENIED"))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, store: ObjectStore) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # pyarrow itself tries for 6 s
+    error = OSError("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7, Could not connect to server")
+    said = unread(Storage("s3://pictures/set"), error)
+    assert said.startswith("no server answers at http://127.0.0.1:9; look at AWS_ENDPOINT_URL")
 
 
 def test_what_is_asked_for_next_is_read_at_once_and_nothing_twice() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from contray.config.sections import DataConfig
 from contray.data import fingerprint, open_source, ranges, webdataset
 from contray.data.tar import members
+from contray.data.webdataset import _samples
 from contray.errors import ConfigError, DataError, UserError
 
 FEW = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
@@ -144,7 +146,7 @@ def test_of_several_images_one_is_named(tmp_path: Path, keys: dict[str, Any]) ->
     )
     with pytest.raises(
         ConfigError,
-        match=r"^data\.image_column: .*x\.tar: 0\.left\.PNG is one of several images \(left\.png, right\.png\); name one",
+        match=r"^data\.image_column: .*x\.tar: 0\.left\.PNG is one of several images of a sample \(left\.png, right\.png\), whose name ends at the first dot",
     ):
         opened(path, keys)
     assert [value for value, _ in rows(opened(path, keys, image_column="right.png").train)] == [50, 51, 52]
@@ -152,6 +154,20 @@ def test_of_several_images_one_is_named(tmp_path: Path, keys: dict[str, Any]) ->
         ConfigError, match=r"^data\.image_column: .*x\.tar has no members \.webp; it has \.left\.png, \.right\.png"
     ):
         opened(path, keys, image_column="webp")
+
+
+def test_a_sample_is_named_as_webdataset_names_it(tmp_path: Path, keys: dict[str, Any]) -> None:
+    law = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset.tariterators.base_plus_ext of 1.0.2
+    names = ["a.b/c.d/one.png", "a.b/c.d/one.cls", "two.PNG", "two.cls", "x y/3.png", "x y/3.seg.txt", "no_dot", "a.b/no_dot"]
+    path = pack(tmp_path / "x.tar", [(name, b"0" if name.endswith("cls") else png(i)) for i, name in enumerate(names)])
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        found = list(_samples(members(lambda count, at: os.pread(file.fileno(), count, at), size, path), path))
+    theirs: dict[str, list[str]] = {}
+    for name in names:
+        if match := law.match(name):
+            theirs.setdefault(match[1], []).append(match[2].lower())
+    assert [list(sample) for sample in found] == list(theirs.values())
 
 
 def test_samples_without_an_image_are_left_out_and_counted(tmp_path: Path, keys: dict[str, Any]) -> None:
@@ -185,6 +201,12 @@ def test_what_is_no_set_is_refused(tmp_path: Path, keys: dict[str, Any], case: s
     assert said in str(caught.value)
     assert "x.tar" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_empty_file_is_called_so(tmp_path: Path, keys: dict[str, Any]) -> None:
+    (tmp_path / "x.tar").touch()
+    with pytest.raises(DataError, match=r"x\.tar is empty \(0 bytes\), so its download or its packing failed; fetch it again"):
+        opened(tmp_path / "x.tar", keys)
 
 
 def test_what_is_compressed_is_refused_with_how_to_mend_it(tmp_path: Path, keys: dict[str, Any]) -> None:

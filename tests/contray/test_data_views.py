@@ -1,5 +1,8 @@
 """The pixels of a view: pure functions of their key, equal to torchvision's operations, scaled by one dial."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -345,3 +348,18 @@ def test_pixels_do_not_depend_on_where_a_picture_lies_in_memory(name):
             if offset == 0:
                 first = drawn
             assert same(drawn, first), offset  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def test_albumentations_asks_no_server_whatever_is_imported_first():
+    looked = (
+        "import builtins, os; builtins.seen = []; real = builtins.__import__\n"
+        "def watch(name, *rest, **more):\n"
+        "    if name == 'albumentations' and not builtins.seen: builtins.seen.append(os.environ.get('NO_ALBUMENTATIONS_UPDATE'))\n"
+        "    return real(name, *rest, **more)\n"
+        "builtins.__import__ = watch\n"
+        "import contray.data.photometry\n"
+        "print(*builtins.seen)"
+    )
+    ours = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
+    found = subprocess.run([sys.executable, "-c", looked], env=ours, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["1"]

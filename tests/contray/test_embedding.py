@@ -294,7 +294,8 @@ def test_what_lies_in_shards_is_embedded_as_its_files_are(encoder: Path, tmp_pat
     """By names of its own, in parts that are not its shards; and gone on with."""
     files, _ = embedded(monkeypatch, str(pictures(tmp_path / "files", "folder", 12)), tmp_path / "of_files", encoder)
     tars = pictures(tmp_path / "tars", "tar", 12)
-    rows, done = embedded(monkeypatch, str(tars), tmp_path / "of_tars", encoder, part=5)
+    rows, done = embedded(monkeypatch, str(tars), tmp_path / "of_tars", encoder, part=5, scratch=str(tmp_path / "scratch"))
+    assert any((tmp_path / "scratch").iterdir())
     assert (done.rows, done.broken, done.parts, done.there) == (12, 0, 3, 0)
     assert rows[0]["name"] == open_source(DataConfig(source=str(tars), test_share=0.0)).train.key(0)
     of = {row["name"][-8:-4]: row["embedding"] for row in rows}

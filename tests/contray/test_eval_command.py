@@ -10,6 +10,7 @@ import shlex
 import pytest
 
 from contray import RunConfig
+from contray.api import SCALE
 from contray.cli import evaluate, main
 from contray.cli.evaluate import spelled
 from contray.cli.options import parse
@@ -101,6 +102,8 @@ def test_help_has_examples_of_this_evaluation_and_keys_that_eval_takes(name: str
         "eval.batch_size",
         f"{file.prefix}.",
         "train.device",
+        *SCALE,
+        "scale.storage",
         "track.uri",
         *file.takes,
     )

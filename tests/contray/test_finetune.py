@@ -380,7 +380,7 @@ def test_maes_recipe_is_the_releases(easy: data.Source, monkeypatch: pytest.Monk
     monkeypatch.setattr(finetune, "train_classifier", noted)
     found = evaluated("finetune_mae", given, easy, built(given, easy))
     assert set(found) == {f"{kind}_mae_20pct_{name}" for kind in ("finetune", "scratch") for name in ("top1", "val_top1")}
-    assert {(view.crop, view.randaugment) for view in views} == {((0.08, 1.0), (2, 9))}
+    assert {(view.crop, view.randaugment, view.randaugment_as) for view in views} == {((0.08, 1.0), (2, 9), "timm")}
 
 
 # ---------------------------------------------------------------- supervised

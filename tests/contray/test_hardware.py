@@ -76,7 +76,7 @@ def test_auto_follows_the_hardware_and_the_name_does_not(bf16: bool) -> None:
         found.replace({"train.precision": "fp64"}),
         RunConfig.from_yaml(found.to_yaml(), {"train.precision": "fp64"}),
     ):
-        assert changed.train.settled == ("train.channels_last",)
+        assert changed.train.settled == ("train.channels_last", "data.augment_on")
         assert changed.run_name not in (asked.run_name, explicit.run_name)
 
 

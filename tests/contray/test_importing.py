@@ -16,9 +16,9 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from contray.cli import main
 from contray.errors import UserError
-from contray.exchange import layouts
 from contray.exchange.importing import import_file
 from contray.methods._parts import sincos_2d
+from contray.model import layouts
 from contray.model.encoder import read_checkpoint
 
 SIDE, PATCH, WIDTH = 16, 4, 32

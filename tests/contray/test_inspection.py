@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from contray.cli import main
 from contray.cli.main import command_of
 from contray.cli.options import parse
 from contray.errors import UserError
-from contray.inspection import Inspection, duplicates, records
+from contray.inspection import Inspection, duplicates, page, records
 from contray.inspection.gather import drawn, gather
 from tests.stores import fresh
 
@@ -309,6 +310,21 @@ def test_nothing_wrong_is_0_and_the_numbers_are_those_of_the_pixels(
     parse(command_of("train"), words[2:], "train")
     assert main([*words[1:], "--dry-run", "--scale.workers", "0", "0"]) == 0
     assert "dry run: nothing was started" in capsys.readouterr().out
+
+
+def test_of_a_set_that_cannot_be_read_nothing_is_promised_and_one_image_is_no_set(plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    shutil.copy(plain / "train" / "a" / "0.png", tmp_path / "one")
+    found = contray.check_data(tmp_path / "one", quiet=True)
+    assert [(each.severity, each.words) for each in found.findings if each.kind == "few"] == [("look", "1 training image in all")]
+    for path in plain.rglob("*.png"):
+        path.write_bytes(b"broken")
+    found = contray.check_data(plain, quiet=True)
+    assert not found.advice()
+    assert "For the training" not in page.written(found)
+    assert not any("images/s" in line or "contray train" in line for line in found.lines())
+    document = found.document()
+    assert (document["speed"], document["memory"], document["command"]) == (None, None, "")
 
 
 def test_a_sample_is_drawn_by_the_seed(plain: Path) -> None:

@@ -129,6 +129,15 @@ def test_images_are_drawn_no_larger_than_they_are_or_than_the_time_allows() -> N
     assert (patches.size, patches.grid) == (64, tuple(2 * each if i else each for i, each in enumerate(_grid())))
 
 
+def test_photos_of_ones_own_are_shrunk_without_aliases_unless_told_otherwise() -> None:
+    images = Images(300, side=400, longest=400)
+    assert {view.interpolation for view in fitted(auto("byol"), images).views.values()} == {"antialiased"}
+    found = fitted(auto("moco", views__query__interpolation="cubic", views__key__flip=0.1), images).views
+    assert (found["query"].interpolation, found["key"].interpolation, found["key"].flip) == ("cubic", "antialiased", 0.1)
+    digits = fitted(auto("byol", data__source="digits", method__preset="auto"), images).views
+    assert {view.interpolation for view in digits.values()} == {"linear"}
+
+
 def test_a_plan_trains_in_this_process_where_one_has_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     images, two = Images(1000), Machine("cuda", 16, 128e9, 2, 80e9)
     assert fitted(auto("moco"), images).scale.workers == (0, 0)

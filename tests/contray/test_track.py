@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pickle
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -23,6 +24,7 @@ import pytest
 
 from contray import track
 from contray.errors import ConfigError, UserError
+from contray.track.store import _undivided
 
 pytestmark = [  # MLflow 3.17's own, on import: about SQLAlchemy 2.1, about its schemas for chat agents
     pytest.mark.filterwarnings("ignore:The ``noload``:DeprecationWarning"),
@@ -295,6 +297,20 @@ def test_two_processes_may_make_a_store_at_once(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- links
+
+
+def test_an_interrupt_while_mlflow_is_imported_is_heard_after_it() -> None:
+    whole = []
+
+    def loaded() -> None:
+        with _undivided():
+            signal.raise_signal(signal.SIGINT)
+            whole.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        loaded()
+    assert whole
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_links_land_on_model_training_pages_without_a_login() -> None:

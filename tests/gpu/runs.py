@@ -20,7 +20,7 @@ SEVEN = ["simclr", "moco", "dino", "mae", "barlow_twins", "swav", "byol"]
 EXACT = 1e-9  # relatively, in float64
 TINY = {
     "train.batch_size": 32, "train.log_every": 1, "train.checkpoint_seconds": 1e6, "data.renderings": 1, "data.workers": 0,
-    "eval.every_epochs": 0, "eval.final": (),
+    "data.augment_on": "cpu", "eval.every_epochs": 0, "eval.final": (),
 }  # fmt: skip
 
 

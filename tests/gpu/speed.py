@@ -36,6 +36,7 @@ WARM, STEPS = 6, int(os.environ.get("SPEED_STEPS", "20"))
 KEYS = {
     "train.precision": "bf16", "train.checkpoint_seconds": 1e6, "eval.every_epochs": 0, "eval.final": (), "optim.name": "sgd", "optim.lr": 1e-3,
     "optim.warmup_epochs": 0, "optim.clip": 0, "data.renderings": 64, "data.workers": 0,
+    "data.augment_on": "cpu",
 }  # fmt: skip
 
 

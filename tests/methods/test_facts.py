@@ -114,13 +114,13 @@ def test_byol_collapses_without_its_predictor(predicts: bool) -> None:
 
 @pytest.mark.parametrize(("centred", "sharp"), [(True, True), (False, True), (True, False)])
 def test_dino_collapses_without_centring_or_without_sharpening(centred: bool, sharp: bool) -> None:
-    """150 steps, momentum 0.8: to one output without centring, to the uniform distribution without sharpening (Caron et al. 2021, §5.3)."""
+    """150 steps, momentum 0.95: to one output without centring, to the uniform distribution without sharpening (Caron et al. 2021, §5.3)."""
     temperature = 0.04 if sharp else 1.0
-    keys = {"method.teacher_temperature": temperature, "method.momentum": 0.8, "method.freeze_epochs": 0.0, "method.outputs": 64, "method.head_norm": "none",
+    keys = {"method.teacher_temperature": temperature, "method.momentum": 0.95, "method.freeze_epochs": 0.0, "method.outputs": 64, "method.head_norm": "none",
             "method.bottleneck": 64, "method.student_temperature": 0.1 if sharp else 1.0}  # fmt: skip
     method = build("dino", keys)
     assert isinstance(method, dino.DINO)
-    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
     entropies = []
     for step in range(150):
         clock = Clock(step * SIZE, 10000 * SIZE, DATASET, SIZE)
@@ -167,10 +167,28 @@ def test_a_positive_is_never_in_moco_s_queue_at_its_own_step() -> None:
         batch = batch_of(step, ("query", "key"))
         reps = method.represent(batch, clock_of(step, 3))
         method.loss(reps, batch, clock_of(step, 3))
-        keys = reps["enqueue"]
+        keys = reps["enqueue"][0]
         assert (keys @ method.queue.T).max() < 0.999999
         method.update(reps, batch, clock_of(step, 3))
         assert (keys @ method.queue.T).amax(1) == pytest.approx(torch.ones(SIZE), abs=1e-5)
+
+
+def test_moco_of_two_directions_is_two_of_one_each_with_its_queue() -> None:
+    """solo-learn's `mocov2plus.py`: the mean of both losses; the queue that a view asks holds keys of the other."""
+    method = build("moco", {"method.queue_size": 128, "method.directions": "2"})
+    batch, clock = batch_of(0, ("query", "key")), clock_of(0, 3)
+    reps = method.represent(batch, clock)
+    loss = method.loss(reps, batch, clock)["loss"]
+    terms = []
+    for i, (mine, other) in enumerate((("query", "key"), ("key", "query"))):
+        q = normalize(method.head(method.backbone(batch.views[mine])))
+        k = normalize(method.key_head(method.key_backbone(batch.views[other])))
+        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ method.queue[i].T], 1) / method.config.temperature
+        terms.append(F.cross_entropy(logits, torch.zeros(SIZE, dtype=torch.long)))
+        assert torch.allclose(reps["enqueue"][i], k, atol=1e-5)
+    assert float(loss.detach()) == pytest.approx(float(torch.stack(terms).mean().detach()), rel=1e-5)
+    method.update(reps, batch, clock)
+    assert torch.equal(method.queue[:, :SIZE], reps["enqueue"])
 
 
 def test_mae_s_encoder_never_sees_a_masked_patch() -> None:

@@ -3,7 +3,9 @@
 import torch
 from torch.testing import assert_close
 
+from contray import RunConfig, model
 from contray.methods import invaspread
+from contray.methods._base import Batch, Clock
 from contray.methods._parts import bank_scores, constant_of, nce, write_bank
 from tests.parity.test_losses import GRADIENTS, VALUES, tensors
 
@@ -32,6 +34,27 @@ def test_instdisc_z(golden):
     index, drawn = g["candidates"][:, 0], draws_of(g["candidates"][:, 1:], 50)
     scores = bank_scores(g["features"], g["bank"], index, drawn, float(g["temperature"]))
     assert_close(constant_of(scores, 50, 6), g["z"], **VALUES)
+
+
+def test_instdisc_softmax_is_cross_entropy_among_the_whole_bank():
+    """lemniscate.pytorch with --nce-k 0: LinearAverage's logits in a plain cross-entropy."""
+    torch.manual_seed(0)
+    method = model.build(
+        RunConfig.make("instdisc", {"method.negatives": 0, "train.precision": "fp64"}, preset="digits"), 50
+    ).eval()
+    assert method.negatives(8) == 49
+    h, index = torch.randn(6, method.out_dim, dtype=torch.float64), torch.tensor([4, 9, 0, 49, 7, 3])
+    before, batch = method.bank.clone(), Batch({}, index, torch.arange(6), 6)
+    reps = {"h": h}
+    out = method.loss(reps, batch, Clock(0, 10, 10, 5))
+    v = torch.nn.functional.normalize(method.head(h), dim=1)
+    logits = v @ before.T / method.config.temperature
+    assert_close(out["loss"], torch.nn.functional.cross_entropy(logits, index))
+    assert_close(out["contrast_top1"], (logits.argmax(1) == index).double().mean())
+    method.update(reps, batch, Clock(0, 10, 10, 5))
+    moved = before[index] * 0.5 + v.detach() * 0.5
+    assert_close(method.bank[index], moved / moved.norm(dim=1, keepdim=True))
+    assert float(method.constant) == 0
 
 
 def test_cmc_nce(golden):

@@ -8,7 +8,7 @@ from .embed import embed
 from .evaluate import evaluate
 from .export import export
 from .load import load
-from .opened import TAKEN
+from .opened import SCALE, TAKEN
 from .plot import plot
 from .register import register
 from .report import report
@@ -17,6 +17,7 @@ from .train import train
 from .tune import tune
 
 __all__ = [
+    "SCALE",
     "TAKEN",
     "check",
     "check_data",

@@ -16,7 +16,7 @@ def curate(features: str | Path, out: str | Path = "curated.txt", *, quiet: bool
         contray.curate("features", "photos.txt", keep=0.7)
         contray.train("moco", {"data.source": "photos/", "data.subset": "photos.txt"})
 
-    options: those of contray.exchange.curation.curate (keep, epsilon, balance, clusters, levels, source, seed). quiet: no progress bar.
+    options: those of contray.exchange.curation.curate (keep, epsilon, balance, clusters, levels, source, test_share, seed). quiet: no progress bar.
     """
     from ..exchange.curation import curate as run_curation
     from ..training.progress import TrainingBar

@@ -28,7 +28,7 @@ def embed(
 
         names, features = contray.embed("photos/", run=result).read()  # (N names), (N, D)
 
-    run, checkpoint: as `contray.export` takes them. options: those of contray.exchange.embedding.embed (column, part, address).
+    run, checkpoint: as `contray.export` takes them. options: those of contray.exchange.embedding.embed (column, part, address, scratch).
     quiet: no progress bar. A few images at hand are encoded by `contray.load(run)(images)`.
     """
     from ..exchange.embedding import embed as run_embedding

@@ -28,6 +28,13 @@ TAKEN = (
     "train.device",
     "track.uri",
 )  # keys that leave an encoder what it is
+SCALE = {
+    "scale.workers": (0, 0),
+    "scale.cpus_per_worker": 0,
+    "scale.gpus_per_worker": 0,
+    "scale.address": "",
+    "scale.max_failures": 3,
+}  # on what an evaluation runs where nothing is said, wherever its encoder trained
 
 
 @dataclass(frozen=True)

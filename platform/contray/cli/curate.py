@@ -32,10 +32,14 @@ class Options:
     data__source: Annotated[
         str,
         arg(
-            "the images' own place, to draw some dropped ones beside what they are like: the list's name with .png",
+            "the images' own place: its test images take no part, and some dropped ones are drawn beside what they are like, the list's name with .png",
             name="data.source",
         ),
     ] = ""
+    data__test_share: Annotated[
+        float,
+        arg("share of the source's images that training sets aside to test, where it has no test set", name="data.test_share"),
+    ] = 0.1
     seed: Annotated[int, arg("seed of the clusters and draws")] = 0
     json: Annotated[bool, json_note(documents.CURATED)] = False
 
@@ -47,7 +51,8 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     with answer(options.json) as tell:
         done = curate(
             options.features, options.out, keep=options.keep, epsilon=None if options.epsilon == -1 else options.epsilon,
-            balance=options.balance, clusters=options.clusters, levels=options.levels, source=options.data__source, seed=options.seed,
+            balance=options.balance, clusters=options.clusters, levels=options.levels, source=options.data__source,
+            test_share=options.data__test_share, seed=options.seed,
         )  # fmt: skip
         show(*(f"wrote {each}" if each == done.picture else each for each in done.shown))
         tell(documents.of_curated(done))

@@ -36,13 +36,14 @@ EXPORTED = "file (if one was written), registered (what was done in MLflow's reg
 IMPORTED = "out, backbone, size (px)"
 EMBEDDED = "out, rows, broken, parts, there (parts that an earlier call had done), skipped"
 CURATED = (
-    "out, images, broken, kept, duplicates, clusters, levels (clusters of each), epsilon (null: none were looked for), groups (of each images, names), "
+    "out, images, broken, kept, duplicates, tested, clusters, levels (clusters of each), epsilon (null: none were looked for), groups (of each images, names), "
     "picture"
 )
 METHODS = "of each method, year, paper, contrasts, negatives, queue, EMA, predictor, crops, presets, url"
 EVALUATIONS = "of each evaluation, about, needs, ranks (metrics that rank trials), paper, year, url, keys"
 CHECKED = "method, preset, ok, checks (of each check, ok, skipped (why), wrong (of each words, mend, line))"
 INSPECTED = "name, ok, sampled, notes, splits, classes, findings (of each severity, kind, words, mend, count, names), duplicates, channels, speed, memory, command"
+RECORDS = "of each record, what, command, by, machine, machine_is, commit, where, notes, rows (of each name and numbers, units in their names)"
 SPACES = "of each space, method, about, keys"
 
 

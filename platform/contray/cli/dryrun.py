@@ -9,24 +9,30 @@ from ..evaluation.common.samples import check_measurable
 from ..planning import estimate, planned, refuse
 from ..tables import hanging
 from ..training.ray_train import cluster_of
+from ..training.start import guides_of, resolved, started
 from .output import show
 
 
 def describe(config: RunConfig, *, whole: bool = False) -> tuple[RunConfig, dict[str, str]]:
     """Print what follows from a config, and give it resolved with the same facts; a plan is made where one is to be. `whole`: all keys as YAML too."""
+    config = resolved(config)
     source, cost = data.announced(config), None
+    config, start = started(config)
     if config.unplanned:
-        config, plan = planned(config, source)
+        config, plan = planned(config, source, network=start.network)
         cost = plan.cost
         show(hanging(str(plan), 9))
+    begins = start.words(config)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     check_measurable(config, source)
     found = estimate(config, source, cost)
     if whole:
         print(found.config.to_yaml())
-    show("dry run: nothing was started", hanging(str(found), 21))
     facts = dict(found.facts)
+    facts |= {"begins with": "; ".join(begins)} if begins else {}
+    facts |= {f"given as {key}": value for key, value in guides_of(config).items()}
+    show("dry run: nothing was started", hanging("\n".join(f"{name:<21}{text}" for name, text in facts.items()), 21))
     if not cluster_of(config):  # whose memory is not that of this machine
         try:
             refuse(found)

@@ -36,6 +36,13 @@ class Options:
     data__image_column: Annotated[
         str, arg("Parquet: column of the images (encoded bytes, or a struct of `bytes` and `path`)", name="data.image_column")
     ] = "image"
+    data__scratch: Annotated[
+        str,
+        arg(
+            "folder of each machine's disk for indexes of archives and copies of shards; empty: as in training",
+            name="data.scratch",
+        ),
+    ] = ""
     scale__address: Annotated[
         str, arg("Ray cluster to join; empty: RAY_ADDRESS, else a cluster of this machine for this command", name="scale.address")
     ] = ""
@@ -52,6 +59,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         done = embed(
             options.source, options.out, run=options.run, checkpoint=options.checkpoint, code=options.code, uri=options.track__uri,
             column=options.data__image_column, part=options.part, address=options.scale__address,
+            scratch=options.data__scratch,
         )  # fmt: skip
         if done.skipped:
             print(f"contray: {options.source}: {done.skipped}", file=sys.stderr)

@@ -88,16 +88,22 @@ def few(options: Options) -> tuple[str, ...]:
         "eval.holdout",
         "eval.crop",
         "train.device",
+        "scale.workers",
         "track.uri",
     )
 
 
 def takes(options: Options) -> tuple[str, ...]:
     """All keys that these evaluations take; without a name, those of any."""
-    from ..api import TAKEN
+    from ..api import SCALE, TAKEN
 
     files = _files(options.name)
-    return (*TAKEN, *((f"{each}.*" for file in files for each in (file.prefix, *file.takes)) if files else ("eval.*.*",)))
+    return (
+        *TAKEN,
+        *SCALE,
+        "scale.storage",
+        *((f"{each}.*" for file in files for each in (file.prefix, *file.takes)) if files else ("eval.*.*",)),
+    )
 
 
 def examples(options: Options) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,7 @@ from .output import answer
 if TYPE_CHECKING:
     from ..config import RunConfig
 
-LAYOUTS = ("torchvision", "timm", "moco", "simsiam", "barlow_twins", "dino", "mae", "moco_v3")
+LAYOUTS = ("torchvision", "timm", "moco", "simsiam", "barlow_twins", "dino", "dinov2", "dinov3", "mae", "moco_v3")
 EXAMPLES = (
     ("contray import dino_vits16.pth --layout dino", "writes the folder dino_vits16"),
     ("contray import resnet50.safetensors --layout timm --out imagenet", "into a folder of another name"),

@@ -14,6 +14,7 @@ from ..tables import Table
 from .output import show
 
 if TYPE_CHECKING:
+    from ..reporting.measured import Measured
     from ..training.result import Result, Results
     from ..tuning import SweepResult
 
@@ -149,6 +150,27 @@ def show_spaces(rows: Sequence[Mapping[str, Any]]) -> None:
             table.add(*((row["space"], row["method"]) if i == 0 else ("", "")), key, over)
         table.divide()
     show(table, *(f"{row['space']}: {row['about']}" for row in rows))
+
+
+def show_records(records: Sequence[Measured], whole: bool) -> None:
+    """The measurements, a row each; whole: all rows of each, and how to get them again."""
+    from ..reporting.measured import table as rows_of
+
+    if not whole:
+        table = Table("contray records RECORD", "record", "what", "rows", "by", "machine", "commit", left=(0, 1, 3, 4, 5))
+        for each in records:
+            table.add(each.record, each.what, str(len(each.rows)), each.by, each.machine, each.commit)
+        show(table)
+        return
+    for each in records:
+        show(
+            rows_of(each),
+            *([each.notes] if each.notes else []),
+            f"by       {each.by}, {each.where}",
+            f"machine  {each.machine}: {each.machine_is}",
+            f"commit   {each.commit}",
+            f"command  {each.command}",
+        )
 
 
 def show_sweep(result: SweepResult) -> None:

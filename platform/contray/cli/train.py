@@ -48,6 +48,13 @@ class Options:
     budget: Annotated[
         str, arg("how long a run of preset auto may take from its start to its verdict: 90s, 30m, 2h, or minutes; default: 30m")
     ] = ""
+    init: Annotated[
+        str,
+        arg(
+            "begin with these weights: a public file (DINOv2's, timm's, torchvision's, ...), a run, an export's folder, timm/NAME, torchvision/NAME"
+        ),
+    ] = ""
+    init_layout: Annotated[str, arg("whose code wrote the file of --init; default: as its names tell")] = ""
     yes: Annotated[bool, arg("start it although it takes more than a day on this CPU")] = False
     show_config: Annotated[bool, arg("with --dry-run: print every key as YAML too, for --config")] = False
     seeds: Annotated[
@@ -71,6 +78,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         from ..api.train import minutes
 
         dotted = {**dotted, "train.budget": [f"{minutes(options.budget, '--budget'):g}"]}
+    dotted |= {key: [word] for key, word in (("train.init", options.init), ("train.init_layout", options.init_layout)) if word}
     config = config_from(options.method, options.preset, options.config, dotted)
     at_least("--seeds", options.seeds, 1)
     if options.show_config and not options.dry_run:

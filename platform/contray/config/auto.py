@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..methods._base import View
+from .sections import BackboneConfig
 
 if TYPE_CHECKING:
     from .registry import MethodFile
@@ -15,6 +17,9 @@ AUTO = "auto"
 FITTED = (  # by the rules, whatever a method's presets say
     "backbone.name", "backbone.stem", "backbone.width", "backbone.patch", "data.shorter_side", "data.workers", "optim.lr", "optim.warmup_epochs", "train.batch_size",
     "train.epochs", "train.steps", "train.norm_groups", "eval.every_epochs", "eval.online_limit", "scale.workers",
+)  # fmt: skip
+NETWORK = (  # which weights that are given tell
+    *(f"backbone.{spec.name}" for spec in dataclasses.fields(BackboneConfig)), "backbone.timm.options", "backbone.torchvision.options",
 )  # fmt: skip
 _SHORT = {  # of a method that has no preset for short runs; as the built-in ones agree on
     "backbone.stem": "cifar", "optim.name": "adamw", "optim.lr": 6e-3, "optim.lr_scaling": "linear", "optim.weight_decay": 1e-4,
@@ -47,7 +52,9 @@ def families(file: MethodFile) -> dict[str, Family]:
         natural = (cifar.views if cifar else None) or file.views
         names = digits.views or natural
         kept = {name: natural[name] for name in names} if names.keys() <= natural.keys() else names
-        first = Family("short", "digits", {**file.recipe, **digits.settings}, kept)
+        guides = {f"method.{name}" for name in file.method.guides}  # whom it learns from is the user's to say
+        own = {key: value for key, value in digits.settings.items() if key not in guides}
+        first = Family("short", "digits", {**file.recipe, **own}, kept)
     else:
         vit = str(file.recipe.get("backbone.name", "")).startswith("vit")
         net = (
@@ -58,7 +65,10 @@ def families(file: MethodFile) -> dict[str, Family]:
         first = Family("short", "paper", {**file.recipe, **_SHORT, **net}, **whole)
     found = [first]
     if cifar:
-        found.append(Family("small", "cifar", {**file.recipe, **cifar.settings}, cifar.views or file.views))
+        own = {
+            key: value for key, value in cifar.settings.items() if not key.startswith("augment.")
+        }  # CIFAR's pixel statistics are CIFAR's
+        found.append(Family("small", "cifar", {**file.recipe, **own}, cifar.views or file.views))
     return {each.name: each for each in [*found, Family("paper", "paper", file.recipe, **whole)]}
 
 
@@ -71,7 +81,8 @@ def start(file: MethodFile, overrides: Collection[str]) -> Family:
 
 def left_open(file: MethodFile, views: Iterable[str], given: Collection[str]) -> tuple[str, ...]:
     """The keys that a plan may fill: all that the families set and the rules fit, without those `given`. views: all keys views.*."""
-    keys = sorted({*FITTED, *(key for each in families(file).values() for key in each.settings)})
+    own = NETWORK if "train.init" in given else ()
+    keys = sorted({*FITTED, *own, *(key for each in families(file).values() for key in each.settings)})
     return without(("views", *keys), views, given)
 
 

@@ -63,6 +63,11 @@ class BackboneConfig:
         0, "ViTs: tokens of their own between the class token and the patches (Darcet et al. 2024)", unit="tokens", ge=0
     )
     layer_scale: float = setting(0.0, "ViTs: initial scale of each residual branch, trained per channel; 0: none", ge=0)
+    init: Literal["moco_v3", "mae", "trunc_normal"] = setting(
+        "moco_v3",
+        "ViTs: how weights are drawn: moco_v3 = Xavier, queries, keys and values each by itself; mae = Xavier, the three as one layer; trunc_normal = "
+        "a normal of 0.02 (DINO, DeiT)",
+    )
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,11 @@ class DataConfig:
     )
     workers: int = setting(
         1, "processes per training worker that prepare batches, of evaluations too; 0: in the training process", ge=0
+    )
+    augment_on: Literal["auto", "cpu", "device"] = setting(
+        "auto",
+        "where views are made: cpu = in the processes of data.workers; device = in batches where the network is, crops, flips, jitter, grey, blur and "
+        "solarisation of RGB images alone; auto: device on a GPU where it can make all views, decided once for a run and kept",
     )
     shuffle: Literal["full", "blocks"] = setting(
         "full",
@@ -206,6 +216,15 @@ class OptimConfig:
     weight_decay_end: float = setting(-1.0, "weight decay at the end, on half a cosine; -1: constant", ge=-1)
     decay_norms: bool = setting(True, "whether 1-D parameters (biases, norms) decay too; LARS never decays nor adapts them")
     trust: float = setting(0.001, "trust coefficient of LARS and LARC", gt=0)
+    clip_lr: bool = setting(
+        False,
+        "LARS as solo-learn has it: a tensor's rate is trust |w| / (|g| + weight_decay |w|), but no more than the rate; false: the rate times "
+        "trust |w| / |g + weight_decay w|",
+    )
+    rate_in_velocity: bool = setting(
+        False,
+        "LARS as SimCLR's release has it: the velocity gathers steps, each at the rate of its time; false: gradients, and the rate of now takes them all",
+    )
     warmup_epochs: float = setting(0.0, "linear warm-up from warmup_start", unit="epochs", ge=0)
     warmup_start: float = setting(0.0, "where the warm-up starts", unit="fraction of the scaled rate", ge=0, le=1)
     schedule: Literal["cosine", "step", "constant"] = setting("cosine", "decay of the rate after the warm-up")
@@ -228,6 +247,16 @@ class TrainConfig:
         "no",
         "go on with the run track.name, finished or not, for more epochs or steps: exact, only where it then is what it had been from the start; "
         "anyway, with the schedules of the longer run from here on",
+    )
+    init: str = setting(
+        "",
+        "weights that the backbone begins with: a public file, a run's name, id or folder, an export, timm/NAME or torchvision/NAME; empty: drawn anew",
+        unit="path",
+    )
+    init_layout: str = setting("", "whose code wrote the file of train.init (`contray import --help`); empty: as its names tell")
+    given: tuple[str, ...] = setting(
+        (),
+        "written by the run: KEY=DIGEST of the weights that it was given; in a config that is repeated, those that they must be",
     )
     batch_size: int = setting(256, "GLOBAL batch over all workers; every batch is full", unit="samples", ge=2)
     norm_groups: int = setting(1, "groups of the global batch that batch norm runs over; 1 = synchronised over all of it", ge=1)

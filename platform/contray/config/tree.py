@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ WRITTEN = (
     "train.settled",
     "train.planned",
     "train.planned_for",
+    "train.given",
 )  # by the run itself: how its other keys came to be what they are
 # What may change where a run goes on: nothing that it computes depends on these
 FREE = {
@@ -65,6 +66,26 @@ LATER = {
     **{f"eval.finetune.{key}": 0.0 for key in ("erasing", "mixup", "cutmix", "smoothing", "drop_path")},
     "eval.finetune.randaugment": (0, 9),
     "eval.segmentation.k": 30,
+    "views.*.merges": "",
+    "views.*.shear": 0.0,
+    "views.*.elastic": 0.0,
+    "views.*.gray_order": "after_jitter",
+    "views.*.randaugment_as": "torchvision",
+    "views.*.grid_kept": 0,
+    "views.*.per_patch": False,
+    "backbone.init": "moco_v3",
+    "optim.clip_lr": False,
+    "optim.rate_in_velocity": False,
+    "method.projector_layers": "3",
+    "method.head_layers": "3",
+    "method.loss_scale": 1.0,
+    "method.directions": "1",
+    "method.momentum_end": -1.0,
+    "method.momentum_schedule": "cosine",
+    "method.predictor_schedule": "constant",
+    "train.init": "",
+    "train.init_layout": "",
+    "data.augment_on": "auto",
 }
 MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
 
@@ -158,6 +179,7 @@ class RunConfig:
             "train.settled": [key for key in self.train.settled if key not in overrides],
             "train.planned": without(self.train.planned, views, overrides),
             **({"train.planned_for": ""} if "train.budget" in overrides else {}),
+            "train.given": _still(self.train.given, overrides),
         }
         if _one(overrides.get("data.channels", "0")) not in ("0", str(self.data.channels)):  # what stands there is of RGB
             kept |= {"augment.mean": (), "augment.std": ()}
@@ -239,6 +261,8 @@ class RunConfig:
             values |= {"method.name": method}
         if overrides and "train.settled" in values:
             values["train.settled"] = [key for key in values["train.settled"] if key not in overrides]
+        if overrides and values.get("train.given"):
+            values["train.given"] = _still(values["train.given"], overrides)
         if overrides and values.get("train.planned"):
             values["train.planned"] = without(
                 values["train.planned"], [key for key in values if key.startswith("views.")], overrides
@@ -291,7 +315,7 @@ class RunConfig:
 
         planned: whether what a plan filled counts; False: only that it did, so that the digest is the same before and after.
         """
-        without = (*without, *self.idle)
+        without = (*without, *self.idle, "train.given")  # the same name before and after they are read
         if self.method.preset != AUTO:
             without = (*without, "train.budget", "train.planned", "train.planned_for")
         elif not planned:
@@ -303,8 +327,7 @@ class RunConfig:
             if key in FREE
             else value  # else whoever is told to go on with such a key would begin anew
             for key, value in asked.items()
-            if not any(key == skip or key.startswith(f"{skip}.") for skip in without)
-            and not (key in LATER and (key in FREE or value == LATER[key]))
+            if not any(key == skip or key.startswith(f"{skip}.") for skip in without) and not _came_later(key, value)
         }
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]
 
@@ -322,6 +345,18 @@ class RunConfig:
     def run_name(self) -> str:
         """method-preset-hash of everything that decides what the run computes."""
         return f"{slug(Path(self.method.name).stem)}-{slug(self.method.preset)}-{self.digest('scale', 'track', planned=False)}"
+
+
+def _came_later(key: str, value: Any) -> bool:
+    """Whether a key of LATER names nothing at this value."""
+    key = f"views.*.{key.rpartition('.')[2]}" if key.startswith("views.") else key
+    return key in LATER and (key in FREE or value == LATER[key])
+
+
+def _still(given: Iterable[str], overrides: Mapping[str, Any]) -> list[str]:
+    """Those digests that `overrides` leave right: KEY=DIGEST, where neither KEY nor KEY_layout is among them."""
+    keys = {key.removesuffix("_layout") for key in overrides}
+    return [each for each in given if each.partition("=")[0] not in keys]
 
 
 def _default(key: str) -> Any:
@@ -379,10 +414,10 @@ def _check_together(config: RunConfig) -> None:
                 key, f"got {count} numbers for {config.channels} channels; give one of each, one for all, or measured"
             )
     for name, view in config.views.items():
-        if config.data.channels and view.space != "rgb":
+        if config.data.channels and view.space not in ("rgb", "gray"):
             raise ConfigError(
                 f"views.{name}.space",
-                f"got {view.space}, which is made of RGB; with data.channels {config.data.channels} give rgb",
+                f"got {view.space}, which is made of RGB; with data.channels {config.data.channels} give rgb or gray",
             )
         for spec in ("crop", "ratio", "blur_sigma"):
             low, high = getattr(view, spec)
@@ -390,5 +425,7 @@ def _check_together(config: RunConfig) -> None:
                 raise ConfigError(f"views.{name}.{spec}", f"got {low:g} {high:g}, the first must not exceed the second")
         if view.jitter[3] > 0.5:
             raise ConfigError(f"views.{name}.jitter", f"got hue {view.jitter[3]:g}, must be at most 0.5")
+        if view.per_patch and view.kind != "patches":
+            raise ConfigError(f"views.{name}.per_patch", f"is of views of kind patches, but this one is of kind {view.kind}")
         if view.kind == "patches" and 0 in view.grid:
             raise ConfigError(f"views.{name}.grid", "a view of kind patches needs rows, side and stride above 0")

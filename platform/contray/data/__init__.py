@@ -1,7 +1,15 @@
 """From a data source to batches of views. Everything here imports without Ray and MLflow."""
 
+import os
+
+os.environ.setdefault(
+    "NO_ALBUMENTATIONS_UPDATE", "1"
+)  # its import asks PyPI for newer versions otherwise, and waits where there is no network
+
 from .batches import EvalImages, GlobalBatches, check_views, loader
+from .device import DeviceBatches, Renderer
 from .order import holdout, part, permutation, window
+from .recipe import uncovered
 from .sources import announced, fingerprint, open_source
 from .splits import ArraySplit, BrokenImage, Encoded, EncodedSplit, Source, Split
 from .statistics import moments
@@ -9,10 +17,12 @@ from .statistics import moments
 __all__ = [
     "ArraySplit",
     "BrokenImage",
+    "DeviceBatches",
     "Encoded",
     "EncodedSplit",
     "EvalImages",
     "GlobalBatches",
+    "Renderer",
     "Source",
     "Split",
     "announced",
@@ -24,5 +34,6 @@ __all__ = [
     "open_source",
     "part",
     "permutation",
+    "uncovered",
     "window",
 ]

@@ -12,6 +12,7 @@ from ..config.sections import DataConfig
 from ..errors import ConfigError, DataError, nearest, shown
 from ..storage.folder import Storage
 from ..storage.logins import scrubbed
+from ..storage.reached import absent, unread
 from .columns import check_columns
 from .layout import SHARDS, SUFFIXES, Found, listing, splits_in, suffix
 from .native import SUFFIXES as NATIVE
@@ -31,15 +32,20 @@ def open_source(config: DataConfig, own: None) -> Source:
         raise ConfigError(
             "data.source", f"{name} is not written in UTF-8, which a config must be; go into it and give . or a link to it"
         )
+    place: File | None = None
     try:
         place = Remote(Storage(re.sub(r"(?<=[^:/])/+$", "", name), "data.source")) if "://" in name else Path(name).expanduser()
         kind = _kind(place, name)
     except (OSError, RuntimeError) as error:  # RuntimeError: ~nobody
-        raise DataError(f"data.source: {name} cannot be read ({scrubbed(str(error))})") from error
+        raise DataError(f"data.source: {name} cannot be read: {_why(place, error)}") from error
     try:
         return _file(place, config) if kind == "file" else _folder(place, config)
     except OSError as error:
-        raise DataError(f"data.source: {name} cannot be read ({scrubbed(str(error))})") from error
+        raise DataError(f"data.source: {name} cannot be read: {_why(place, error)}") from error
+
+
+def _why(place: File | None, error: BaseException) -> str:
+    return unread(place.storage, error) if isinstance(place, Remote) else scrubbed(str(error))
 
 
 def _kind(place: File, name: str) -> str:
@@ -47,10 +53,7 @@ def _kind(place: File, name: str) -> str:
     if isinstance(place, Remote):
         info = place.storage.system.get_file_info(place.place)
         if not info.type:
-            raise ConfigError(
-                "data.source",
-                f"there is nothing at {name}; look at the address, and at the login and the endpoint that the environment gives",
-            )
+            raise ConfigError("data.source", f"{name}: {absent(place.storage)}")
         return "file" if info.is_file else "folder"
     if not place.exists():
         looks_like_path = len(place.parts) > 1 or place.suffix

@@ -11,13 +11,13 @@ import os
 import re
 import time
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ..errors import DataError, shown
-from ..storage.logins import scrubbed
+from ..storage.reached import unread
 from .names import Grown, Tree
 from .places import Remote
 from .progress import progress
@@ -140,9 +140,11 @@ def scan(
     found, grown, links, same, again = Found(), Grown(), [], [], 0
     seen = set[object]() if isinstance(root, Remote) else _above(os.path.abspath(root))
 
+    ask = _asked(root, key) if isinstance(root, Remote) else None
+
     def look(name: str) -> tuple[object, Folder, dict[str, int] | None]:
-        if isinstance(root, Remote):
-            return _listed(root / name if name else root, key, also)
+        if ask:
+            return _listed(name, *ask(name), also)
         return _read(os.path.join(os.path.abspath(root), name), before.get(name), key, also)
 
     level = [""]
@@ -179,23 +181,46 @@ def _above(place: str) -> set[object]:
     return {_identity(folder, os.stat(folder)) for folder in above[1:]}
 
 
-def _listed(place: Remote, key: str, also: frozenset[str]) -> tuple[object, Folder, dict[str, int]]:
-    """`_read` of a folder on an object store, whose folders have no times, with the sizes of the images."""
+def _asked(root: Remote, key: str) -> Callable[[str], tuple[set[str], dict[str, int]]]:
+    """What tells, of a folder of an object store by its name below the root, its subfolders and the sizes of its files. It raises DataError.
+
+    Google's store tells by itself no folder that was not made as one, so that all of it is listed at once.
+    """
     from pyarrow import fs
 
-    here, files = Folder(), dict[str, int]()
-    try:
-        infos = place.storage.system.get_file_info(fs.FileSelector(place.place))
-    except OSError as error:
-        raise DataError(f"{key}: {place} cannot be listed ({scrubbed(' '.join(str(error).split()))})") from None
-    for info in infos:
+    def infos(place: Remote, deep: bool) -> list[fs.FileInfo]:
+        try:
+            return place.storage.system.get_file_info(fs.FileSelector(place.place, recursive=deep))
+        except OSError as error:
+            raise DataError(f"{key}: {place} cannot be listed: {unread(place.storage, error)}") from None
+
+    def one(name: str) -> tuple[set[str], dict[str, int]]:
+        found = infos(root / name if name else root, deep=False)
+        folders = {info.base_name for info in found if info.type == fs.FileType.Directory}
+        return folders, {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+
+    if root.storage.system.type_name != "gcs":
+        return one
+    held = defaultdict[str, tuple[set[str], dict[str, int]]](lambda: (set(), {}))
+    above = len(root.place.rstrip("/")) + 1
+    for info in infos(root, deep=True):
         if info.type == fs.FileType.File:
-            files[info.base_name] = info.size
-        elif info.type == fs.FileType.Directory and not _hidden(info.base_name):
-            here.below.append(info.base_name)
-        elif info.type == fs.FileType.Directory:
-            here.skipped["hidden folder(s)"] += 1
-    return place.path, here, {name: files[name] for name in _images(list(files), here, also)}
+            folder, _, file = info.path[above:].rpartition("/")
+            held[folder][1][file] = info.size
+            while folder:
+                folder, _, name = folder.rpartition("/")
+                if name in held[folder][0]:
+                    break
+                held[folder][0].add(name)
+    return held.__getitem__
+
+
+def _listed(name: str, folders: set[str], files: dict[str, int], also: frozenset[str]) -> tuple[object, Folder, dict[str, int]]:
+    """`_read` of a folder on an object store, whose folders have no times, with the sizes of the images."""
+    here = Folder(below=sorted(each for each in folders if not _hidden(each)))
+    if hidden := sum(map(_hidden, folders)):
+        here.skipped["hidden folder(s)"] += hidden
+    return name, here, {file: files[file] for file in _images(list(files), here, also)}
 
 
 def _read(place: str, before: Folder | None, key: str, also: frozenset[str]) -> tuple[object, Folder, dict[str, int] | None]:

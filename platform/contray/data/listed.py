@@ -26,7 +26,7 @@ def narrowed(source: Source, config: DataConfig) -> Source:
     """The source of which those images alone train that data.subset names. Raises ConfigError where the list is of other images."""
     if not config.subset:
         return source
-    listed = read_list("data.subset", config.subset)
+    listed = replace(read_for(source, "data.subset", config.subset), labels=None)
     train, note = places(source, listed)
     ids = np.unique(train)
     words = f"{len(ids):,} of {len(source.train):,} training images train, those that {listed.place} names{note}"
@@ -37,10 +37,13 @@ def labelled(source: Source, config: DataConfig) -> Source:
     """The source with the labels that data.labels gives, where it has none of its own; else as it is."""
     if not config.labels or source.train.labels is not None:
         return source
-    listed = read_list("data.labels", config.labels)
-    pairs = _with_labels(source, listed)
+    pairs = read_for(source, "data.labels", config.labels)
+    if pairs.labels is None:
+        raise ConfigError(
+            "data.labels",
+            f"{source.name} has no labels, and {pairs.place} gives none; write NAME LABEL on each line, or columns name and label",
+        )
     train, note = places(source, pairs, tests=True)
-    assert pairs.labels is not None
     texts = [plain(label) for label in pairs.labels]
     classes = sorted(set(texts), key=lambda name: (0, int(name), name) if re.fullmatch(r"\d{1,18}", name) else (1, 0, name))
     numbers = {name: number for number, name in enumerate(classes)}
@@ -49,7 +52,9 @@ def labelled(source: Source, config: DataConfig) -> Source:
     given = {"train": _copy(source.train, labels[:count], classes)}
     if source.test is not None and (labels[count:] >= 0).all():
         given["test"] = _copy(source.test, labels[count:], classes)
-    words = f"{listed.place} gives {(labels[:count] >= 0).sum():,} of {count:,} training images a label ({len(classes)} classes){note}"
+    words = (
+        f"{pairs.place} gives {(labels[:count] >= 0).sum():,} of {count:,} training images a label ({len(classes)} classes){note}"
+    )
     return replace(source, **given, notes=[*source.notes, words], listed=pairs.digest)
 
 
@@ -57,8 +62,7 @@ def restricted(source: Source, config: DataConfig) -> Source:
     """The source of whose labels those alone are known that data.labels names. Raises ConfigError where it says others than the source."""
     if not config.labels or source.listed:
         return source
-    listed = read_list("data.labels", config.labels)
-    listed = _pairs_of(source, listed) or listed
+    listed = read_for(source, "data.labels", config.labels)
     ids, note = named(source, listed)
     assert source.train.labels is not None
     labels = np.full(len(source.train), -1)
@@ -66,6 +70,18 @@ def restricted(source: Source, config: DataConfig) -> Source:
     words = f"{len(ids):,} of {len(source.train):,} labels are known, those that {listed.place} names{note}"
     train = _copy(source.train, labels, list(source.train.classes))
     return replace(source, train=train, notes=[*source.notes, words], listed=listed.digest)
+
+
+def read_for(source: Source, key: str, place: str) -> Listed:
+    """A list, in the way by which most of its names are images of the source: text as names alone or as names and labels, backslashes as they
+    stand or as Windows' slashes. Raises ConfigError, of `key`, where nothing can be read."""
+    listed = read_list(key, place)
+    ways = [listed, *filter(None, [listed.split])]
+    ways += [replace(way, names=[name.replace("\\", "/") for name in way.names]) for way in ways if "\\" in "".join(way.names)]
+    if len(ways) == 1:
+        return listed
+    splits = [source.train, *([] if source.test is None else [source.test])]
+    return max(ways, key=lambda way: (find(splits, way.names) != MISSING).sum())  # of equals the first
 
 
 def named(source: Source, listed: Listed) -> tuple[np.ndarray, str]:
@@ -114,26 +130,6 @@ def places(source: Source, listed: Listed, tests: bool = False) -> tuple[np.ndar
     return found[(found >= 0) & (found < count)], note
 
 
-def _with_labels(source: Source, listed: Listed) -> Listed:
-    pairs = listed if listed.labels is not None else _pairs_of(source, listed)
-    if pairs is None:
-        raise ConfigError(
-            "data.labels",
-            f"{source.name} has no labels, and {listed.place} gives none; write NAME LABEL on each line, or columns name and label",
-        )
-    return pairs
-
-
-def _pairs_of(source: Source, listed: Listed) -> Listed | None:
-    """Text as names and labels, where more of it is found so than as names alone."""
-    pairs = listed.split
-    if pairs is None:
-        return None
-    splits = [source.train, *([] if source.test is None else [source.test])]
-    whole, halves = ((find(splits, each.names) != MISSING).sum() for each in (listed, pairs))
-    return pairs if halves > whole else None
-
-
 def _spread(listed: Listed, found: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:
     """(count,) the label of each image, -1 where none is said. Raises ConfigError where an image is said to be two things."""
     labels = np.full(count, -1)
@@ -155,7 +151,8 @@ def _check_agree(split: Split, listed: Listed, found: np.ndarray) -> None:
     if unknown:
         raise ConfigError(
             listed.key,
-            f"{listed.place} has the label {listing(unknown, 3)}, which is no class of the source ({listing(split.classes, 10)})",
+            f"{listed.place} has the label {listing(unknown, 3)}, which is no class of the source ({listing(split.classes, 10)}); "
+            "with --data.label_column '' the list's alone count",
         )
     said = np.array([numbers[plain(label)] for label in listed.labels])
     there = found >= 0

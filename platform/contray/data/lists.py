@@ -40,7 +40,8 @@ class Listed:
     @cached_property
     def split(self) -> Listed | None:
         """Text whose lines all end in a word of their own, as names and labels; None where one does not."""
-        pairs = [name.rsplit(None, 1) for name in self.names]
+        tabs = all(name.count("\t") == 1 for name in self.names)
+        pairs = [[part.strip() for part in name.split("\t")] if tabs else name.rsplit(None, 1) for name in self.names]
         if not self.spaced or any(len(pair) < 2 for pair in pairs):
             return None
         return Listed(self.key, self.place, [pair[0] for pair in pairs], [pair[1] for pair in pairs])

@@ -15,7 +15,8 @@ import numpy as np
 
 from ..methods._base import View
 from .draws import Draws
-from .policy import Image, Step, bound
+from .policy import Elastic, Image, Shear, Step, bound, ordered
+from .randaugment import TimmRandAugment
 
 Operation = Callable[[Image], Image]
 
@@ -28,26 +29,32 @@ def steps(view: View, strength: float, draws: Draws) -> list[Step]:
     def chance(p: float) -> float:
         return min(1.0, p * strength)
 
-    angle, side = min(180.0, view.rotation * strength), max(1, view.size // 2)
+    angle, side = min(180.0, view.rotation * strength), max(1, (view.grid[1] if view.per_patch else view.size) // 2)
     blur = (view.blur_sigma[0], max(view.blur_sigma[0], view.blur_sigma[1] * strength))
     count, magnitude = view.randaugment
+    magnitude = min(10.0, magnitude * strength)
+    theirs = view.randaugment_as == "torchvision"
+    operation = _randaugment(magnitude, draws) if theirs else TimmRandAugment(magnitude, chance(0.5), draws)
     hole = {"hole_height_range": (side, side), "hole_width_range": (side, side), "fill": 0.5}
-    found: list[Step] = [
-        (float(angle > 0), _of(A.Rotate(limit=(-angle, angle)), draws)),
-        (chance(view.jitter_p), _jitter(view.jitter[0] * strength, view.jitter[1] * strength, draws)),
-        (chance(view.gray), gray),
-        (chance(view.blur), _of(A.GaussianBlur(blur_limit=0, sigma_limit=blur), draws)),
-        *([(chance(1.0), _randaugment(min(10.0, magnitude * strength), draws))] * count),
-        (chance(view.solarize), lambda image: solarized(image, 0.5)),
-        (chance(view.cutout), _of(A.CoarseDropout(num_holes_range=(1, 1), **hole), draws)),
-        (chance(view.noise), _of(A.GaussNoise(std_range=(0.1 * strength, 0.1 * strength)), draws)),
+    found: list[tuple[str, Step]] = [
+        ("rotation", (float(angle > 0), _of(A.Rotate(limit=(-angle, angle)), draws))),
+        ("shear", (chance(view.shear), Shear(0.3 * strength, draws))),
+        ("elastic", (chance(view.elastic), Elastic(0.03 * strength, draws))),
+        ("jitter", (chance(view.jitter_p), _jitter(view.jitter[0] * strength, view.jitter[1] * strength, draws))),
+        ("gray", (chance(view.gray), gray)),
+        ("blur", (chance(view.blur), _of(A.GaussianBlur(blur_limit=0, sigma_limit=blur), draws))),
+        *[("randaugment", (chance(1.0) if theirs else 1.0, operation))] * count,
+        ("solarize", (chance(view.solarize), lambda image: solarized(image, 0.5))),
+        ("cutout", (chance(view.cutout), _of(A.CoarseDropout(num_holes_range=(1, 1), **hole), draws))),
+        ("noise", (chance(view.noise), _of(A.GaussNoise(std_range=(0.1 * strength, 0.1 * strength)), draws))),
     ]
-    return [(p, operation) for p, operation in found if p > 0]
+    return [step for _, step in ordered(found, view.gray_order) if step[0] > 0]
 
 
 def gray(image: Image) -> Image:
-    """The mean of the channels, in all of them."""
-    return np.repeat(image.mean(2, dtype=np.float32, keepdims=True), image.shape[2], 2)
+    """Of uint8 or float32 (H, W, C): the mean of the channels, in all of them."""
+    mean = image.mean(2, dtype=np.float32, keepdims=True)
+    return np.repeat((np.rint(mean) if image.dtype == np.uint8 else mean).astype(image.dtype), image.shape[2], 2)
 
 
 def solarized(image: Image, threshold: float) -> Image:

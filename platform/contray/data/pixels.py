@@ -15,6 +15,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from ..errors import DataError
 from .headers import claimed, is_avif, is_heic, is_jpeg, is_tiff, left_out, may_be_deep, tag, tags_of
@@ -173,6 +175,17 @@ def resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.
         return cv2.resize(image, size, interpolation=interpolation)
     parts = [cv2.resize(image[:, :, at : at + 4], size, interpolation=interpolation) for at in range(0, image.shape[2], 4)]
     return np.concatenate([part if part.ndim == 3 else part[:, :, None] for part in parts], 2)
+
+
+def antialiased(image: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
+    """(h, w, C) of a uint8 image (H, W, C), or a float32 one in [0, 1], for size (w, h): `bilinear` or `bicubic` over all pixels that are shrunk to one.
+
+    torchvision's resize; Pillow's too, to 1 grey level (bicubic: 2).
+    """
+    stored = np.require(image, requirements=["C", "W"])  # torch warns of what cannot be written
+    pixels = torch.from_numpy(stored).permute(2, 0, 1)[None]
+    found = F.interpolate(pixels, size[::-1], mode=mode, antialias=True, align_corners=False)[0].permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(found if image.dtype == np.uint8 else np.clip(found, 0, 1))
 
 
 def values_of(data: bytes | memoryview, where: str, stored: bool = False, shorter_side: int = 0) -> np.ndarray:

@@ -1,26 +1,22 @@
 """The photometric policy of a view as albumentations transforms, scaled by `augment.strength`.
 
 The rule of the strength s (InfoMin-style: 0 nothing, 1 as specified, 2 twice as far): every probability is multiplied by s, up
-to 1; every magnitude is multiplied by s too: the rotation up to 180 degrees, the jitter's ranges (hue up to half the circle,
-factors not below 0), the largest blur (not below the smallest), the noise's deviation, RandAugment's magnitude up to 10.
-RandAugment's operations happen with probability s. Solarisation, cutout and grey have no magnitude.
+to 1; every magnitude is multiplied by s too: the rotation up to 180 degrees, the shearing, the elastic shifts, the jitter's ranges
+(hue up to half the circle, factors not below 0), the largest blur (not below the smallest), the noise's deviation, RandAugment's
+magnitude up to 10. RandAugment's operations happen with probability s, timm's with s / 2. Solarisation, cutout and grey have no magnitude.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
+import albumentations as A
 import cv2
 import numpy as np
 
 from ..methods._base import View
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks PyPI for newer versions otherwise
-
-import albumentations as A
-
 from .draws import Draws
+from .randaugment import TimmRandAugment
 
 cv2.setNumThreads(0)  # the loader's processes are the parallelism; cv2's pool does not survive a fork
 
@@ -38,27 +34,38 @@ def steps(view: View, strength: float, draws: Draws) -> list[Step]:
 
     angle = min(180.0, view.rotation * strength)
     blur = (view.blur_sigma[0], max(view.blur_sigma[0], view.blur_sigma[1] * strength))
-    side = max(1, view.size // 2)
-    found: list[tuple[float, A.BasicTransform]] = [
-        (float(angle > 0), A.Rotate(limit=(-angle, angle))),
-        (chance(view.jitter_p), _jitter(view, strength)),
-        (chance(view.gray), A.ToGray()),
-        (chance(view.blur), A.GaussianBlur(blur_limit=0, sigma_limit=blur)),
-    ]
-    late: list[tuple[float, A.BasicTransform]] = [
-        (chance(view.solarize), A.Solarize(threshold_range=(0.5, 0.5))),
-        (
-            chance(view.cutout),
-            A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(side, side), hole_width_range=(side, side), fill=128),
-        ),
-        (chance(view.noise), A.GaussNoise(std_range=(0.1 * strength, 0.1 * strength))),
-    ]
-    operations = [(p, bound(transform, draws)) for p, transform in found]
+    side = max(1, (view.grid[1] if view.per_patch else view.size) // 2)
     count, magnitude = view.randaugment
-    if count:
-        operations += [(chance(1.0), RandAugment(min(10.0, magnitude * strength), draws))] * count
-    operations += [(p, bound(transform, draws)) for p, transform in late]
-    return [(p, operation) for p, operation in operations if p > 0]
+    magnitude = min(10.0, magnitude * strength)
+    operation = (
+        RandAugment(magnitude, draws) if view.randaugment_as == "torchvision" else TimmRandAugment(magnitude, chance(0.5), draws)
+    )
+
+    def of(transform: A.BasicTransform) -> Callable[[Image], Image]:
+        return bound(transform, draws)
+
+    found: list[tuple[str, Step]] = [
+        ("rotation", (float(angle > 0), of(A.Rotate(limit=(-angle, angle))))),
+        ("shear", (chance(view.shear), Shear(0.3 * strength, draws))),
+        ("elastic", (chance(view.elastic), Elastic(0.03 * strength, draws))),
+        ("jitter", (chance(view.jitter_p), of(_jitter(view, strength)))),
+        ("gray", (chance(view.gray), of(A.ToGray()))),
+        ("blur", (chance(view.blur), of(A.GaussianBlur(blur_limit=0, sigma_limit=blur)))),
+        *[("randaugment", (chance(1.0) if view.randaugment_as == "torchvision" else 1.0, operation))] * count,
+        ("solarize", (chance(view.solarize), of(A.Solarize(threshold_range=(0.5, 0.5))))),
+        ("cutout", (chance(view.cutout), of(_cutout(side)))),
+        ("noise", (chance(view.noise), of(A.GaussNoise(std_range=(0.1 * strength, 0.1 * strength))))),
+    ]
+    return [step for _, step in ordered(found, view.gray_order) if step[0] > 0]
+
+
+def ordered(found: list[tuple[str, Step]], gray_order: str) -> list[tuple[str, Step]]:
+    """The named steps with the conversion to grey where View.gray_order has it."""
+    if gray_order == "after_jitter":
+        return found
+    rest = [each for each in found if each[0] != "gray"]
+    at = len(rest) if gray_order == "last" else [name for name, _ in rest].index("jitter")
+    return [*rest[:at], *(each for each in found if each[0] == "gray"), *rest[at:]]
 
 
 def bound(transform: A.BasicTransform, draws: Draws) -> Callable[[Image], Image]:
@@ -84,6 +91,46 @@ def _jitter(view: View, strength: float) -> A.ColorJitter:
     low_high = [(max(0.0, 1 - value), 1 + value) for value in (brightness, contrast, saturation)]
     hue = min(0.5, hue)
     return A.ColorJitter(brightness=low_high[0], contrast=low_high[1], saturation=low_high[2], hue=(-hue, hue))
+
+
+def _cutout(side: int) -> A.CoarseDropout:
+    return A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(side, side), hole_width_range=(side, side), fill=128)
+
+
+class Shear:
+    """Both axes sheared by up to `most` of the length, drawn for each; what lies beyond the edge is mirrored."""
+
+    def __init__(self, most: float, draws: Draws) -> None:
+        self.most, self.draws = most, draws
+
+    def __call__(self, image: Image) -> Image:
+        x, y = (self.draws.between(-self.most, self.most) for _ in range(2))
+        down, across = (np.arange(n, dtype=np.float32) - (n - 1) / 2 for n in image.shape[:2])
+        return _moved(image, x * down[:, None] + 0 * across, y * across + 0 * down[:, None])
+
+
+class Elastic:
+    """Simard-like deformation: normal shifts at 4 x 4 places, of a standard deviation of `size` of the side, cubic between them."""
+
+    def __init__(self, size: float, draws: Draws) -> None:
+        self.size, self.draws = size, draws
+
+    def __call__(self, image: Image) -> Image:
+        height, width = image.shape[:2]
+        shifts = self.draws.generator.standard_normal((2, 4, 4), np.float32) * np.float32(self.size * min(height, width))
+        across, down = (cv2.resize(shift, (width, height), interpolation=cv2.INTER_CUBIC) for shift in shifts)
+        return _moved(image, across, down)
+
+
+def _moved(image: Image, across: np.ndarray, down: np.ndarray) -> Image:
+    """Each pixel taken from so far to the right and below; mirrored at the edge."""
+    y, x = (np.arange(n, dtype=np.float32) for n in image.shape[:2])
+    x, y = (x + across).astype(np.float32), (y[:, None] + down).astype(np.float32)
+    parts = [
+        cv2.remap(image[:, :, at : at + 4], x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        for at in range(0, image.shape[2], 4)
+    ]
+    return np.concatenate([part.reshape(*image.shape[:2], -1) for part in parts], 2)
 
 
 class RandAugment:

@@ -93,7 +93,14 @@ def _formed(name: str, source: Source, config: DataConfig) -> Source:
 def announced(config: RunConfig | DataConfig, quiet: bool = False) -> Source:
     """`open_source`, and its notes on stderr: for whoever starts something, while workers open the same source in silence."""
     source = open_source(config)
-    for note in () if quiet else (*source.notes, *source.train.notes()):
+    keys = config if isinstance(config, DataConfig) else config.data
+    idle = keys.window != DataConfig.window and keys.shuffle != "blocks"
+    notes = (
+        [f"data.window {keys.window} means nothing: data.shuffle is {keys.shuffle}; give --data.shuffle blocks too"]
+        if idle
+        else []
+    )
+    for note in () if quiet else (*source.notes, *source.train.notes(), *notes):
         print(f"contray: data.source: {note}", file=sys.stderr, flush=True)
     return source
 

@@ -29,6 +29,10 @@ class Member:
 
 def members(read: Pread, size: int, where: object) -> Iterator[Member]:
     """The regular files of an archive of `size` bytes, in their order. Raises DataError naming `where`."""
+    if not size:
+        raise DataError(
+            f"data.source: {shown(where)} is empty (0 bytes), so its download or its packing failed; fetch it again, or leave it out"
+        )
     at, name, length, ended = 0, b"", -1, False
     buffer, start = b"", 0
 

@@ -1,4 +1,4 @@
-"""From a picture to the views of a method: crop and flip, then the photometric policy, then colour space and patches.
+"""From a picture to the views of a method: crop and flip, then the photometric policy, then colour space and patches (or patches, then all of that).
 
 Every pixel is a pure function of (seed, epoch, sample id, view name and crop number): of no call order, process or world size.
 """
@@ -15,9 +15,9 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..methods._base import View
-from . import photometry
+from . import byte_pairs, photometry
 from .draws import Draws, stream
-from .pixels import resized
+from .pixels import antialiased, resized
 from .policy import Image, Step, steps
 
 Fetch = Callable[
@@ -27,6 +27,7 @@ Box = tuple[float, float, float, float]  # top, left, height, width as fractions
 
 _THIN = 4  # longer side over the shorter one, above which a picture is cut before it is resized
 _INTERPOLATION = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
+_ANTIALIASED = {"antialiased": "bilinear", "antialiased_cubic": "bicubic"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class _Stage:
     shift: int
     shared: bool
     policy: list[Step]
+    tokens: Callable[[str, int], np.ndarray]
 
 
 class Pipeline:
@@ -57,11 +59,12 @@ class Pipeline:
         check_shapes(views)
         for name, view in views.items():
             policy = photometry.steps(view, strength, self._draws) if channels else steps(view, strength, self._draws)
+            texts = byte_pairs.read(view.merges, f"views.{name}.merges") if view.merges else tokens
             for number, key in enumerate(view.names(name)):
                 place = f"group {view.geometry} {number}" if view.geometry else f"place {name} {number}"
                 colour = stream(f"colour {name} {number}")
                 shift = stream(f"shift {name} {number}")
-                self._stages.append(_Stage(key, view, stream(place), colour, shift, bool(view.geometry), policy))
+                self._stages.append(_Stage(key, view, stream(place), colour, shift, bool(view.geometry), policy, texts))
 
     def __call__(self, fetch: Fetch, key: tuple[int, int, int]) -> dict[str, np.ndarray]:
         draws = self._draws
@@ -71,7 +74,7 @@ class Pipeline:
             draws.move(*key, stage.place)
             value = fetch(stage.view.source, draws.generator)
             if stage.view.kind == "tokens":
-                drawn[stage.name] = tokens(value, stage.view.size)
+                drawn[stage.name] = stage.tokens(value, stage.view.size)
                 continue
             if stage.view.kind == "array":
                 drawn[stage.name] = _window(value, stage.view, draws)
@@ -83,20 +86,35 @@ class Pipeline:
                 if stage.shared:
                     groups[stage.place] = geometry
             image = _crop(image, stage.view, *geometry)
+            moves = None
+            if stage.view.grid_shift or stage.view.grid_kept:
+                draws.move(*key, stage.shift)
+                moves = _moves(draws, stage.view)
             if stage.policy:
                 draws.move(*key, stage.colour)
-                whole = self._channels and image.dtype == np.uint8
-                image = image.astype(np.float32) / np.float32(255) if whole else image
-                for p, operation in stage.policy:
-                    if p >= 1 or draws.random() < p:
-                        image = operation(image)
-                image = np.rint(image * 255).astype(np.uint8) if whole else image
-            shifts = None
-            if stage.view.grid_shift:
-                draws.move(*key, stage.shift)
-                shifts = [draws.below(stage.view.grid_shift + 1) for _ in range(2 * stage.view.grid[0] ** 2)]
-            drawn[stage.name] = _finish(image, stage.view, shifts)
+            drawn[stage.name] = self._finished(image, stage, moves)
         return drawn
+
+    def _finished(self, image: Image, stage: _Stage, moves: Moves | None) -> np.ndarray:
+        """What follows crop and flip: the policy, colour space and Sobel, patches."""
+        view = stage.view
+        if view.kind != "patches":
+            return _converted(self._coloured(image, stage), view)
+        if not view.per_patch:
+            return _padded(_cut(_converted(self._coloured(image, stage), view), view, moves), view, moves)
+        patches = [_converted(self._coloured(patch, stage), view) for patch in _cut(image, view, moves)]
+        return _padded(np.stack(patches), view, moves)
+
+    def _coloured(self, image: Image, stage: _Stage) -> Image:
+        """The photometric policy."""
+        if not stage.policy:
+            return image
+        whole = self._channels and image.dtype == np.uint8
+        image = image.astype(np.float32) / np.float32(255) if whole else image
+        for p, operation in stage.policy:
+            if p >= 1 or self._draws.random() < p:
+                image = operation(image)
+        return np.rint(image * 255).astype(np.uint8) if whole else image
 
 
 PAD, END, VOCABULARY = 0, 257, 258  # tokens: 1 + byte
@@ -155,6 +173,8 @@ def check_shapes(views: Mapping[str, View]) -> None:
         if view.kind == "patches":
             if not (rows and side and stride):
                 raise ConfigError(f"views.{name}.grid", f"patches need rows, side and stride above 0, got {view.grid}")
+            if view.grid_kept > side:
+                raise ConfigError(f"views.{name}.grid_kept", f"got {view.grid_kept}, must be at most the {side} px of a patch")
             need = (rows - 1) * stride + side + view.grid_shift
             if need > view.size:
                 moved = f", moved by up to {view.grid_shift}," if view.grid_shift else ""
@@ -196,8 +216,15 @@ def _crop(image: Image, view: View, box: Box, flipped: bool) -> Image:
         height, width = image.shape[:2]
         top, left = round(box[0] * height), round(box[1] * width)
         bottom, right = top + max(1, round(box[2] * height)), left + max(1, round(box[3] * width))
-        image = resized(image[top:bottom, left:right], (view.size, view.size), _INTERPOLATION[view.interpolation])
+        image = _resized(image[top:bottom, left:right], (view.size, view.size), view)
     return cv2.flip(image, 1).reshape(image.shape) if flipped else image
+
+
+def _resized(image: Image, size: tuple[int, int], view: View) -> Image:
+    """(h, w, C) of size (w, h) in the view's interpolation."""
+    if view.interpolation in _ANTIALIASED:
+        return antialiased(image, size, _ANTIALIASED[view.interpolation])
+    return resized(image, size, _INTERPOLATION[view.interpolation])
 
 
 def _centre(image: Image, view: View) -> Image:
@@ -210,8 +237,8 @@ def _centre(image: Image, view: View) -> Image:
     short = view.size if view.size <= 64 else round(view.size * 256 / 224)
     scale = short / min(height, width)
     if scale != 1:
-        how = cv2.INTER_AREA if scale < 1 else _INTERPOLATION[view.interpolation]
-        image = resized(image, (max(short, round(width * scale)), max(short, round(height * scale))), how)
+        size = (max(short, round(width * scale)), max(short, round(height * scale)))
+        image = resized(image, size, cv2.INTER_AREA) if scale < 1 else _resized(image, size, view)
     top, left = (image.shape[0] - view.size) // 2, (image.shape[1] - view.size) // 2
     return image[top : top + view.size, left : left + view.size]
 
@@ -224,26 +251,65 @@ def _middle(image: Image) -> Image:
     return image[top : top + most, left : left + most]
 
 
-def _finish(image: Image, view: View, shifts: list[int] | None = None) -> np.ndarray:
-    """Sobel, colour space, patches (moved by `shifts`, down and right of each): what the method is given as such, at any strength."""
+def _converted(image: Image, view: View) -> Image:
+    """Sobel and colour space: what the method is given as such, at any strength."""
     if view.sobel:
         image = _sobel(image)
+    if view.space == "gray":
+        return as_rgb(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)) if _is_rgb(image) else photometry.gray(image)
     if view.space == "lab":
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-    elif view.space == "ycbcr":
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[:, :, [0, 2, 1]]  # OpenCV's order is Y, Cr, Cb
-    if view.kind == "patches":
-        rows, side, stride = view.grid
-        corners = [(y * stride, x * stride) for y in range(rows) for x in range(rows)]
-        if shifts:
-            corners = [(y + down, x + right) for (y, x), down, right in zip(corners, shifts[::2], shifts[1::2], strict=True)]
-        return np.stack([image[top : top + side, left : left + side] for top, left in corners])  # (P, h, w, 3), row by row
+        return cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    if view.space == "ycbcr":
+        return cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[:, :, [0, 2, 1]]  # OpenCV's order is Y, Cr, Cb
     return image
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Of each of P patches (down, right): how far it is moved, and where in it the square that is kept begins."""
+
+    shifts: list[tuple[int, int]]
+    kept: list[tuple[int, int]]
+
+
+def _moves(draws: Draws, view: View) -> Moves:
+    rows, side, _ = view.grid
+
+    def pairs(most: int) -> list[tuple[int, int]]:
+        return [(draws.below(most + 1), draws.below(most + 1)) for _ in range(rows**2)]
+
+    return Moves(
+        pairs(view.grid_shift) if view.grid_shift else [(0, 0)] * rows**2, pairs(side - view.grid_kept) if view.grid_kept else []
+    )
+
+
+def _cut(image: Image, view: View, moves: Moves | None) -> np.ndarray:
+    """(P, h, w, C): the patches of the grid, row by row."""
+    rows, side, stride = view.grid
+    corners = [(y * stride, x * stride) for y in range(rows) for x in range(rows)]
+    if moves:
+        corners = [(y + down, x + right) for (y, x), (down, right) in zip(corners, moves.shifts, strict=True)]
+    return np.stack([image[top : top + side, left : left + side] for top, left in corners])
+
+
+def _padded(patches: np.ndarray, view: View, moves: Moves | None) -> np.ndarray:
+    """Of each patch the square that is kept, in the middle of black (van den Oord et al. 2018, §3.2)."""
+    if not moves or not moves.kept:
+        return patches
+    side, found = view.grid_kept, np.zeros_like(patches)
+    edge = (view.grid[1] - side) // 2
+    for patch, kept, (top, left) in zip(found, patches, moves.kept, strict=True):
+        patch[edge : edge + side, edge : edge + side] = kept[top : top + side, left : left + side]
+    return found
+
+
+def _is_rgb(image: Image) -> bool:
+    return image.dtype == np.uint8 and image.shape[2] == 3
 
 
 def _sobel(image: Image) -> Image:
     """Gradient magnitude of the grey image, a quarter of the 3x3 Sobel sums, so that a full step edge is white."""
-    if image.dtype != np.uint8 or image.shape[2] != 3:
+    if not _is_rgb(image):
         return photometry.sobel(image)
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     across, down = cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)

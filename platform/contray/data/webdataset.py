@@ -1,4 +1,4 @@
-"""WebDataset: tar archives whose members make samples, by their name up to its first dot.
+"""WebDataset: tar archives whose members make samples, by their name up to the first dot behind its last slash.
 
 0001.jpg, 0001.cls and 0001.json are one sample. The image is the member with an image's suffix, its class stands in .cls, a number or a text, or in the .json
 as `label` or `class`. data.image_column names another extension (jpg, or left.jpg where a sample has several), data.label_column another extension or
@@ -190,7 +190,8 @@ def _image(sample: Mapping[str, Member], column: str, file: File) -> Member | No
     if len(found) > 1:
         raise ConfigError(
             "data.image_column",
-            f"{shown(file)}: {_text(sample[found[0]].name)} is one of several images ({listing(found)}); name one of them",
+            f"{shown(file)}: {_text(sample[found[0]].name)} is one of several images of a sample ({listing(found)}), whose name ends at the first dot of the "
+            "file's; name one of them, or, where each is a sample of its own, pack them under names without that dot",
         )
     return sample[found[0]] if found else None
 

@@ -172,6 +172,19 @@ class Subject:
 
         return Crew(self.config, self.source, self.device, self.show, self.shared, self.keeps)
 
+    def alone(self, name: str) -> None:
+        """Say that the evaluation of this name trains on one rank, where there are others."""
+        if self.shared and self.crew.world > 1 and name not in self._alone:
+            self._alone.add(name)
+            print(
+                f"contray: eval {name} trains on one worker; the other {self.crew.world - 1} compute frozen features alone",
+                flush=True,
+            )
+
+    @cached_property
+    def _alone(self) -> set[str]:
+        return set()
+
     def forget(self) -> None:
         """What features were kept on disk for is done."""
         if "crew" in vars(self):

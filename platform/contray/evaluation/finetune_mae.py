@@ -45,6 +45,7 @@ class Config(Plain):
 def evaluate(subject: Subject, options: Config) -> Measured:
     """finetune_mae_{part}_top1 and scratch_mae_{part}_top1, and _val_top1: as finetune's, of crops of 0.08 to 1 of the area.
 
-    The class token classifies, as in the paper; the release averages the patches, which "performs similarly" (its FINETUNE.md).
+    The class token classifies, as in the paper; the release averages the patches, which "performs similarly" (its FINETUNE.md). RandAugment is
+    timm's, as the release's, but for its `inc1`, by which every operation grows with the magnitude.
     """
     return tuned(subject, options, "finetune_mae", (0.08, 1.0))

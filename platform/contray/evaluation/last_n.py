@@ -37,27 +37,22 @@ def evaluate(subject: Subject, options: Config) -> Measured:
     import numpy as np
     import torch
 
-    from .. import model
     from ._base import Features
-    from .common.features import images_of
+    from .common.crew import Asked
     from .common.labelled import first_inputs
-    from .common.protocol import encode
     from .common.tokens import last_blocks
 
     config, source, device, method = subject.config, subject.source, subject.device, subject.method
     test = subject.test
     fit, val = subject.held_out
-
-    def encoder(inputs):
-        return last_blocks(method, inputs, options.blocks, options.average)
+    blocks = (options.blocks, options.average)
 
     def features(split: data.Split, ids: np.ndarray) -> Features:
-        with model.autocast(config, device):
-            x, kept = encode(encoder, images_of(config, split, ids), normalise=model.normaliser(config, device), device=device)
+        (x,), kept = subject.crew.encode(Asked(ids, tested=split is test, blocks=blocks), {"": method})
         return Features(x, torch.as_tensor(split.labels)[kept], kept)
 
     with torch.no_grad():
-        encoder(first_inputs(config, source.train, val, device))
+        last_blocks(method, first_inputs(config, source.train, val, device), *blocks)
     fitted, held = features(source.train, fit), features(source.train, val)
     assert fitted.y is not None
     assert held.y is not None

@@ -83,13 +83,14 @@ def embed(
     column: str = "image",
     part: int = 2048,
     address: str = "",
+    scratch: str = "",
     show: Show = lambda message: None,
 ) -> Embedded:
     """Write the features of all images of `source` into the folder `out`; parts that stand there are not done again.
 
     source: images in any form that trains: a folder in any nesting, Parquet, archives, ...; a path or an address. part: images per part (of Parquet
-    a part is a row group). show: is told how far one is. A single part needs no cluster, unless the address of one is given. Raises UserError
-    where there is no image, or where `out` holds features of another encoder or of other images.
+    a part is a row group). scratch: as data.scratch, of what lies in archives and shards. show: is told how far one is. A single part needs no
+    cluster, unless the address of one is given. Raises UserError where there is no image, or where `out` holds features of another encoder or of other images.
     """
     source, out = bare(source), bare(out)
     blank = np.zeros((32, 32, trained.config.channels), np.uint8)
@@ -98,7 +99,7 @@ def embed(
     found, content = found_in(images, source, NATIVE if trained.form.channels else frozenset())
     samples = None
     if in_samples(found, source, trained.form.channels):
-        samples = Samples(source, column, trained.form)
+        samples = Samples(source, column, trained.form, scratch)
         content = samples.content()
         parts = [
             {"part": number, "first": first, "count": min(part, len(samples) - first)}
@@ -117,7 +118,7 @@ def embed(
         config, sample = trained.config, trained.form.survey(sampled(images, samples, source, column, parts))
         for word in sample.notes:
             print(f"contray: {source}: {word}", file=sys.stderr, flush=True)
-        job = _Job(source, out, column, width, config.to_yaml(), state, sample.depth, code_of(config), remembered())
+        job = _Job(source, out, column, width, config.to_yaml(), state, sample.depth, code_of(config), remembered(), scratch)
         _run(todo, job, address, show)
     metadata = [_footer(storage, _file(each["part"])) for each in parts]
     broken = sum(int((each.metadata or {}).get(b"broken", b"0")) for each in metadata)
@@ -156,6 +157,7 @@ class _Job:
     depth: Depth | None  # of the source's images of more than 8 bits
     code: tuple[str, ...]
     logins: dict[str, tuple[str, str]] = field(repr=False)
+    scratch: str = ""
     threads: int = 1  # that read and decode ahead of the encoder
 
 
@@ -234,7 +236,7 @@ class _Embedder:
         """(its number, the images of a part, how many they are, 0 where nobody knows yet)."""
         if "first" in part:
             if self.samples is None:
-                self.samples = Samples(self.job.source, self.job.column, self.encoder.form)
+                self.samples = Samples(self.job.source, self.job.column, self.encoder.form, self.job.scratch)
             first, count = int(part["first"]), int(part["count"])
             return int(part["part"]), self.samples.some(first, count), count
         names, group = [os.fsdecode(name) for name in part["names"]], int(part["group"])

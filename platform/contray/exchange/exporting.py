@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ..config import RunConfig
 from ..config.sections import BACKBONES, LIBRARIES
 from ..errors import ConfigError, UserError, nearest
-from ..model import encoder
+from ..model import encoder, layouts
 from ..model.plain import blank, plain_backbone
 from ..model.resnet import StandardizedConv2d
 from ..model.vit import SHAPES, VisionTransformer
-from . import cards, drafts, layouts
+from . import cards, drafts
 
 FORMATS = {"torchvision": "model.safetensors", "timm": "model.safetensors", "safetensors": encoder.WEIGHTS, "onnx": "model.onnx"}
 

@@ -43,10 +43,16 @@ def in_samples(found: Found, source: str, channels: int) -> bool:
 class Samples:
     """Those that train, then those that test; nothing is held out."""
 
-    def __init__(self, source: str, column: str, form: Form) -> None:
-        """Raises DataError."""
+    def __init__(self, source: str, column: str, form: Form, scratch: str = "") -> None:
+        """scratch: data.scratch. Raises DataError."""
         keys = DataConfig(
-            source=source, image_column=column, label_column="", test_share=0.0, channels=form.channels, range=form.range
+            source=source,
+            image_column=column,
+            label_column="",
+            test_share=0.0,
+            channels=form.channels,
+            range=form.range,
+            scratch=scratch,
         )
         opened = open_source(keys)
         self.splits: list[EncodedSplit] = [_of_files(split, source) for split in (opened.train, opened.test) if split is not None]

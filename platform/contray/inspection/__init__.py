@@ -61,8 +61,8 @@ def inspect(
     listed, parts = groups(found, equal), [Part.of(each) for each in found]
     classes, channels = Classes.of(found), Channels.of(found[0])
     show({"phase": "measuring"})
-    speed, command = suggestion(config, given, source, parts[0], channels, rate, str(clean or ""))
-    told = findings(found, parts, classes, channels, listed, config.data.max_broken, speed.size)
+    speed, command = suggestion(config, given, source, parts[0], channels, rate, str(clean or "")) if channels else (None, "")
+    told = findings(found, parts, classes, channels, listed, config.data.max_broken, speed.size if speed else 0)
     told += empty_folders(config.data.source, found)
     told.sort(key=lambda each: SEVERITIES.index(each.severity))
     result = Inspection(

@@ -20,6 +20,7 @@ SEVERITIES = ("wrong", "look", "note")  # spoils a training or its verdict; may 
 UNEVEN = 10.0  # times the largest class is the smallest one
 GIANT, LARGER = 5e7, 16  # px from which an image is a giant, and times the median from which a quarter as many suffice
 THIN = 4.0  # longer over shorter side: evaluation sees the middle of such a picture alone
+FEW = 10  # training images below which nothing is learnt
 NAMED = 20  # images that are named
 CLEAN = "--clean keep.txt lists what is left without them, for --data.subset"
 
@@ -47,6 +48,10 @@ def findings(
         *_classes(classes, len(found) > 1),
         *_pictures(found, parts, size),
     ]
+    if channels is not None and (few := len(found[0].split) - len(found[0].broken)) < FEW:
+        all_found.append(
+            Finding("look", "few", f"{several(few, 'training image')} in all", "pretraining learns from thousands: add some", few)
+        )
     if channels is None:
         all_found.append(Finding("wrong", "nothing", "no training image can be read", "look at the reasons above"))
     return sorted(all_found, key=lambda each: SEVERITIES.index(each.severity))

@@ -54,8 +54,8 @@ def _sections(result: Inspection) -> Iterator[Section]:
     noted = [html.text(f"{each.words}: {each.mend}") for each in result.findings if each.severity == "note"]
     if noted:
         yield Section("Dealt with", noted)
-    advice = result.advice()
-    yield Section("For the training", [*map(html.text, advice[:-1]), html.code(result.command, "the command")])
+    if advice := result.advice():
+        yield Section("For the training", [*map(html.text, advice[:-1]), html.code(result.command, "the command")])
 
 
 def _finding(result: Inspection, each: Finding) -> Iterator[Markup]:

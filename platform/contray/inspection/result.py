@@ -19,7 +19,10 @@ TOLD, CLASSES = 5, 12  # names below a finding, and classes, that a terminal sho
 
 @dataclass
 class Inspection(Shown):
-    """name: of the data set; notes: what was taken for what; sampled: whether these are drawn images, not all. found: every image's record."""
+    """name: of the data set; notes: what was taken for what; sampled: whether these are drawn images, not all. found: every image's record.
+
+    channels, speed: None, and command empty, where no training image can be read.
+    """
 
     name: str
     notes: list[str]
@@ -28,7 +31,7 @@ class Inspection(Shown):
     channels: Channels | None
     groups: list[Group]
     findings: list[Finding]
-    speed: Speed
+    speed: Speed | None
     command: str
     sampled: bool = False
     compared: int = 0
@@ -109,13 +112,14 @@ class Inspection(Shown):
                 yield f"{each.kind}: and {more:,} more, in --json and --out"
 
     def advice(self) -> list[str]:
-        """Normalisation, speed, memory, and the command."""
-        speed, told = self.speed, []
-        if self.channels:
-            of = " ".join(f"{mean:.3f}±{std:.3f}" for mean, std in zip(self.channels.mean, self.channels.std, strict=True))
-            told.append(
-                f"channels: {of} over {self.channels.images:,} training images, each weighing the same{f': {keys}' if (keys := self.channels.keys) else ''}"
-            )
+        """Normalisation, speed, memory, and the command; nothing of a set of which no training image can be read."""
+        speed = self.speed
+        if self.channels is None or speed is None:
+            return []
+        of = " ".join(f"{mean:.3f}±{std:.3f}" for mean, std in zip(self.channels.mean, self.channels.std, strict=True))
+        told = [
+            f"channels: {of} over {self.channels.images:,} training images, each weighing the same{f': {keys}' if (keys := self.channels.keys) else ''}"
+        ]
         holds = "decoded once and kept" if speed.kept else "decoded in every epoch"
         told.append(f"memory: {nbytes(speed.decoded)} decoded, {MEMORY} {speed.budget / 1e9:g}: {holds}")
         feeds = ", ".join(f"{speed.workers(rate)} for {rate:g} images/s" for rate in ([self.rate] if self.rate else RATES))
@@ -152,11 +156,11 @@ class Inspection(Shown):
                 ],
             },
             "channels": None if self.channels is None else {"mean": self.channels.mean, "std": self.channels.std, "keys": self.channels.keys},
-            "speed": {
+            "speed": None if speed is None else {
                 "decode_ms": 1e3 * speed.decode, "draw_ms": 1e3 * speed.draw, "size": speed.size, "images_per_second_per_core": speed.per_core,
                 "workers": {f"{rate:g}": speed.workers(rate) for rate in ([self.rate] if self.rate else RATES)},
             },
-            "memory": {"decoded_bytes": speed.decoded, "budget_bytes": speed.budget, "kept": speed.kept},
+            "memory": None if speed is None else {"decoded_bytes": speed.decoded, "budget_bytes": speed.budget, "kept": speed.kept},
             "command": self.command,
         }  # fmt: skip
 

@@ -22,9 +22,8 @@ parameters are the same; what breaks the laws otherwise is refused when a run is
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,29 +35,48 @@ from ..config.sections import BACKBONES, LIBRARIES
 from ..errors import ConfigError, UserError
 from ..methods._base import View
 from . import libraries
+from .frozen import frozen_of
 from .lawful import broken, lawful
 from .maps import with_map
 from .resnet import AlexNet, resnet, with_norm
 from .seeds import seeded
 from .vit import SHAPES, VisionTransformer
 
+if TYPE_CHECKING:
+    from .weights import Given
+
 FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError)  # of a network whose input is too small
 
 
-def factory(config: RunConfig) -> Callable[..., nn.Module]:
+class Factory:
     """A function that builds the configured backbone, the same weights at each call: (B, channels, H, W) -> (B, out_dim).
 
-    channels: by default those of the images, 3 or data.channels.
+    channels: by default those of the images, 3 or data.channels. start: the weights that it begins with, else drawn.
+    frozen: encoders that the method learns from, by the fields of its config that name them.
     A built-in ViT learns the positions of the largest view's patches and interpolates them for others.
     """
-    name = config.backbone.name
-    side = largest_side(config)
 
-    def build(channels: int = config.channels) -> nn.Module:
+    def __init__(self, config: RunConfig, start: Given | None = None) -> None:
+        self.config, self.start = config, start
+        self.frozen = frozen_of(config)
+
+    def __call__(self, channels: int = 0) -> nn.Module:
+        config, name, side, channels = (
+            self.config,
+            self.config.backbone.name,
+            largest_side(self.config),
+            channels or self.config.channels,
+        )
         with seeded(config.seed, "backbone"):
-            return _built_in(config, channels, side) if name in BACKBONES else _foreign(config, channels, side)
+            net = _built_in(config, channels, side) if name in BACKBONES else _foreign(config, channels, side)
+        if self.start is not None:
+            net.load_state_dict(self.start.state_for(net, name)[0])
+        return net
 
-    return build
+
+def factory(config: RunConfig, start: Given | None = None) -> Factory:
+    """The configured backbone's Factory."""
+    return Factory(config, start)
 
 
 def image_side(view: View) -> int:

@@ -125,6 +125,17 @@ def published(name: str) -> dict[str, Any]:
     return {"views.image.size": about.input_size[-1], "augment.mean": about.mean, "augment.std": about.std}
 
 
+def pretrained(library: str, name: str) -> dict[str, torch.Tensor]:
+    """The published weights of a network under the library's names, from its cache, else downloaded. Raises whatever hinders that."""
+    if library == "torchvision":
+        from torchvision import models
+
+        return dict(models.get_model_weights(name).DEFAULT.get_state_dict(progress=False))  # pyright: ignore
+    import timm
+
+    return dict(timm.create_model(name, pretrained=True).state_dict())
+
+
 def code(config: RunConfig, side: int) -> str:
     """Python that builds the network without contray, as `net`, ready for its weights; `load_file` reads them."""
     library, _, name = config.backbone.name.partition("/")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..config.registry import load_method
+from ..data.recipe import uncovered
 from ..errors import ConfigError, UserError
 from ..methods._base import Method
 from . import backbones, laws
@@ -16,16 +18,22 @@ from .chunks import normed, plan
 from .hardware import quick_bf16
 from .seeds import seeded
 
+if TYPE_CHECKING:
+    from .weights import Given
+
 DTYPES = {"auto": torch.float32, "bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of weights and inputs
 _MANY = 2**20  # samples, where their number does not matter
-HARDWARE = ("train.precision", "train.channels_last")  # keys that may be left to it
+HARDWARE = ("train.precision", "train.channels_last", "data.augment_on")  # keys that may be left to it
 
 
-def build(config: RunConfig, samples: int) -> Method:
-    """The configured method, untrained, for a training set of `samples`: the same weights on every machine and rank."""
+def build(config: RunConfig, samples: int, start: Given | None = None) -> Method:
+    """The configured method, untrained, for a training set of `samples`: the same weights on every machine and rank.
+
+    start: the weights that each of its backbones begins with, as do the copies that it makes of them.
+    """
     file = load_method(config.method.name)
     with seeded(config.seed, "method"):
-        method = file.method(config.method, backbones.factory(config), samples)
+        method = file.method(config.method, backbones.factory(config, start), samples)
     method = method.to(DTYPES[config.train.precision])
     if config.augment.mean and config.augment.std:  # else they are to be measured before anything is normalised
         method.pixel_mean, method.pixel_std = (
@@ -84,7 +92,7 @@ def open_keys(config: RunConfig) -> list[str]:
 def settled(config: RunConfig, kind: str, bf16: bool | None = None) -> RunConfig:
     """The config without "auto", for a device of this kind ("cpu", "cuda"); `bf16`: whether it is quick there, asked of this machine by default.
 
-    Raises ConfigError for a layout in which torch would abort the process.
+    Raises ConfigError for a layout in which torch would abort the process, and for views that the device cannot make.
     """
     keys = open_keys(config)
     crash = _crashes(config) if kind == "cpu" and config.train.channels_last != "false" else ""
@@ -93,12 +101,16 @@ def settled(config: RunConfig, kind: str, bf16: bool | None = None) -> RunConfig
             "train.channels_last",
             f"got true, in which layout torch's CPU code aborts the process at {crash}; leave it at auto, or give false",
         )
+    rest = uncovered(config.views, config.data.channels)
+    if config.data.augment_on == "device" and rest:
+        raise ConfigError("data.augment_on", f"got device, where {rest} cannot be made; give auto or cpu")
     if not keys:
         return config
     bf16 = quick_bf16(kind)[0] if bf16 is None else bf16
     values = {
         "train.precision": "bf16" if bf16 else "fp32",
         "train.channels_last": "true" if _convolves(config) and not crash else "false",
+        "data.augment_on": "device" if kind == "cuda" and not rest else "cpu",
     }
     known = [*config.train.settled, *keys]
     return config.replace({**{key: values[key] for key in keys}, "train.settled": known})

@@ -22,12 +22,23 @@ class LARS(Optimizer):
 
     mu <- momentum * mu + q (g + wd w), w <- w - lr mu, where q = trust |w| / |g + wd w| for tensors of two and more dimensions and
     1-D parameters (biases, norms) get neither decay nor q.
+
+    clip_lr: q = min(trust |w| / (|g| + wd |w|) / lr, 1) (vturrisi/solo-learn, `solo/utils/lars.py`). rate_in_velocity: mu <- momentum * mu +
+    lr q (g + wd w), w <- w - mu (google-research/simclr, `lars_optimizer.py`); while lr is constant that is the same.
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 0.001
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.001,
+        clip_lr: bool = False,
+        rate_in_velocity: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+        self.clip_lr, self.rate_in_velocity = clip_lr, rate_in_velocity
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -38,19 +49,24 @@ class LARS(Optimizer):
             grads = [p.grad for p in params]
             wide = [i for i, p in enumerate(params) if p.ndim > 1]
             if wide:
-                weights = [params[i] for i in wide]
-                updates = torch._foreach_add([grads[i] for i in wide], weights, alpha=group["weight_decay"])
-                ratios = [
-                    torch.where((w > 0) & (u > 0), group["trust"] * w / u, torch.ones_like(w))
-                    for w, u in zip(torch._foreach_norm(weights), torch._foreach_norm(updates), strict=True)
-                ]
-                torch._foreach_mul_(updates, ratios)
+                weights, raw = [params[i] for i in wide], [grads[i] for i in wide]
+                updates = torch._foreach_add(raw, weights, alpha=group["weight_decay"])
+                measured = zip(torch._foreach_norm(weights), torch._foreach_norm(raw if self.clip_lr else updates), strict=True)
+                torch._foreach_mul_(updates, [self.ratio(w, g, group) for w, g in measured])
                 for i, update in zip(wide, updates, strict=True):
                     grads[i] = update
             buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
             torch._foreach_mul_(buffers, group["momentum"])
-            torch._foreach_add_(buffers, grads)
-            torch._foreach_add_(params, buffers, alpha=-group["lr"])
+            torch._foreach_add_(buffers, grads, alpha=group["lr"] if self.rate_in_velocity else 1)
+            torch._foreach_add_(params, buffers, alpha=-1 if self.rate_in_velocity else -group["lr"])
+
+    def ratio(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> Tensor:
+        """q, from the norms of a tensor and of its gradient (its update, without clip_lr); 1 where one of them is zero."""
+        if self.clip_lr:
+            q = (group["trust"] * w / (g + group["weight_decay"] * w + 1e-8) / max(group["lr"], 1e-30)).clamp(max=1)
+        else:
+            q = group["trust"] * w / g
+        return torch.where((w > 0) & (g > 0), q, torch.ones_like(w))
 
 
 class LARC(Optimizer):
@@ -124,8 +140,9 @@ def build(config: RunConfig, method: Method) -> Optimizer:
         if bare:
             groups.append({"params": bare, **options, "decay_scale": 0.0})
     if optim.name in ("lars", "larc"):
-        kind = LARS if optim.name == "lars" else LARC
-        return kind(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, trust=optim.trust)
+        shared = {"lr": optim.lr, "momentum": optim.momentum, "weight_decay": optim.weight_decay, "trust": optim.trust}
+        own = {"clip_lr": optim.clip_lr, "rate_in_velocity": optim.rate_in_velocity}
+        return LARS(groups, **shared, **own) if optim.name == "lars" else LARC(groups, **shared)
     if optim.name == "adamw":
         return AdamW(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True)
     return SGD(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, foreach=True)

@@ -64,7 +64,7 @@ class VisionTransformer(TorchvisionViT):
         )
         self.heads = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         self.out_dim, self.map_dim, self.depth, self.num_prefix_tokens = width, width, depth, 1 + config.registers
-        _initialise(self)
+        _initialise(self, config.init)
         self.registers = nn.Parameter(torch.randn(1, config.registers, width) * 1e-6) if config.registers else None
         for i, block in enumerate(self.encoder.layers):
             assert isinstance(block, EncoderBlock)
@@ -145,20 +145,33 @@ class _Bicubic(torch.autograd.Function):
         return (grads[0].flatten(2) @ weights.T).reshape(ctx.shape), None
 
 
-def _initialise(net: VisionTransformer) -> None:
-    """Chen et al. 2021 (moco-v3 `vits.py`): Xavier, each of q, k and v by itself; the patch projection as a linear layer."""
+def _initialise(net: VisionTransformer, kind: str) -> None:
+    """moco_v3 (Chen et al. 2021, `vits.py`): Xavier, each of q, k and v by itself, the patch projection as a linear layer. mae (He et al. 2022,
+    `models_mae.py`): the same with q, k and v as one layer. trunc_normal (Caron et al. 2021, `vision_transformer.py`): a normal of 0.02, the
+    patch projection as torch draws a convolution. Biases are zero, tokens and positions normal of 0.02.
+    """
+    truncated = kind == "trunc_normal"
     for module in net.modules():
         if isinstance(module, nn.MultiheadAttention):
             assert module.in_proj_weight is not None
-            bound = math.sqrt(6 / (module.in_proj_weight.shape[0] // 3 + module.in_proj_weight.shape[1]))
-            nn.init.uniform_(module.in_proj_weight, -bound, bound)
+            outputs, inputs = module.in_proj_weight.shape
+            if truncated:
+                nn.init.trunc_normal_(module.in_proj_weight, std=0.02)
+            else:
+                bound = math.sqrt(6 / (inputs + (outputs // 3 if kind == "moco_v3" else outputs)))
+                nn.init.uniform_(module.in_proj_weight, -bound, bound)
             nn.init.zeros_(module.in_proj_bias)
         elif isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
+            if truncated:
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            else:
+                nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-    fan_in = 3 * net.patch_size**2
-    bound = math.sqrt(6 / (fan_in + net.hidden_dim))
-    nn.init.uniform_(net.conv_proj.weight, -bound, bound)  # pyright: ignore[reportArgumentType]
-    nn.init.zeros_(net.conv_proj.bias)  # pyright: ignore[reportArgumentType]
+    if truncated:
+        net.conv_proj.reset_parameters()  # pyright: ignore[reportCallIssue]
+    else:
+        bound = math.sqrt(6 / (3 * net.patch_size**2 + net.hidden_dim))
+        nn.init.uniform_(net.conv_proj.weight, -bound, bound)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(net.conv_proj.bias)  # pyright: ignore[reportArgumentType]
     nn.init.normal_(net.class_token, std=0.02)
     nn.init.normal_(net.encoder.pos_embedding, std=0.02)

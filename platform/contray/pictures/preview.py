@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from ..data import byte_pairs
 from ..data.batches import GlobalBatches
 from ..data.splits import Split
 from ..drawing import SHORT, drawable
@@ -53,7 +54,7 @@ def draw(
             for column, (name, view) in enumerate(columns.items(), start=1):
                 values = batch["views"][name][row].numpy()
                 if view.kind == "tokens":
-                    lines = [drawable(line) for line in textwrap.wrap(_text(values), 20)]
+                    lines = [drawable(line) for line in textwrap.wrap(_text(values, view), 20)]
                     axes[row, column].text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=7)
                     axes[row, column].set_axis_off()
                 else:
@@ -99,8 +100,10 @@ def _curve(values: np.ndarray, height: int = 96, width: int = 192) -> np.ndarray
     return sheet
 
 
-def _text(values: np.ndarray) -> str:
+def _text(values: np.ndarray, view: View) -> str:
     """What tokens say."""
+    if view.merges:
+        return byte_pairs.read(view.merges, "merges").text(values.tolist())
     return bytes(int(value) - 1 for value in values if 0 < value < 257).decode(errors="replace")
 
 
@@ -140,23 +143,31 @@ def _caption(views: Mapping[str, View], strength: float, generated: bool, width:
 def policy_of(view: View, strength: float) -> str:
     """One line of what is drawn at random for a view, in the numbers that its specification gives."""
     if view.kind in ("array", "tokens"):
-        return f"{'a window' if view.kind == 'array' else 'the first bytes'} of column {view.source}"
+        units = "byte pairs" if view.merges else "bytes"
+        return f"{'a window' if view.kind == 'array' else f'the first {units}'} of column {view.source}"
     low, high = view.crop
     found = ["centre crop" if (low, high) == (0, 0) else f"crop {low:g}-{high:g} of the area"]
     found += [f"flip {view.flip:g}"] if view.flip else []
     if strength:
         found += [f"rotation to {view.rotation:g} deg"] if view.rotation else []
+        found += [f"{name} {getattr(view, name):g}" for name in ("shear", "elastic") if getattr(view, name)]
         found += [f"jitter {'/'.join(f'{value:g}' for value in view.jitter)} at {view.jitter_p:g}"] if view.jitter_p else []
-        for name in ("gray", "blur", "solarize", "cutout", "noise"):
+        order = "" if view.gray_order == "after_jitter" else f" ({view.gray_order.replace('_', ' the ')})"
+        found += [f"gray {view.gray:g}{order}"] if view.gray else []
+        for name in ("blur", "solarize", "cutout", "noise"):
             found += [f"{name} {getattr(view, name):g}"] if getattr(view, name) else []
         count, magnitude = view.randaugment
-        found += [f"RandAugment {count} of magnitude {magnitude}"] if count else []
+        whose = "timm's " if view.randaugment_as == "timm" else ""
+        found += [f"{whose}RandAugment {count} of magnitude {magnitude}"] if count else []
+        found += ["all of it for each patch by itself"] if view.per_patch else []
     found += ["Sobel"] if view.sobel else []
-    found += [f"{view.space} (shown as RGB)"] if view.space != "rgb" else []
+    found += ["in grey"] if view.space == "gray" else []
+    found += [f"{view.space} (shown as RGB)"] if view.space in ("lab", "ycbcr") else []
     if view.kind == "patches":
         found.append(
             "{0} x {0} patches of {1} px at stride {2}".format(*view.grid)
             + (f", each moved by up to {view.grid_shift}" if view.grid_shift else "")
+            + (f", of each a random {view.grid_kept} px square" if view.grid_kept else "")
         )
     found += [f"geometry shared in {view.geometry!r}"] if view.geometry else []
     return ", ".join(found)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .. import data, model
 from ..config import RunConfig
@@ -35,10 +37,12 @@ class Plan:
         return "\n".join(self.lines)
 
 
-def planned(config: RunConfig, source: data.Source, name: str = "") -> tuple[RunConfig, Plan]:
+def planned(
+    config: RunConfig, source: data.Source, name: str = "", network: Mapping[str, Any] | None = None
+) -> tuple[RunConfig, Plan]:
     """The config with all that was left open filled, and why. Measures for some seconds; draws nothing from torch's generator.
 
-    name: of the run's folder, by default the config's own.
+    name: of the run's folder, by default the config's own; network: keys backbone.* that the weights which it begins with tell.
 
     Raises ConfigError where the data lack what the method's views are drawn from, or cannot satisfy its laws.
     """
@@ -53,7 +57,7 @@ def planned(config: RunConfig, source: data.Source, name: str = "") -> tuple[Run
         model.check(candidate, images.count)
         return measure(candidate, images)
 
-    found = rules.fit(config, images, here, tried)
+    found = rules.fit(config, images, here, tried, network)
     fitted = found.config.replace({"train.planned": found.config.train.planned, "train.planned_for": f"{whole}; {here}"})
     return fitted, Plan(told(fitted, found, whole, here, name), command(fitted, name), found.cost)
 
@@ -147,6 +151,8 @@ def _network_why(found: rules.Fitted, here: Machine) -> str:
     kind = {"cpu": "these cores", "cuda": "this GPU"}[here.kind]
     if "backbone.name" not in found.config.train.planned:
         return "as you gave it"
+    if found.config.train.init:
+        return f"that of {found.config.train.init}, which it begins with"
     if found.choice.family.name == "short" and found.choice.wider == 1:
         return f"a larger one would see too few images in the time on {kind}"
     return f"the largest that sees enough images in the time on {kind}"

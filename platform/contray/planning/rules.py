@@ -65,14 +65,24 @@ class Fitted:
     why: Mapping[str, str]
 
 
-def fit(config: RunConfig, images: Images, machine: Machine, measure: Callable[[RunConfig], Trial]) -> Fitted:
-    """The config that fits. measure: the costs of a config, by a trial; it is asked for a few candidates, modest ones first."""
+def fit(
+    config: RunConfig,
+    images: Images,
+    machine: Machine,
+    measure: Callable[[RunConfig], Trial],
+    fixed: Mapping[str, Any] | None = None,
+) -> Fitted:
+    """The config that fits. measure: the costs of a config, by a trial; it is asked for a few candidates, modest ones first.
+
+    fixed: keys backbone.* that the weights which the run begins with tell.
+    """
+    fixed = {key: value for key, value in (fixed or {}).items() if key in config.train.planned}
     file = load_method(config.method.name)
     config = _replaced(config, {"scale.workers": workers(config, machine)})
-    choices = list(candidates(config, file, images, machine))
+    choices = [each for each in candidates(config, file, images, machine) if not fixed or each.wider == 1]
 
     def tried(choice: Choice) -> tuple[RunConfig, Cost, float]:
-        dressed = dress(config, file, choice, images)
+        dressed = dress(config, file, choice, images, fixed)
         cost = Cost.of(dressed, images, machine, measure(dressed))
         return dressed, cost, cost.steps(dressed, images) * dressed.train.batch_size
 
@@ -133,7 +143,7 @@ def needed(choice: Choice) -> float:
 # ---------------------------------------------------------------- what does not depend on the number of steps
 
 
-def dress(config: RunConfig, file: MethodFile, choice: Choice, images: Images) -> RunConfig:
+def dress(config: RunConfig, file: MethodFile, choice: Choice, images: Images, fixed: Mapping[str, Any]) -> RunConfig:
     """The config with the choice's settings, network and views, its batch and the method's numbers within what the data allow."""
     planned, family = config.train.planned, choice.family
     plain = RunConfig.preset_of(config.method.name, family.preset).flat()
@@ -146,9 +156,13 @@ def dress(config: RunConfig, file: MethodFile, choice: Choice, images: Images) -
     }
     settled = _replaced(config, values)
     if "views" in planned:
-        views = scaled(family.views, choice.size)
-        settled = dataclasses.replace(settled, views=views)
+        settled = dataclasses.replace(settled, views=scaled(family.views, choice.size))
+    if config.data.source != "digits":
+        smooth = {name: antialiased(view) for name, view in settled.views.items() if config.fills(f"views.{name}.interpolation")}
+        settled = dataclasses.replace(settled, views={**settled.views, **smooth})
     settled = _replaced(settled, network(settled, family, choice))
+    if fixed:
+        settled = settled.replace({**fixed, "train.planned": planned})
     batch = batch_for(settled.train.batch_size, images.count) if "train.batch_size" in planned else settled.train.batch_size
     # batch norm needs some rows in each group; the paper's groups of 32 are of batches of 256 and more
     groups = min(settled.train.norm_groups, max(1, batch // 32))
@@ -175,11 +189,18 @@ def scaled(views: Mapping[str, View], size: int) -> dict[str, View]:
             rows, side, stride = view.grid
             grid = (rows, int(side * factor), int(stride * factor))
             found[name] = dataclasses.replace(
-                view, size=math.ceil(view.size * factor), grid=grid, grid_shift=int(view.grid_shift * factor)
-            )
+                view, size=math.ceil(view.size * factor), grid=grid,
+                grid_shift=int(view.grid_shift * factor), grid_kept=int(view.grid_kept * factor),
+            )  # fmt: skip
         else:
             found[name] = view
     return found
+
+
+def antialiased(view: View) -> View:
+    """Photos of one's own are shrunk over all their pixels: most are much larger than a view."""
+    how = {"linear": "antialiased", "cubic": "antialiased_cubic"}.get(view.interpolation, view.interpolation)
+    return dataclasses.replace(view, interpolation=how) if view.kind in ("image", "patches") else view
 
 
 def network(config: RunConfig, family: Family, choice: Choice) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import model
 from ..config import RunConfig
+from ..data.recipe import Recipes
 from ..data.views import Pipeline
 from ..methods._base import Batch, Clock, Method, View
 from ..model import optim, shapes
@@ -172,9 +174,15 @@ def _epoch(config: RunConfig, encode: float, device: torch.device, now: Callable
 
 
 def draw_seconds(config: RunConfig, images: Images) -> float:
-    """CPU seconds to draw the views of one sample from decoded images."""
+    """CPU seconds to draw the views of one sample from decoded images, or what the device makes them of."""
     if not images.some:
         return 0.0
+    if config.data.augment_on == "device":
+        recipes, ids = Recipes(config.views, config.augment.strength), np.arange(256)
+        sizes = {stage.name: np.full((256, 2), images.some[0].shape[:2]) for stage in recipes.stages}
+        began = time.process_time()
+        recipes((0, 0), ids, sizes)
+        return (time.process_time() - began) / 256
     pipeline = Pipeline(config.views, config.augment.strength, config.data.channels)
     texts = {view.source for view in config.views.values() if view.kind == "tokens"}
 

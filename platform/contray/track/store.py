@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import signal
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.parse import unquote
 from urllib.request import urlopen
@@ -176,11 +178,29 @@ def client(uri: str) -> MlflowClient:
     """A client of the store at `uri`. All talk with MLflow goes through here: its patience and its chatter are set here."""
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+    with _undivided():
+        from mlflow import MlflowClient
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines about tables whenever a file is new
     with _one_at_a_time(uri):
         return MlflowClient(tracking_uri=full(uri))
+
+
+@contextmanager
+def _undivided() -> Iterator[None]:
+    """Ctrl-C within is heard afterwards: Python loses one that comes at certain points of an import, with a traceback, and what is half imported fails later."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    heard: list[tuple[int, Any]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        before(*heard[0])
 
 
 @contextmanager

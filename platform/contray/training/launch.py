@@ -29,6 +29,7 @@ from .resend import resend
 from .restore import check_fits, check_kept
 from .result import Result
 from .settle import measure, settle
+from .start import marks, resolved, started
 from .stop import Status, interrupts, settled, stoppable
 from .worker import VERDICT, Asked, Plan, work
 
@@ -52,6 +53,7 @@ def launch(
 
 
 def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[str, str], title: str, yes: bool) -> Result:
+    config = resolved(config)
     source = data.announced(config, quiet or parent is not None)
     config, plan = plan_of(config, source, Storage(config.scale.storage), quiet)
     if plan and config.data.shorter_side:
@@ -111,16 +113,22 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
 def plan_of(
     config: RunConfig, source: data.Source, storage: Storage, quiet: bool, name: str = ""
 ) -> tuple[RunConfig, Planned | None]:
-    """The config with its plan, where one is to be made: that of the run `name` (by default its own) that is to go on, else a new one, told."""
-    if not config.unplanned:
-        return config, None
-    there = storage.folders()
-    if there and (known := adopted(storage / (name or name_of(config, storage, quiet=True)[0]), config, len(source.train))):
-        return known
-    check_machines(config)
-    config, plan = planned(config, source, name)
-    if not quiet:
-        print(hanging(str(plan), 9), flush=True)
+    """The config with the digests of the weights that it is given, and with its plan, where one is to be made: those of the run `name` (by default
+    its own) that is to go on, else new ones, told.
+    """
+    there = storage / (name or name_of(config, storage, quiet=True)[0]) if storage.folders() else None
+    config, start = started(config, there)
+    plan = adopted(there, config, len(source.train)) if config.unplanned and there else None
+    if plan:
+        config, plan = plan
+    elif config.unplanned:
+        check_machines(config)
+        config, plan = planned(config, source, name, start.network)
+        if not quiet:
+            print(hanging(str(plan), 9), flush=True)
+    for words in start.words(config):
+        if not quiet:
+            print(f"begins with {words}", flush=True)
     return config, plan
 
 
@@ -134,7 +142,7 @@ def _check_kept(folder: Storage, config: RunConfig, source: data.Source, finishe
         raise UserError(f"train.extend: there is no checkpoint in {folder.address} to go on from")
     steps = check_extension(state, config, len(source.train), finished)
     check_fits(
-        state, config, data.fingerprint(source, config.data) | own_code(config), model.open_keys(config)
+        state, config, data.fingerprint(source, config.data) | own_code(config) | marks(config), model.open_keys(config)
     )  # it is to lose its end
     return steps
 

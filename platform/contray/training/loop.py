@@ -16,6 +16,7 @@ from ..methods._base import Batch, Clock, Method
 from ..methods._ranks import shares
 from ..model import optim
 from ..model.determinism import make_deterministic
+from ..model.weights import Given
 from ..storage.folder import Storage
 from .agreement import Ranks, State, caught, meet, note, same_data
 from .audit import Audit
@@ -27,6 +28,7 @@ from .listener import Listener
 from .online import Online, watched
 from .restore import choose
 from .saving import Saver
+from .start import begin, guide, marks
 from .state import TrainState
 from .step import Stepper
 from .step_log import StepLog
@@ -96,17 +98,19 @@ def _train(
 ) -> Outcome:
     ranks, device, size = Ranks(), model.device_of(config), config.train.batch_size
     model.check(config, len(source.train))
-    method = _built(config, len(source.train), device)
+
+    # Go on where the newest checkpoint stands, if there is one.
+    checkpoints = _checkpoints(config, storage, listener) if storage else None
+    fingerprint = data.fingerprint(source, config.data) | own_code(config) | marks(config)
+    same_data(ranks, fingerprint)
+    state = start or choose(ranks, checkpoints)
+
+    method = _built(config, len(source.train), device, None if state else begin(config, ranks))
+    guide(method, ranks)
     params = [p for p in method.parameters() if p.requires_grad]
     optimizer, average = optim.build(config, method), optim.Average(method)
     step = Stepper(config, method, ranks.rank, ranks.world, storage)
     draws = Draws(config.method.name, device, ranks.rank)
-
-    # Go on where the newest checkpoint stands, if there is one.
-    checkpoints = _checkpoints(config, storage, listener) if storage else None
-    fingerprint = data.fingerprint(source, config.data) | own_code(config)
-    same_data(ranks, fingerprint)
-    state = start or choose(ranks, checkpoints)
     run = TrainState(config, method, optimizer, listener, fingerprint, skipped, [ranks.world])
     run.restore(state)
     listener.opened(source, fingerprint)
@@ -115,7 +119,8 @@ def _train(
         run.broken = {**found, **run.broken}
 
     strength, most = config.augment.strength, config.data.max_broken
-    batches = data.GlobalBatches(
+    on_device = config.data.augment_on == "device"
+    batches = (data.DeviceBatches if on_device else data.GlobalBatches)(
         source.train,
         config.views,
         strength=strength,
@@ -138,9 +143,10 @@ def _train(
     agreed.check(run.step, NEVER, run.facts())
     audit = Audit(storage, run.step, ranks.world, ranks.rank, device) if storage and config.train.audit else None
     log, lr = StepLog(config, method, ranks, listener, audit, run.step, total), 0.0
+    renderer = data.Renderer(batches, device, config.train.compile) if isinstance(batches, data.DeviceBatches) else None
     stream = iter(data.loader(batches, range(run.step, total), own, workers=config.data.workers, pin=device.type == "cuda"))
     try:
-        for raw, error in caught(stream):
+        for raw, error in caught(renderer.ahead(stream) if renderer else stream):
             saves, stops, met = meet(ranks, raw["broken"], error, *saver.asked())
             if met:
                 run.broken = {**run.broken, **met}
@@ -197,9 +203,9 @@ def _train(
     return Outcome(method, run.step, total, run.worlds, run.seconds, log.images_per_second(run.step), run.broken)
 
 
-def _built(config: RunConfig, samples: int, device: torch.device) -> Method:
-    """The method as it trains on `device`: in its memory layout, compiled where that is asked."""
-    method = model.build(config, samples)
+def _built(config: RunConfig, samples: int, device: torch.device, start: Given | None) -> Method:
+    """The method as it trains on `device`: with the weights that it begins with, in its memory layout, compiled where that is asked."""
+    method = model.build(config, samples, start)
     make_deterministic(config.train, device, method)
     method = method.to(device)
     if model.channels_last(config):

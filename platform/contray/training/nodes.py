@@ -63,18 +63,18 @@ def demand(config: RunConfig, there: Sequence[Node], more: Sequence[Mapping[str,
     totals = [node.total for node in there]
     grows, kinds = (bool(more), more or []) if more is not None else _autoscaler()
 
-    able = min(most, max(1, _room(totals, {"CPU": 1.0, **gpus})))
+    able = min(most, max(1, room_for(totals, {"CPU": 1.0, **gpus})))
     largest = math.floor(max((total.get("CPU", 0) for total in totals), default=1))
     cpus = scale.cpus_per_worker or next(
-        (cpus for cpus in range(largest, 1, -1) if _room(totals, {"CPU": cpus, **gpus}) >= able), 1
+        (cpus for cpus in range(largest, 1, -1) if room_for(totals, {"CPU": cpus, **gpus}) >= able), 1
     )
     asked = {"CPU": float(cpus), **gpus}
     if grows and not kinds:  # what it could add is not known
         return asked
-    if not _room([*totals, *kinds], asked):
-        key = "scale.gpus_per_worker" if gpu and not _room([*totals, *kinds], gpus) else "scale.cpus_per_worker"
+    if not room_for([*totals, *kinds], asked):
+        key = "scale.gpus_per_worker" if gpu and not room_for([*totals, *kinds], gpus) else "scale.cpus_per_worker"
         raise ConfigError(key, f"a worker asks for {words(asked)}, and no node can ever give that: {_listed(totals, kinds)}")
-    if not kinds and (room := _room(totals, asked)) < least:
+    if not kinds and (room := room_for(totals, asked)) < least:
         raise ConfigError(
             "scale.workers",
             f"at least {least} workers of {words(asked)} are asked for, and the cluster has room for {room}: {_listed(totals, kinds)}; "
@@ -96,7 +96,7 @@ def words(resources: Mapping[str, float]) -> str:
     )
 
 
-def _room(totals: Iterable[Mapping[str, float]], asked: Mapping[str, float]) -> int:
+def room_for(totals: Iterable[Mapping[str, float]], asked: Mapping[str, float]) -> int:
     """How many workers the nodes can hold, everything on them free."""
     return sum(min((int(total.get(key, 0) // amount) for key, amount in asked.items() if amount), default=0) for total in totals)
 
@@ -149,7 +149,7 @@ class Waiting:
             self._said = now
             found = nodes()
             have = ", ".join(f"{words(node.total)} (free {words(node.free)})" for node in found) or "no node"
-            if _room((node.free for node in found), self.asked) >= self.least:  # a slow machine, a new environment
+            if room_for((node.free for node in found), self.asked) >= self.least:  # a slow machine, a new environment
                 have += ", which is enough: Ray is starting them"
             self.words = (
                 f"waiting for {self.least} worker{'s' * (self.least > 1)} of {words(self.asked)} for {round(now - self._alive_at)} s; "

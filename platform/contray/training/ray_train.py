@@ -32,7 +32,13 @@ def check_machines(config: RunConfig) -> None:
     if not address:
         # a GPU that is not there, a layout that crashes here; on a cluster the workers have the GPUs, and this machine may have none
         model.settled(config, model.device_of(config).type)
-    if address in ("", "auto"):
+    if address:
+        check_cluster(address)
+
+
+def check_cluster(address: str) -> None:
+    """Refuse a Ray cluster that does not answer, so far as its address tells."""
+    if address == "auto":
         return
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
@@ -135,7 +141,7 @@ def fit(
     resources = demand(config, nodes())
     check_seen(folder)
     gpu = "GPU" in resources
-    board = _board().remote()
+    board = new_board()
     code, threads = code_of(config), int(resources["CPU"])
     plan = Plan(config.to_yaml(), folder.address, run, threads, final, folder.token, folder.lease, code, remembered(), name)
     elastic.forget_failures(folder)
@@ -151,20 +157,23 @@ def fit(
         ),
         run_config=RayRunConfig(
             name=name,
-            **_own_records(Storage(config.scale.storage)),
+            **own_records(Storage(config.scale.storage)),
             failure_config=FailureConfig(max_failures=-1),  # Ray would count over the run's whole life
             callbacks=[elastic.Patience(folder.address, config.scale.max_failures)],
             logging_config=LoggingConfig("ERROR"),
         ),
     )
-    ended = _watched(trainer.fit, board, watcher, Waiting(least, resources))
+    ended = watched(trainer.fit, board, watcher, Waiting(least, resources))
     if "refused" in ended:
         raise UserError(ended["refused"])
     return ended
 
 
-def _watched(train: Callable[[], Any], board: Any, watcher: Watcher, waiting: Waiting) -> dict[str, Any]:
-    """What rank 0 of `train`, which runs in a thread, returned; meanwhile its messages are shown, and interrupts and lost nodes passed on."""
+def watched(train: Callable[[], Any], board: Any, watcher: Watcher, waiting: Waiting, patient: bool = True) -> dict[str, Any]:
+    """What rank 0 of `train`, which runs in a thread, returned; meanwhile its messages are shown, and interrupts and lost nodes passed on.
+
+    patient: an interrupt asks for a stop with a checkpoint, and is raised where there is nobody to make one; else it is raised at once.
+    """
     import ray
     from ray.exceptions import RayActorError
 
@@ -181,13 +190,13 @@ def _watched(train: Callable[[], Any], board: Any, watcher: Watcher, waiting: Wa
     thread = threading.Thread(target=run_trainer, name="ray-train", daemon=True)
     thread.start()
     asked, watch = [False], NodeWatch()
-    with interrupts(asked):
+    with interrupts(asked) if patient else contextlib.nullcontext():
         while thread.is_alive():
             thread.join(0.5)
             now = Asked(stop=asked[0], save=asked[0] or watch.look())
             with contextlib.suppress(RayActorError):
                 watcher.show({**ray.get(board.read.remote(now)), "waiting": waiting.look()})
-            if asked[0] and not waiting.working():
+            if asked[0] and not (patient and waiting.working()):
                 raise KeyboardInterrupt  # nothing trains that could leave a checkpoint
     with contextlib.suppress(RayActorError):
         watcher.show(ray.get(board.read.remote(Asked())))
@@ -197,7 +206,7 @@ def _watched(train: Callable[[], Any], board: Any, watcher: Watcher, waiting: Wa
     return ended["result"]
 
 
-def _own_records(storage: Storage) -> dict[str, Any]:
+def own_records(storage: Storage) -> dict[str, Any]:
     """Where Ray Train keeps its own few records of a run. An object store is handed over opened: its address has no login."""
     place = {"storage_path": f"{storage.root.rstrip('/')}/.ray"}
     return place if storage.local else {**place, "storage_filesystem": storage.system}
@@ -205,6 +214,11 @@ def _own_records(storage: Storage) -> dict[str, Any]:
 
 def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Runs in each Ray Train worker."""
+    return as_worker(settings, lambda show: work(settings["plan"], show))
+
+
+def as_worker(settings: Mapping[str, Any], work: Callable[[Callable[[dict[str, Any]], Asked]], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` returns in a Ray Train worker, or why the user is refused; it is given what sends progress to the board, and its words are heard."""
     import ray
     from ray.exceptions import RayActorError
     from ray.train import get_context
@@ -230,7 +244,7 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     rank, world = get_context().get_world_rank(), get_context().get_world_size()
     try:
         with heard(say):
-            return work(settings["plan"], show)
+            return work(show)
     except UserError as error:  # a new worker would meet it again
         from ..evaluation.common.watch import Collapsed
         from ..methods._ranks import world_size
@@ -240,7 +254,8 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"refused": str(error)}
 
 
-def _board() -> Any:
+def new_board() -> Any:
+    """What carries the messages of one group of workers."""
     import ray
 
     @ray.remote(num_cpus=0, max_concurrency=4)  # pyright: ignore[reportCallIssue]
@@ -266,7 +281,7 @@ def _board() -> Any:
                 return {**self.messages, "said": said}
 
     board: Any = Board
-    return board.options(max_restarts=-1)
+    return board.options(max_restarts=-1).remote()
 
 
 def _plain(error: BaseException) -> BaseException:

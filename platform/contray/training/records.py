@@ -21,6 +21,7 @@ from typing import Any
 from .. import data, track
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
+from ..model.frozen import kept_of
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..storage.logins import bare
@@ -167,6 +168,9 @@ def tags_of(config: RunConfig, source: data.Source, name: str = "") -> dict[str,
         "contray.dataset": source.name,
         "contray.images": str(len(source.train)),
         "contray.differs": ", ".join(settings(differing(config)))[:TAG_CHARS],
+        "contray.given": ", ".join(f"{key} {config.flat()[key]} ({digest[:12]})" for key, digest in kept_of(config).items())[
+            :TAG_CHARS
+        ],
         "contray.group": config.digest("scale", "track", "seed"),
         "mlflow.user": _user(),
         "contray.host": socket.gethostname(),

@@ -24,6 +24,7 @@ from .lease import Lease, held
 from .ray_train import check_machines, cluster_of, ray_session
 from .records import SEEDS, check_kind, note, read, repeatable, tags_of
 from .result import Result
+from .start import resolved
 from .stop import Status, ending, stoppable
 from .worker import TOLD, VERDICT
 
@@ -41,6 +42,7 @@ def launch_seeds(config: RunConfig, seeds: int, *, quiet: bool = False, yes: boo
 
 
 def _launch(config: RunConfig, seeds: int, quiet: bool, yes: bool) -> list[Result]:
+    config = resolved(config)
     source, storage = data.announced(config, quiet), Storage(config.scale.storage)
     base = config.track.name or f"{config.run_name}-seeds"
     config, plan = plan_of(config, source, storage, quiet, base)

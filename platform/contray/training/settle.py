@@ -28,6 +28,8 @@ def settle(config: RunConfig, folder: Storage, gpu: bool | None = None) -> RunCo
     found = model.settled(config, kind, bf16)
     if known := _known(folder):
         kept = {key: known[key] for key in asked if key in known}
+        if "data.augment_on" in asked:  # a run from before there was this key
+            kept.setdefault("data.augment_on", "cpu")
         now = {key: value for key, value in found.flat().items() if key in kept and value != kept[key]}
         for key, value in now.items():
             print(f"contray: {key} stays {kept[key]}, as the run began; this hardware would take {value}", flush=True)
@@ -87,6 +89,8 @@ def _known(folder: Storage) -> dict[str, str]:
         return {}
     before = RunConfig.from_yaml(state["config"]).flat()
     found = {key: str(before[key]) for key in model.HARDWARE}
+    if found["data.augment_on"] == "auto":
+        found["data.augment_on"] = "cpu"
     sealed.write(folder, SETTLED, found)
     print(f"contray: {why}; it was mended from the newest checkpoint", flush=True)
     return found

@@ -26,6 +26,7 @@ from ..training.nodes import nodes, uses_gpu
 from ..training.ray_train import check_machines, ray_session
 from ..training.records import SWEEP, check_kind, repeatable, tags_of
 from ..training.settle import measure, settle
+from ..training.start import resolved
 from ..training.stop import Status, ending
 from . import kept
 from .outcome import SweepResult, crown, end_trials, ranked, trials_of
@@ -56,7 +57,7 @@ def sweep(
     With rankme (Garrido et al. 2023, https://arxiv.org/abs/2210.02885) no label is read until there is a winner, and none is needed.
     """
     file = load_space(name)
-    config = _base(file, overrides, preset, config_file)
+    config = resolved(_base(file, overrides, preset, config_file))
     scheduler = scheduler or getattr(file, "SCHEDULER", "asha")
     if scheduler not in ("asha", "pbt", "none"):
         raise UserError(f"--scheduler: got {scheduler}, must be asha, pbt or none")

@@ -40,7 +40,10 @@ def recipe_of(config: RunConfig, options: Augmented, key: str, classes: int, cro
     if options.randaugment[0]:
         if not all(view.kind in ("image", "patches") for view in views.values()):
             raise ConfigError(f"{key}randaugment", f"is of images, and {config.method.name} encodes none; 0 9: none")
-        views = {name: dataclasses.replace(view, randaugment=options.randaugment) for name, view in views.items()}
+        views = {
+            name: dataclasses.replace(view, randaugment=options.randaugment, randaugment_as="timm")
+            for name, view in views.items()
+        }
     return Recipe(views, by_augmented(options, classes), lambda network: with_drop_path(network, options.drop_path, key))
 
 

@@ -23,8 +23,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from ... import data, model
 from ...config import RunConfig
 from ...data.draws import generator
-from ...data.listed import named
-from ...data.lists import TABLES, read_list
+from ...data.listed import named, read_for
+from ...data.lists import TABLES
 from ...errors import ConfigError, UserError
 from ...methods._base import Batch, Method, View
 from ...model.anatomy import depths, networks_in, undecayed
@@ -81,7 +81,7 @@ def labelled_subset(split: data.Split, labels: str) -> Subset:
 
 def listed_subset(source: data.Source, place: str) -> Subset:
     """The training images that a list names, such as SimCLR's 1 % of ImageNet, called by the name of its file. Raises ConfigError, of --labels."""
-    listed = read_list("--labels", place)
+    listed = read_for(source, "--labels", place)
     ids, note = named(source, listed)
     ids = np.intersect1d(ids, source.train.known)
     if note:
@@ -335,6 +335,7 @@ def finetuned(
     Both get the same images, steps and rates. Only labels of the subset are used: a part of it picks the rate, then the network is
     trained on all of it. Raises UserError and ConfigError before any training.
     """
+    subject.alone(key.split(".")[1])
     method = subject.method
     inputs = first_inputs(subject.config, subject.source.train, few.subset.ids, subject.device)
     recipe = recipe or Recipe()
@@ -354,6 +355,7 @@ def supervised(subject: Subject, options: FineTuning, key: str) -> Outcome:
     On the images that linear probes fit; the same held-out part as theirs picks the rate.
     """
     config, source = subject.config, subject.source
+    subject.alone(key.split(".")[1])
     check_labels(source)
     fit, val = subject.held_out
     batch, steps = min(config.train.batch_size, len(fit)), config.total_steps(len(source.train))

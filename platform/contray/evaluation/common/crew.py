@@ -27,6 +27,7 @@ from ...methods._ranks import side_group, world_size
 from .._base import ENCODERS, Show
 from .parts import Kept, Rows, Whole
 from .protocol import pixels
+from .tokens import last_blocks
 
 PART = 64  # batches after which rank 0 gathers
 
@@ -37,6 +38,7 @@ class Asked:
 
     tested: ids of the test set, not of the training set; draw: (seed, number) of an augmented draw of `views`, None: the evaluation inputs;
     held: a name under which each rank keeps its pixels, to be encoded again; empty: they are read each time. there: parts that rank 0 has.
+    blocks: (n, average) of `last_blocks`, which features are asked for in place of what the method encodes.
     """
 
     ids: np.ndarray
@@ -45,6 +47,7 @@ class Asked:
     draw: tuple[int, int] | None = None
     held: str = ""
     there: frozenset[int] = frozenset()
+    blocks: tuple[int, bool] | None = None
 
 
 class Crew:
@@ -165,7 +168,7 @@ class Crew:
                 mine = [k for k in part if k % self.world == self.rank]
                 yield (
                     number,
-                    None if number in asked.there else self._gathered(part, *self._own(stream, mine, methods, len(asked.ids))),
+                    None if number in asked.there else self._gathered(part, *self._own(stream, mine, methods, asked)),
                 )
 
     def _stream(self, asked: Asked, images: data.EvalImages, own: Sequence[int]) -> Generator[dict[str, Any], None, None]:
@@ -182,16 +185,16 @@ class Crew:
             self._held[asked.held] = images, loaded
 
     def _own(
-        self, stream: Iterator[dict[str, Any]], batches: Sequence[int], methods: Mapping[str, Method | None], total: int
+        self, stream: Iterator[dict[str, Any]], batches: Sequence[int], methods: Mapping[str, Method | None], asked: Asked
     ) -> tuple[list[Rows], Exception | None]:
         """The rows of this rank's batches of these numbers, and what kept it from going on."""
         found = list[Rows]()
         if self._problem:
             return found, self._problem
-        words = " and ".join(ENCODERS[name] for name in methods)
+        words, total = " and ".join(ENCODERS[name] for name in methods), len(asked.ids)
         try:
             for k, batch in zip(batches, stream, strict=False):
-                xs = [self._forward(method, batch) for method in methods.values()] if len(batch["index"]) else []
+                xs = [self._forward(method, batch, asked) for method in methods.values()] if len(batch["index"]) else []
                 found.append(Rows(xs, batch["index"], batch["broken"]))
                 done = min((k + 1) * self.config.eval.batch_size, total)
                 self.show({"step": done, "total": total, "unit": "image", "phase": f"features of the {words}" if words else ""})
@@ -200,7 +203,7 @@ class Crew:
         return found, None
 
     @torch.no_grad()
-    def _forward(self, method: Method | None, batch: Mapping[str, Any]) -> Tensor:
+    def _forward(self, method: Method | None, batch: Mapping[str, Any], asked: Asked) -> Tensor:
         """(b, D) float32 on the CPU. The method's mode is left as it was."""
         normalise = model.normaliser(self.config, self.device)
         training = method is not None and method.training
@@ -212,7 +215,9 @@ class Crew:
                     name: normalise(torch.as_tensor(view).to(self.device, non_blocking=True))
                     for name, view in batch["views"].items()
                 }
-                return (pixels if method is None else method.encode)(inputs).float().cpu()
+                if method is None:
+                    return pixels(inputs).float().cpu()
+                return (last_blocks(method, inputs, *asked.blocks) if asked.blocks else method.encode(inputs)).float().cpu()
         finally:
             if method is not None:
                 method.train(training)
@@ -242,7 +247,15 @@ class Crew:
     def _key(self, asked: Asked, images: data.EvalImages, methods: Mapping[str, Method | None]) -> str:
         """What features are a function of."""
         weights = [digest(*map(_bytes, method.state_dict().values())) if method else name for name, method in methods.items()]
-        how = torch.__version__, self.device.type, self.config.train.precision, self.config.augment, images.batch_size, PART
+        how = (
+            torch.__version__,
+            self.device.type,
+            self.config.train.precision,
+            self.config.augment,
+            images.batch_size,
+            PART,
+            *(asked.blocks or ()),
+        )
         return digest(weights, asked.ids, images.split.content(), images.views, images.draw, how)
 
 

@@ -43,6 +43,7 @@ def trained_probe(
     config, source, device = subject.config, subject.source, subject.device
     test = subject.test
     fit, val = subject.held_out
+    subject.alone(name.removeprefix("linear_"))
     key = f"eval.{name.removeprefix('linear_')}.lrs"
     if options.warmup_epochs >= options.epochs:
         raise ConfigError(

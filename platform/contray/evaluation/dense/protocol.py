@@ -83,6 +83,7 @@ def evaluated(name: str, subject: Subject, options: Any) -> Measured:
     """The metrics of detection or segmentation with its options. What cannot be served is refused before anything is trained."""
     from .rows import rows_of
 
+    subject.alone(name)
     rows = rows_of(subject, options, f"eval.{name}.")
     data, train, test = open_sets(options.data, subject.config.data.max_broken)
     task = Task(name, options.head, train, test, options, 0.0 if options.data == SCENES else options.flip)

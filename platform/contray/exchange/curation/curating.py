@@ -18,6 +18,7 @@ from .balance import balanced
 from .clusters import assign, hierarchy, kmeans
 from .duplicates import Nearest, nearest_before
 from .features import Show, read_features
+from .tested import tested_among
 
 GROUPS, NAMED = 5, 3  # groups of duplicates that are told, and their images that are named
 SHRINK = 10  # clusters of a level to those of the next
@@ -26,7 +27,8 @@ PAIRS = 16  # that are drawn
 
 @dataclass(frozen=True, repr=False)
 class Curated(Shown):
-    """What was kept of `images` that had features. groups: the largest groups of duplicates, of each how many and some names, the kept one first.
+    """What was kept of `images` that had features. tested: test images, which had some too and took no part. groups: the largest groups of
+    duplicates, of each how many and some names, the kept one first.
 
     clusters: in each of which duplicates were looked for; levels: clusters of each level that images were drawn from. epsilon: None where no
     duplicates were looked for; picture: of dropped pairs, if drawn.
@@ -37,6 +39,7 @@ class Curated(Shown):
     broken: int
     kept: int
     duplicates: int
+    tested: int
     clusters: int
     levels: tuple[int, ...]
     epsilon: float | None
@@ -54,6 +57,7 @@ class Curated(Shown):
         for words, count in (*rows, ("kept", self.kept)):
             table.add(words, f"{count:,}", f"{100 * count / self.images:.1f} %")
         notes = [f"{self.broken:,} more have no features (broken images), and are not kept"] if self.broken else []
+        notes += [f"{self.tested:,} more are test images: they take no part"] if self.tested else []
         if self.epsilon is not None:
             notes.append(
                 f"duplicates: more similar than {1 - self.epsilon:.4g} (epsilon {self.epsilon:.4g}) within {self.clusters:,} clusters"
@@ -78,6 +82,7 @@ def curate(
     clusters: int = 0,
     levels: int = 3,
     source: str = "",
+    test_share: float = 0.1,
     seed: int = 0,
     show: Show = lambda message: None,
 ) -> Curated:
@@ -85,10 +90,13 @@ def curate(
 
     keep, epsilon: drop semantic duplicates (duplicates.py), by how many are to stay or by how much less than 1 their similarity is. balance:
     so many images of what is left, evenly from all clusters (balance.py) of so many `levels`. clusters: of the lowest level; 0: the root of the number
-    of images. source: where the images lie; some dropped pairs are drawn beside `out`. Raises UserError before anything is computed.
+    of images. source: where the images lie: its test images, or the share of them that training sets aside (data.test_share), take no part, and some dropped pairs are
+    drawn beside `out`. Raises UserError before anything is computed.
     """
     _check(out, keep, epsilon, balance, clusters, levels, source)
     found = read_features(features, show)
+    tests = tested_among(source, test_share, found.names.to_pylist()) if source else np.zeros(len(found.x), bool)
+    found = found.take(np.flatnonzero(~tests)) if tests.any() else found
     x, count = found.x, len(found.x)
     if balance > count:
         raise UserError(f"--balance: got {balance:,}, but {count:,} images have features")
@@ -111,7 +119,7 @@ def curate(
         chosen = chosen[balanced(tree, balance, rng)]
     names = [shown(name) for name in found.names.take(chosen).to_pylist()]
     done = Curated(
-        bare(out), count, found.broken, len(chosen), int(dropped.sum()), used, counts, epsilon,
+        bare(out), count, found.broken, len(chosen), int(dropped.sum()), int(tests.sum()), used, counts, epsilon,
         () if near is None else _groups(near, dropped, found.names.__getitem__),
     )  # fmt: skip
     _write(out, names, done, bare(features), seed)
@@ -187,6 +195,7 @@ def _pairs(near: Nearest, dropped: np.ndarray, name_of) -> tuple[list[str], list
 
 def _write(out: str, names: list[str], done: Curated, features: str, seed: int) -> None:
     made = [f"of {done.images:,} images with features in {features}" + (f", {done.broken:,} broken" if done.broken else "")]
+    made += [f"without the {done.tested:,} that test"] if done.tested else []
     if done.epsilon is not None:
         made.append(f"SemDeDup: epsilon {done.epsilon:.6g} within {done.clusters:,} clusters dropped {done.duplicates:,}")
     if done.levels:

@@ -29,6 +29,13 @@ class Features:
     x: np.ndarray
     broken: int
 
+    def take(self, ids: np.ndarray) -> Features:
+        """Those of these rows (n,), ascending, in the same file."""
+        for first in range(0, len(ids), ROWS):
+            some = ids[first : first + ROWS]
+            self.x[first : first + len(some)] = self.x[some]  # a row comes from where it stands or from behind
+        return Features(self.names.take(pa.array(ids)), self.x[: len(ids)], self.broken)
+
 
 def read_features(address: str, show: Show = lambda message: None) -> Features:
     """What lies in a folder of `contray embed`, or in other Parquet with columns name and embedding, in the order of the files.

@@ -12,20 +12,16 @@ from ...data.finding import find
 from ...data.pixels import BrokenImage
 from ...data.sources import open_source
 from ...drawing import drawable
-from ...errors import UserError
 from ...pictures.sheet import Sheet
 
 COLUMNS, GAP, SIDE = 4, 0.35, 160  # pairs in a row, tiles between two, px that are drawn of an image
 
 
 def draw_pairs(place: str, out: Path, dropped: Sequence[str], like: Sequence[str], similarity: Sequence[float]) -> Path:
-    """A picture of pairs, the dropped image to the left. place: a data.source. Raises UserError where its images have other names."""
+    """A picture of pairs, the dropped image to the left. place: a data.source that has them all."""
     source = open_source(DataConfig(source=place, test_share=0.0, label_column=""))
     splits = [source.train, *([] if source.test is None else [source.test])]
     ids = find(splits, [*dropped, *like])
-    if (ids < 0).any():
-        name = [*dropped, *like][int(np.flatnonzero(ids < 0)[0])]
-        raise UserError(f"--data.source: {place} has no image {name}; give the place that the features were made of")
     rows = -(-len(dropped) // COLUMNS)
     title, note = "dropped images (left) and what they are like", "cosine similarity; from the least similar pair to the most"
     sheet = Sheet(rows, min(COLUMNS, len(dropped)) * (2 + GAP) - GAP, title, note=note, pitch=1.12)

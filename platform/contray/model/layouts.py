@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from ..model.resnet import RESNETS
-from ..model.vit import SHAPES
+from .resnet import RESNETS
+from .vit import SHAPES
 
 State = dict[str, Tensor]
 
@@ -38,51 +39,110 @@ TIMM_BLOCK = (
     ("ls2.gamma", "mlp.4.scale"),
 )
 BLOCK, TIMM_PREFIX = "encoder.layers.encoder_layer_", "blocks."
+POSITIONS = ("pos_embed", "pos_embedding")  # how names of learned positions end
 STEMS = ("conv1.weight", "conv_proj.weight", "patch_embed.proj.weight")  # each network has one of them
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where a release keeps its backbone. within: keys that may hold the state dict; prefixes: of the backbone's tensors, the first that fits;
-    heads: tensors under the prefix that are no part of the backbone.
+    heads: tensors under the prefix that are no part of the backbone; mark: a name that files of this layout alone hold; renamed: its own names as timm's.
     """
 
     within: tuple[str, ...]
     prefixes: tuple[str, ...]
     heads: str
+    mark: str
     fixed_positions: bool = False
+    renamed: Callable[[State], State] = dict
 
 
-LAYOUTS = {
-    "torchvision": Layout(("state_dict", "model"), ("module.", ""), r"(fc|heads)\."),
-    "timm": Layout(("state_dict", "model"), ("module.", ""), r"(fc|head)\."),
-    "moco": Layout(("state_dict",), ("module.encoder_q.", "encoder_q."), r"fc\."),
-    "simsiam": Layout(("state_dict",), ("module.encoder.", "encoder."), r"fc\."),
-    "barlow_twins": Layout(("model",), ("module.backbone.", "backbone.", ""), r"fc\."),
-    "dino": Layout(("teacher",), ("module.backbone.", "backbone.", ""), r"(fc|head)\."),
-    "mae": Layout(("model",), ("module.", ""), r"decoder_|mask_token$|head\.", fixed_positions=True),
-    "moco_v3": Layout(("state_dict",), ("module.base_encoder.", "base_encoder."), r"(fc|head)\.", fixed_positions=True),
-}
+def _dinov2(state: State) -> State:
+    """facebookresearch/dinov2 `models/vision_transformer.py`: blocks may stand in chunks (blocks.CHUNK.N), registers have no position, the class token has."""
+    state = {
+        re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
+        .replace("mlp.w12.", "mlp.fc1.")
+        .replace("mlp.w3.", "mlp.fc2."): value
+        for name, value in state.items()
+    }
+    if "register_tokens" in state and {"cls_token", "pos_embed"} <= state.keys():
+        positions = state["pos_embed"]
+        state |= {"cls_token": state["cls_token"] + positions[:, :1], "pos_embed": positions[:, 1:]}
+        state["reg_token"] = state.pop("register_tokens")
+    return state
+
+
+def _dinov3(state: State) -> State:
+    """facebookresearch/dinov3 `models/vision_transformer.py` as timm's `*_dinov3_qkvb`: rotary positions, whose keys have no bias."""
+    swiglu = {"mlp.w1.": "mlp.fc1_g.", "mlp.w2.": "mlp.fc1_x.", "mlp.w3.": "mlp.fc2."}
+    found: State = {}
+    for name, value in state.items():
+        for theirs, ours in {"storage_tokens": "reg_token", "ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2", **swiglu}.items():
+            name = name.replace(theirs, ours)
+        if name.endswith("attn.qkv.bias"):
+            query, _, values = value.chunk(3)  # bias_mask is 0 over the keys
+            found |= {name.replace("qkv.bias", "q_bias"): query, name.replace("qkv.bias", "v_bias"): values}
+        else:
+            found[name] = value
+    return found
+
+
+LAYOUTS = {  # a file is taken for the first of those whose mark it bears
+    "dinov3": Layout(
+        ("teacher", "model"), ("module.backbone.", "backbone.", ""),
+        r"(head|dino_head|ibot_head|local_cls_norm|rope_embed)\.|mask_token$|.*\.bias_mask$", r"(.*\.)?storage_tokens$", renamed=_dinov3,
+    ),
+    "mae": Layout(("model",), ("module.", ""), r"decoder_|mask_token$|head\.", r"(module\.)?decoder_", fixed_positions=True),
+    "dinov2": Layout(
+        ("teacher", "model"), ("module.backbone.", "backbone.", ""), r"(head|dino_head|ibot_head)\.|mask_token$",
+        r"(backbone\.)?(mask_token$|register_tokens$)", renamed=_dinov2,
+    ),
+    "moco_v3": Layout(
+        ("state_dict",), ("module.base_encoder.", "base_encoder."), r"(fc|head)\.", r"(module\.)?base_encoder\.", fixed_positions=True
+    ),
+    "moco": Layout(("state_dict",), ("module.encoder_q.", "encoder_q."), r"fc\.", r"(module\.)?encoder_q\."),
+    "simsiam": Layout(("state_dict",), ("module.encoder.", "encoder."), r"fc\.", r"(module\.)?encoder\.conv1\."),
+    "dino": Layout(("teacher",), ("module.backbone.", "backbone.", ""), r"(fc|head)\.", r"(module\.)?(backbone\..*|head\.(mlp|last_layer)\.)"),
+    "barlow_twins": Layout(("model",), ("module.backbone.", "backbone.", ""), r"fc\.", r"(module\.)?(backbone|projector)\."),
+    "torchvision": Layout(("state_dict", "model"), ("module.", ""), r"(fc|heads)\.", r"(module\.)?(conv1\.weight|class_token|conv_proj\.weight)$"),
+    "timm": Layout(("state_dict", "model"), ("module.", ""), r"(fc|head)\.", r"(module\.)?patch_embed\.proj\.weight$"),
+}  # fmt: skip
+
+
+def tensors_in(raw: Mapping[str, Any], layout: Layout) -> State:
+    """All tensors of the state dict where the layout keeps it."""
+    state = next((raw[key] for key in layout.within if isinstance(raw.get(key), Mapping)), raw)
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def guessed(raw: Mapping[str, Any]) -> str:
+    """The layout of a file by its names; empty where they tell none."""
+    for name, layout in LAYOUTS.items():
+        if any(re.match(layout.mark, each) for each in tensors_in(raw, layout)) and select(raw, layout):
+            return name
+    return ""
 
 
 def select(raw: Mapping[str, Any], layout: Layout) -> State:
-    """The backbone's tensors under their bare names; empty where the layout is another."""
-    state = next((raw[key] for key in layout.within if isinstance(raw.get(key), Mapping)), raw)
+    """The backbone's tensors under their bare names, timm's or torchvision's; empty where the layout is another."""
+    state = tensors_in(raw, layout)
     for prefix in layout.prefixes:
-        if any(isinstance(state.get(prefix + stem), Tensor) for stem in STEMS):
-            bare = {name[len(prefix) :]: value for name, value in state.items() if str(name).startswith(prefix)}
-            return {name: value for name, value in bare.items() if isinstance(value, Tensor) and not re.match(layout.heads, name)}
+        if any(prefix + stem in state for stem in STEMS):
+            bare = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+            return layout.renamed({name: value for name, value in bare.items() if not re.match(layout.heads, name)})
     return {}
 
 
 def select_named(raw: Mapping[str, Any], layout: Layout, wanted: set[str], classifiers: tuple[str, ...]) -> State:
-    """The tensors of a network whose names are known, under these; without its classifiers."""
-    state = next((raw[key] for key in layout.within if isinstance(raw.get(key), Mapping)), raw)
-    prefix = next((prefix for prefix in layout.prefixes if any(prefix + name in state for name in wanted)), "")
-    bare = {str(name).removeprefix(prefix): value for name, value in state.items() if str(name).startswith(prefix)}
+    """The tensors of a network whose names are known, under these; without its classifiers and what the layout has for heads."""
+    state = tensors_in(raw, layout)
+    prefix = next((prefix for prefix in layout.prefixes if any(prefix + name in state for name in (*wanted, *STEMS))), "")
+    bare = layout.renamed({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
     left = tuple(f"{name}." for name in classifiers)
     return {
-        name: value for name, value in bare.items() if isinstance(value, Tensor) and (name in wanted or not name.startswith(left))
+        name: value
+        for name, value in bare.items()
+        if name in wanted or not (name.startswith(left) or re.match(layout.heads, name))
     }
 
 
@@ -160,19 +220,51 @@ def _vit(state: State) -> dict[str, Any]:
     }  # fmt: skip
 
 
+DINOV3 = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}  # by width, as timm calls them
+
+
+def dinov3_network(state: State) -> dict[str, Any]:
+    """Settings of timm's network of DINOv3's ViT, whose features are its class token. Raises UserError where timm has none.
+
+    state: under timm's names, as `select` gives it.
+    """
+    projection = state["patch_embed.proj.weight"]
+    size, plus = DINOV3.get(projection.shape[0], ""), "_plus" if "blocks.0.mlp.fc1_g.weight" in state else ""
+    if not size or projection.shape[-1] != 16:
+        raise UserError(
+            f"a ViT of DINOv3 of width {projection.shape[0]} and patches of {projection.shape[-1]} px, which timm has not"
+        )
+    return {
+        "backbone.name": f"timm/vit_{size}{plus}_patch16_dinov3_qkvb", "backbone.timm.options": ("global_pool=token",),
+        "views.image.size": 224, **_channels(projection),
+    }  # fmt: skip
+
+
 def _channels(weight: Tensor) -> dict[str, Any]:
     """Of images that are not RGB."""
     return {"data.channels": weight.shape[1]} if weight.shape[1] != 3 else {}
 
 
-def spread(state: State, wanted: Mapping[str, Tensor]) -> State:
-    """The weights of a network of RGB for other channels: those of the first layer are their mean over RGB in each, in all as large a sum."""
-    found = dict(state)
+def adapted(state: State, wanted: Mapping[str, Tensor], prefix: int = 1) -> tuple[State, list[str]]:
+    """The weights of a network of other channels or another image size, and what was done to them, in words.
+
+    The first layer's weights for other channels than RGB are their mean over RGB in each, in all as large a sum. Positions of patches are
+    interpolated (bicubic, as a ViT of contray does it for images of another size). prefix: tokens before the patches that have positions.
+    """
+    found, told = dict(state), list[str]()
     for name, tensor in state.items():
         shape = wanted[name].shape if name in wanted else tensor.shape
         if tensor.ndim == 4 and tensor.shape[1] == 3 != shape[1] and tensor.shape == (shape[0], 3, *shape[2:]):
             found[name] = (tensor.mean(1, keepdim=True) * (3 / shape[1])).expand(shape).clone()
-    return found
+            told.append(f"it is of RGB; its first layer's weights for {shape[1]} channels are their mean, rescaled")
+        elif name.endswith(POSITIONS) and tensor.ndim == 3 and tensor.shape != shape and tensor.shape[2] == shape[2]:
+            before, after = (math.isqrt(max(count - prefix, 0)) for count in (tensor.shape[1], shape[1]))
+            if before and after and (before**2 + prefix, after**2 + prefix) == (tensor.shape[1], shape[1]):
+                grid = tensor[:, prefix:].transpose(1, 2).unflatten(2, (before, before)).float()
+                wide = F.interpolate(grid, size=(after, after), mode="bicubic", align_corners=False).to(tensor.dtype)
+                found[name] = torch.cat([tensor[:, :prefix], wide.flatten(2).transpose(1, 2)], 1)
+                told.append(f"positions of {before} x {before} patches were interpolated to {after} x {after}")
+    return found, told
 
 
 def misfits(given: State, wanted: Mapping[str, Tensor]) -> str:

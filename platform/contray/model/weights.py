@@ -1,0 +1,246 @@
+"""Weights that were trained elsewhere: read without unpickling, recognised, and fitted to a network. And encoders made of them.
+
+An address of weights is a file of one of the LAYOUTS, the folder of a run or of an export, a checkpoint of contray's, or timm/NAME or
+torchvision/NAME, whose published weights the library finds in its cache or downloads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import RunConfig
+from ..config.sections import LIBRARIES
+from ..errors import ConfigError, UserError, nearest
+from ..storage.checkpoint import BEST, PATTERN
+from . import layouts, libraries
+from .encoder import WEIGHTS, Encoder, read_checkpoint
+from .layouts import LAYOUTS, State
+from .method import build, device_of, settled
+from .plain import plain_backbone
+
+OWN = "contray"  # the layout of what contray has written
+
+
+@dataclass(frozen=True)
+class Given:
+    """Weights as they were found at `address`.
+
+    raw: what a file holds; the backbone's state where it is of contray's. digest: of the file's bytes or of the tensors, 64 hex digits.
+    settings: keys backbone.* (and views.image.size) of the network that they are of, as its shapes tell; empty where they tell none: then
+    `unknown` says why. encoder: of what contray has written.
+    """
+
+    address: str
+    layout: str
+    raw: Mapping[str, Any]
+    digest: str
+    settings: Mapping[str, Any]
+    unknown: str = ""
+    encoder: Encoder | None = None
+
+    def __str__(self) -> str:
+        return f"{self.address}, {self.layout}, {self.digest[:12]}"
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """The settings of the network alone."""
+        return {key: value for key, value in self.settings.items() if key.startswith("backbone.")}
+
+    def state_for(self, net: nn.Module, name: str) -> tuple[State, list[str]]:
+        """The tensors under the names of `net`, which is called `name`, fitted to its image size and channels, and what was done to them, in words.
+
+        Raises UserError where tensors are missing, too many or of other shapes.
+        """
+        wanted, library = net.state_dict(), hasattr(net, "classifiers")
+        if self.layout == OWN:
+            state = dict(self.raw)
+        elif library:
+            classifiers: Any = net.classifiers
+            state = layouts.select_named(self.raw, LAYOUTS[self.layout], set(wanted), classifiers)
+        else:
+            state = layouts.torchvision_names(layouts.select(self.raw, LAYOUTS[self.layout]))
+        counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}  # old files lack them
+        state = {**{name: value for name, value in counters.items() if name not in state}, **state}
+        positioned = 0 if getattr(net, "no_embed_class", False) else getattr(net, "num_prefix_tokens", 1) if library else 1
+        state, told = layouts.adapted(state, wanted, positioned)
+        if problem := layouts.misfits(state, wanted):
+            raise UserError(f"{self.address}: it does not fit {name}: {problem}")
+        return state, told
+
+    def heads(self) -> list[str]:
+        """Names of tensors that are there and are of no encoder: heads, projectors, other networks."""
+        if self.layout == OWN:
+            return []
+        names = list(layouts.tensors_in(self.raw, LAYOUTS[self.layout]))
+        taken = len(layouts.select(self.raw, LAYOUTS[self.layout]))
+        prefix = next((each for each in LAYOUTS[self.layout].prefixes if any(name.startswith(each) for name in names)), "")
+        left = [n for n in names if not n.startswith(prefix) or re.match(LAYOUTS[self.layout].heads, n.removeprefix(prefix))]
+        return left if taken else []
+
+
+def given(address: str, layout: str = "") -> Given:
+    """The weights at an address. layout: one of LAYOUTS, of a file; empty: as its names tell.
+
+    Raises UserError for what is torn, holds pickled objects, is not there, or is of no layout that its names tell.
+    """
+    if layout and layout not in LAYOUTS:
+        raise UserError(f"got {layout!r}; {nearest(layout, LAYOUTS)}")
+    if address.startswith(LIBRARIES):
+        return _published(address)
+    name = address.rstrip("/").rpartition("/")[2]
+    if "://" in address or Path(address).is_dir() or PATTERN.fullmatch(name) or name == BEST:
+        return _own(address)
+    return of_file(Path(address), layout)
+
+
+def of_file(file: Path, layout: str = "") -> Given:
+    """The weights in a file of one of LAYOUTS; empty: as its names tell. Raises as `given`."""
+    raw, digest = read(file), digest_of(file)
+    layout = layout or layouts.guessed(raw)
+    if not layout:
+        raise UserError(f"{file}: its names tell no layout; say whose code wrote it: one of {', '.join(LAYOUTS)}")
+    try:
+        return Given(str(file), layout, raw, digest, recognised(file, raw, layout))
+    except UserError as error:
+        return Given(str(file), layout, raw, digest, {}, str(error))
+
+
+def _own(address: str) -> Given:
+    if Path(address).is_dir() and not (Path(address) / WEIGHTS).is_file() and not any(Path(address).glob("*.pt")):
+        raise UserError(f"{address}: there is neither a checkpoint nor an export of contray in this folder")
+    encoder = read_checkpoint(address)
+    net = plain_backbone(encoder.config, encoder.method)
+    flat, state = encoder.config.flat(), net.state_dict()
+    settings = {key: value for key, value in flat.items() if key.startswith("backbone.")}
+    return Given(address, OWN, state, digest_of_tensors(state), settings, encoder=encoder)
+
+
+def _published(name: str) -> Given:
+    """A library's own weights of timm/NAME or torchvision/NAME, from its cache or the network."""
+    plain, _, tag = name.partition(".")  # timm's name of weights may follow
+    library, own = libraries.known(plain)
+    try:
+        state = libraries.pretrained(library, f"{own}.{tag}" if tag else own)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{name}: its weights are not in the library's cache and cannot be downloaded ({reason}); give a file of them"
+        ) from None
+    return Given(name, library, state, digest_of_tensors(state), {"backbone.name": plain, **libraries.published(plain)})
+
+
+def digest_of(file: Path) -> str:
+    """sha256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of_tensors(state: Mapping[str, Tensor]) -> str:
+    """sha256 of tensors: of their names, kinds, shapes and bytes."""
+    found = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def encoder_of(found: Given, overrides: Mapping[str, Any] | None = None) -> Encoder:
+    """The encoder that the weights are of, ready to encode. overrides: dotted keys of what they do not tell, such as backbone.name.
+
+    Raises UserError where they do not fit their network, and where nothing tells which it is.
+    """
+    overrides = dict(overrides or {})
+    if found.encoder is not None:
+        return found.encoder
+    given = overrides.get("backbone.name", "")
+    name = " ".join(given) if isinstance(given, list) else str(given)
+    settings = libraries.published(name) if name.startswith(LIBRARIES) else found.settings
+    if not settings:
+        raise UserError(found.unknown)
+    about = {"method.layout": found.layout, "method.file": Path(found.address).name, "method.sha256": found.digest}
+    config = RunConfig.make("imported", {**settings, **overrides}).replace(about)
+    for key in ("augment.mean", "augment.std"):
+        if not config.flat()[key]:
+            raise ConfigError(key, f"is of RGB in public weights; give that of the {config.channels} channels, or one number")
+    config = settled(config, device_of(config).type)
+    method = build(config, 0).eval()
+    state, told = found.state_for(method.backbone, config.backbone.name)
+    for words in told:
+        print(f"contray: {found.address}: {words}", flush=True)
+    method.backbone.load_state_dict(state)
+    return Encoder(config, method)
+
+
+# ---------------------------------------------------------------- files
+
+
+def recognised(file: Path, raw: Mapping[str, Any], layout: str) -> dict[str, Any]:
+    """What the shapes in a file say of a network. Raises UserError where no backbone of contray, and no known one of timm, has such shapes."""
+    bare = layouts.select(raw, LAYOUTS[layout])
+    if not bare:
+        other = layouts.guessed(raw)
+        seen = f"it looks like {other}" if other else f"it holds {', '.join(list(map(str, raw))[:3]) or 'nothing'}"
+        raise UserError(f"{file}: there is no backbone in the layout {layout}; {seen}")
+    if layout == "dinov3":
+        return layouts.dinov3_network(bare)
+    try:
+        return _settings(layouts.architecture(layouts.torchvision_names(bare)), layout)
+    except UserError as error:
+        raise UserError(
+            f"{file}: {error}; of another network of timm or torchvision, say which: --backbone.name timm/NAME"
+        ) from None
+
+
+def _settings(found: dict[str, Any], layout: str) -> dict[str, Any]:
+    side = found.pop("side", 32 if found.get("backbone.stem") == "cifar" else 224)
+    settings = {**found, "views.image.size": side}
+    if found["backbone.name"] == "vit_small" and layout != "moco_v3":
+        settings["backbone.heads"] = 6  # MoCo v3's has 12 and is alone in that
+    if LAYOUTS[layout].fixed_positions and "backbone.patch" in found:
+        settings["backbone.positions"] = "sincos"  # not trained; the stored ones are used, for MoCo v3 has rows before columns
+    return settings
+
+
+def _of_torch(file: Path) -> bool:
+    """Whether a file begins as torch's do: a zip archive, or a pickle of protocol 2 and later. torch takes anything else for a pickle, a picture too."""
+    with file.open("rb") as stream:
+        head = stream.read(4)
+    return head == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
+
+
+def read(file: Path) -> Mapping[str, Any]:
+    """What a .safetensors or torch file holds. Raises UserError when it is torn, no checkpoint, or holds pickled objects."""
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file")
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise UserError(f"{file}: it is torn or no safetensors file ({error})") from None
+    try:
+        raw = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "Weights only load failed" not in str(error) or not _of_torch(file):
+            raise UserError(f"{file}: it is torn or no checkpoint") from None
+        raise UserError(
+            f"{file}: it holds pickled objects, which are never loaded. If you trust where it is from, keep its tensors alone: "
+            f"python -c \"import torch; raw = torch.load({str(file)!r}, 'cpu', weights_only=False); "
+            "torch.save({key: raw[key] for key in ('state_dict', 'model', 'teacher') if key in raw} or raw, 'tensors.pt')\""
+        ) from None
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{file}: no dictionary of tensors but a {type(raw).__name__}")
+    return raw
