@@ -6,7 +6,7 @@ Hooks tell which of a method's networks `encode` runs (DINO's is the teacher's),
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,7 +19,7 @@ from ...methods._base import Method
 from ...model.anatomy import Reading, networks_in, parts, stages, transformer_of, transformers_in
 
 
-def outputs_of(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Module]) -> dict[nn.Module, Tensor]:
+def outputs_of(method: Method, inputs: Mapping[str, Tensor], layers: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
     """What those of the layers put out that `encode` ran, the last time that each was run."""
     outputs: dict[nn.Module, Tensor] = {}
 
