@@ -5,6 +5,7 @@ Legend: B rows of this rank, N rows of the global batch, R = V*B rows of V crops
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Limit
-from ._ranks import BatchNorm, full, gather, total
+from ._ranks import BatchNorm, DropPath, full, gather, total
 from ._similarity import hits, identify, tiled
 
 
@@ -93,6 +94,15 @@ def sincos_2d(width: int, rows: int, columns: int) -> Tensor:
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1).float()
 
 
+def average_of(net: nn.Module) -> Any:
+    """What is to become a network's slow average: an exact copy, without gradients, that leaves no residual branch out."""
+    target = copy.deepcopy(net).requires_grad_(False)
+    for module in target.modules():
+        if isinstance(module, DropPath):
+            module.rate = 0.0
+    return target
+
+
 # ---------------------------------------------------------------- patches
 
 
@@ -109,6 +119,12 @@ def apart(net: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
     prefix = int(getattr(net, "num_prefix_tokens", 1))
     patches = tokens[:, prefix:]
     return tokens[:, 0] if prefix else patches.mean(1), patches
+
+
+@precise
+def standard(x: Tensor) -> Tensor:
+    """Features (..., D) of each token with mean 0 and variance 1, in at least float32."""
+    return F.layer_norm(full(x), x.shape[-1:])
 
 
 def input_channels(net: nn.Module) -> int:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
+from ._masks import block_order
 from ._parts import apart, input_channels, pick, precise
 from ._ranks import full
 from ._tokenizers import DalleTokenizer, PatchTokenizer, read_dalle
@@ -232,24 +233,6 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
         net: Any = self.backbone
         whole, patches = apart(net, net.tokens(net.patches(inputs["image"])))  # (B, D), (B, L, D)
         return {"backbone": whole, "tokens": patches}
-
-
-def block_order(draws: Tensor, side: int) -> Tensor:
-    """An order of L = side^2 patches in which rectangles come first: uniform draws (B, T, 4) of T rectangles -> (B, L).
-
-    BEiT's masking (Bao et al. 2021, algorithm 1), of which CAE takes the first half: areas of 8 to 40 % of the image, aspect ratios of
-    0.3 to 1 / 0.3. A patch stands where the first rectangle that holds it stands.
-    """
-    area = (0.08 + 0.32 * draws[..., 0]) * side**2  # (B, T)
-    aspect = 0.3 ** (2 * draws[..., 1] - 1)
-    height, width = (area * aspect).sqrt().round().clamp(1, side), (area / aspect).sqrt().round().clamp(1, side)
-    top, left = (draws[..., 2] * (side - height + 1)).floor(), (draws[..., 3] * (side - width + 1)).floor()
-    line = torch.arange(side, device=draws.device)
-    rows = (line >= top[..., None]) & (line < (top + height)[..., None])  # (B, T, side)
-    columns = (line >= left[..., None]) & (line < (left + width)[..., None])
-    held = (rows[..., :, None] & columns[..., None, :]).flatten(2)  # (B, T, L)
-    first = torch.where(held.any(1), held.to(torch.int8).argmax(1), held.shape[1])  # (B, L)
-    return first.argsort(dim=1, stable=True)
 
 
 @precise

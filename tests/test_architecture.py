@@ -198,6 +198,7 @@ def test_momentum_suits_the_length_of_digits_runs() -> None:
 NAMED = {
     "cpc": "v1 v2", "cpc_sequence": "sequence", "cmc": "lab rgbd", "deepcluster": "v1", "swav": "b256", "byol": "e100 e300 gn_ws",
     "moco_v3": "vit_s vit_b", "dino": "vit_b resnet50", "mae": "vit_l small", "cae": "dalle small", "clip": "small shared",
+    "ibot": "vit_b", "ijepa": "vit_l", "dinov2": "vit_s",
 }  # fmt: skip
 
 

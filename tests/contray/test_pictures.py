@@ -482,7 +482,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     ("kind", "name", "said"),
     [
         ("attention", "simclr", "no class token that looks at patches"),
-        ("reconstruction", "simclr", "simclr paints no images; cae, mae can be drawn so"),
+        ("reconstruction", "simclr", "simclr paints no images; cae, mae, simmim can be drawn so"),
         ("prototypes", "mae", "mae has no prototypes; deepcluster, deepcluster_v2, swav can be drawn so"),
     ],
 )
