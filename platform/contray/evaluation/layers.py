@@ -49,6 +49,7 @@ def evaluate(subject: Subject, options: Config) -> Measured:
     from .common.tokens import conv_layers, layer_features
 
     config, source, device, method = subject.config, subject.source, subject.device, subject.method
+    subject.alone("layers")
     test = subject.test
     fit, val = subject.held_out
     with torch.no_grad():
