@@ -17,10 +17,11 @@ from contray.cli import main
 from contray.data import scenes
 from contray.errors import ConfigError, DataError, UserError
 from contray.evaluation import Subject
-from contray.evaluation.dense import protocol
+from contray.evaluation.dense import frozen, protocol
 from contray.evaluation.dense.bodies import body_of, dilate, stages_of
 from contray.evaluation.dense.coco import CocoSet
 from contray.evaluation.dense.detector import detector
+from contray.evaluation.dense.frozen import Neighbours, shares
 from contray.evaluation.dense.protocol import Row, Task, losses, measured, rate
 from contray.evaluation.dense.rows import rows_of
 from contray.evaluation.dense.samples import Wanted, batches, training_order
@@ -126,6 +127,64 @@ def test_a_dilated_stage_sees_what_the_strided_one_sees(name: str) -> None:
     with torch.no_grad():
         assert wide(x).shape[-2:] == (8, 8)
         torch.testing.assert_close(wide(x)[..., ::2, ::2], stage(x))
+
+
+# ---------------------------------------------------------------- frozen
+
+
+def test_a_cell_shows_the_shares_of_its_pixels_classes() -> None:
+    classes = torch.tensor([[[0, 1, 255, 255], [1, 1, 255, 255], [2, 2, 255, 0], [2, 2, 2, 2]]])
+    found = shares(classes, 3, (2, 2))
+    assert found.shape == (1, 3, 2, 2)
+    torch.testing.assert_close(found[0, :, 0, 0], torch.tensor([0.25, 0.75, 0]))
+    assert not found[0, :, 0, 1].any(), "crowds and padding show nothing"
+    torch.testing.assert_close(found[0, :, 1, 1], torch.tensor([1 / 3, 0, 2 / 3]))
+
+
+def test_a_frozen_encoder_is_as_it_was_while_a_linear_layer_learns(
+    config: RunConfig, method: Method, parts: tuple[CocoSet, CocoSet]
+) -> None:
+    task = task_of("segmentation", "linear", parts, config, steps=12, batch=4, lr=0.2)
+    network = protocol.build(task, body_of(config, method), Row("", body_of, **PIXELS), config)  # pyright: ignore[reportArgumentType]
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    told: list[float] = []
+    protocol.train(task, network, config, CPU, "pretrained", lambda message: told.append(message["loss"]))
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"head.weight", "head.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    assert told[-1] < 0.7 * told[0]
+
+
+def test_tokens_of_training_images_vote_for_what_they_showed(
+    parts: tuple[CocoSet, CocoSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for a training image, one neighbour is the token itself; of several the nearest count most, by exp(cosine / .02)."""
+    config = RunConfig.make(
+        "simclr", SMALL | {"backbone.name": "vit_mini", "backbone.width": 16, "backbone.patch": 8}, preset="digits"
+    )
+    task = task_of("segmentation", "knn", parts, config, k=1)
+    network = protocol.build(task, body_of(config, model.build(config, 100)), Row("", body_of, **PIXELS), config)  # pyright: ignore[reportArgumentType]
+    assert isinstance(network, Neighbours)
+    protocol.remember(task, network, config)
+    assert len(network.bank) == len(network.shown) == 4 * 64, "four images of 8 x 8 tokens, all of which fit"
+    ((sample,),) = batches(parts[0], [[(0, False)]], Wanted(True, size=64), 0)
+    image = sample.pixels[None].float() / 255
+    rows = torch.nn.functional.normalize(network.tokens(image)[0].flatten(1).T, dim=1)  # (64, D)
+    own = shares(sample.shown[None], network.classes, (8, 8))[0].flatten(1).T
+    torch.testing.assert_close(network._votes(rows), own)
+    assert network(image).shape == (1, 11, 64, 64)
+    network.k = 3
+    slow = []
+    for row in rows:
+        near = sorted(((float(row @ key), i) for i, key in enumerate(network.bank)), reverse=True)[:3]
+        weights = torch.tensor([cosine for cosine, _ in near]).div(0.02).softmax(0)
+        slow.append(sum(weight * network.shown[i] for weight, (_, i) in zip(weights, near, strict=True)))
+    torch.testing.assert_close(network._votes(rows), torch.stack(slow), rtol=1e-3, atol=1e-4)
+    monkeypatch.setattr(frozen, "BANK", 12)
+    protocol.remember(task, network, config)
+    few = network.bank
+    protocol.remember(task, network, config)
+    assert len(few) == 12
+    assert torch.equal(network.bank, few), "drawn as a function of seed and image"
 
 
 # ---------------------------------------------------------------- networks

@@ -20,7 +20,7 @@ from contray.errors import UserError
 
 NAMES = {
     "knn", "linear", "paper", "last_n", "attentive", "finetune", "supervised", "distill", "crd", "noisy_student", "detection", "segmentation",
-    "geometry",
+    "geometry", "finetune_mae", "layers",
 }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_evaluations_are_listed_with_what_they_need(capsys: pytest.CaptureFixtur
     assert rows["geometry"]["needs"] == []
     assert rows["knn"]["needs"] == ["labels"]
     assert rows["knn"]["ranks"] == ["knn_val_top1"]
-    assert rows["knn"]["keys"] == ["eval.knn.k", "eval.knn.temperature"]
+    assert rows["knn"]["keys"] == ["eval.knn.k", "eval.knn.temperature", "eval.knn.embedding"]
     assert all(row["url"].startswith("https://") and row["about"] for row in rows.values())
     assert main(["evaluations"]) == 0
     assert "noisy_student" in capsys.readouterr().out

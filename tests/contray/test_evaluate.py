@@ -15,14 +15,14 @@ from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from contray import RunConfig
+from contray import RunConfig, model
 from contray.api.opened import Opened
 from contray.errors import ConfigError, UserError
 from contray.evaluation import Features, knn, linear
 from contray.evaluation._base import Parts
 from contray.evaluation.common.protocol import encode, pixels, report
 from contray.evaluation.knn import _nearest, knn_predict, knn_top1, tile
-from contray.evaluation.linear import LinearProbes, linear_probe
+from contray.evaluation.linear import LinearProbes, Stacked, linear_probe
 
 GRID = {"lrs": (0.3, 3.0, 30.0), "decays": (0.0, 1e-2), "epochs": 5, "batch_size": 64}
 
@@ -149,8 +149,8 @@ def test_knn_refuses_what_does_not_fit(bank, labels, k, message) -> None:
 # ---------------------------------------------------------------- linear probe
 
 
-def fit_alone(fit: Features, lr: float, decay: float) -> LinearProbes:
-    settings = {"epochs": 5, "batch_size": 64, "classes": 4, "seed": 0, "device": "cpu"}
+def fit_alone(fit: Features, lr: float, decay: float, batch: int = 64) -> LinearProbes:
+    settings = {"epochs": 5, "batch_size": batch, "classes": 4, "seed": 0, "device": "cpu"}
     return LinearProbes.fit(fit.x, fit.y, torch.tensor([lr]), torch.tensor([decay]), **settings)
 
 
@@ -257,6 +257,17 @@ def test_copied_features_change_nothing() -> None:
     assert wide.grid == [(lr, decay, pytest.approx(top1, abs=0.011)) for lr, decay, top1 in narrow.grid]
 
 
+def test_parts_that_follow_one_another_are_read_as_one() -> None:
+    parts = [split(300, 0).x, split(7, 1).x + 3]
+    whole, stacked = torch.cat(parts), Stacked(parts)
+    chosen = torch.randperm(307, generator=torch.Generator().manual_seed(0))[:100]
+    assert torch.equal(stacked[chosen], whole[chosen])
+    torch.testing.assert_close(stacked.moments(), (whole.mean(0), whole.std(0, correction=0)))
+    mean, std = Stacked(parts[:1]).moments()
+    assert torch.equal(mean, parts[0].mean(0))
+    assert torch.equal(std, parts[0].std(0, correction=0)), "to the bit, as before there were several"
+
+
 # ---------------------------------------------------------------- protocol
 
 KNN, PROBE = knn.Config(k=20), linear.Config(lrs=(1e-3, 3.0), decays=(0.0,), epochs=5)
@@ -272,7 +283,7 @@ def measure(prefix: str, fit: Features, val: Features, test: Features | None, cl
 
 
 def test_measure_names_and_numbers() -> None:
-    fit, val, test = split(300, 0), split(100, 1), split(200, 2)
+    fit, val, test = (split(rows, seed, noise=3.0) for seed, rows in enumerate((300, 100, 200)))
     trained = measure("", fit, val, test, 4)
     assert set(trained) == {"knn_val_top1", "linear_val_top1", "knn_top1", "linear_top1"}
     knn = {"k": 20, "temperature": 0.07, "classes": 4}
@@ -280,10 +291,45 @@ def test_measure_names_and_numbers() -> None:
     bank, labels = torch.cat([fit.x, val.x]), torch.cat([fit.y, val.y])
     assert trained["knn_top1"] == knn_top1(bank, labels, test.x, test.y, **knn), "the test's bank is fit and val"
     probe = linear_probe(fit.x, fit.y, val.x, val.y, lrs=(1e-3, 3.0), decays=(0.0,), epochs=5, classes=4, seed=0)
-    assert trained["linear_top1"] == probe.top1(test.x, test.y)
+    everything = torch.cat([fit.x, val.x])
+    alone = fit_alone(
+        dataclasses.replace(fit, x=everything, y=torch.cat([fit.y, val.y]), ids=torch.arange(400)), probe.lr, 0.0, 256
+    )
+    assert trained["linear_top1"] == alone.top1(test.x, test.y).item() != probe.top1(test.x, test.y), (
+        "picked, then fit to all labels"
+    )
     assert trained["linear_val_top1"] == probe.val_top1
     untested = measure("pixels_", fit, val, None, 4)
     assert untested == {f"pixels_{name}": trained[name] for name in ("knn_val_top1", "linear_val_top1")}
+
+
+def test_k_nn_of_the_embedding_is_of_what_the_loss_compares() -> None:
+    """InstDisc's and InvaSpread's published k-NN; the features' own number stays beside it."""
+    fit, val, test = (split(rows, seed, noise=3.0) for seed, rows in enumerate((300, 100, 200)))
+    whole = Parts(fit, val, test)
+    subject: Any = SimpleNamespace(
+        encoders=("", "random_", "pixels_"), encode=lambda encoders: None, features=lambda encoder: whole, classes=4, device="cpu", online=False,
+        method="trained", untrained="untrained", diagnosis=SimpleNamespace(embed=lambda method, x: x[:, : {"trained": 3, "untrained": 1}[method]]),
+    )  # fmt: skip
+    plain, found = knn.evaluate(subject, KNN), knn.evaluate(subject, dataclasses.replace(KNN, embedding=True))
+    assert {name: found[name] for name in plain} == plain
+    own = {f"{prefix}knn_embedding_{name}" for prefix in ("", "random_") for name in ("top1", "val_top1")}
+    assert set(found) - set(plain) == own
+    for prefix, width in (("", 3), ("random_", 1)):
+        bank, labels = torch.cat([fit.x, val.x])[:, :width], torch.cat([fit.y, val.y])
+        assert found[f"{prefix}knn_embedding_top1"] == knn_top1(bank, labels, test.x[:, :width], test.y, k=20, classes=4)
+    subject.diagnosis.embed, subject.config = lambda method, x: x, SimpleNamespace(method=SimpleNamespace(name="mae"))
+    with pytest.raises(ConfigError, match=r"^eval\.knn\.embedding: got true, but the loss of mae"):
+        knn.evaluate(subject, knn.Config(embedding=True))
+
+
+@pytest.mark.parametrize("name", ["instdisc", "invaspread"])
+def test_what_these_compare_is_their_unit_head_and_asked_for(name: str) -> None:
+    config = RunConfig.make(name, preset="digits")
+    assert config.parts["eval.knn"].embedding
+    method: Any = model.build(config, 8)
+    x = torch.randn(3, method.out_dim)
+    torch.testing.assert_close(method.eval().embedding(x), torch.nn.functional.normalize(method.head(x)))
 
 
 def test_selection_never_sees_the_test_set() -> None:
@@ -296,7 +342,8 @@ def test_selection_never_sees_the_test_set() -> None:
     adverse = dataclasses.replace(test, y=scores.argmax(1))
     assert slow.top1(adverse.x, adverse.y) == 1 > fast.top1(adverse.x, adverse.y)
     honest, tempted = (measure("", fit, val, each, 4) for each in (test, adverse))
-    assert tempted["linear_top1"] == fast.top1(adverse.x, adverse.y)
+    whole = fast.refitted([fit.x, val.x], torch.cat([fit.y, val.y]), epochs=5, seed=0, device="cpu")
+    assert tempted["linear_top1"] == whole.top1(adverse.x, adverse.y) < 1
     for name in ("knn_val_top1", "linear_val_top1"):
         assert honest[name] == tempted[name]
 

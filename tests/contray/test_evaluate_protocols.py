@@ -17,7 +17,7 @@ from contray.evaluation.attentive import AttentiveProbe
 from contray.evaluation.common import trained
 from contray.evaluation.common.labelled import CroppedImages, cropped_views, score
 from contray.evaluation.common.samples import check_labels
-from contray.evaluation.common.tokens import last_blocks, tokens
+from contray.evaluation.common.tokens import conv_layers, last_blocks, layer_features, tokens
 from contray.evaluation.common.trained import decayed
 from contray.model.vit import VisionTransformer
 from tests.contray.evaluations import CPU, evaluated
@@ -124,6 +124,24 @@ def test_crop_and_flip_are_the_methods_own_and_colours_stay(config: RunConfig) -
 # ---------------------------------------------------------------- paper
 
 
+@pytest.mark.parametrize("name", ["paper", "attentive"])
+def test_probes_crop_as_the_releases_do_whatever_pretraining_cropped(
+    name: str, config: RunConfig, easy: data.Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RandomResizedCrop's default, in main_lincls.py of MoCo, eval_linear.py of SwAV and DINO, main_linprobe.py of MAE; simclr's digits crop .6 to 1."""
+    crops: list[tuple[float, float]] = []
+
+    def noted(options, images, *more) -> None:
+        crops.extend(view.crop for view in images.batches.views.values())
+        raise StopIteration
+
+    monkeypatch.setattr(trained, "_train", noted)
+    for given in (config, config.replace({"eval.crop": (0.5, 0.9)})):
+        with pytest.raises(StopIteration):
+            trained_probe(given, easy, built(config, easy), attentive=name == "attentive")
+    assert crops == [(0.08, 1.0), (0.5, 0.9)]
+
+
 @pytest.mark.parametrize("optim", ["sgd", "nesterov", "lars"])
 @pytest.mark.parametrize("kind", ["linear_paper", "attentive"])
 def test_probes_side_by_side_train_as_alone(kind: str, optim: str, config: RunConfig, source: data.Source) -> None:
@@ -196,8 +214,35 @@ def test_a_diverged_probe_never_wins(config: RunConfig, easy: data.Source) -> No
 
 
 def test_schedules() -> None:
-    assert [decayed("cosine", share) for share in (0.0, 0.5, 1.0)] == pytest.approx([1, 0.5, 0])
-    assert [decayed("step", share) for share in (0.0, 0.59, 0.6, 0.79, 0.8, 0.99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    cosine, step = paper.Config(epochs=100), paper.Config(epochs=100, schedule="step")
+    assert [decayed(cosine, epoch) for epoch in (0, 50, 100)] == pytest.approx([1, 0.5, 0])
+    assert [decayed(step, epoch) for epoch in (0, 59, 60, 79, 80, 99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_maes_probe_warms_up_for_ten_epochs(config: RunConfig, easy: data.Source) -> None:
+    """adjust_learning_rate of MAE's util/lr_sched.py, min_lr 0, literal."""
+    options = paper.Config(epochs=90, warmup_epochs=10.0)
+    for epoch in (0.0, 0.5, 9.99, 10.0, 37.3, 89.9):
+        theirs = epoch / 10 if epoch < 10 else 0.5 * (1.0 + math.cos(math.pi * (epoch - 10) / (90 - 10)))
+        assert decayed(options, epoch) == pytest.approx(theirs)
+    with pytest.raises(ConfigError, match=r"^eval\.paper\.warmup_epochs: got 1 of 1 epochs"):
+        trained_probe(config.replace({"eval.paper.warmup_epochs": 1}), easy, built(config, easy), attentive=False)
+
+
+def test_a_refit_sees_all_labels(config: RunConfig, easy: data.Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, list[float]]] = []
+    train = trained._train
+
+    def noted(options, images, features, heads, lrs, show) -> None:
+        seen.append((len(images.batches.members), lrs))
+        train(options, images, features, heads, lrs, show)
+
+    monkeypatch.setattr(trained, "_train", noted)
+    trained_probe(config.replace({"eval.paper.refit": True}), easy, built(config, easy), attentive=False)
+    (some, lrs), (whole, picked) = seen
+    assert (some, lrs, whole) == (216, [0.1, 1.0], 240)
+    assert len(picked) == 1
+    assert picked[0] in lrs
 
 
 def test_scores_count_hits_and_nats(config: RunConfig, source: data.Source) -> None:
@@ -272,6 +317,33 @@ def test_last_n_goes_through_the_cached_grid(easy: data.Source) -> None:
     assert last_n_probe(one, easy, built(one, easy))["linear_last1_top1"] == cached["linear_top1"]
     averaged = vit_config(**{"eval.last_n.blocks": 1, "eval.last_n.average": True})
     assert "linear_last1_avg_top1" in last_n_probe(averaged, easy, built(averaged, easy))
+
+
+# ---------------------------------------------------------------- layers
+
+
+def test_a_layer_has_the_features_of_deepclusters_probe() -> None:
+    """RegLog of its eval_linear.py: 9600, 9216, 9600, 9600 and 9216 features of AlexNet's five convolutions, after their ReLUs, at 224 px."""
+    config = RunConfig.make("deepcluster", {"method.clusters": 10, "method.pca": 8}, preset="paper")
+    method = model.build(config, 20).eval()
+    x = {"image": torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))}
+    with torch.no_grad():
+        layers = conv_layers(method, x)
+        found = [layer_features(method, x, layer, 9600) for layer in layers]
+    assert [each.shape[1] for each in found] == [9600, 9216, 9600, 9600, 9216]
+    assert all(each.min() >= 0 for each in found)
+    assert not any(layer._forward_hooks for layer in layers)
+
+
+def test_probes_of_layers_go_through_the_cached_grid(config: RunConfig, easy: data.Source) -> None:
+    given = config.replace({"eval.layers.epochs": 5, "eval.layers.features": 128, "eval.layers.layers": (1, 4)})
+    found = evaluated("layers", given, easy, built(given, easy))
+    assert set(found) == {f"linear_layer{number}_{name}" for number in (1, 4) for name in ("top1", "val_top1")}
+    assert found["linear_layer1_top1"] > 0.6
+    with pytest.raises(ConfigError, match=r"^eval\.layers\.layers: got 5, but the backbone has 4 layers"):
+        evaluated("layers", given.replace({"eval.layers.layers": (5,)}), easy, built(given, easy))
+    with pytest.raises(UserError, match="eval layers: the backbone has no feature maps"):
+        evaluated("layers", vit_config(), easy, built(vit_config(), easy))
 
 
 # ---------------------------------------------------------------- labels

@@ -13,10 +13,15 @@ from contray import RunConfig, data, model
 from contray.config.registry import method_names
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, UserError
+from contray.evaluation import finetune_mae
 from contray.evaluation.common import classifier as finetune
+from contray.evaluation.common.augmented import by_augmented, recipe_of, with_drop_path
 from contray.evaluation.common.classifier import Classifier, labelled_subset, optimizer_of, rate_scales, warmed_cosine
-from contray.evaluation.common.labelled import first_inputs, score
+from contray.evaluation.common.labelled import cropped_views, first_inputs, score
+from contray.evaluation.common.settings import Augmented
 from contray.evaluation.finetune import Config
+from contray.methods._base import Batch, View
+from contray.methods._ranks import DropPath
 from tests.contray.evaluations import CPU, evaluated
 from tests.contray.test_evaluate_protocols import RESNET, built, coloured, quiet, vit_config
 
@@ -136,12 +141,15 @@ def test_a_resnet_has_no_layer_decay(config: RunConfig, easy: data.Source) -> No
 
 
 def test_the_rate_warms_up_and_falls_to_zero() -> None:
-    rates = [warmed_cosine(step, 100) for step in range(100)]
+    rates = [warmed_cosine(step, 100, 0.1) for step in range(100)]
     assert rates[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
     assert rates[10] == 1
     assert rates[55] == pytest.approx(0.5)
     assert 0 < rates[99] < 1e-3
-    assert all(0 < warmed_cosine(step, steps) <= 1 for steps in (1, 2, 5) for step in range(steps))
+    assert all(0 < warmed_cosine(step, steps, 0.1) <= 1 for steps in (1, 2, 5) for step in range(steps))
+    assert [warmed_cosine(step, 4, 0.0) for step in range(4)] == pytest.approx(
+        [0.5 + 0.5 * math.cos(math.pi * step / 4) for step in range(4)]
+    )
 
 
 # ---------------------------------------------------------------- the protocol
@@ -246,6 +254,133 @@ def test_batch_norm_is_trained_too(config: RunConfig, easy: data.Source) -> None
     assert losses[0] == pytest.approx(math.log(4))
     assert losses[-1] < 1
     assert not network.training
+
+
+# ---------------------------------------------------------------- augmented
+
+
+def pictures(step: int = 0, rows: int = 64) -> tuple[Batch, torch.Tensor]:
+    """Two inputs of one picture, of one and two channels, each constant and of its own value; and labels of four classes."""
+    own = torch.arange(1.0, rows + 1)[:, None, None, None].expand(rows, 3, 8, 8)
+    slots = torch.arange(rows)
+    return Batch({"a": own[:, :1], "b": own[:, 1:]}, slots, slots, rows, seed=3, step=step), slots % 4
+
+
+def seen(options: Augmented, step: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the network is given, (B, 3, 8, 8), and the gradient at zero scores, which is their softmax less the target, (B, C)."""
+    batch, y = pictures(step)
+    given: list[torch.Tensor] = []
+    scores = torch.zeros(len(y), 4, requires_grad=True)
+
+    def network(views):
+        given.append(torch.cat(list(views.values()), 1))
+        return scores
+
+    by_augmented(options, 4)(network, batch, y).backward()  # pyright: ignore[reportArgumentType]
+    assert scores.grad is not None
+    return given[0], 0.25 - len(y) * scores.grad  # (B, C) targets
+
+
+def test_mixed_images_have_the_labels_of_their_parts() -> None:
+    """Mixup: every pixel is l of the image and 1 - l of the one before; CutMix: so many pixels are its own. Labels are smoothed after (timm's Mixup)."""
+    batch, y = pictures()
+    own, other = torch.cat(list(batch.views.values()), 1), torch.cat(list(batch.views.values()), 1).roll(1, 0)
+    hot = torch.nn.functional.one_hot(y, 4).float()
+    for options, share in (
+        (Augmented(mixup=0.8, smoothing=0.1), lambda x: ((x - other) / (own - other)).mean((1, 2, 3))),
+        (Augmented(cutmix=1.0), lambda x: (x == own).float().mean((1, 2, 3))),
+    ):
+        x, target = seen(options)
+        part = share(x)[:, None]  # (B, 1)
+        assert 0 < part[0] < 1
+        torch.testing.assert_close(part, part[:1].expand_as(part), rtol=1e-4, atol=1e-4)
+        mixed = part * hot + (1 - part) * hot.roll(1, 0)
+        smooth = options.smoothing
+        torch.testing.assert_close(target, (1 - smooth) * mixed + smooth / 4, rtol=1e-4, atol=1e-4)
+
+
+def test_augmentations_are_functions_of_seed_and_step_and_both_mixings_come() -> None:
+    options = Augmented(mixup=0.8, cutmix=1.0, erasing=0.25)
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    first, again, *more = (seen(options, step) for step in (0, 0, *range(1, 9)))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[0], more[0][0])
+    cut = [
+        len(x[1, 0].unique()) < 60 and bool((x[1, 0] == 2).any())
+        for x, _ in (seen(Augmented(mixup=0.8, cutmix=1.0), i) for i in range(12))
+    ]
+    assert 0 < sum(cut) < 12
+
+
+def test_a_quarter_of_the_images_is_erased_by_noise() -> None:
+    batch, y = pictures(rows=400)
+    given: list[torch.Tensor] = []
+    network = lambda views: given.append(torch.cat(list(views.values()), 1)) or torch.zeros(400, 4)  # noqa: E731
+    by_augmented(Augmented(erasing=0.25), 4)(network, batch, y)  # pyright: ignore[reportArgumentType]
+    changed = (given[0] != torch.cat(list(batch.views.values()), 1)).float()
+    erased = changed.amax((1, 2, 3)) > 0
+    assert 0.18 < erased.float().mean() < 0.32
+    assert torch.equal(changed[:, 0], changed[:, 2]), "in all inputs of a picture alike"
+    assert 0.02 <= changed[erased].mean((1, 2, 3)).min() < changed[erased].mean((1, 2, 3)).max() <= 0.4
+
+
+def test_nothing_asked_for_is_plain_cross_entropy(config: RunConfig, easy: data.Source) -> None:
+    network = Classifier(built(config, easy), first_inputs(config, easy.train, np.arange(4), CPU), 4)
+    torch.nn.init.normal_(network.head.weight)
+    ((batch, y),) = finetune.CroppedImages(config, easy.train, np.arange(16), 16, CPU)(1)
+    recipe = recipe_of(config, Config(), "eval.finetune.", 4)
+    assert recipe.views == cropped_views(config)
+    assert torch.equal(recipe.loss(network, batch, y), finetune.by_labels(network, batch, y))
+
+
+def test_depth_is_dropped_more_the_deeper_and_only_where_it_can_be(config: RunConfig, easy: data.Source) -> None:
+    given = vit_config()
+    method = built(given, easy)
+    network = with_drop_path(Classifier(method, first_inputs(given, easy.train, np.arange(4), CPU), 4), 0.3, "eval.finetune.")
+    rates = [layer.rate for layer in network.modules() if isinstance(layer, DropPath)]
+    assert rates == pytest.approx([0, 0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3]), "attention and mlp of four blocks"
+    assert not any(layer.rate for layer in method.modules() if isinstance(layer, DropPath))
+    with pytest.raises(ConfigError, match=r"^eval\.finetune\.drop_path: got 0\.1, but only the built-in"):
+        finetuned(config.replace({"eval.finetune.drop_path": 0.1}), easy, built(config, easy), "0.1")
+
+
+def test_inputs_that_are_no_whole_images_are_not_mixed() -> None:
+    patches = RunConfig.make("cpc", preset="digits")
+    for name in ("mixup", "cutmix", "erasing"):
+        with pytest.raises(ConfigError, match=rf"^eval\.finetune\.{name}: got 0\.5, but cpc does not encode whole images"):
+            recipe_of(patches, Augmented(**{name: 0.5}), "eval.finetune.", 10)
+    with pytest.raises(ConfigError, match=r"^eval\.finetune\.randaugment: is of images"):
+        recipe_of(RunConfig.make("cpc_sequence", preset="digits"), Augmented(randaugment=(2, 9)), "eval.finetune.", 10)
+
+
+def test_maes_recipe_is_the_releases(easy: data.Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FINETUNE.md, ViT-B: --blr 5e-4 (of batch 1024: 2e-3) --layer_decay 0.65 --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix 1.0
+    --epochs 100; main_finetune.py: --warmup_epochs 5, --smoothing 0.1, --aa rand-m9-mstd0.5-inc1 (2 operations). Crops of 0.08 to 1.
+    """
+    options = finetune_mae.Config()
+    assert (options.optim, options.lrs, options.batch, options.epochs) == ("adamw", (5e-4 * 1024 / 256,), 1024, 100)
+    assert (options.decay, options.layer_decay, options.warmup, options.drop_path) == (0.05, 0.65, 5 / 100, 0.1)
+    assert (options.mixup, options.cutmix, options.smoothing, options.erasing, options.randaugment) == (
+        0.8,
+        1.0,
+        0.1,
+        0.25,
+        (2, 9),
+    )
+    given = vit_config(**{"eval.finetune_mae.epochs": 6, "eval.finetune_mae.batch": 16, "eval.finetune_mae.labels": "0.2"})
+    views: list[View] = []
+    train = finetune.train_classifier
+
+    def noted(network, config, options, key, images, *more):
+        views.extend(images.batches.views.values())
+        train(network, config, options, key, images, *more)
+
+    monkeypatch.setattr(finetune, "train_classifier", noted)
+    found = evaluated("finetune_mae", given, easy, built(given, easy))
+    assert set(found) == {f"{kind}_mae_20pct_{name}" for kind in ("finetune", "scratch") for name in ("top1", "val_top1")}
+    assert {(view.crop, view.randaugment, view.randaugment_as) for view in views} == {((0.08, 1.0), (2, 9), "timm")}
 
 
 # ---------------------------------------------------------------- supervised

@@ -23,7 +23,7 @@ from contray.cli import main
 from contray.errors import UserError
 from contray.methods._parts import patchify, unpatchify
 from contray.model.encoder import export
-from contray.pictures import attention, map, neighbours, prototypes, reconstruction
+from contray.pictures import attention, map, neighbours, patch_pca, prototypes, reconstruction
 from contray.pictures.sheet import RIGHT, WRONG, Sheet
 from contray.pictures.subject import Subject, apart
 
@@ -523,3 +523,49 @@ def test_kinds_are_the_files() -> None:
         "subject",
     }
     assert files == set(pictures.KINDS)
+
+
+# ---------------------------------------------------------------- principal components of patches
+
+
+def test_the_object_is_told_from_its_ground_and_its_parts_from_each_other() -> None:
+    """Planted: a square of two parts in the middle of each image, whichever way the components point."""
+    noise = torch.Generator().manual_seed(0)
+    ground, thing, part = torch.eye(8)[:3]
+    truth = torch.zeros(3, 6, 6, dtype=torch.bool)
+    truth[:, 2:4, 1:5] = True
+    x = ground + 0.05 * torch.randn(3, 6, 6, 8, generator=noise)
+    x[:, 2, 1:5] += 3 * thing - ground + part
+    x[:, 3, 1:5] += 3 * thing - ground - part
+    for flipped in (x, -x):
+        front = patch_pca.foreground(flipped)
+        assert torch.equal(front, truth)
+        colours = patch_pca.coloured(flipped, front)
+        assert not colours[~front].any()
+        assert colours.min() == 0
+        assert colours.max() == 1
+        assert (colours[:, 2, 1:5, 0].mean() - colours[:, 3, 1:5, 0].mean()).abs() > 0.8, "the parts differ most, in red"
+    flat = x.flatten(0, 2)
+    found, whole = patch_pca.components(flat, 3), flat.double() - flat.double().mean(0)
+    torch.testing.assert_close(found.square().sum(0).sqrt(), torch.linalg.svdvals(whole)[:3])
+    assert (found.T @ found).fill_diagonal_(0).abs().max() < 1e-8
+
+
+def test_principal_components_are_drawn_with_their_overlap(tmp_path: Path, tiles: dict[tuple[float, float], Tile]) -> None:
+    drawn = subject("mae", images=20)
+    found = draw("patch_pca", drawn, tmp_path / "p.png")
+    assert shows_something(tmp_path / "p.png")
+    assert {row for row, _ in tiles} == {0, 1, 2, 3}
+    assert tiles[1, 0].image.shape == (4, 4, 3)
+    assert set(found) == {"patch_pca_jaccard", "random_patch_pca_jaccard"}
+    assert found["patch_pca_jaccard"] == pytest.approx(found["random_patch_pca_jaccard"]), "it is untrained"
+    test = drawn.source.test
+    assert test is not None
+    ids = drawn.limited(test, np.arange(len(test)), 20)
+    front = patch_pca.foreground(patch_pca.look(drawn, drawn.method, test, ids).tokens).numpy()
+    masks = [test.value(int(i), "mask", None) > 127 for i in ids]
+    overlaps = [
+        (np.kron(a, np.ones((4, 4))) * b).sum() / ((np.kron(a, np.ones((4, 4))) + b) > 0).sum()
+        for a, b in zip(front, masks, strict=True)
+    ]
+    assert found["patch_pca_jaccard"] == pytest.approx(np.mean(overlaps))

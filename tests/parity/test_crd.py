@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import torch
 from torch.testing import assert_close
 
-from contray.evaluation.crd import ContrastiveDistillation
+from contray.evaluation.common.losses import distillation_kl
+from contray.evaluation.crd import Config, ContrastiveDistillation
 from contray.methods._base import Batch
 
 N, B, K, S, T, D, TAU, MOMENTUM = 11, 4, 6, 5, 7, 3, 0.3, 0.5
@@ -77,3 +78,26 @@ def test_the_teacher_gets_no_gradient():
     contrast(students, teachers, Batch({}, torch.arange(B), torch.arange(B), B)).backward()
     assert students.grad is not None
     assert teachers.grad is None
+
+
+def test_soft_labels_carry_the_square_of_the_temperature_as_both_releases_have_it():
+    """`add_kd_loss` of SimCLR v2's distillation_self_training.ipynb, whose eq. 2 prints no factor, and `DistillKL` of RepDistiller: literal."""
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    goal = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    for temperature in (0.1, 1.0, 4.0):
+        probs = torch.softmax(goal / temperature, 1)
+        simclr = temperature**2 * -(probs * torch.log_softmax(scores / temperature, 1)).sum(1).mean()
+        p_s, p_t = torch.log_softmax(scores / temperature, 1), torch.softmax(goal / temperature, 1)
+        repdistiller = torch.nn.functional.kl_div(p_s, p_t, reduction="sum") * temperature**2 / scores.shape[0]
+        ours = distillation_kl(scores, goal, temperature)
+        assert_close(ours, repdistiller)
+        wanted = torch.autograd.grad(simclr, scores)[0]
+        assert_close(torch.autograd.grad(ours, scores)[0], wanted, msg=f"T {temperature}")
+
+
+def test_the_defaults_are_the_release_s():
+    """train_student.py's of RepDistiller, and `--distill crd -a 0 -b 0.8` of its run_cifar_distill.sh; 16384 negatives are for 50,000 images."""
+    options = Config()
+    assert (options.labelled, options.soft, options.weight) == (1.0, 0.0, 0.8), "-r, -a, -b"
+    assert (options.soft_temperature, options.temperature, options.momentum, options.dim) == (4.0, 0.07, 0.5, 128)

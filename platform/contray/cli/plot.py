@@ -39,7 +39,7 @@ class Options:
         int,
         arg(
             "images to work on at most, evenly spread; 0: map 2000 of the test set, neighbours all and prototypes 20000 of the training "
-            "set, attention 2000 where objects' masks are known; reconstruction: to draw, 8"
+            "set, attention 2000 where objects' masks are known, patch_pca 256; reconstruction: to draw, 8"
         ),
     ] = 0
     channels: Annotated[tuple[int, ...], arg(CHANNELS_HELP)] = ()

@@ -363,7 +363,7 @@ class EvalConfig:
     )
     crop: tuple[float, float] = setting(
         (0.0, 0.0),
-        "area of the random crop wherever an evaluation trains on augmented images; 0 0: as the method's first view is cropped",
+        "area of the random crop wherever an evaluation trains on augmented images; 0 0: 0.08 1 for probes, as papers have it, else as the method's first view",
         unit="fraction",
         ge=0,
         le=1,

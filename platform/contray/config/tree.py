@@ -56,6 +56,16 @@ LATER = {
     "data.labels": "",
     "data.channels": 0,
     "data.range": (),
+    "eval.knn.embedding": False,
+    **{
+        f"eval.{name}.{key}": value
+        for name in ("paper", "attentive")
+        for key, value in (("warmup_epochs", 0.0), ("refit", False))
+    },
+    **{f"eval.{name}.warmup": 0.1 for name in ("finetune", "supervised", "distill", "crd", "noisy_student")},
+    **{f"eval.finetune.{key}": 0.0 for key in ("erasing", "mixup", "cutmix", "smoothing", "drop_path")},
+    "eval.finetune.randaugment": (0, 9),
+    "eval.segmentation.k": 30,
     "views.*.merges": "",
     "views.*.shear": 0.0,
     "views.*.elastic": 0.0,

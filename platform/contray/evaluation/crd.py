@@ -34,8 +34,8 @@ class Config(Teaching):
 
     weight: float = setting(0.8, "weight of the contrast of the student's and the teacher's features (paper: 0.8)", gt=0)
     labelled: float = setting(1.0, "weight of the labelled images' cross-entropy (paper: 1)", ge=0)
-    soft: float = setting(1.0, "weight of the teacher's soft labels (paper: CRD 0, CRD + KD 1)", ge=0)
-    soft_temperature: float = setting(1.0, "temperature of the soft labels, the student's and the teacher's", gt=0)
+    soft: float = setting(0.0, "weight of the teacher's soft labels (paper: CRD 0, CRD + KD 1)", ge=0)
+    soft_temperature: float = setting(4.0, "temperature of the soft labels, the student's and the teacher's (paper: 4)", gt=0)
     negatives: int = setting(1024, "other images that each one is contrasted with (paper: 16384)", ge=1)
     temperature: float = setting(0.07, "temperature of the similarities (paper: 0.07)", gt=0)
     momentum: float = setting(0.5, "share of the old row in a memory bank's new one (paper: 0.5)", ge=0, lt=1)

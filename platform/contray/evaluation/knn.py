@@ -6,14 +6,15 @@ Legend of shapes: N bank rows, M queries, D features, k neighbours, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._base import Citation, Features, Measured, Parts, Subject, setting
+from ..errors import ConfigError
+from ._base import ROWS, Citation, Features, Measured, Parts, Subject, setting
 
 ABOUT = "k-NN vote of frozen features, beside the untrained encoder's and raw pixels'; nothing is trained, nothing is chosen"
 PAPER = Citation(
@@ -29,10 +30,14 @@ class Config:
 
     k: int = setting(200, "neighbours that vote", ge=1)
     temperature: float = setting(0.07, "temperature of the votes", gt=0)
+    embedding: bool = setting(False, "of what the loss compares too, as InstDisc and InvaSpread publish it: knn_embedding_top1")
 
 
 def evaluate(subject: Subject, options: Config) -> Measured:
-    """{prefix}knn_val_top1 of held-out images by those that fit and, where the test set is opened, {prefix}knn_top1 by both."""
+    """{prefix}knn_val_top1 of held-out images by those that fit and, where the test set is opened, {prefix}knn_top1 by both.
+
+    With eval.knn.embedding also {prefix}knn_embedding_val_top1 and _top1, of encoders. Raises ConfigError where nothing stands behind the features.
+    """
     from .common.protocol import beside
 
     device = None if subject.online else subject.device  # its memory is full while a method trains
@@ -50,7 +55,29 @@ def evaluate(subject: Subject, options: Config) -> Measured:
         held = right([fit.x], fit.y, val)  # (M,)
         return held, None if test is None else right([fit.x, val.x], torch.cat([fit.y, val.y]), test)
 
-    return beside(subject, "knn", hits)
+    found = beside(subject, "knn", hits)
+    if not options.embedding:
+        return found
+    metrics = {**found, **found.about}
+    for prefix in subject.encoders:
+        if prefix != "pixels_":
+            held, tested = hits(prefix, _embedded(subject, prefix))
+            metrics[f"{prefix}knn_embedding_val_top1"] = held.double().mean().item()
+            metrics |= {} if tested is None else {f"{prefix}knn_embedding_top1": tested.double().mean().item()}
+    return Measured(metrics)
+
+
+def _embedded(subject: Subject, prefix: str) -> Parts:
+    """The features of an encoder, as its loss compares them."""
+    method, parts = subject.untrained if prefix else subject.method, subject.features(prefix)
+
+    def of(part: Features) -> Features:
+        return replace(part, x=torch.cat([subject.diagnosis.embed(method, rows) for rows in part.x.split(ROWS)]))
+
+    found = Parts(of(parts.fit), of(parts.val), None if parts.test is None else of(parts.test))
+    if found.fit.x.shape == parts.fit.x.shape and torch.equal(found.fit.x, parts.fit.x):
+        raise ConfigError("eval.knn.embedding", f"got true, but the loss of {subject.config.method.name} compares its features")
+    return found
 
 
 BLOCK = 8  # columns whose maximum decides whether they are looked at again

@@ -30,7 +30,7 @@ class Config(Probe):
 
 
 def evaluate(subject: Subject, options: Config) -> Measured:
-    """linear_last{n}_val_top1 and, on the test set, linear_last{n}_top1: the cached grid on class tokens of the last n blocks.
+    """linear_last{n}_val_top1 and, on the test set, linear_last{n}_top1: the cached grid on class tokens of the last n blocks, see linear.
 
     With eval.last_n.average the names have `_avg` after the number. Raises as `last_blocks` does, before anything is encoded.
     """
@@ -65,5 +65,8 @@ def evaluate(subject: Subject, options: Config) -> Measured:
     if test is not None:
         tested = features(test, np.arange(len(test)))
         assert tested.y is not None
-        results[f"{name}_top1"] = probe.top1(tested.x, tested.y)
+        whole = probe.refitted(
+            [fitted.x, held.x], torch.cat([fitted.y, held.y]), epochs=options.epochs, seed=config.seed, device=device, key="eval.last_n.lrs"
+        )  # fmt: skip
+        results[f"{name}_top1"] = whole.top1(tested.x, tested.y)
     return Measured(results)

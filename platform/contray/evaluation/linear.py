@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,7 +40,9 @@ class Config:
 
 
 def evaluate(subject: Subject, options: Config) -> Measured:
-    """{prefix}linear_val_top1, which picked the probe, and, where the test set is opened, {prefix}linear_top1 of that probe."""
+    """{prefix}linear_val_top1, which picked the rate and the decay, and, where the test set is opened, {prefix}linear_top1 of a probe that these
+    fit to all labels, as papers do (Kornblith et al. 2019, https://arxiv.org/abs/1805.08974, appendix).
+    """
     from .common.protocol import beside
 
     def hits(encoder: str, parts: Parts) -> tuple[Tensor, Tensor | None]:
@@ -55,7 +58,13 @@ def evaluate(subject: Subject, options: Config) -> Measured:
                 "%slinear probe: lr %g, decay %g is on the edge of eval.linear.lrs, eval.linear.decays",
                 encoder, probe.lr, probe.decay,
             )  # fmt: skip
-        return probe.hits(val.x, val.y), None if test is None or test.y is None else probe.hits(test.x, test.y)
+        held = probe.hits(val.x, val.y)  # (M,)
+        if test is None or test.y is None:
+            return held, None
+        whole = probe.refitted(
+            [fit.x, val.x], torch.cat([fit.y, val.y]), epochs=options.epochs, seed=subject.config.seed, device=subject.device
+        )
+        return held, whole.hits(test.x, test.y)
 
     return beside(subject, "linear", hits)
 
@@ -93,6 +102,30 @@ class ProbeResult:
         """(M,) bool: the rows x (M, D) whose highest score is their label y (M,)."""
         return LinearProbes(self.mean, self.std, self.weights[..., None], self.bias[:, None]).hits(x, y)[:, 0]
 
+    def refitted(
+        self,
+        x: Sequence[Tensor],
+        y: Tensor,
+        *,
+        epochs: int,
+        seed: int,
+        device: torch.device | str,
+        batch_size: int = 256,
+        key: str = "eval.linear.lrs",
+    ) -> ProbeResult:
+        """The probe of this rate and decay on other rows, (N_i, D) that follow one another and y (N,): all that have labels, once it is picked.
+
+        Raises ConfigError where it diverges on these.
+        """
+        lr, decay = torch.tensor([self.lr]), torch.tensor([self.decay])
+        probes = LinearProbes.fit(
+            x, y, lr, decay, epochs=epochs, batch_size=batch_size, classes=len(self.bias), seed=seed, device=device
+        )
+        if not (probes.weights.isfinite().all() and probes.bias.isfinite().all()):
+            raise ConfigError(key, f"the linear probe of rate {self.lr:g} diverged on all labels; give smaller ones")
+        weights, bias, mean, std = (each.cpu() for each in (probes.weights[..., 0], probes.bias[:, 0], probes.mean, probes.std))
+        return replace(self, weights=weights, bias=bias, mean=mean, std=std)
+
 
 @dataclass(frozen=True)
 class LinearProbes:
@@ -125,7 +158,7 @@ class LinearProbes:
     @torch.no_grad()
     def fit(
         cls,
-        x: Tensor,
+        x: Tensor | Sequence[Tensor],
         y: Tensor,
         lr: Tensor,
         decay: Tensor,
@@ -136,7 +169,7 @@ class LinearProbes:
         seed: int,
         device: torch.device | str,
     ) -> LinearProbes:
-        """Train a probe for each (lr, decay), both (P,), on x (N, D), y (N,): softmax regression by SGD.
+        """Train a probe for each (lr, decay), both (P,), on x (N, D), or several that follow one another, y (N,): softmax regression by SGD.
 
         Weights start at zero, momentum is 0.9, the rate falls to 0 along a cosine. Features are standardised by the mean and
         standard deviation of x (constant ones are only centred). `lr` is in units of 1 / the largest eigenvalue of their
@@ -144,22 +177,24 @@ class LinearProbes:
         the bias) in the gradient, as in torch's SGD. Every row is seen once per epoch, in an order that is a pure function of
         `seed`; all probes see the same minibatches, and each trains as it would alone.
         """
-        mean, std = x.float().mean(0), x.float().std(0, correction=0)
+        rows = Stacked([x] if isinstance(x, Tensor) else x)
+        mean, std = rows.moments()
         std = torch.where(std > 1e-6 * mean.abs(), std, 1.0)
-        count, dim, device = len(lr), x.shape[1], torch.device(device)
+        count, dim, device = len(lr), len(mean), torch.device(device)
         shape = (dim, classes, count)
         probes = cls(mean.to(device), std.to(device), torch.zeros(shape, device=device), torch.zeros(shape[1:], device=device))
         weights, bias = probes.weights.view(dim, -1), probes.bias.view(-1)  # (D, C*P), (C*P,)
         velocity, bias_velocity = torch.zeros_like(weights), torch.zeros_like(bias)
         decay = decay.to(device).repeat(classes)  # (C*P,)
-        rate = lr.to(device).repeat(classes) / _largest_eigenvalue(probes.standardise(x[:: math.ceil(len(x) / SPECTRUM_ROWS)]))
+        every = torch.arange(0, len(rows), math.ceil(len(rows) / SPECTRUM_ROWS))
+        rate = lr.to(device).repeat(classes) / _largest_eigenvalue(probes.standardise(rows[every]))
         generator = torch.Generator().manual_seed(seed)
-        step, steps = 0, epochs * math.ceil(len(x) / batch_size)
+        step, steps = 0, epochs * math.ceil(len(rows) / batch_size)
         for _ in range(epochs):
-            for chosen in torch.randperm(len(x), generator=generator).to(x.device).split(batch_size):
-                z = probes.standardise(x[chosen])  # (B, D)
+            for chosen in torch.randperm(len(rows), generator=generator).split(batch_size):
+                z = probes.standardise(rows[chosen])  # (B, D)
                 gradient = torch.threshold_(probes.logits(z).softmax(1), NO_CHANCE, 0.0)  # (B, C, P)
-                gradient[torch.arange(len(z), device=device), y[chosen].to(device)] -= 1
+                gradient[torch.arange(len(z), device=device), y[chosen.to(y.device)].to(device)] -= 1
                 gradient = gradient.div_(len(z)).flatten(1)  # (B, C*P)
                 velocity.addmm_(z.T, gradient, beta=MOMENTUM).addcmul_(weights, decay)
                 bias_velocity.mul_(MOMENTUM).add_(gradient.sum(0))
@@ -168,6 +203,37 @@ class LinearProbes:
                 bias.addcmul_(bias_velocity, now, value=-1)
                 step += 1
         return probes
+
+
+class Stacked:
+    """Features of several parts, (N_i, D) each, read as one (N, D) without a copy: some are mapped from files."""
+
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        self.parts = list(parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, chosen: Tensor) -> Tensor:
+        """(B, D) rows of (B,) places, in their order."""
+        if len(self.parts) == 1:
+            return self.parts[0][chosen.to(self.parts[0].device)]
+        found, first = self.parts[0].new_empty(len(chosen), self.parts[0].shape[1]), 0
+        for part in self.parts:
+            own = (chosen >= first) & (chosen < first + len(part))
+            found[own.to(found.device)] = part[(chosen[own] - first).to(part.device)]
+            first += len(part)
+        return found
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (D,) each, float32."""
+        shares = [len(part) / len(self) for part in self.parts]
+        means, stds = [part.float().mean(0) for part in self.parts], [part.float().std(0, correction=0) for part in self.parts]
+        mean = sum(share * each for share, each in zip(shares, means, strict=True))
+        variance = sum(w * (std**2 + (each - mean) ** 2) for w, each, std in zip(shares, means, stds, strict=True))
+        assert isinstance(mean, Tensor)
+        assert isinstance(variance, Tensor)
+        return mean, variance.sqrt()
 
 
 def linear_probe(

@@ -1,4 +1,4 @@
-"""Segmentation: an encoder under torchvision's heads."""
+"""Segmentation: an encoder under torchvision's heads, or a frozen one's tokens under a linear layer or k-NN."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Literal
 from ._base import Citation, Measured, Subject, setting
 from .common.settings import Dense
 
-ABOUT = "an encoder fine-tuned whole to segment, under torchvision's heads, beside the same network untrained and supervised"
+ABOUT = (
+    "an encoder fine-tuned whole to segment, under torchvision's heads, or frozen, by a linear layer or k-NN of its tokens; beside the same "
+    "network untrained and supervised"
+)
 PAPER = Citation("Fully Convolutional Networks for Semantic Segmentation", 2015, "https://arxiv.org/abs/1411.4038")
 NEEDS = ("feature maps", "masks")
 METRICS = ()
@@ -18,7 +21,11 @@ METRICS = ()
 class Config(Dense):
     """Keys eval.segmentation.*. The papers' schedule on VOC: steps 24000, size 800, batch 16, lr 0.02."""
 
-    head: Literal["fcn", "deeplab"] = setting("fcn", "fcn, or deeplab (v3)")
+    head: Literal["fcn", "deeplab", "linear", "knn"] = setting(
+        "fcn",
+        "fcn, or deeplab (v3); of a frozen encoder: linear (a linear layer on tokens, as DINOv2's), or knn (tokens of training images vote)",
+    )
+    k: int = setting(30, "head knn: tokens that vote on each", ge=1)
 
 
 def evaluate(subject: Subject, options: Config) -> Measured:

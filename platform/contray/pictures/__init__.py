@@ -10,6 +10,7 @@ KINDS = {  # beside each what it shows; `curves` is of runs, all others are of o
     "neighbours": "test images and their nearest training images",
     "map": "test images in the plane",
     "attention": "what the class token of a vision transformer looks at",
+    "patch_pca": "patch tokens' principal components as colours, of a vision transformer or a last feature map",
     "reconstruction": "masked images painted by MAE or CAE",
     "prototypes": "the images nearest to prototypes of SwAV or DeepCluster",
     "similarities": "cosine similarities of positives and negatives",

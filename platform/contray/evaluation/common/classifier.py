@@ -26,7 +26,7 @@ from ...data.draws import generator
 from ...data.listed import named, read_for
 from ...data.lists import TABLES
 from ...errors import ConfigError, UserError
-from ...methods._base import Batch, Method
+from ...methods._base import Batch, Method, View
 from ...model.anatomy import depths, networks_in, undecayed
 from ...model.optim import LARS
 from .._base import Subject
@@ -35,7 +35,6 @@ from .labelled import CroppedImages, Inputs, first_inputs, score
 from .samples import check_labels
 from .settings import FineTuning
 
-WARMUP = 0.1  # of the steps
 SUBSET = 20_200_617  # seed of the labelled subsets; the date of SimCLR v2's first version
 
 logger = logging.getLogger(__name__)
@@ -157,9 +156,9 @@ def optimizer_of(network: Classifier, options: FineTuning, key: str) -> Optimize
     return AdamW(given, lr=0.0)
 
 
-def warmed_cosine(step: int, steps: int) -> float:
-    """The rate of a step as a share of its peak: up over the first tenth, then half a cosine to 0."""
-    warm = math.ceil(WARMUP * steps)
+def warmed_cosine(step: int, steps: int, warmup: float) -> float:
+    """The rate of a step as a share of its peak: up over the share `warmup` of the steps, then half a cosine to 0."""
+    warm = math.ceil(warmup * steps)
     if step < warm:
         return (step + 1) / (warm + 1)
     return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(steps - warm, 1))
@@ -171,6 +170,15 @@ Loss = Callable[[Classifier, Batch, Tensor], Tensor]  # (network, batch, labels 
 def by_labels(network: Classifier, batch: Batch, y: Tensor) -> Tensor:
     """Cross-entropy with the labels."""
     return F.cross_entropy(network(batch.views).float(), y)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How fine-tuning trains besides its rates: views of the crops (None: `cropped_views`), loss, and what is changed of a network anew."""
+
+    views: Mapping[str, View] | None = None
+    loss: Loss = by_labels
+    change: Callable[[Classifier], Classifier] = lambda network: network
 
 
 def train_classifier(
@@ -189,7 +197,7 @@ def train_classifier(
     network.train()
     for step, (batch, y) in enumerate(images(steps)):
         for group in optimizer.param_groups:
-            group["lr"] = lr * group["scale"] * warmed_cosine(step, steps)
+            group["lr"] = lr * group["scale"] * warmed_cosine(step, steps, options.warmup)
         with model.autocast(config, images.device), batch.norm("blocks"):
             loss = loss_of(network, batch, y)
         optimizer.zero_grad()
@@ -231,16 +239,19 @@ def best_of(
     budget: Budget,
     loss_of: Loss = by_labels,
     images: CroppedImages | None = None,
+    views: Mapping[str, View] | None = None,
 ) -> Outcome:
     """{name}_val_top1 and, on the test set, {name}_top1 for each kind of network in `names`, which builds one anew at each call.
 
     The rate with the best held-out top-1 wins, of equals the one with the smaller held-out loss. The test set is opened last.
-    options: whose keys start with `key`; images: what is trained on instead of random crops of `budget.fit`.
+    options: whose keys start with `key`; images: what is trained on instead of random crops of `budget.fit`; views: of the crops.
     """
     config, source, device, test = subject.config, subject.source, subject.device, subject.test
     lrs = sorted(options.lrs)
-    fit = images or CroppedImages(config, source.train, budget.fit, budget.batch_size, device)
-    both = CroppedImages(config, source.train, np.sort(np.concatenate([budget.fit, budget.val])), budget.batch_size, device)
+    fit = images or CroppedImages(config, source.train, budget.fit, budget.batch_size, device, views)
+    both = CroppedImages(
+        config, source.train, np.sort(np.concatenate([budget.fit, budget.val])), budget.batch_size, device, views
+    )
 
     def steps_on(images: CroppedImages) -> int:
         return budget.steps or budget.epochs * images.steps_per_epoch
@@ -315,8 +326,11 @@ def finetuned(
     key: str,
     budget: Budget,
     kinds: tuple[str, ...] = ("finetune", "scratch"),
+    recipe: Recipe | None = None,
 ) -> Outcome:
     """finetune_1pct_top1 of the pretrained network and scratch_1pct_top1 of the untrained one (1pct: see `labelled_subset`), and _val_top1.
+
+    kinds: the names' beginnings; those of "scratch" start untrained.
 
     Both get the same images, steps and rates. Only labels of the subset are used: a part of it picks the rate, then the network is
     trained on all of it. Raises UserError and ConfigError before any training.
@@ -324,13 +338,15 @@ def finetuned(
     subject.alone(key.split(".")[1])
     method = subject.method
     inputs = first_inputs(subject.config, subject.source.train, few.subset.ids, subject.device)
-    starts = {kind: method if kind == "finetune" else subject.untrained for kind in kinds}
+    recipe = recipe or Recipe()
+    starts = {kind: subject.untrained if kind.startswith("scratch") else method for kind in kinds}
 
     def network(kind: str) -> Classifier:
-        return Classifier(starts[kind], inputs, subject.classes)
+        return recipe.change(Classifier(starts[kind], inputs, subject.classes))
 
     rate_scales(network(kinds[0]), options.layer_decay, key)
-    return best_of({f"{kind}_{few.subset.name}": partial(network, kind) for kind in kinds}, subject, options, key, budget)
+    names = {f"{kind}_{few.subset.name}": partial(network, kind) for kind in kinds}
+    return best_of(names, subject, options, key, budget, recipe.loss, views=recipe.views)
 
 
 def supervised(subject: Subject, options: FineTuning, key: str) -> Outcome:

@@ -23,14 +23,14 @@ Inputs = Mapping[str, Tensor]
 Show = Callable[[dict[str, Any]], None]  # takes what `TrainingBar.show` takes
 
 
-def cropped_views(config: RunConfig) -> dict[str, View]:
+def cropped_views(config: RunConfig, crop: tuple[float, float] | None = None) -> dict[str, View]:
     """The evaluation inputs with random resized crop and flip in place of the centre crop; inputs of one sample share them.
 
     Crop and flip are those of the method's first training view (on digits a flip would make other digits), the crop's area
-    eval.crop's where that is set. No colours: no linear-evaluation or fine-tuning recipe of our methods changes them.
+    eval.crop's where that is set, else `crop` where it is given. No colours: no linear-evaluation or fine-tuning recipe of our methods changes them.
     """
     drawn = next(iter(config.views.values()))
-    crop = drawn.crop if config.eval.crop == (0.0, 0.0) else config.eval.crop
+    crop = (crop or drawn.crop) if config.eval.crop == (0.0, 0.0) else config.eval.crop
     geometry = {"crop": crop, "ratio": drawn.ratio, "flip": drawn.flip, "interpolation": drawn.interpolation}
     views = load_method(config.method.name).method.eval_views(config.views)
     return {name: dataclasses.replace(view, **geometry, geometry="evaluation") for name, view in views.items()}

@@ -23,6 +23,10 @@ class CroppedProbe:
     epochs: int = setting(90, "passes over the augmented images", unit="epochs", ge=1)
     batch: int = setting(256, "minibatch", unit="images", ge=2)
     schedule: Literal["cosine", "step"] = setting("cosine", "cosine to 0, or a tenth of the rate at 60 and at 80 % (MoCo)")
+    warmup_epochs: float = setting(
+        0.0, "linear warm-up from 0, before the schedule (MAE: 10; MoCo, SwAV, DINO: none)", unit="epochs", ge=0
+    )
+    refit: bool = setting(False, "train the picked probe once more, on all labels, for the test set; it takes as long again")
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,32 @@ class FineTuning:
     optim: Literal["adamw", "nesterov", "lars"] = setting("adamw", "optimiser; momentum 0.9")
     lrs: tuple[float, ...] = setting(
         (3e-4, 1e-3, 3e-3),
-        "peak rates, one picked on held-out images; warm-up over a tenth, then a cosine to 0",
+        "peak rates, one picked on held-out images; a warm-up, then a cosine to 0",
         unit="absolute: not scaled by the batch",
         gt=0,
     )
     decay: float = setting(0.0, "weight decay, not of biases and norms", ge=0)
     layer_decay: float = setting(
         1.0, "ViTs: factor of the rate from each block to the one before it (MAE: 0.65); 1: none", gt=0, le=1
+    )
+    warmup: float = setting(
+        0.1, "linear warm-up (SimCLR v2: 0; MAE: 0.05, 5 epochs of 100)", unit="share of the steps", ge=0, lt=1
+    )
+
+
+@dataclass(frozen=True)
+class Augmented(FineTuning):
+    """Fine-tuning under augmentations, none by default; in brackets those of MAE (He et al. 2022, table 9, and the release's FINETUNE.md)."""
+
+    randaugment: tuple[int, int] = setting(
+        (0, 9), "RandAugment: operations and magnitude, 0 to 10 (2 9); 0 operations: none", ge=0, le=10
+    )
+    erasing: float = setting(0.0, "random erasing of 2 to 33 % of an image (0.25)", unit="probability", ge=0, le=1)
+    mixup: float = setting(0.0, "alpha of mixup (0.8); with cutmix, one of the two in each minibatch; 0: none", ge=0)
+    cutmix: float = setting(0.0, "alpha of CutMix (1); 0: none", ge=0)
+    smoothing: float = setting(0.0, "label smoothing (0.1)", unit="fraction", ge=0, lt=1)
+    drop_path: float = setting(
+        0.0, "stochastic depth of a ViT at its last block (ViT-B: 0.1); 0: as it was pretrained", unit="probability", ge=0, lt=1
     )
 
 

@@ -5,19 +5,21 @@ Hooks tell which of a method's networks `encode` runs (DINO's is the teacher's),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError, UserError
 from ...methods._base import Method
-from ...model.anatomy import Reading, networks_in, transformers_in
+from ...model.anatomy import Reading, networks_in, parts, stages, transformer_of, transformers_in
 
 
-def outputs_of(method: Method, inputs: Mapping[str, Tensor], layers: list[nn.Module]) -> dict[nn.Module, Tensor]:
+def outputs_of(method: Method, inputs: Mapping[str, Tensor], layers: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
     """What those of the layers put out that `encode` ran, the last time that each was run."""
     outputs: dict[nn.Module, Tensor] = {}
 
@@ -78,5 +80,33 @@ def tokens(method: Method, inputs: Mapping[str, Tensor]) -> Tensor:
     rows = len(next(iter(inputs.values())))
     maps = [each.tokens for each in read if each.tokens is not None and len(each.tokens) == rows]
     if not maps:
-        raise UserError("eval attentive: this encoder has no tokens and no feature map of the whole image")
+        raise UserError("backbone.name: this encoder has no tokens and no feature map of the whole image")
     return torch.cat(maps, 2)
+
+
+def conv_layers(method: Method, inputs: Mapping[str, Tensor]) -> list[nn.Module]:
+    """The layers of the convolutional network that encodes, the first first, whose outputs are feature maps of the inputs of one image.
+
+    Where convolutions stand one after the other, each with its ReLU (AlexNet); of other networks the last map of each size. Raises UserError where
+    there is none.
+    """
+    nets = [net for net in networks_in(method).values() if transformer_of(net) is None]
+    rows = len(next(iter(inputs.values())))
+    relus = [layer for net in nets for name in parts(net) if isinstance(layer := net.get_submodule(name), nn.ReLU)]
+    found = [layer for layer, seen in outputs_of(method, inputs, relus).items() if seen.ndim == 4 and len(seen) == rows]
+    if len(found) > 2:
+        return found
+    last = [net.get_submodule(stage.module) for net in nets for stage in stages(net) if not stage.last]
+    found = [layer for layer, seen in outputs_of(method, inputs, last).items() if len(seen) == rows]
+    if not found:
+        raise UserError(
+            "eval layers: the backbone has no feature maps of the whole image; last_n and attentive are of transformers"
+        )
+    return found
+
+
+def layer_features(method: Method, inputs: Mapping[str, Tensor], layer: nn.Module, most: int) -> Tensor:
+    """(B, D*s*s) features of a layer's map (B, D, h, w), averaged down to the largest s x s that has no more than `most` features."""
+    seen = outputs_of(method, inputs, [layer])[layer]
+    side = max(1, math.isqrt(most // seen.shape[1]))
+    return F.adaptive_avg_pool2d(seen, [min(side, each) for each in seen.shape[2:]]).flatten(1)  # pyright: ignore[reportArgumentType]

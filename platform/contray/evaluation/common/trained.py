@@ -21,8 +21,13 @@ from ...model.optim import LARS
 from ...model.seeds import seeded
 from .._base import Measured, Show, Subject
 from ..linear import MOMENTUM
-from .labelled import CroppedImages, Inputs, first_inputs, score
+from .labelled import CroppedImages, Inputs, cropped_views, first_inputs, score
 from .settings import CroppedProbe
+
+CROP = (
+    0.08,
+    1.0,
+)  # area of the crops, whatever pretraining cropped: torchvision's, in the releases of MoCo, SwAV, SimSiam, DINO and MAE
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +35,7 @@ logger = logging.getLogger(__name__)
 def trained_probe(
     subject: Subject, name: str, options: CroppedProbe, encode: Callable[[Inputs], Tensor], head: Callable[[int, int], nn.Module]
 ) -> Measured:
-    """{name}_val_top1, which picked the rate, and {name}_top1 of that probe on the test set, opened after the choice.
+    """{name}_val_top1, which picked the rate, and {name}_top1 of that probe, or `refit` on all labels, on the test set, opened after the choice.
 
     encode: what the probe is given of inputs, (B, ..., D); head(D, C): a probe anew, -> (B, C).
     Raises DataError for labels that cannot serve, ConfigError where every probe diverges.
@@ -40,6 +45,10 @@ def trained_probe(
     fit, val = subject.held_out
     subject.alone(name.removeprefix("linear_"))
     key = f"eval.{name.removeprefix('linear_')}.lrs"
+    if options.warmup_epochs >= options.epochs:
+        raise ConfigError(
+            f"{key.removesuffix('lrs')}warmup_epochs", f"got {options.warmup_epochs:g} of {options.epochs} epochs; give fewer"
+        )
 
     @torch.no_grad()
     def features(inputs: Inputs) -> Tensor:
@@ -54,7 +63,11 @@ def trained_probe(
             return head(width, classes)
 
     heads = nn.ModuleList(fresh() for _ in lrs).to(device)
-    _train(options, CroppedImages(config, source.train, fit, options.batch, device), features, heads, lrs, subject.show)
+
+    def images_of(ids: np.ndarray) -> CroppedImages:
+        return CroppedImages(config, source.train, ids, options.batch, device, cropped_views(config, CROP))
+
+    _train(options, images_of(fit), features, heads, lrs, subject.show)
     heads.eval()
 
     def classify(*chosen: nn.Module) -> Callable[[Inputs], Tensor]:
@@ -74,8 +87,16 @@ def trained_probe(
     if len(lrs) > 1 and best in (0, len(lrs) - 1):
         logger.info("%s: rate %g is on the edge of %s", name, lrs[best], key)
     results = {f"{name}_val_top1": float(top1[best])}
-    if test is not None:
-        results[f"{name}_top1"] = float(score(config, test, np.arange(len(test)), classify(heads[best]), device)[0])
+    if test is None:
+        return Measured(results)
+    chosen = heads[best]
+    if options.refit:
+        chosen = fresh().to(device)
+        _train(
+            options, images_of(np.sort(np.concatenate([fit, val]))), features, nn.ModuleList([chosen]), [lrs[best]], subject.show
+        )
+        chosen.eval()
+    results[f"{name}_top1"] = float(score(config, test, np.arange(len(test)), classify(chosen), device)[0])
     return Measured(results)
 
 
@@ -98,7 +119,7 @@ def _train(
     heads.train()
     for step, (batch, y) in enumerate(images(steps)):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-            group["lr"] = lr * images.batch_size / 256 * decayed(options.schedule, step / steps)
+            group["lr"] = lr * images.batch_size / 256 * decayed(options, step / images.steps_per_epoch)
         x = features(batch.views)
         losses = torch.stack([F.cross_entropy(head(x), y) for head in heads])  # (P,)
         optimizer.zero_grad()
@@ -107,8 +128,14 @@ def _train(
         show({"step": step + 1, "total": steps})
 
 
-def decayed(schedule: str, fraction: float) -> float:
-    """The rate, as a share of its peak, after `fraction` of the steps: half a cosine to 0, or a tenth at 60 and again at 80 %."""
-    if schedule == "cosine":
+def decayed(options: CroppedProbe, epoch: float) -> float:
+    """The rate, as a share of its peak, after so many epochs: up from 0 while it warms up, then half a cosine to 0, or a tenth at 60 and again
+    at 80 % of what is left (MAE's lr_sched.py; He et al. 2022, table 10).
+    """
+    warm = options.warmup_epochs
+    if epoch < warm:
+        return epoch / warm
+    fraction = (epoch - warm) / (options.epochs - warm)
+    if options.schedule == "cosine":
         return 0.5 + 0.5 * math.cos(math.pi * fraction)
     return 0.1 ** ((fraction >= 0.6) + (fraction >= 0.8))

@@ -1,4 +1,5 @@
-"""An encoder fine-tuned to detect or to segment, beside the same network untrained and supervised: same data, seed, schedule and heads.
+"""An encoder fine-tuned to detect or to segment, or frozen under a head that segments, beside the same network untrained and supervised: same data,
+seed, schedule and heads.
 
 No row picks anything: one rate, one length, the last weights. The test images are opened once, at the end of each row.
 """
@@ -21,7 +22,7 @@ from ...errors import ConfigError
 from ...model.seeds import seeded
 from .._base import Measured, Show, Subject
 from ..common.settings import Dense
-from . import detector, segmenter
+from . import detector, frozen, segmenter
 from .coco import IGNORE, SCENES, CocoSet, open_sets
 from .metrics import Confusion, average_precision, found_in
 from .samples import Sample, Wanted, batches, resized, stacked, training_order
@@ -108,7 +109,10 @@ def measured(task: Task, rows: list[Row], config: RunConfig, device: torch.devic
         done += row.steps
         network = build(task, net, row, config).to(device)
         with seeded(config.seed, "dense draws"):  # of proposals and dropout, the same for all rows
-            train(task, network, config, device, name, partial(shown, before=done, phase=name))
+            if isinstance(network, frozen.Neighbours):
+                remember(task, network, config)
+            else:
+                train(task, network, config, device, name, partial(shown, before=done, phase=name))
         done += task.options.steps
         metrics |= {f"{row.prefix}{task.name}_{task.head}_{key}": value for key, value in test(task, network, config).items()}
     return metrics
@@ -118,6 +122,10 @@ def build(task: Task, net: nn.Module, row: Row, config: RunConfig) -> nn.Module:
     """Fresh heads on a row's network, the same for all rows."""
     classes = len(task.train.classes)
     with seeded(config.seed, "dense heads"):
+        if task.head == "linear":
+            return frozen.Linear(net, classes + 1, row.mean, row.std)
+        if task.head == "knn":
+            return frozen.Neighbours(net, classes + 1, row.mean, row.std, getattr(task.options, "k", 1))
         if task.name == "segmentation":
             return segmenter.Segmenter(task.head, net, classes + 1, row.mean, row.std)
         proposals = getattr(task.options, "proposals", 0)  # of detection alone
@@ -162,6 +170,13 @@ def train(task: Task, network: nn.Module, config: RunConfig, device: torch.devic
         optimizer.step()
         show({"step": step + 1, "loss": now})
     network.eval()
+
+
+def remember(task: Task, network: frozen.Neighbours, config: RunConfig) -> None:
+    """Fill a network of neighbours with tokens of all training images."""
+    ids = [(i, False) for i in range(len(task.train))]
+    order = [ids[start : start + task.options.batch] for start in range(0, len(ids), task.options.batch)]
+    network.eval().fill(batches(task.train, order, Wanted(True, size=task.size), config.data.workers), len(ids), config.seed)
 
 
 @torch.no_grad()
