@@ -7,18 +7,18 @@ B batch rows, N rows of the global batch, V crops, F backbone features, K output
 """
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import cosine, mlp, normalize, precise
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, setting
+from ._parts import cosine
 from ._ranks import DropPath, full, total
 from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
+from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, crops, match
 
 PAPER = Paper(
     title="Emerging Properties in Self-Supervised Vision Transformers",
@@ -60,12 +60,7 @@ class Config(MethodConfig):
     freeze_epochs: float = setting(1.0, "how long the last layer stays as it was drawn (appendix A)", unit="epochs", ge=0)
 
 
-_VIEW = View(crop=(0.4, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="antialiased_cubic")
-VIEWS = {
-    "large_a": replace(_VIEW, blur=1.0),
-    "large_b": replace(_VIEW, blur=0.1, solarize=0.2),
-    "small": replace(_VIEW, size=96, count=8, crop=(0.05, 0.4), blur=0.5),
-}
+VIEWS = CROPS
 
 RECIPE = {
     "backbone.name": "vit_small",
@@ -87,13 +82,7 @@ RECIPE = {
 }
 
 
-def views(crop: tuple[float, float], small: View | None = None, **changes: Any) -> dict[str, View]:
-    large = {name: replace(VIEWS[name], crop=crop, **changes) for name in ("large_a", "large_b")}
-    return large | ({"small": small} if small else {})
-
-
 CONVOLUTIONS = {"backbone.drop_path": 0.0, "optim.clip": 0.0, "train.channels_last": "auto"}
-PLAIN = {"size": 32, "blur": 0.0, "interpolation": "linear"}
 DIGITS = {
     "backbone.drop_path": 0.0, "method.outputs": 1024, "method.hidden": 128, "method.bottleneck": 64, "method.head_norm": "all",
     "method.momentum": 0.9, "method.teacher_temperature": 0.05, "method.teacher_warmup_temperature": 0.05, "method.freeze_epochs": 0.5,
@@ -101,7 +90,6 @@ DIGITS = {
     "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
 SMALL_RESNET = DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}
-DIGITS_VIEWS = views((0.8, 1.0), **PLAIN, flip=0.0, jitter=(0.2, 0.2, 0.2, 0.05), solarize=0.0)
 
 PRESETS = {
     "paper": Preset("ViT-S/16 of 6 heads, batch 512, 100 epochs (the README's vanilla training): 74.0 % linear, 69.3 % k-NN on ImageNet", {"backbone.heads": 6}),
@@ -109,60 +97,37 @@ PRESETS = {
         "ViT-B/16, 400 epochs: 78.2 % linear, 76.1 % k-NN on ImageNet",
         {"backbone.name": "vit_base", "optim.lr": 7.5e-4, "method.teacher_temperature": 0.07, "method.teacher_warmup": 50,
          "method.freeze_epochs": 3.0, "train.epochs": 400},
-        views((0.25, 1.0), replace(VIEWS["small"], count=10, crop=(0.05, 0.25))),
+        crops((0.25, 1.0), replace(CROPS["small"], count=10, crop=(0.05, 0.25))),
     ),
     "resnet50": Preset(
         "ResNet-50, batch 512, 100 epochs, as the release's README advises for convolutional networks; not run here",
         {"backbone.name": "resnet50", "backbone.drop_path": 0.0, "optim.name": "sgd", "optim.lr": 0.03, "optim.lr_end": 1e-6 / 0.06,
          "optim.weight_decay": 1e-4, "optim.weight_decay_end": -1.0},
-        views((0.14, 1.0), replace(VIEWS["small"], crop=(0.05, 0.14))),
+        crops((0.14, 1.0), replace(CROPS["small"], crop=(0.05, 0.14))),
     ),
     "cifar": Preset(
         f"two crops: {SOLO_LEARN.format('89.52')}",
         SOLO_LARS | CONVOLUTIONS | {"method.outputs": 4096, "method.teacher_temperature": 0.07, "method.momentum": 0.9995, "optim.lr": 0.3,
                                     "optim.warmup_start": SOLO_START / 0.3, "optim.weight_decay": 1e-6},
-        views((0.08, 1.0), size=32, blur=0.0),
+        crops((0.08, 1.0), size=32, blur=0.0),
     ),
     "cifar_lightly": Preset(
         f"two crops: {LIGHTLY.format('81.3', 109)}",
         LIGHTLY_SGD | CONVOLUTIONS | {"method.outputs": 2048, "method.head_layers": "2", "method.head_norm": "hidden", "method.momentum": 0.99,
                                       "method.momentum_schedule": "constant", "method.freeze_epochs": 0.0, "optim.decay_norms": True},
-        views((0.4, 1.0), size=32, blur=0.0),
+        crops((0.4, 1.0), size=32, blur=0.0),
     ),
     "cifar_short": Preset(
         "two large crops of 32 px, for runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps",
         SMALL_RESNET | {"method.momentum": 0.97},
-        views((0.5, 1.0), **PLAIN, jitter=(0.4, 0.4, 0.2, 0.05), solarize=0.0),
+        crops((0.5, 1.0), **SMALL, jitter=(0.4, 0.4, 0.2, 0.05), solarize=0.0),
     ),
     "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 64, 600 steps",
-                     SMALL_RESNET, DIGITS_VIEWS),
+                     SMALL_RESNET, DIGITS_CROPS),
     "digits_vit": Preset("the digits on a small ViT of patches of 4 px, four small crops besides",
                          DIGITS | {"backbone.name": "vit_mini", "backbone.width": 64, "backbone.patch": 4, "backbone.drop_path": 0.1, "optim.lr": 2e-3},
-                         DIGITS_VIEWS | {"small": replace(DIGITS_VIEWS["large_a"], size=20, count=4, crop=(0.3, 0.6))}),
+                         DIGITS_CROPS | {"small": replace(DIGITS_CROPS["large_a"], size=20, count=4, crop=(0.3, 0.6))}),
 }  # fmt: skip
-
-
-class Head(nn.Module):
-    """(R, F) -> (R, K): three layers, L2, and a last layer whose weights have unit length (appendix C)."""
-
-    def __init__(self, inputs: int, config: Config) -> None:
-        super().__init__()
-        norm = "none" if config.head_norm == "none" else "bn"
-        last_norm = "bn" if config.head_norm == "all" else "none"
-        hidden = [config.hidden] * (int(config.head_layers) - 1)
-        self.layers = mlp(inputs, *hidden, config.bottleneck, norm=norm, last_norm=last_norm, activation=nn.GELU)
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-        self.last = nn.Parameter(
-            nn.Linear(config.bottleneck, config.outputs, bias=False).weight.detach()
-        )  # (K, bottleneck), rows of norm 0.58
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = normalize(self.layers(x.flatten(0, -2)).unflatten(0, x.shape[:-1]))  # batch norm takes crops as rows
-        return cosines(y, self.last)
 
 
 class DINO(Method):
@@ -170,7 +135,9 @@ class DINO(Method):
 
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
-        self.head = Head(self.out_dim, config)
+        self.head = Head(
+            self.out_dim, config.outputs, config.hidden, config.bottleneck, config.head_norm, int(config.head_layers)
+        )
         self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
         self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
         for module in self.teacher.modules():
@@ -227,22 +194,3 @@ class DINO(Method):
 
     def taps(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"backbone": self.teacher(inputs["image"]), "student": self.backbone(inputs["image"])}
-
-
-@precise
-def cosines(y: Tensor, last: Tensor) -> Tensor:
-    """Unit features (..., D) with the directions of (K, D): (..., K), in at least float32, of which the temperatures leave two digits in bf16."""
-    return full(y) @ normalize(last).T
-
-
-@precise
-def match(student: Tensor, teacher: Tensor, centre: Tensor, cold: float, sharp: float, size: int) -> tuple[Tensor, Tensor]:
-    """Cross-entropy (eq. 1 to 3) of each student crop (V, B, K) with each other teacher crop (2, B, K); shares over the global batch.
-
-    The mean over pairs of crops. Besides: the teacher's entropy over log K; 0 or 1 are the two ways to collapse (§5.3).
-    """
-    log_p = (full(student) / cold).log_softmax(-1)  # (V, B, K)
-    target = ((full(teacher) - centre.to(full(teacher).dtype)) / sharp).softmax(-1).detach()  # (2, B, K)
-    terms = [-(target[i] * log_p[v]).sum() for i in range(2) for v in range(len(log_p)) if v != i]
-    entropy = -(target * target.clamp(min=1e-30).log()).sum() / (2 * size * math.log(target.shape[-1]))
-    return torch.stack(terms).mean() / size, entropy

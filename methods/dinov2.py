@@ -17,13 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import dino
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, setting
 from ._masks import block_order, front, hide
 from ._parts import apart, average_of, cosine, precise
 from ._ranks import full, gather, total, world_size
-from .dino import Head
-from .ibot import crops, hidden_match
+from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, crops, hidden_match, two_crops
 
 PAPER = Paper(
     title="DINOv2: Learning Robust Visual Features without Supervision",
@@ -70,9 +68,9 @@ class Config(MethodConfig):
 
 
 VIEWS = {
-    "large_a": replace(dino.VIEWS["large_a"], crop=(0.32, 1.0)),
-    "large_b": replace(dino.VIEWS["large_b"], crop=(0.32, 1.0)),
-    "small": replace(dino.VIEWS["small"], count=8, crop=(0.05, 0.32)),
+    "large_a": replace(CROPS["large_a"], crop=(0.32, 1.0)),
+    "large_b": replace(CROPS["large_b"], crop=(0.32, 1.0)),
+    "small": replace(CROPS["small"], count=8, crop=(0.05, 0.32)),
 }
 
 RECIPE = {
@@ -111,7 +109,7 @@ PRESETS = {
     "cifar": Preset(
         "a ViT of 6 M parameters for 32 px, patches of 4 px, 2 crops of 32 px and 4 of 16; not run here",
         MINI | {"backbone.width": 192, "method.outputs": 4096, "optim.lr": 6e-5, "train.batch_size": 256, "train.epochs": 500},
-        dino.views((0.3, 1.0), replace(dino.VIEWS["small"], size=16, count=4, crop=(0.1, 0.3), blur=0.0), **dino.PLAIN),
+        crops((0.3, 1.0), replace(CROPS["small"], size=16, count=4, crop=(0.1, 0.3), blur=0.0), **SMALL),
     ),
     "digits": Preset(
         "the built-in digits on a small ViT with 2 registers, patches of 8 px, two crops, batch 64, 400 steps; measured once: 42.3 % k-NN, its untrained "
@@ -120,7 +118,7 @@ PRESETS = {
                 "method.momentum": 0.95, "method.teacher_warmup": 0.0, "method.teacher_temperature": 0.05, "method.freeze_epochs": 0.0,
                 "optim.lr": 1e-3, "optim.lr_scaling": "none", "optim.weight_decay_end": -1.0, "optim.warmup_epochs": 1,
                 "train.batch_size": 64, "train.steps": 400, "eval.every_epochs": 4},
-        dino.DIGITS_VIEWS,
+        DIGITS_CROPS,
     ),
 }  # fmt: skip
 
@@ -131,8 +129,7 @@ class DINOv2(Method):
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
         self.mask_token = nn.Parameter(torch.zeros(self.out_dim))  # (F,)
-        shape = dino.Config(outputs=config.outputs, hidden=config.hidden, bottleneck=config.bottleneck)
-        self.head, self.patch_head = (Head(self.out_dim, shape) for _ in range(2))
+        self.head, self.patch_head = (Head(self.out_dim, config.outputs, config.hidden, config.bottleneck) for _ in range(2))
         self.teacher = average_of(self.backbone)
         self.teacher_head = average_of(self.head)
         self.teacher_patch_head = average_of(self.patch_head)
@@ -175,12 +172,12 @@ class DINOv2(Method):
         teacher: Any = self.teacher
         large = torch.cat([batch.views["large_a"], batch.views["large_b"]])  # (2B, C, H, W)
         hidden = self.hidden(batch, large.shape[-1] // net.patch_size)  # (B, 2, L)
-        reps = {"hidden": hidden} | crops(net, hide(net, large, hidden.transpose(0, 1).flatten(0, 1), self.mask_token))
+        reps = {"hidden": hidden} | two_crops(net, hide(net, large, hidden.transpose(0, 1).flatten(0, 1), self.mask_token))
         small = sum(key.startswith("small") for key in batch.views)
         if small:
             reps["small"] = net(batch.crops("small")).unflatten(0, (small, -1)).transpose(0, 1)  # (B, V-2, F)
         with torch.no_grad():
-            reps |= {f"teacher_{name}": value for name, value in crops(teacher, teacher.patches(large)).items()}
+            reps |= {f"teacher_{name}": value for name, value in two_crops(teacher, teacher.patches(large)).items()}
         return reps
 
     def hidden(self, batch: Batch, side: int) -> Tensor:

@@ -14,12 +14,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from . import dino
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, setting
 from ._masks import block_order, front, hide
 from ._parts import apart, average_of, cosine, precise
 from ._ranks import full, total
-from .dino import Head, match
+from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, crops, hidden_match, match, two_crops
 
 PAPER = Paper(
     title="iBOT: Image BERT Pre-Training with Online Tokenizer",
@@ -71,9 +70,9 @@ class Config(MethodConfig):
 
 
 VIEWS = {
-    "large_a": replace(dino.VIEWS["large_a"], crop=(0.25, 1.0)),
-    "large_b": replace(dino.VIEWS["large_b"], crop=(0.25, 1.0)),
-    "small": replace(dino.VIEWS["small"], count=10, crop=(0.05, 0.25)),
+    "large_a": replace(CROPS["large_a"], crop=(0.25, 1.0)),
+    "large_b": replace(CROPS["large_b"], crop=(0.25, 1.0)),
+    "small": replace(CROPS["small"], count=10, crop=(0.05, 0.25)),
 }
 
 RECIPE = {
@@ -105,7 +104,7 @@ PRESETS = {
     "cifar": Preset(
         "a ViT of 6 M parameters for 32 px, patches of 4 px, 2 crops of 32 px and 4 of 16; not run here",
         MINI | {"backbone.width": 192, "method.outputs": 4096, "train.batch_size": 256, "train.epochs": 500},
-        dino.views((0.3, 1.0), replace(dino.VIEWS["small"], size=16, count=4, crop=(0.1, 0.3), blur=0.0), **dino.PLAIN),
+        crops((0.3, 1.0), replace(CROPS["small"], size=16, count=4, crop=(0.1, 0.3), blur=0.0), **SMALL),
     ),
     "digits": Preset(
         "the built-in digits on a small ViT, patches of 8 px, two crops, batch 64, 300 steps; measured once: 24.1 % linear, its untrained encoder 28.0 %",
@@ -113,7 +112,7 @@ PRESETS = {
                 "method.bottleneck": 64, "method.head_norm": "all", "method.momentum": 0.93, "method.teacher_warmup": 0,
                 "method.teacher_temperature": 0.04, "method.freeze_epochs": 0.0, "optim.lr": 2e-3, "optim.weight_decay_end": -1.0,
                 "optim.warmup_epochs": 1, "train.batch_size": 64, "train.steps": 300, "eval.every_epochs": 4},
-        dino.DIGITS_VIEWS,
+        DIGITS_CROPS,
     ),
 }  # fmt: skip
 
@@ -126,8 +125,7 @@ class IBOT(Method):
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
         self.mask_token = nn.Parameter(torch.zeros(self.out_dim))  # (F,)
-        shape = {name: getattr(config, name) for name in ("outputs", "hidden", "bottleneck", "head_norm")}
-        self.head = Head(self.out_dim, dino.Config(**shape))
+        self.head = Head(self.out_dim, config.outputs, config.hidden, config.bottleneck, config.head_norm)
         self.teacher = average_of(self.backbone)
         self.teacher_head = average_of(self.head)
         self.register_buffer("centre", torch.zeros(config.outputs))  # (K,)
@@ -157,12 +155,12 @@ class IBOT(Method):
         teacher: Any = self.teacher
         large = torch.cat([batch.views["large_a"], batch.views["large_b"]])  # (2B, C, H, W)
         hidden = self.hidden(batch, large.shape[-1] // net.patch_size)  # (B, 2, L)
-        reps = {"hidden": hidden} | crops(net, hide(net, large, hidden.transpose(0, 1).flatten(0, 1), self.mask_token))
+        reps = {"hidden": hidden} | two_crops(net, hide(net, large, hidden.transpose(0, 1).flatten(0, 1), self.mask_token))
         small = sum(key.startswith("small") for key in batch.views)
         if small:
             reps["small"] = net(batch.crops("small")).unflatten(0, (small, -1)).transpose(0, 1)  # (B, V-2, F)
         with torch.no_grad():
-            reps |= {f"teacher_{name}": value for name, value in crops(teacher, teacher.patches(large)).items()}
+            reps |= {f"teacher_{name}": value for name, value in two_crops(teacher, teacher.patches(large)).items()}
         return reps
 
     def hidden(self, batch: Batch, side: int) -> Tensor:
@@ -208,12 +206,6 @@ class IBOT(Method):
         return {"backbone": whole, "tokens": patches, "student": self.backbone(inputs["image"])}
 
 
-def crops(net: Any, patches: Tensor) -> Reps:
-    """Of the patches of two crops (2B, L, F), crop-major: `whole` (B, 2, F), the class tokens, and `patches` (B, 2, L, F)."""
-    found = zip(("whole", "patches"), apart(net, net.tokens(patches)), strict=True)
-    return {name: value.unflatten(0, (2, -1)).transpose(0, 1) for name, value in found}
-
-
 def by_row(head: nn.Module, patches: Tensor) -> Tensor:
     """(B, 2, L, F) -> (B, 2, L, K): batch norm in the head, where there is one, takes all patches of both crops as rows."""
     return head(patches.permute(1, 2, 0, 3)).permute(2, 0, 1, 3)
@@ -224,14 +216,3 @@ def sharpened(scores: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """The average network's distribution (M, K) of centred scores (eq. 2)."""
     wide = full(scores)
     return ((wide - centre.to(wide.dtype)) / temperature).softmax(-1).detach()
-
-
-@precise
-def hidden_match(student: Tensor, told: Tensor, hidden: Tensor, temperature: float, size: int) -> Tensor:
-    """Cross-entropy (eq. 2) of hidden patches' scores (M, K) with distributions (M, K), `hidden` (B, 2, L) saying whose they are.
-
-    The mean over each crop's hidden patches, then over all crops of the global batch, those without any among them: this rank's share.
-    """
-    terms = -(told * (full(student) / temperature).log_softmax(-1)).sum(-1)  # (M,)
-    weight = (1 / hidden.sum(-1, keepdim=True).clamp(min=1)).expand(hidden.shape)[hidden]  # (M,)
-    return (terms * weight).sum() / (2 * size)

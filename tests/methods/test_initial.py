@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from contray import model
 from contray.config import RunConfig
 from contray.config.sections import BackboneConfig
-from contray.methods import barlow_twins, dino, swav
+from contray.methods import _self_distillation, barlow_twins, swav
 from contray.methods._base import Clock
 from contray.methods._parts import xavier
 from contray.model.optim import LARS
@@ -112,8 +112,7 @@ class Released(nn.Module):
 def test_one_update_turns_dinos_last_layer_as_far_as_in_the_release(optimiser: str) -> None:
     """At the release's rates, 2e-3 of AdamW and 0.12 of SGD. Rows of norm 16, as from a plain normal, would turn 28 and 760 times less."""
     torch.manual_seed(0)
-    config = dino.Config(outputs=512)
-    head = dino.Head(384, config)
+    head = _self_distillation.Head(384, 512, 2048, 256)
     rows = head.last.detach().norm(dim=1)
     assert float(rows.mean()) == pytest.approx(1 / math.sqrt(3), rel=0.01)
     assert float(head.last.detach().abs().max()) <= 1 / 16
@@ -122,7 +121,7 @@ def test_one_update_turns_dinos_last_layer_as_far_as_in_the_release(optimiser: s
     x = torch.randn(64, 256)
     target = (torch.randn(64, 512) / 0.04).softmax(-1)
     turned = []
-    for weight, logits in ((head.last, dino.cosines(F.normalize(x, dim=-1), head.last)),
+    for weight, logits in ((head.last, _self_distillation.cosines(F.normalize(x, dim=-1), head.last)),
                            (released.layer.parametrizations.weight.original1, released(x))):  # fmt: skip  # pyright: ignore[reportAttributeAccessIssue]
         before = F.normalize(weight.detach().clone(), dim=-1)
         step = torch.optim.AdamW([weight], lr=2e-3) if optimiser == "adamw" else torch.optim.SGD([weight], lr=0.12)
@@ -245,9 +244,9 @@ def test_a_momentum_may_end_elsewhere_or_stay() -> None:
 def test_codes_and_logits_are_no_bf16() -> None:
     torch.manual_seed(0)
     z, prototypes = F.normalize(torch.randn(32, 16), dim=1), F.normalize(torch.randn(24, 16), dim=1)
-    plain = swav.codes(z, prototypes, 0.05, 3), dino.cosines(z, prototypes)
+    plain = swav.codes(z, prototypes, 0.05, 3), _self_distillation.cosines(z, prototypes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = swav.codes(z, prototypes, 0.05, 3), dino.cosines(z, prototypes)
+        cast = swav.codes(z, prototypes, 0.05, 3), _self_distillation.cosines(z, prototypes)
         assert not torch.equal((z @ prototypes.T).float(), plain[1]), "autocast would have told"
     for before, within in zip(plain, cast, strict=True):
         assert within.dtype == torch.float32

@@ -71,4 +71,4 @@ def shuffled(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for last, chosen in ((3, halves[:, 0] & 3), (2, halves[rows, second] & 3), (1, halves[rows, second + 1] & 1)):
         chosen = np.minimum(chosen, last)
         order[rows, last], order[rows, chosen] = order[rows, chosen], order[rows, last]
-    return order, ~fits.any(1)
+    return order, np.asarray(~fits.any(1))
