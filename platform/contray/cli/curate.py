@@ -20,25 +20,25 @@ EXAMPLES = (
 class Options:
     """A list of the images worth training on, by the features of `contray embed SRC --out FEATURES`; --data.subset takes it."""
 
-    features: Annotated[Positional[str], arg("folder that contray embed wrote, or Parquet with columns name and embedding")]
-    out: Annotated[str, arg("the list to write: a name a line, in the order of FEATURES")] = "curated.txt"
+    features: Annotated[Positional[str], arg("folder that contray embed wrote, or Parquet of name and embedding")]
+    out: Annotated[str, arg("the list to write, a name a line")] = "curated.txt"
     keep: Annotated[float, arg("drop semantic duplicates (SemDeDup) until this share of the images stays")] = 0.0
     epsilon: Annotated[
         float, arg("drop of two images in a cluster one, where their cosine similarity is above 1 - epsilon; -1: as --keep says")
     ] = -1.0
     balance: Annotated[int, arg("draw so many of what is left, evenly over clusters of clusters; 0: all stay")] = 0
     clusters: Annotated[int, arg("clusters of the lowest level; 0: the root of the number of images")] = 0
-    levels: Annotated[int, arg("levels of clusters that --balance draws from, each a tenth of the one below")] = 3
+    levels: Annotated[int, arg("levels of clusters, each a tenth of the one below")] = 3
     data__source: Annotated[
         str,
         arg(
-            "the images' own place: its test images take no part, and some dropped ones are drawn beside what they are like, the list's name with .png",
+            "the images' own place: test images take no part, dropped ones are drawn beside what they are like (.png)",
             name="data.source",
         ),
     ] = ""
     data__test_share: Annotated[
         float,
-        arg("share of the source's images that training sets aside to test, where it has no test set", name="data.test_share"),
+        arg("share that training sets aside to test", name="data.test_share"),
     ] = 0.1
     seed: Annotated[int, arg("seed of the clusters and draws")] = 0
     json: Annotated[bool, json_note(documents.CURATED)] = False

@@ -26,25 +26,23 @@ class Options:
 
     source: Annotated[
         Positional[str],
-        arg("images in any form that trains (data.source): a folder, Parquet, .tar, ...; a path or an s3://, gs:// address"),
+        arg("images in any form that trains (data.source); a path or an address"),
     ]
     run: Annotated[str, arg("MLflow run whose encoder is used")] = ""
     checkpoint: Annotated[str, arg(CHECKPOINT_HELP)] = ""
     code: Annotated[tuple[str, ...], arg(CODE_HELP)] = ()
-    out: Annotated[str, arg("the folder of the results: one row per image (name, embedding, error)")] = "embeddings.parquet"
-    part: Annotated[int, arg("folders: images per file of the results, which is what a cut off run repeats at most")] = 2048
-    data__image_column: Annotated[
-        str, arg("Parquet: column of the images (encoded bytes, or a struct of `bytes` and `path`)", name="data.image_column")
-    ] = "image"
+    out: Annotated[str, arg("the folder of the results: a row per image")] = "embeddings.parquet"
+    part: Annotated[int, arg("images per file of the results")] = 2048
+    data__image_column: Annotated[str, arg("Parquet: column of the images", name="data.image_column")] = "image"
     data__scratch: Annotated[
         str,
         arg(
-            "folder of each machine's disk for indexes of archives and copies of shards; empty: as in training",
+            "disk folder for indexes and copies of shards; empty: as in training",
             name="data.scratch",
         ),
     ] = ""
     scale__address: Annotated[
-        str, arg("Ray cluster to join; empty: RAY_ADDRESS, else a cluster of this machine for this command", name="scale.address")
+        str, arg("Ray cluster to join; empty: RAY_ADDRESS, else one of this machine", name="scale.address")
     ] = ""
     track__uri: Annotated[str, arg(URI_HELP, name="track.uri")] = ""
     json: Annotated[bool, json_note(documents.EMBEDDED)] = False
