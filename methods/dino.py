@@ -60,7 +60,7 @@ class Config(MethodConfig):
     freeze_epochs: float = setting(1.0, "how long the last layer stays as it was drawn (appendix A)", unit="epochs", ge=0)
 
 
-VIEWS = CROPS
+VIEWS = {"large_a": CROPS["large_a"], "large_b": CROPS["large_b"], "small": CROPS["small"]}
 
 RECIPE = {
     "backbone.name": "vit_small",
