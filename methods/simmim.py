@@ -37,7 +37,7 @@ DIFFERS = (
 @dataclass(frozen=True)
 class Config(MethodConfig):
     mask_ratio: float = setting(0.6, "share of squares that are hidden (§4.1.2)", unit="fraction", gt=0, lt=1)
-    mask_patch: int = setting(32, "side of a hidden square, a multiple of backbone.patch (§4.1.2)", unit="px", ge=1)
+    mask_patch: int = setting(32, "side of a hidden square, a multiple of backbone.patch (§4.1.2); 0: one patch", unit="px", ge=0)
 
 
 VIEWS = {"view": View(crop=(0.67, 1.0))}
@@ -74,7 +74,7 @@ PRESETS = {
     ),
     "digits": Preset(
         "the built-in digits on a small ViT, patches of 4 px, batch 64, 500 steps: does not beat its untrained encoder (once: 32.7 and 35.7 % linear)",
-        MINI | {"backbone.width": 64, "method.mask_patch": 4, "optim.lr": 6e-3, "optim.schedule": "cosine", "optim.warmup_epochs": 1,
+        MINI | {"backbone.width": 64, "method.mask_patch": 0, "optim.lr": 6e-3, "optim.schedule": "cosine", "optim.warmup_epochs": 1,
                 "optim.warmup_start": 0.0, "train.batch_size": 64, "train.steps": 500, "eval.every_epochs": 4},
         {"view": View(size=32, crop=(0.6, 1.0), flip=0.0)},
     ),
@@ -89,7 +89,8 @@ class SimMIM(Method):
         super().__init__(config, backbone, samples)
         net: Any = self.backbone  # a ViT: its patches and tokens are in reach
         self.patch: int = net.patch_size
-        if config.mask_patch % self.patch:
+        self.square = config.mask_patch or self.patch
+        if self.square % self.patch:
             raise ValueError(f"mask_patch: got {config.mask_patch}, must be a multiple of backbone.patch ({self.patch})")
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.out_dim), std=0.02))  # (D,)
         self.paint = nn.Linear(self.out_dim, input_channels(net) * self.patch**2)
@@ -97,7 +98,7 @@ class SimMIM(Method):
     @classmethod
     def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
         size = views["view"].size
-        if config.mask_patch > size // 2 or size % config.mask_patch:
+        if config.mask_patch and (config.mask_patch > size // 2 or size % config.mask_patch):
             raise ValueError(
                 f"mask_patch: got {config.mask_patch}, must divide the {size} px of views.view.size into at least 2 x 2 squares"
             )
@@ -115,7 +116,7 @@ class SimMIM(Method):
 
     def hidden(self, batch: Batch, side: int) -> Tensor:
         """Which of L = side^2 patches a mask token stands for: (B, L) bool, as many in each row."""
-        scale = self.config.mask_patch // self.patch  # patches along a square
+        scale = self.square // self.patch  # patches along a square
         squares = side // scale
         count = min(math.ceil(squares**2 * self.config.mask_ratio), squares**2 - 1)
         chosen = front(batch.rand("mask", (squares**2,)).argsort(1), count)  # (B, squares^2)

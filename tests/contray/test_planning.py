@@ -27,7 +27,9 @@ from contray.storage.checkpoint import dump
 from contray.storage.folder import Storage
 from contray.training import launch as launching
 
-METHODS = [name for name in builtin("method") if name not in ("clip", "cpc_sequence")]
+METHODS = [
+    name for name in builtin("method") if name not in ("clip", "cpc_sequence", "distill")
+]  # of texts, of sounds, of a teacher
 CPU = Machine("cpu", 2, 24e9)
 GPU = Machine("cuda", 16, 128e9, 1, 80e9)
 
