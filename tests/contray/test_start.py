@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from contray import data, model
 from contray.config import RunConfig
 from contray.errors import ConfigError, UserError
+from contray.exchange.cards import Origin
+from contray.exchange.exporting import export_to
 from contray.model import encoder, weights
 from contray.model.layouts import guessed
 from contray.storage.folder import Storage
 from contray.training.agreement import Ranks
 from contray.training.launch import plan_of
 from contray.training.loop import train
-from contray.training.start import begin, marks, resolved, started
+from contray.training.start import Start, begin, marks, resolved, started
 from tests.contray.test_importing import RELEASES, dino, mae, moco, moco_v3, resnet, simsiam, timm_vit, torchvision_vit
 from tests.contray.test_loop import Losses, tiny
 from tests.ranks import run_ranks
@@ -269,3 +271,36 @@ def test_a_plan_takes_the_network_of_the_file(file: Path, tmp_path: Path) -> Non
     assert (config.backbone.name, config.backbone.width, config.backbone.patch) == ("vit_mini", 32, 4)
     assert "which it begins with" in str(plan)
     assert config.run_name == asked.run_name
+
+
+def test_heads_that_no_shape_tells(file: Path, tmp_path: Path) -> None:
+    """Of 4 heads is taken what does not say otherwise; what is given counts more than a guess, and less than what the file notes."""
+    torch.save(torchvision_vit().state_dict(), file)
+    net = {"backbone.name": "vit_mini", "backbone.width": 32, "backbone.patch": 4}
+
+    def words(init: Path, heads: int) -> str:
+        config = tiny("simclr", **net, **({"backbone.heads": heads} if heads else {}), **{"train.init": str(init)})
+        config, start = started(config)
+        return "; ".join(start.words(config))
+
+    assert "taken as 4 heads, which the file does not tell" in words(file, 0)
+    assert "taken as 8 heads" in words(file, 8)
+    trained = encoder.Encoder(config := tiny("simclr", **net, **{"backbone.heads": 2}), model.build(config, 100))
+    for to in ("torchvision", "timm", "safetensors"):
+        path = export_to(trained, to, tmp_path / to, Origin("a test", "digits", "0", {}))
+        init = path.parent if to == "safetensors" else path
+        assert "taken as" not in words(init, 2)
+        for heads in (0, 8):
+            with pytest.raises(ConfigError, match=r"it has 2 heads, and vit_mini so configured has \d.*--backbone.heads 2"):
+                words(init, heads)
+        assert weights.encoder_of(weights.given(str(init))).config.backbone.heads == 2
+    torch.save(vit_small(), file)
+    small = RunConfig.make("simsiam", {"backbone.name": "vit_small", "train.init": str(file)}, preset="digits")
+    with pytest.raises(ConfigError, match=r"taken for 6 heads, which it does not tell, .* has 12 .*--backbone.heads 6"):
+        begun(small)
+    assert "taken as 12 heads" in "; ".join(Start(weights.given(str(file))).words(small.replace({"backbone.heads": 12})))
+
+
+def vit_small() -> dict[str, Tensor]:
+    config = RunConfig.make("simsiam", {"backbone.name": "vit_small"}, preset="digits")
+    return dict(model.build(config, 100).backbone.state_dict())

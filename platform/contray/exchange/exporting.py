@@ -41,7 +41,7 @@ def export_to(trained: encoder.Encoder, to: str, out: Path, origin: cards.Origin
         else:
             from safetensors.torch import save_file
 
-            save_file(state, folder / FORMATS[to])
+            save_file(state, folder / FORMATS[to], encoder.noted(config))
         (folder / encoder.CONFIG).write_text(config.to_yaml())
         (folder / FORMATS[to]).chmod((folder / encoder.CONFIG).stat().st_mode)  # safetensors lets nobody else read it
         (folder / "README.md").write_text(cards.card(trained, to, folder / FORMATS[to], origin))

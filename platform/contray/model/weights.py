@@ -25,8 +25,10 @@ from .encoder import WEIGHTS, Encoder, read_checkpoint
 from .layouts import LAYOUTS, State
 from .method import build, device_of, settled
 from .plain import plain_backbone
+from .vit import SHAPES
 
 OWN = "contray"  # the layout of what contray has written
+HEADS = "backbone.heads"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Given:
 
     raw: what a file holds; the backbone's state where it is of contray's. digest: of the file's bytes or of the tensors, 64 hex digits.
     settings: keys backbone.* (and views.image.size) of the network that they are of, as its shapes tell; empty where they tell none: then
-    `unknown` says why. encoder: of what contray has written.
+    `unknown` says why. encoder: of what contray has written. attention: heads of a ViT of contray's shape, which no shape tells, 0 for others;
+    guess: whether the file does not tell them either, and they are the usual ones.
     """
 
     address: str
@@ -45,6 +48,8 @@ class Given:
     settings: Mapping[str, Any]
     unknown: str = ""
     encoder: Encoder | None = None
+    attention: int = 0
+    guess: bool = False
 
     def __str__(self) -> str:
         return f"{self.address}, {self.layout}, {self.digest[:12]}"
@@ -108,9 +113,29 @@ def of_file(file: Path, layout: str = "") -> Given:
     if not layout:
         raise UserError(f"{file}: its names tell no layout; say whose code wrote it: one of {', '.join(LAYOUTS)}")
     try:
-        return Given(str(file), layout, raw, digest, recognised(file, raw, layout))
+        settings = recognised(file, raw, layout)
     except UserError as error:
         return Given(str(file), layout, raw, digest, {}, str(error))
+    told = _heads_told(file)
+    settings |= {HEADS: told} if told and settings["backbone.name"] in SHAPES else {}
+    return Given(str(file), layout, raw, digest, settings, attention=attention(settings), guess=not told and layout != "moco_v3")
+
+
+def attention(settings: Mapping[str, Any]) -> int:
+    """Heads of the built-in ViT of keys backbone.*, 0 where they are of another network."""
+    _, usual, _ = SHAPES.get(settings["backbone.name"], (0, 0, 0))
+    return usual and (settings.get(HEADS) or usual)
+
+
+def _heads_told(file: Path) -> int:
+    """The heads that a .safetensors file of contray's notes beside its tensors; 0: none."""
+    if file.suffix != ".safetensors":
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as held:
+        noted = (held.metadata() or {}).get(HEADS, "")
+    return int(noted) if noted.isdecimal() else 0
 
 
 def _own(address: str) -> Given:
@@ -120,7 +145,7 @@ def _own(address: str) -> Given:
     net = plain_backbone(encoder.config, encoder.method)
     flat, state = encoder.config.flat(), net.state_dict()
     settings = {key: value for key, value in flat.items() if key.startswith("backbone.")}
-    return Given(address, OWN, state, digest_of_tensors(state), settings, encoder=encoder)
+    return Given(address, OWN, state, digest_of_tensors(state), settings, encoder=encoder, attention=attention(settings))
 
 
 def _published(name: str) -> Given:
@@ -136,7 +161,8 @@ def _published(name: str) -> Given:
         raise UserError(
             f"{name}: its weights are not in the library's cache and cannot be downloaded ({reason}); give a file of them"
         ) from None
-    return Given(name, library, state, digest_of_tensors(state), {"backbone.name": plain, **libraries.published(plain)})
+    settings = {"backbone.name": plain, **libraries.published(plain)}
+    return Given(name, library, state, digest_of_tensors(state), settings, attention=libraries.heads_of(plain))
 
 
 def digest_of(file: Path) -> str:
@@ -176,6 +202,9 @@ def encoder_of(found: Given, overrides: Mapping[str, Any] | None = None) -> Enco
     config = settled(config, device_of(config).type)
     method = build(config, 0).eval()
     state, told = found.state_for(method.backbone, config.backbone.name)
+    heads = attention(config.flat())
+    if found.guess and heads:
+        told.append(f"taken as {heads} heads, which the file does not tell")
     for words in told:
         print(f"contray: {found.address}: {words}", flush=True)
     method.backbone.load_state_dict(state)
@@ -206,7 +235,7 @@ def _settings(found: dict[str, Any], layout: str) -> dict[str, Any]:
     side = found.pop("side", 32 if found.get("backbone.stem") == "cifar" else 224)
     settings = {**found, "views.image.size": side}
     if found["backbone.name"] == "vit_small" and layout != "moco_v3":
-        settings["backbone.heads"] = 6  # MoCo v3's has 12 and is alone in that
+        settings[HEADS] = 6  # MoCo v3's has 12 and is alone in that
     if LAYOUTS[layout].fixed_positions and "backbone.patch" in found:
         settings["backbone.positions"] = "sincos"  # not trained; the stored ones are used, for MoCo v3 has rows before columns
     return settings
