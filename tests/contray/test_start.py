@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +305,28 @@ def test_heads_that_no_shape_tells(file: Path, tmp_path: Path) -> None:
 def vit_small() -> dict[str, Tensor]:
     config = RunConfig.make("simsiam", {"backbone.name": "vit_small"}, preset="digits")
     return dict(model.build(config, 100).backbone.state_dict())
+
+
+def test_tensors_of_no_such_network_and_numbers_that_are_none_are_named(file: Path, tmp_path: Path) -> None:
+    residual, vit = torch.load(file), dict(timm_vit().state_dict())
+    registers = {**dinov2(), "register_tokens": torch.ones(3), "mask_token": torch.zeros(1, 32)}
+
+    def refused(state: dict[str, Tensor], layout: str = "", **keys: Any) -> str:
+        torch.save(state, tmp_path / "bad.pth")
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / "bad.pth"))) as problem:
+            begun(tiny("simclr", train__init=str(tmp_path / "bad.pth"), train__init_layout=layout, **keys))
+        return str(problem.value)
+
+    assert "no ViT of DINOv3: there is no patch_embed.proj.weight" in refused(residual, "dinov3")
+    mini: Any = {"backbone.name": "vit_mini", "backbone.width": 32, "backbone.patch": 4}
+    for shape in ((), (17,), (17, 32), (1, 0, 32)):
+        for keys in ({}, mini):
+            assert "pos_embed is" in refused({**vit, "pos_embed": torch.zeros(shape)}, **keys)
+    assert "register_tokens is 3, which must have 3 dimensions" in refused(registers, **mini)
+    assert "patch_embed.proj.weight is 32x3, which" in refused({**vit, "patch_embed.proj.weight": torch.zeros(32, 3)}, **mini)
+    assert "conv1.weight is a scalar" in refused({**residual, "conv1.weight": torch.zeros(())})
+    assert "norm.bias is 1x3x2x2, not 32" in refused({**vit, "norm.bias": torch.zeros(1, 3, 2, 2)}, **mini)
+    name, held = "layer2.0.conv1.weight", residual["layer2.0.conv1.weight"]
+    assert f"{name} holds numbers that are not finite" in refused({**residual, name: held * float("nan")})
+    assert f"{name} holds numbers that are not finite" in refused({**residual, name: held / 0})
+    assert f"{name} holds complex numbers" in refused({**residual, name: held + 0j})

@@ -65,19 +65,24 @@ class Given:
         Raises UserError where tensors are missing, too many or of other shapes.
         """
         wanted, library = net.state_dict(), hasattr(net, "classifiers")
-        if self.layout == OWN:
-            state = dict(self.raw)
-        elif library:
-            classifiers: Any = net.classifiers
-            state = layouts.select_named(self.raw, LAYOUTS[self.layout], set(wanted), classifiers)
-        else:
-            state = layouts.torchvision_names(layouts.select(self.raw, LAYOUTS[self.layout]))
+        try:
+            if self.layout == OWN:
+                state = dict(self.raw)
+            elif library:
+                classifiers: Any = net.classifiers
+                state = layouts.select_named(self.raw, LAYOUTS[self.layout], set(wanted), classifiers)
+            else:
+                state = layouts.torchvision_names(layouts.select(self.raw, LAYOUTS[self.layout]))
+        except UserError as error:
+            raise UserError(f"{self.address}: {error}") from None
         counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}  # old files lack them
         state = {**{name: value for name, value in counters.items() if name not in state}, **state}
         positioned = 0 if getattr(net, "no_embed_class", False) else getattr(net, "num_prefix_tokens", 1) if library else 1
         state, told = layouts.adapted(state, wanted, positioned)
         if problem := layouts.misfits(state, wanted):
             raise UserError(f"{self.address}: it does not fit {name}: {problem}")
+        if problem := layouts.unusable(state):
+            raise UserError(f"{self.address}: {problem}")
         return state, told
 
     def heads(self) -> list[str]:
@@ -221,9 +226,9 @@ def recognised(file: Path, raw: Mapping[str, Any], layout: str) -> dict[str, Any
         other = layouts.guessed(raw)
         seen = f"it looks like {other}" if other else f"it holds {', '.join(list(map(str, raw))[:3]) or 'nothing'}"
         raise UserError(f"{file}: there is no backbone in the layout {layout}; {seen}")
-    if layout == "dinov3":
-        return layouts.dinov3_network(bare)
     try:
+        if layout == "dinov3":
+            return layouts.dinov3_network(bare)
         return _settings(layouts.architecture(layouts.torchvision_names(bare)), layout)
     except UserError as error:
         raise UserError(
