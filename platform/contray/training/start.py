@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,8 +94,17 @@ def resolved(config: RunConfig) -> RunConfig:
 
 def _asked(config: RunConfig) -> dict[str, str]:
     """The addresses of weights in a config, by their keys."""
-    guides = {f"method.{name}": getattr(config.method, name) for name in load_method(config.method.name).method.guides}
-    return {key: address for key, address in {INIT: config.train.init, **guides}.items() if address and address != UNTRAINED}
+    return {key: address for key in _keys(config) if (address := config.flat()[key]) and address != UNTRAINED}
+
+
+def _keys(config: RunConfig) -> tuple[str, ...]:
+    return INIT, *(f"method.{name}" for name in load_method(config.method.name).method.guides)
+
+
+def refuse_searched(config: RunConfig, space: Iterable[str]) -> None:
+    """Raises ConfigError where a sweep's space has keys of weights: these are read once, for all trials."""
+    for key in {*space} & {*_keys(config), f"{INIT}_layout"}:
+        raise ConfigError(key, "no space can search it: given weights are those of all trials; sweep once for each of them")
 
 
 def _place(key: str, address: str, config: RunConfig) -> str:
