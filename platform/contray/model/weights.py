@@ -116,7 +116,10 @@ def of_file(file: Path, layout: str = "") -> Given:
     raw, digest = read(file), digest_of(file)
     layout = layout or layouts.guessed(raw)
     if not layout:
-        raise UserError(f"{file}: its names tell no layout; say whose code wrote it: one of {', '.join(LAYOUTS)}")
+        raise UserError(
+            f"{file}: its names tell no layout; say whose code wrote it (--init-layout; of a teacher, contray import --layout, "
+            f"and give the folder): one of {', '.join(LAYOUTS)}"
+        )
     try:
         settings = recognised(file, raw, layout)
     except UserError as error:
@@ -256,7 +259,7 @@ def _of_torch(file: Path) -> bool:
 def read(file: Path) -> Mapping[str, Any]:
     """What a .safetensors or torch file holds. Raises UserError when it is torn, no checkpoint, or holds pickled objects."""
     if not file.is_file():
-        raise UserError(f"{file}: there is no such file")
+        raise UserError(f"{file}: there is no such file, and no folder of a run or an export")
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
