@@ -330,3 +330,24 @@ def test_tensors_of_no_such_network_and_numbers_that_are_none_are_named(file: Pa
     assert f"{name} holds numbers that are not finite" in refused({**residual, name: held * float("nan")})
     assert f"{name} holds numbers that are not finite" in refused({**residual, name: held / 0})
     assert f"{name} holds complex numbers" in refused({**residual, name: held + 0j})
+
+
+@pytest.mark.parametrize("method", ["ijepa", "simmim", "data2vec"])
+def test_a_run_whose_features_are_of_patches_gives_its_network(method: str, tmp_path: Path) -> None:
+    config = RunConfig.make(method, {"seed": 5}, preset="digits")
+    built: Any = model.build(config, 100)
+    encoder.export(config, built, tmp_path / "export")
+    net = {key: value for key, value in config.flat().items() if key.startswith("backbone.")}
+    other = RunConfig.make("simsiam", {**net, "views.view.size": 32, "train.init": str(tmp_path / "export")}, preset="digits")
+    assert same(begun(other).backbone, dict((built.teacher if method == "ijepa" else built.backbone).state_dict()))
+    with pytest.raises(
+        ConfigError, match=f"method.teacher: the features of {method} are not the output of one plain network on the image$"
+    ):
+        started(RunConfig.make("distill", {"method.teacher": str(tmp_path / "export")}, preset="digits"))
+
+
+def test_two_networks_are_no_start(tmp_path: Path) -> None:
+    config = RunConfig.make("cmc", preset="digits")
+    encoder.export(config, model.build(config, 100), tmp_path / "export")
+    with pytest.raises(ConfigError, match=r"train.init: cmc encodes an image by 2 networks, not by one"):
+        started(RunConfig.make("simsiam", {"train.init": str(tmp_path / "export")}, preset="digits"))

@@ -32,7 +32,11 @@ def export_to(trained: encoder.Encoder, to: str, out: Path, origin: cards.Origin
     state = {}
     if to in ("torchvision", "timm"):
         _refuse_unknown(config, to)
-        state = plain_state(plain_backbone(config, method), config, to)
+        try:
+            net = plain_backbone(config, method)
+        except UserError as error:
+            raise UserError(f"{error}; use --to safetensors or --to onnx") from None
+        state = plain_state(net, config, to)
     with drafts.draft(out) as folder:
         if to == "safetensors":
             encoder.export(config, trained.method, folder)

@@ -24,7 +24,7 @@ from . import layouts, libraries
 from .encoder import WEIGHTS, Encoder, read_checkpoint
 from .layouts import LAYOUTS, State
 from .method import build, device_of, settled
-from .plain import plain_backbone
+from .plain import network_under
 from .vit import SHAPES
 
 OWN = "contray"  # the layout of what contray has written
@@ -150,7 +150,7 @@ def _own(address: str) -> Given:
     if Path(address).is_dir() and not (Path(address) / WEIGHTS).is_file() and not any(Path(address).glob("*.pt")):
         raise UserError(f"{address}: there is neither a checkpoint nor an export of contray in this folder")
     encoder = read_checkpoint(address)
-    net = plain_backbone(encoder.config, encoder.method)
+    net = network_under(encoder.config, encoder.method)
     flat, state = encoder.config.flat(), net.state_dict()
     settings = {key: value for key, value in flat.items() if key.startswith("backbone.")}
     return Given(address, OWN, state, digest_of_tensors(state), settings, encoder=encoder, attention=attention(settings))
