@@ -9,7 +9,7 @@ B batch rows, N rows of the global batch, V crops, F backbone features, K output
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ class Config(MethodConfig):
     centre_momentum: float = setting(0.9, "momentum of the centre (eq. 4)", ge=0, le=1)
     momentum: float = setting(0.996, "momentum of the teacher at the start; it rises to 1 (§3.1)", ge=0, le=1)
     momentum_schedule: Literal["cosine", "constant"] = setting("cosine", "whether that momentum rises to 1, or stays")
+    last_rate: float = setting(1.0, "rate of the last layer, in units of the others'", gt=0)
     freeze_epochs: float = setting(1.0, "how long the last layer stays as it was drawn (appendix A)", unit="epochs", ge=0)
 
 
@@ -85,7 +86,8 @@ RECIPE = {
 CONVOLUTIONS = {"backbone.drop_path": 0.0, "optim.clip": 0.0, "train.channels_last": "auto"}
 DIGITS = {
     "backbone.drop_path": 0.0, "method.outputs": 1024, "method.hidden": 128, "method.bottleneck": 64, "method.head_norm": "all",
-    "method.momentum": 0.9, "method.teacher_temperature": 0.05, "method.teacher_warmup_temperature": 0.05, "method.freeze_epochs": 0.5,
+    "method.momentum": 0.9, "method.teacher_temperature": 0.05, "method.teacher_warmup_temperature": 0.05,
+    "method.freeze_epochs": 0.5, "method.last_rate": 0.07,  # at the full rate of short runs the outputs end uniform
     "optim.lr": 6e-3, "optim.weight_decay": 1e-4, "optim.weight_decay_end": -1.0, "optim.warmup_epochs": 0.5, "train.batch_size": 64,
     "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
@@ -118,13 +120,14 @@ PRESETS = {
         crops((0.4, 1.0), size=32, blur=0.0),
     ),
     "cifar_short": Preset(
-        "two large crops of 32 px, for runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps",
+        "two large crops of 32 px, for runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps; not run here as it is",
         SMALL_RESNET | {"method.momentum": 0.97},
         crops((0.5, 1.0), **SMALL, jitter=(0.4, 0.4, 0.2, 0.05), solarize=0.0),
     ),
-    "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 64, 600 steps",
+    "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 64, 600 steps; measured once with 305: 33.1 % k-NN and 51.0 % linear, "
+                     "its untrained encoder 20.4 % and 30.4 %",
                      SMALL_RESNET, DIGITS_CROPS),
-    "digits_vit": Preset("the digits on a small ViT of patches of 4 px, four small crops besides",
+    "digits_vit": Preset("the digits on a small ViT of patches of 4 px, four small crops besides; not run here as it is",
                          DIGITS | {"backbone.name": "vit_mini", "backbone.width": 64, "backbone.patch": 4, "backbone.drop_path": 0.1, "optim.lr": 2e-3},
                          DIGITS_CROPS | {"small": replace(DIGITS_CROPS["large_a"], size=20, count=4, crop=(0.3, 0.6))}),
 }  # fmt: skip
@@ -144,6 +147,12 @@ class DINO(Method):
             if isinstance(module, DropPath):
                 module.rate = 0.0
         self.register_buffer("centre", torch.zeros(config.outputs))  # (K,)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        if self.config.last_rate == 1:
+            return super().param_groups()
+        others = [p for p in self.parameters() if p.requires_grad and p is not self.head.last]
+        return [{"params": others}, {"params": [self.head.last], "lr_scale": self.config.last_rate}]
 
     def ema_pairs(self):
         yield self.backbone, self.teacher

@@ -276,6 +276,7 @@ def read(file: Path) -> Mapping[str, Any]:
         raise UserError(
             f"{file}: it holds pickled objects, which are never loaded. If you trust where it is from, keep its tensors alone: "
             f"python -c \"import torch; raw = torch.load({str(file)!r}, 'cpu', weights_only=False); "
+            "raw = raw.state_dict() if hasattr(raw, 'state_dict') else raw; "
             "torch.save({key: raw[key] for key in ('state_dict', 'model', 'teacher') if key in raw} or raw, 'tensors.pt')\""
         ) from None
     if not isinstance(raw, Mapping):
