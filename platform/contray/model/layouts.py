@@ -188,7 +188,9 @@ def _dimensions(state: State) -> None:
     for name, value in state.items():
         wanted = 4 if name in STEMS else 3 if name.endswith((*POSITIONS, "cls_token", "class_token")) or name in REGISTERS else 0
         if wanted and (value.ndim != wanted or not value.numel()):
-            raise UserError(f"{name} is {_shape(value)}, which must have {wanted} dimensions and be not empty")
+            raise UserError(
+                f"another architecture: {name} is {_shape(value)}, which must have {wanted} dimensions and be not empty"
+            )
 
 
 def unusable(state: Mapping[str, Tensor]) -> str:
