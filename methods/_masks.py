@@ -68,3 +68,11 @@ def hide(net: Any, images: Tensor, hidden: Tensor, mask_token: Tensor) -> Tensor
     seen = net.project(images)  # (B, L, D)
     seen = torch.where(hidden[..., None], mask_token.to(seen.dtype), seen)
     return seen + net.positions(images.shape[-2] // net.patch_size, images.shape[-1] // net.patch_size)
+
+
+def rising(config: Any, *names: str) -> None:
+    """Raises ValueError for a range of the config whose ends stand the wrong way round."""
+    for name in names:
+        least, most = getattr(config, name)
+        if least > most:
+            raise ValueError(f"{name}: got {least} {most}, must be the least and then the largest: {most} {least}")

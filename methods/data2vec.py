@@ -97,6 +97,9 @@ class Data2Vec(Method):
 
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
+        depth = getattr(self.backbone, "depth", config.blocks)
+        if config.blocks > depth:
+            raise ValueError(f"blocks: got {config.blocks}, must be at most the {depth} of the backbone")
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.out_dim), std=0.02))  # (D,)
         self.predictor = nn.Linear(self.out_dim, self.out_dim)
         nn.init.trunc_normal_(self.predictor.weight, std=0.02)

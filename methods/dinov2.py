@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, setting
-from ._masks import block_order, front, hide
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._masks import block_order, front, hide, rising
 from ._parts import apart, average_of, cosine, precise
 from ._ranks import full, gather, total, world_size
 from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, crops, hidden_match, two_crops
@@ -133,6 +133,10 @@ class DINOv2(Method):
         self.teacher = average_of(self.backbone)
         self.teacher_head = average_of(self.head)
         self.teacher_patch_head = average_of(self.patch_head)
+
+    @classmethod
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
+        rising(config, "mask_ratio")
 
     @classmethod
     def needs_vit(cls, config: Config) -> bool:

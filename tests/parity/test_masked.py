@@ -189,6 +189,14 @@ def test_ijepa_lets_targets_in_where_too_little_is_left() -> None:
         assert ijepa.allowed(block, targets, least)[0].nonzero().flatten().tolist() == left
 
 
+def test_ijepa_s_predictor_begins_smaller_with_depth_as_the_release_s() -> None:
+    blocks = built("ijepa", **{"method.predictor_depth": 4, "method.predictor_dim": 64}).predictor[:-1]
+    for layer, block in enumerate(blocks, 1):
+        for last in (block.self_attn.out_proj, block.linear2):
+            assert float(last.weight.detach().std()) == pytest.approx(0.02 / math.sqrt(2 * layer), rel=0.05)
+        assert float(block.linear1.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+
+
 def test_ijepa_predicts_each_block_by_itself() -> None:
     method = built("ijepa")
     batch, reps, out = step_of(method, "view")
