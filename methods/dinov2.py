@@ -240,7 +240,7 @@ def balanced(scores: Tensor, temperature: float, iterations: int) -> Tensor:
     """Cosines (M, K) of this rank's rows -> their codes (M, K): each sums to one, and over the rows of all ranks prototypes are used alike
     (Caron et al. 2020, §3.1). Ranks may have any numbers of rows.
     """
-    q = ((full(scores) - 1) / temperature).exp()  # (M, K), at most 1
+    q = ((full(scores) - 1) / temperature).exp().clamp(min=1e-30)  # (M, K), at most 1; else sums of nothing but underflow are 0
     rows = total(q.new_tensor(float(len(q))))
     q = q / total(q.sum())
     for _ in range(iterations):

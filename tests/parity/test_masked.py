@@ -305,6 +305,22 @@ def assigned(scores: torch.Tensor) -> torch.Tensor:
     return (q * q.shape[1]).T.detach()
 
 
+def test_codes_are_finite_however_sharp_and_not_altered_otherwise() -> None:
+    """At 0.001 exp((cosine - 1) / temperature) is 0 in single precision for most prototypes."""
+    torch.manual_seed(0)
+    scores = torch.rand(32, 300) * 2 - 1
+    scores[0] = -1.0
+    for temperature in (0.01, 0.001, 0.0001):
+        codes = dinov2.balanced(scores, temperature, 3)
+        assert_close(codes.sum(1), torch.ones(32))
+    q = ((scores - 1) / 0.04).exp()
+    q = q / q.sum()
+    for _ in range(3):
+        q = q / q.sum(0, keepdim=True) / 300
+        q = q / q.sum(1, keepdim=True) / 32
+    assert torch.equal(dinov2.balanced(scores, 0.04, 3), q * 32)
+
+
 def test_small_crops_weigh_as_in_the_release() -> None:
     """2 x V_small terms of small crops and 2 of large ones, each the mean over rows, over their number."""
     torch.manual_seed(0)
