@@ -1,6 +1,7 @@
 """SimMIM, data2vec, I-JEPA, iBOT, DINOv2: against slow, literal transcriptions of what their releases compute."""
 
 import math
+import random
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from contray import model
 from contray.config import RunConfig
 from contray.methods import data2vec, dinov2, ibot, ijepa
 from contray.methods._base import Batch, Clock
-from contray.methods._masks import block_order, front
+from contray.methods._masks import blocks_within, front
 from contray.methods._parts import unpatchify
 
 CLOCK, ROWS = Clock(50, 100, 10, 5), 5
@@ -75,7 +76,8 @@ def test_students_never_see_a_hidden_patch(name: str, views: list[str]) -> None:
     method = built(name)
     batch, reps, _ = step_of(method, *views)
     if name == "data2vec":
-        hidden = [front(block_order(batch.rand("blocks", (16, 4)), 8), reps["hidden"].shape[1])]
+        count = reps["hidden"].shape[1]
+        hidden = [front(blocks_within(batch.rand("blocks", (32, 4)), 8, 16 / 196, count), count)]
     else:
         hidden = list(reps["hidden"].unbind(1)) if len(views) == 2 else [reps["hidden"]]
     assert any(each.any() for each in hidden)
@@ -99,8 +101,8 @@ def test_data2vec_predicts_the_mean_of_normed_blocks_normed_again() -> None:
         [(net.class_token + net.encoder.pos_embedding[:, :1]).expand(ROWS, -1, -1), net.patches(batch.views["view"])], 1
     )
     outputs = [x := block(x) for block in net.encoder.layers][-3:]
-    order = block_order(batch.rand("blocks", (16, 4)), 8)
     count = round(0.612 * 64)
+    order = blocks_within(batch.rand("blocks", (32, 4)), 8, 16 / 196, count)
     predicted, loss = method.predictor(reps["hidden"]), 0.0
     for row in range(ROWS):
         for place, patch in enumerate(order[row, :count].tolist()):
@@ -108,6 +110,40 @@ def test_data2vec_predicts_the_mean_of_normed_blocks_normed_again() -> None:
             assert_close(reps["targets"][row, place], target)
             loss += smooth((predicted[row, place] - target).detach(), 0.5) / (ROWS * count)
     assert_close(float(out["loss"].detach()), loss)
+
+
+def test_data2vec_hides_blocks_as_the_release_does() -> None:
+    """Its generator, literally, with its README's 120 patches in blocks of 16 and more: the same chance that a hidden patch's neighbour is hidden."""
+    drawn, masks = random.Random(0), torch.zeros(2000, 14, 14)
+    for mask in masks:
+        delta = left = 120
+        while left > 0 and delta > 0:
+            delta = 0
+            for _ in range(10):
+                area, aspect = drawn.uniform(16, left), math.exp(drawn.uniform(math.log(0.3), -math.log(0.3)))
+                h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+                if h < 14 and w < 14:
+                    top, first = drawn.randint(0, 14 - h), drawn.randint(0, 14 - w)
+                    block = mask[top : top + h, first : first + w]
+                    delta = int((1 - block).sum())
+                    if 0 < delta <= left:
+                        block.fill_(1)
+                        break
+                    delta = 0
+            left -= delta
+    slot = torch.arange(2000)
+    batch = Batch({"view": torch.zeros(2000, 3, 56, 56, dtype=torch.float64)}, slot, slot, 2000, seed=1)
+    method = built("data2vec", **{"views.view.size": 56})
+    asked: list[torch.Tensor] = []
+    method.backbone.tokens = lambda x: x  # the masks alone
+    method.targets = lambda images: torch.zeros(2000, 196, 16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data2vec, "hide", lambda net, images, hidden, token: asked.append(hidden) or torch.zeros(2000, 197, 16))
+        method.represent(batch, CLOCK)
+    ours = asked[0].double().view(-1, 14, 14)
+    assert torch.equal(ours.sum((1, 2)), torch.full((2000,), 120.0, dtype=torch.float64))
+    for mean in (lambda x: (x[:, 1:] * x[:, :-1]).mean(), lambda x: x[:, 0].mean(), lambda x: x[:, 5:9, 5:9].mean()):
+        assert abs(float(mean(ours)) - float(mean(masks.double()))) < 0.012
 
 
 # ---------------------------------------------------------------- I-JEPA
