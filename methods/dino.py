@@ -85,7 +85,8 @@ RECIPE = {
 CONVOLUTIONS = {"backbone.drop_path": 0.0, "optim.clip": 0.0, "train.channels_last": "auto"}
 DIGITS = {
     "backbone.drop_path": 0.0, "method.outputs": 1024, "method.hidden": 128, "method.bottleneck": 64, "method.head_norm": "all",
-    "method.momentum": 0.9, "method.teacher_temperature": 0.05, "method.teacher_warmup_temperature": 0.05, "method.freeze_epochs": 0.5,
+    "method.momentum": 0.9, "method.teacher_temperature": 0.05, "method.teacher_warmup_temperature": 0.05,
+    "method.freeze_epochs": 100.0,  # all of a short run: at its rate a last layer that learns ends uniform
     "optim.lr": 6e-3, "optim.weight_decay": 1e-4, "optim.weight_decay_end": -1.0, "optim.warmup_epochs": 0.5, "train.batch_size": 64,
     "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
@@ -118,13 +119,14 @@ PRESETS = {
         crops((0.4, 1.0), size=32, blur=0.0),
     ),
     "cifar_short": Preset(
-        "two large crops of 32 px, for runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps",
+        "two large crops of 32 px, for runs of a few hundred steps: a residual net of width 16, batch 64, 600 steps; not run here as it is",
         SMALL_RESNET | {"method.momentum": 0.97},
         crops((0.5, 1.0), **SMALL, jitter=(0.4, 0.4, 0.2, 0.05), solarize=0.0),
     ),
-    "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 64, 600 steps",
+    "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 64, 600 steps; measured once with 305: 33.1 % k-NN and 51.0 % linear, "
+                     "its untrained encoder 20.4 % and 30.4 %",
                      SMALL_RESNET, DIGITS_CROPS),
-    "digits_vit": Preset("the digits on a small ViT of patches of 4 px, four small crops besides",
+    "digits_vit": Preset("the digits on a small ViT of patches of 4 px, four small crops besides; not run here as it is",
                          DIGITS | {"backbone.name": "vit_mini", "backbone.width": 64, "backbone.patch": 4, "backbone.drop_path": 0.1, "optim.lr": 2e-3},
                          DIGITS_CROPS | {"small": replace(DIGITS_CROPS["large_a"], size=20, count=4, crop=(0.3, 0.6))}),
 }  # fmt: skip

@@ -126,7 +126,7 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "train --eval.online knn --train.on_collapse stop": ("train.on_collapse", "eval.online lacks geometry"),
     "eval linear --labels 0.1 --checkpoint x": (
         "--labels",
-        "of eval crd, distill, finetune and noisy_student",
+        "of eval crd, distill, finetune, finetune_mae and noisy_student",
         "not of eval linear",
     ),
     "eval detection": ("--run", "--checkpoint"),

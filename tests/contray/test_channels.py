@@ -239,6 +239,13 @@ def test_damage_breaks_an_image_and_nothing_else(kind: str, drawn: some.DataObje
             assert native(data_, "x", 3).shape[2] == 3
 
 
+def test_a_tag_whose_number_became_text_breaks_the_image() -> None:
+    whole = bytearray(WHOLE["tiff"])
+    whole[12] = 1  # the width's kind: bytes
+    with suppress(BrokenImage):
+        assert native(bytes(whole[:22]), "x", 3).shape[2] == 3
+
+
 @pytest.mark.parametrize(
     ("header", "said"),
     [

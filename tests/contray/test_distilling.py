@@ -105,6 +105,18 @@ def test_any_imported_network_teaches_and_what_cannot_is_refused(teacher: Path, 
     with pytest.raises(ConfigError, match=r"method.teacher: say what"):  # a plan does not choose one
         begin(RunConfig.make("distill", preset="auto"))
     assert "no such file" in refused(teacher=tmp_path / "gone.pth")
+    assert "no folder of a run" in refused(teacher="nosuchrun")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "odd.pth")
+    assert "its names tell no layout; say whose code wrote it (--init-layout; of a teacher, contray import" in refused(
+        teacher=tmp_path / "odd.pth"
+    )
+    with pytest.raises(
+        ConfigError, match=r"method.teacher_size: .*vit.pth has patches of 4 px .* images of 3 px; give 4 or more"
+    ):
+        begin(student(tmp_path / "vit.pth", method__teacher_size=3))
+    deep = {name.replace("layer_3", "layer_9"): value for name, value in torchvision_vit().state_dict().items()}
+    torch.save(deep | torchvision_vit().state_dict(), tmp_path / "deep.pth")
+    assert "A teacher goes through an import first: contray import" in refused(teacher=tmp_path / "deep.pth")
     assert "is of 3 channels, the images have 5" in refused(data__channels=5, augment__mean="0.5", augment__std="0.5")
     assert "method.queue_size: got 1, must be from 65 (the global batch" in refused(method__queue_size=1)
     vit = {"teacher": tmp_path / "vit.pth", "method__local": 0.0}

@@ -299,7 +299,8 @@ def test_an_imported_encoder_is_evaluated_beside_ours(
     monkeypatch.chdir(tmp_path)
     torch.save(torchvision_vit().state_dict(), "theirs.pth")
     assert main(["import", "theirs.pth", "--layout", "torchvision", "--augment.mean", "0.5", "0.5", "0.5"]) == 0
-    assert capsys.readouterr().out == "wrote theirs: vit_mini of 16 px images\n"
+    said = "contray: theirs.pth: taken as 4 heads, which the file does not tell\nwrote theirs: vit_mini of 16 px images\n"
+    assert capsys.readouterr().out == said
     assert read_checkpoint("theirs").config.augment.mean == (0.5, 0.5, 0.5)
     assert main(["eval", "knn", "--checkpoint", "theirs", "--data.renderings", "1"]) == 0
     assert "knn_top1" in capsys.readouterr().out

@@ -102,6 +102,18 @@ def test_every_method_of_images_can_be_measured(method: str, monkeypatch: pytest
     assert measure(fitted(auto(method), few, CPU), few).seconds > 0
 
 
+@pytest.mark.parametrize("patch", [14])
+@pytest.mark.parametrize("method", ["dino", "ijepa"])
+@pytest.mark.parametrize("here", [CPU, GPU])
+def test_views_are_whole_patches_of_a_given_transformer(method: str, patch: int, here: Machine) -> None:
+    """As where a run begins with public weights: DINOv2's patches have 14 px."""
+    found = fitted(auto(method, backbone__name="vit_small", backbone__patch=patch), Images(3000, side=260, longest=300), here)
+    sizes = [view.size for view in found.views.values()]
+    assert all(size % patch == 0 for size in sizes), sizes
+    assert max(sizes) >= 4 * patch
+    model.check(found, 3000)
+
+
 def test_what_is_given_stays_and_the_rest_is_fitted() -> None:
     config = auto("moco", optim__lr=0.5, views__query__size=48, train__batch_size=20, backbone__name="resnet18")
     found = fitted(config, Images(300, side=100, longest=100))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 from contray import data, model
 from contray.config import RunConfig
 from contray.errors import ConfigError, UserError
+from contray.exchange.cards import Origin
+from contray.exchange.exporting import export_to
 from contray.model import encoder, weights
 from contray.model.layouts import guessed
 from contray.storage.folder import Storage
 from contray.training.agreement import Ranks
 from contray.training.launch import plan_of
 from contray.training.loop import train
-from contray.training.start import begin, marks, resolved, started
+from contray.training.start import Start, begin, marks, resolved, started
 from tests.contray.test_importing import RELEASES, dino, mae, moco, moco_v3, resnet, simsiam, timm_vit, torchvision_vit
 from tests.contray.test_loop import Losses, tiny
 from tests.ranks import run_ranks
@@ -269,3 +272,82 @@ def test_a_plan_takes_the_network_of_the_file(file: Path, tmp_path: Path) -> Non
     assert (config.backbone.name, config.backbone.width, config.backbone.patch) == ("vit_mini", 32, 4)
     assert "which it begins with" in str(plan)
     assert config.run_name == asked.run_name
+
+
+def test_heads_that_no_shape_tells(file: Path, tmp_path: Path) -> None:
+    """Of 4 heads is taken what does not say otherwise; what is given counts more than a guess, and less than what the file notes."""
+    torch.save(torchvision_vit().state_dict(), file)
+    net = {"backbone.name": "vit_mini", "backbone.width": 32, "backbone.patch": 4}
+
+    def words(init: Path, heads: int) -> str:
+        config = tiny("simclr", **net, **({"backbone.heads": heads} if heads else {}), **{"train.init": str(init)})
+        config, start = started(config)
+        return "; ".join(start.words(config))
+
+    assert "taken as 4 heads, which the file does not tell" in words(file, 0)
+    assert "taken as 8 heads" in words(file, 8)
+    trained = encoder.Encoder(config := tiny("simclr", **net, **{"backbone.heads": 2}), model.build(config, 100))
+    for to in ("torchvision", "timm", "safetensors"):
+        path = export_to(trained, to, tmp_path / to, Origin("a test", "digits", "0", {}))
+        init = path.parent if to == "safetensors" else path
+        assert "taken as" not in words(init, 2)
+        for heads in (0, 8):
+            with pytest.raises(ConfigError, match=r"it has 2 heads, and vit_mini so configured has \d.*--backbone.heads 2"):
+                words(init, heads)
+        assert weights.encoder_of(weights.given(str(init))).config.backbone.heads == 2
+    torch.save(vit_small(), file)
+    small = RunConfig.make("simsiam", {"backbone.name": "vit_small", "train.init": str(file)}, preset="digits")
+    with pytest.raises(ConfigError, match=r"taken for 6 heads, which it does not tell, .* has 12 .*--backbone.heads 6"):
+        begun(small)
+    assert "taken as 12 heads" in "; ".join(Start(weights.given(str(file))).words(small.replace({"backbone.heads": 12})))
+
+
+def vit_small() -> dict[str, Tensor]:
+    config = RunConfig.make("simsiam", {"backbone.name": "vit_small"}, preset="digits")
+    return dict(model.build(config, 100).backbone.state_dict())
+
+
+def test_tensors_of_no_such_network_and_numbers_that_are_none_are_named(file: Path, tmp_path: Path) -> None:
+    residual, vit = torch.load(file), dict(timm_vit().state_dict())
+    registers = {**dinov2(), "register_tokens": torch.ones(3), "mask_token": torch.zeros(1, 32)}
+
+    def refused(state: dict[str, Tensor], layout: str = "", **keys: Any) -> str:
+        torch.save(state, tmp_path / "bad.pth")
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / "bad.pth"))) as problem:
+            begun(tiny("simclr", train__init=str(tmp_path / "bad.pth"), train__init_layout=layout, **keys))
+        return str(problem.value)
+
+    assert "no ViT of DINOv3: there is no patch_embed.proj.weight" in refused(residual, "dinov3")
+    mini: Any = {"backbone.name": "vit_mini", "backbone.width": 32, "backbone.patch": 4}
+    for shape in ((), (17,), (17, 32), (1, 0, 32)):
+        for keys in ({}, mini):
+            assert "pos_embed is" in refused({**vit, "pos_embed": torch.zeros(shape)}, **keys)
+    assert "register_tokens is 3, which must have 3 dimensions" in refused(registers, **mini)
+    assert "patch_embed.proj.weight is 32x3, which" in refused({**vit, "patch_embed.proj.weight": torch.zeros(32, 3)}, **mini)
+    assert "conv1.weight is a scalar" in refused({**residual, "conv1.weight": torch.zeros(())})
+    assert "norm.bias is 1x3x2x2, not 32" in refused({**vit, "norm.bias": torch.zeros(1, 3, 2, 2)}, **mini)
+    name, held = "layer2.0.conv1.weight", residual["layer2.0.conv1.weight"]
+    assert f"{name} holds numbers that are not finite" in refused({**residual, name: held * float("nan")})
+    assert f"{name} holds numbers that are not finite" in refused({**residual, name: held / 0})
+    assert f"{name} holds complex numbers" in refused({**residual, name: held + 0j})
+
+
+@pytest.mark.parametrize("method", ["ijepa", "simmim", "data2vec"])
+def test_a_run_whose_features_are_of_patches_gives_its_network(method: str, tmp_path: Path) -> None:
+    config = RunConfig.make(method, {"seed": 5}, preset="digits")
+    built: Any = model.build(config, 100)
+    encoder.export(config, built, tmp_path / "export")
+    net = {key: value for key, value in config.flat().items() if key.startswith("backbone.")}
+    other = RunConfig.make("simsiam", {**net, "views.view.size": 32, "train.init": str(tmp_path / "export")}, preset="digits")
+    assert same(begun(other).backbone, dict((built.teacher if method == "ijepa" else built.backbone).state_dict()))
+    with pytest.raises(
+        ConfigError, match=f"method.teacher: the features of {method} are not the output of one plain network on the image$"
+    ):
+        started(RunConfig.make("distill", {"method.teacher": str(tmp_path / "export")}, preset="digits"))
+
+
+def test_two_networks_are_no_start(tmp_path: Path) -> None:
+    config = RunConfig.make("cmc", preset="digits")
+    encoder.export(config, model.build(config, 100), tmp_path / "export")
+    with pytest.raises(ConfigError, match=r"train.init: cmc encodes an image by 2 networks, not by one"):
+        started(RunConfig.make("simsiam", {"train.init": str(tmp_path / "export")}, preset="digits"))

@@ -284,6 +284,14 @@ def test_refused_before_anything_starts(place: Place, settings: dict[str, Any], 
         place.sweep('"backbone.width": tune.choice([4, 8])', settings, **options)
 
 
+@pytest.mark.parametrize("key", ["train.init", "train.init_layout", "method.teacher"])
+def test_no_space_searches_weights(place: Place, key: str) -> None:
+    file, method = place.folder / "weights.py", "distill" if key.startswith("method.") else "simclr"
+    file.write_text(f'ABOUT = "mine"\nMETHOD = "{method}"\nBASE = {{}}\nSPACE = {{"{key}": {{"grid_search": ["a", "b"]}}}}\n')
+    with pytest.raises(UserError, match=f"{key}: no space can search it"):
+        sweep(str(file), {}, preset="digits")
+
+
 def test_a_config_that_is_no_text(place: Place) -> None:
     file = place.folder / "run.yaml"
     file.write_bytes(b"\xff\xfe\x00")

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     ("contray plot neighbours --run RUN_ID", "test images beside the training images nearest to them"),
-    ("contray plot map --checkpoint contray_runs/RUN --out map.pdf", "test images in the plane, by t-SNE"),
+    (
+        "contray plot patch_pca --checkpoint contray_runs/RUN --out pca.pdf",
+        "a ViT's patches as colours; also map, attention, ...",
+    ),
     ("contray plot curves --run RUN_ID RUN_ID --metric knn_val_top1", "several runs while they trained"),
 )
 FEW = ("data.source", "data.label_column", "train.device", "track.uri")
@@ -27,7 +30,10 @@ FEW = ("data.source", "data.label_column", "train.device", "track.uri")
 class Options:
     """Draw what an encoder has learnt. With --run the picture and its numbers join that MLflow run, the picture under pictures/."""
 
-    what: Annotated[Positional[str], arg("; ".join(f"{name}: {words}" for name, words in KINDS.items()), choices=tuple(KINDS))]
+    what: Annotated[
+        Positional[str],
+        arg("; ".join([", ".join(KINDS), *(f"{name}: {words}" for name, words in KINDS.items())]), choices=tuple(KINDS)),
+    ]
     run: Annotated[
         tuple[str, ...], arg("MLflow run whose encoder is drawn; curves: runs, of which the seeds of one are drawn as one line")
     ] = ()

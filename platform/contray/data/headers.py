@@ -8,6 +8,8 @@ import struct
 import warnings
 from typing import Any
 
+NUMBERS = (256, 257, 258, 262, 274, 277, 338)  # tags of TIFFs that are asked for, which damage can make into text
+
 
 def is_jpeg(data: bytes | memoryview) -> bool:
     return bytes(data[:2]) == b"\xff\xd8"
@@ -104,9 +106,10 @@ def tags_of(data: bytes | memoryview) -> Any:
             stream.seek(found.next)
             found.load(stream)
             dict(found)  # tags are read when they are asked for
+            numbers = [found.get(number, 0) for number in NUMBERS]
     except Exception:  # Pillow's own checks are asserts, struct errors and others; the decoder says that it is torn
         return None
-    return found
+    return None if any(isinstance(value, (bytes, str)) for value in numbers) else found
 
 
 def tag(tags: Any, number: int, default: int = 1) -> int:

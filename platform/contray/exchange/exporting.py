@@ -32,7 +32,11 @@ def export_to(trained: encoder.Encoder, to: str, out: Path, origin: cards.Origin
     state = {}
     if to in ("torchvision", "timm"):
         _refuse_unknown(config, to)
-        state = plain_state(plain_backbone(config, method), config, to)
+        try:
+            net = plain_backbone(config, method)
+        except UserError as error:
+            raise UserError(f"{error}; use --to safetensors or --to onnx") from None
+        state = plain_state(net, config, to)
     with drafts.draft(out) as folder:
         if to == "safetensors":
             encoder.export(config, trained.method, folder)
@@ -41,7 +45,7 @@ def export_to(trained: encoder.Encoder, to: str, out: Path, origin: cards.Origin
         else:
             from safetensors.torch import save_file
 
-            save_file(state, folder / FORMATS[to])
+            save_file(state, folder / FORMATS[to], encoder.noted(config))
         (folder / encoder.CONFIG).write_text(config.to_yaml())
         (folder / FORMATS[to]).chmod((folder / encoder.CONFIG).stat().st_mode)  # safetensors lets nobody else read it
         (folder / "README.md").write_text(cards.card(trained, to, folder / FORMATS[to], origin))

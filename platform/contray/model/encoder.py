@@ -23,6 +23,7 @@ from ..methods._base import Method
 from ..storage.checkpoint import BEST, latest, load
 from ..storage.folder import Storage
 from .backbones import image_side
+from .vit import SHAPES
 
 WEIGHTS, CONFIG = "encoder.safetensors", "config.yaml"
 
@@ -93,9 +94,15 @@ def export(config: RunConfig, method: Method, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    save_file(state, folder / WEIGHTS, noted(config))
     (folder / CONFIG).write_text(config.to_yaml())
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read it
+
+
+def noted(config: RunConfig) -> dict[str, str]:
+    """What a file of weights says of its network that no shape tells: a ViT's heads."""
+    _, usual, _ = SHAPES.get(config.backbone.name, (0, 0, 0))
+    return {"backbone.heads": str(config.backbone.heads or usual)} if usual else {}
 
 
 def read_folder(folder: Path) -> Encoder:

@@ -64,14 +64,19 @@ class Frozen:
             ours = self.config.augment
             net, mean, std = factory(replace(self.config, seed=self.config.seed + 1))(), ours.mean, ours.std
         else:
-            from . import weights
+            from . import layouts, weights
             from .plain import plain_backbone
 
             try:
                 found = weights.given(self.address)
                 check_digest(self.key, found.digest, self.digest)
+                if found.unknown:
+                    imported = f"contray import {self.address} --layout {found.layout} --out FOLDER"
+                    raise UserError(f"{found.unknown}. A teacher goes through an import first: {imported}, and give that folder")
                 encoder = weights.encoder_of(found)
                 net = plain_backbone(encoder.config, encoder.method)
+                if problem := layouts.unusable(net.state_dict()):
+                    raise UserError(f"{self.address}: {problem}")
             except ConfigError:
                 raise
             except UserError as error:
@@ -88,6 +93,12 @@ class Frozen:
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         net: Any = self.net().to(pixels.device, pixels.dtype)
+        patch = getattr(net, "patch_size", 1)
+        if isinstance(patch, int) and min(pixels.shape[2:]) < patch:
+            words = f"{self.address} has patches of {patch} px and would be given images of {min(pixels.shape[2:])} px"
+            raise ConfigError(
+                size if (size := f"{self.key}_size") in self.config.flat() else self.key, f"{words}; give {patch} or more"
+            )
         mean, std = self._mean.to(pixels), self._std.to(pixels)
         images, side, (found, size) = (pixels - mean) / std, min(pixels.shape[-2:]), (transformer_of(net), f"{self.key}_size")
         if found is not None and any(edge % found.patch for edge in images.shape[-2:]):

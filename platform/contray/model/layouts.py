@@ -40,6 +40,7 @@ TIMM_BLOCK = (
 )
 BLOCK, TIMM_PREFIX = "encoder.layers.encoder_layer_", "blocks."
 POSITIONS = ("pos_embed", "pos_embedding")  # how names of learned positions end
+REGISTERS = ("registers", "reg_token", "register_tokens", "storage_tokens")
 STEMS = ("conv1.weight", "conv_proj.weight", "patch_embed.proj.weight")  # each network has one of them
 
 
@@ -65,7 +66,8 @@ def _dinov2(state: State) -> State:
         .replace("mlp.w3.", "mlp.fc2."): value
         for name, value in state.items()
     }
-    if "register_tokens" in state and {"cls_token", "pos_embed"} <= state.keys():
+    tokens = [state[name] for name in ("register_tokens", "cls_token", "pos_embed") if name in state]
+    if len(tokens) == 3 and all(each.ndim == 3 and each.shape[2] == tokens[0].shape[2] for each in tokens):
         positions = state["pos_embed"]
         state |= {"cls_token": state["cls_token"] + positions[:, :1], "pos_embed": positions[:, 1:]}
         state["reg_token"] = state.pop("register_tokens")
@@ -79,7 +81,7 @@ def _dinov3(state: State) -> State:
     for name, value in state.items():
         for theirs, ours in {"storage_tokens": "reg_token", "ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2", **swiglu}.items():
             name = name.replace(theirs, ours)
-        if name.endswith("attn.qkv.bias"):
+        if name.endswith("attn.qkv.bias") and value.ndim == 1 and len(value) % 3 == 0 < len(value):
             query, _, values = value.chunk(3)  # bias_mask is 0 over the keys
             found |= {name.replace("qkv.bias", "q_bias"): query, name.replace("qkv.bias", "v_bias"): values}
         else:
@@ -167,7 +169,11 @@ def _renamed(name: str, pairs: Any) -> str:
 
 
 def torchvision_names(state: State) -> State:
-    """The same tensors under the names of contray's backbones. torchvision's ViTs of before 0.13 name the layers of an MLP."""
+    """The same tensors under the names of contray's backbones. torchvision's ViTs of before 0.13 name the layers of an MLP.
+
+    Raises UserError where a tensor cannot be such a network's.
+    """
+    _dimensions(state)
     if "patch_embed.proj.weight" in state:
         positions = state.get("pos_embed")
         if positions is not None and math.isqrt(positions.shape[-2]) ** 2 == positions.shape[-2]:  # none of the class token
@@ -175,6 +181,24 @@ def torchvision_names(state: State) -> State:
         return {from_timm(name): value for name, value in state.items()}
     old = {".mlp.linear_1.": ".mlp.0.", ".mlp.linear_2.": ".mlp.3."}
     return {re.sub(r"\.mlp\.linear_[12]\.", lambda found: old[found[0]], name): value for name, value in state.items()}
+
+
+def _dimensions(state: State) -> None:
+    """Raises UserError, naming the tensor, where one that tells of a backbone of contray has not as many dimensions as that has."""
+    for name, value in state.items():
+        wanted = 4 if name in STEMS else 3 if name.endswith((*POSITIONS, "cls_token", "class_token")) or name in REGISTERS else 0
+        if wanted and (value.ndim != wanted or not value.numel()):
+            raise UserError(f"{name} is {_shape(value)}, which must have {wanted} dimensions and be not empty")
+
+
+def unusable(state: Mapping[str, Tensor]) -> str:
+    """What keeps a network from computing with such numbers, of the first tensor; empty where nothing does."""
+    for name, value in state.items():
+        if value.is_complex():
+            return f"{name} holds complex numbers"
+        if not bool(torch.isfinite(value if value.dtype.itemsize > 1 else value.float()).all()):
+            return f"{name} holds numbers that are not finite"
+    return ""
 
 
 def architecture(state: State) -> dict[str, Any]:
@@ -228,6 +252,9 @@ def dinov3_network(state: State) -> dict[str, Any]:
 
     state: under timm's names, as `select` gives it.
     """
+    _dimensions(state)
+    if "patch_embed.proj.weight" not in state:
+        raise UserError("no ViT of DINOv3: there is no patch_embed.proj.weight")
     projection = state["patch_embed.proj.weight"]
     size, plus = DINOV3.get(projection.shape[0], ""), "_plus" if "blocks.0.mlp.fc1_g.weight" in state else ""
     if not size or projection.shape[-1] != 16:
@@ -254,10 +281,12 @@ def adapted(state: State, wanted: Mapping[str, Tensor], prefix: int = 1) -> tupl
     found, told = dict(state), list[str]()
     for name, tensor in state.items():
         shape = wanted[name].shape if name in wanted else tensor.shape
-        if tensor.ndim == 4 and tensor.shape[1] == 3 != shape[1] and tensor.shape == (shape[0], 3, *shape[2:]):
+        if tensor.ndim == 4 == len(shape) and tensor.shape[1] == 3 != shape[1] and tensor.shape == (shape[0], 3, *shape[2:]):
             found[name] = (tensor.mean(1, keepdim=True) * (3 / shape[1])).expand(shape).clone()
             told.append(f"it is of RGB; its first layer's weights for {shape[1]} channels are their mean, rescaled")
-        elif name.endswith(POSITIONS) and tensor.ndim == 3 and tensor.shape != shape and tensor.shape[2] == shape[2]:
+        elif (
+            name.endswith(POSITIONS) and tensor.ndim == 3 == len(shape) and tensor.shape != shape and tensor.shape[2] == shape[2]
+        ):
             before, after = (math.isqrt(max(count - prefix, 0)) for count in (tensor.shape[1], shape[1]))
             if before and after and (before**2 + prefix, after**2 + prefix) == (tensor.shape[1], shape[1]):
                 grid = tensor[:, prefix:].transpose(1, 2).unflatten(2, (before, before)).float()

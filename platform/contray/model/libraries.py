@@ -125,6 +125,21 @@ def published(name: str) -> dict[str, Any]:
     return {"views.image.size": about.input_size[-1], "augment.mean": about.mean, "augment.std": about.std}
 
 
+def heads_of(name: str) -> int:
+    """Heads of the attention of timm/NAME or torchvision/NAME, 0 where it has no blocks that tell."""
+    library, own = known(name)
+    with torch.device("meta"):
+        if library == "torchvision":
+            from torchvision import models
+
+            blocks: Any = getattr(getattr(models.get_model(own, weights=None), "encoder", None), "layers", None)
+            return getattr(getattr(blocks[0], "self_attention", None), "num_heads", 0) if blocks else 0
+        import timm
+
+        blocks = getattr(timm.create_model(own), "blocks", None)
+        return getattr(getattr(blocks[0], "attn", None), "num_heads", 0) if blocks else 0
+
+
 def pretrained(library: str, name: str) -> dict[str, torch.Tensor]:
     """The published weights of a network under the library's names, from its cache, else downloaded. Raises whatever hinders that."""
     if library == "torchvision":

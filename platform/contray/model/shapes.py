@@ -77,7 +77,11 @@ def _check_patches(config: RunConfig) -> None:
         if side and side % patch:
             size = f"views.{name}.{'grid' if view.kind == 'patches' else 'size'}"
             what = "is larger than" if patch > side else f"leaves {side % patch} px of a side unseen at"
-            raise ConfigError("backbone.patch", f"got {patch}, which {what} the {side} px of {size}; one must divide the other")
+            fits = patch * max(1, round(side / patch))
+            raise ConfigError(
+                "backbone.patch",
+                f"got {patch}, which {what} the {side} px of {size}; one must divide the other, as {fits} px would",
+            )
 
 
 def _run(config: RunConfig, method: Method) -> None:

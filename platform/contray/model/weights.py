@@ -24,9 +24,11 @@ from . import layouts, libraries
 from .encoder import WEIGHTS, Encoder, read_checkpoint
 from .layouts import LAYOUTS, State
 from .method import build, device_of, settled
-from .plain import plain_backbone
+from .plain import network_under
+from .vit import SHAPES
 
 OWN = "contray"  # the layout of what contray has written
+HEADS = "backbone.heads"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Given:
 
     raw: what a file holds; the backbone's state where it is of contray's. digest: of the file's bytes or of the tensors, 64 hex digits.
     settings: keys backbone.* (and views.image.size) of the network that they are of, as its shapes tell; empty where they tell none: then
-    `unknown` says why. encoder: of what contray has written.
+    `unknown` says why. encoder: of what contray has written. attention: heads of a ViT of contray's shape, which no shape tells, 0 for others;
+    guess: whether the file does not tell them either, and they are the usual ones.
     """
 
     address: str
@@ -45,6 +48,8 @@ class Given:
     settings: Mapping[str, Any]
     unknown: str = ""
     encoder: Encoder | None = None
+    attention: int = 0
+    guess: bool = False
 
     def __str__(self) -> str:
         return f"{self.address}, {self.layout}, {self.digest[:12]}"
@@ -60,19 +65,24 @@ class Given:
         Raises UserError where tensors are missing, too many or of other shapes.
         """
         wanted, library = net.state_dict(), hasattr(net, "classifiers")
-        if self.layout == OWN:
-            state = dict(self.raw)
-        elif library:
-            classifiers: Any = net.classifiers
-            state = layouts.select_named(self.raw, LAYOUTS[self.layout], set(wanted), classifiers)
-        else:
-            state = layouts.torchvision_names(layouts.select(self.raw, LAYOUTS[self.layout]))
+        try:
+            if self.layout == OWN:
+                state = dict(self.raw)
+            elif library:
+                classifiers: Any = net.classifiers
+                state = layouts.select_named(self.raw, LAYOUTS[self.layout], set(wanted), classifiers)
+            else:
+                state = layouts.torchvision_names(layouts.select(self.raw, LAYOUTS[self.layout]))
+        except UserError as error:
+            raise UserError(f"{self.address}: {error}") from None
         counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}  # old files lack them
         state = {**{name: value for name, value in counters.items() if name not in state}, **state}
         positioned = 0 if getattr(net, "no_embed_class", False) else getattr(net, "num_prefix_tokens", 1) if library else 1
         state, told = layouts.adapted(state, wanted, positioned)
         if problem := layouts.misfits(state, wanted):
             raise UserError(f"{self.address}: it does not fit {name}: {problem}")
+        if problem := layouts.unusable(state):
+            raise UserError(f"{self.address}: {problem}")
         return state, told
 
     def heads(self) -> list[str]:
@@ -106,21 +116,44 @@ def of_file(file: Path, layout: str = "") -> Given:
     raw, digest = read(file), digest_of(file)
     layout = layout or layouts.guessed(raw)
     if not layout:
-        raise UserError(f"{file}: its names tell no layout; say whose code wrote it: one of {', '.join(LAYOUTS)}")
+        raise UserError(
+            f"{file}: its names tell no layout; say whose code wrote it (--init-layout; of a teacher, contray import --layout, "
+            f"and give the folder): one of {', '.join(LAYOUTS)}"
+        )
     try:
-        return Given(str(file), layout, raw, digest, recognised(file, raw, layout))
+        settings = recognised(file, raw, layout)
     except UserError as error:
         return Given(str(file), layout, raw, digest, {}, str(error))
+    told = _heads_told(file)
+    settings |= {HEADS: told} if told and settings["backbone.name"] in SHAPES else {}
+    return Given(str(file), layout, raw, digest, settings, attention=attention(settings), guess=not told and layout != "moco_v3")
+
+
+def attention(settings: Mapping[str, Any]) -> int:
+    """Heads of the built-in ViT of keys backbone.*, 0 where they are of another network."""
+    _, usual, _ = SHAPES.get(settings["backbone.name"], (0, 0, 0))
+    return usual and (settings.get(HEADS) or usual)
+
+
+def _heads_told(file: Path) -> int:
+    """The heads that a .safetensors file of contray's notes beside its tensors; 0: none."""
+    if file.suffix != ".safetensors":
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as held:
+        noted = (held.metadata() or {}).get(HEADS, "")
+    return int(noted) if noted.isdecimal() else 0
 
 
 def _own(address: str) -> Given:
     if Path(address).is_dir() and not (Path(address) / WEIGHTS).is_file() and not any(Path(address).glob("*.pt")):
         raise UserError(f"{address}: there is neither a checkpoint nor an export of contray in this folder")
     encoder = read_checkpoint(address)
-    net = plain_backbone(encoder.config, encoder.method)
+    net = network_under(encoder.config, encoder.method)
     flat, state = encoder.config.flat(), net.state_dict()
     settings = {key: value for key, value in flat.items() if key.startswith("backbone.")}
-    return Given(address, OWN, state, digest_of_tensors(state), settings, encoder=encoder)
+    return Given(address, OWN, state, digest_of_tensors(state), settings, encoder=encoder, attention=attention(settings))
 
 
 def _published(name: str) -> Given:
@@ -136,7 +169,8 @@ def _published(name: str) -> Given:
         raise UserError(
             f"{name}: its weights are not in the library's cache and cannot be downloaded ({reason}); give a file of them"
         ) from None
-    return Given(name, library, state, digest_of_tensors(state), {"backbone.name": plain, **libraries.published(plain)})
+    settings = {"backbone.name": plain, **libraries.published(plain)}
+    return Given(name, library, state, digest_of_tensors(state), settings, attention=libraries.heads_of(plain))
 
 
 def digest_of(file: Path) -> str:
@@ -176,6 +210,9 @@ def encoder_of(found: Given, overrides: Mapping[str, Any] | None = None) -> Enco
     config = settled(config, device_of(config).type)
     method = build(config, 0).eval()
     state, told = found.state_for(method.backbone, config.backbone.name)
+    heads = attention(config.flat())
+    if found.guess and heads:
+        told.append(f"taken as {heads} heads, which the file does not tell")
     for words in told:
         print(f"contray: {found.address}: {words}", flush=True)
     method.backbone.load_state_dict(state)
@@ -192,9 +229,9 @@ def recognised(file: Path, raw: Mapping[str, Any], layout: str) -> dict[str, Any
         other = layouts.guessed(raw)
         seen = f"it looks like {other}" if other else f"it holds {', '.join(list(map(str, raw))[:3]) or 'nothing'}"
         raise UserError(f"{file}: there is no backbone in the layout {layout}; {seen}")
-    if layout == "dinov3":
-        return layouts.dinov3_network(bare)
     try:
+        if layout == "dinov3":
+            return layouts.dinov3_network(bare)
         return _settings(layouts.architecture(layouts.torchvision_names(bare)), layout)
     except UserError as error:
         raise UserError(
@@ -206,7 +243,7 @@ def _settings(found: dict[str, Any], layout: str) -> dict[str, Any]:
     side = found.pop("side", 32 if found.get("backbone.stem") == "cifar" else 224)
     settings = {**found, "views.image.size": side}
     if found["backbone.name"] == "vit_small" and layout != "moco_v3":
-        settings["backbone.heads"] = 6  # MoCo v3's has 12 and is alone in that
+        settings[HEADS] = 6  # MoCo v3's has 12 and is alone in that
     if LAYOUTS[layout].fixed_positions and "backbone.patch" in found:
         settings["backbone.positions"] = "sincos"  # not trained; the stored ones are used, for MoCo v3 has rows before columns
     return settings
@@ -222,7 +259,7 @@ def _of_torch(file: Path) -> bool:
 def read(file: Path) -> Mapping[str, Any]:
     """What a .safetensors or torch file holds. Raises UserError when it is torn, no checkpoint, or holds pickled objects."""
     if not file.is_file():
-        raise UserError(f"{file}: there is no such file")
+        raise UserError(f"{file}: there is no such file, and no folder of a run or an export")
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -239,6 +276,7 @@ def read(file: Path) -> Mapping[str, Any]:
         raise UserError(
             f"{file}: it holds pickled objects, which are never loaded. If you trust where it is from, keep its tensors alone: "
             f"python -c \"import torch; raw = torch.load({str(file)!r}, 'cpu', weights_only=False); "
+            "raw = raw.state_dict() if hasattr(raw, 'state_dict') else raw; "
             "torch.save({key: raw[key] for key in ('state_dict', 'model', 'teacher') if key in raw} or raw, 'tensors.pt')\""
         ) from None
     if not isinstance(raw, Mapping):

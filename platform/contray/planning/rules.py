@@ -156,7 +156,8 @@ def dress(config: RunConfig, file: MethodFile, choice: Choice, images: Images, f
     }
     settled = _replaced(config, values)
     if "views" in planned:
-        settled = dataclasses.replace(settled, views=scaled(family.views, choice.size))
+        given = config.backbone.name.startswith("vit") and "backbone.patch" not in planned
+        settled = dataclasses.replace(settled, views=scaled(family.views, choice.size, config.backbone.patch if given else 0))
     if config.data.source != "digits":
         smooth = {name: antialiased(view) for name, view in settled.views.items() if config.fills(f"views.{name}.interpolation")}
         settled = dataclasses.replace(settled, views={**settled.views, **smooth})
@@ -174,17 +175,21 @@ def dress(config: RunConfig, file: MethodFile, choice: Choice, images: Images, f
     return _replaced(settled, {**numbers(settled, images.count, batch, wise=True), "optim.lr": rate(settled, family, choice)})
 
 
-def scaled(views: Mapping[str, View], size: int) -> dict[str, View]:
-    """All image views and grids of patches by one factor, so that the largest whole image is `size` px; 0: as they are."""
+def scaled(views: Mapping[str, View], size: int, patch: int = 0) -> dict[str, View]:
+    """All image views and grids of patches by one factor, so that the largest whole image is `size` px; 0: as they are.
+
+    patch: of a transformer that is given: images are whole patches then, the largest at least 4 x 4, the others 2 x 2.
+    """
     sides = [view.size for view in views.values() if view.kind == "image"] or [
         view.size for view in views.values() if view.kind == "patches"
     ]
     if not size or not sides:
         return dict(views)
-    factor, found = size / max(sides), {}
+    factor, found = max(size, 4 * patch) / max(sides), {}
     for name, view in views.items():
         if view.kind == "image":
-            found[name] = dataclasses.replace(view, size=max(8, 4 * round(view.size * factor / 4)))
+            unit = patch or 4
+            found[name] = dataclasses.replace(view, size=max(2 * unit, unit * round(view.size * factor / unit)))
         elif view.kind == "patches":
             rows, side, stride = view.grid
             grid = (rows, int(side * factor), int(stride * factor))

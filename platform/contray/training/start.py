@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,8 @@ from ..methods._base import Method
 from ..model import backbones, weights
 from ..model.frozen import UNTRAINED, check_digest, frozen_of, kept_of
 from ..model.laws import command
-from ..model.weights import Given
+from ..model.vit import SHAPES
+from ..model.weights import HEADS, Given
 from ..storage.checkpoint import latest, newest_step
 from ..storage.folder import Storage
 from .agreement import Ranks
@@ -49,14 +50,37 @@ class Start:
             return []
         try:
             _, told = self.init.state_for(backbones.factory(config)(), config.backbone.name)
+            told += self._silent(config)
         except UserError as error:
             flat = config.flat()
-            other = {key: value for key, value in self.network.items() if flat.get(key, ()) != value}
+            heads = {HEADS: self.init.attention} if self.network.get("backbone.name") in SHAPES else {}
+            other = {key: value for key, value in self.network.items() if key != HEADS and flat.get(key, ()) != value}
+            if heads and weights.attention(flat | other) != self.init.attention:
+                other |= heads
             works = f". It is a {self.network['backbone.name']}, which this takes: {command(config, other)}" if other else ""
             raise ConfigError(INIT, f"{error}{works or f'. {self.init.unknown}' * bool(self.init.unknown)}") from None
         left = self.init.heads()
         heads = f"{len(left)} tensors that are no part of it are left out ({', '.join(left[:3])}{', ...' * (len(left) > 3)})"
         return [str(self.init), *told, *([heads] if left else [])]
+
+    def _silent(self, config: RunConfig) -> list[str]:
+        """What was taken of that which no shape tells, in words. Raises UserError where the config's network differs from the weights' in it.
+
+        Heads that a file does not tell are a guess: other ones that are given, and are not the preset's, are taken.
+        """
+        assert self.init
+        ours, theirs = weights.attention(config.flat()), self.init.attention
+        norm = self.network.get("backbone.norm", config.backbone.norm)
+        if norm != config.backbone.norm and not ours:
+            raise UserError(f"{self.init.address}: its norm is {norm}, backbone.norm is {config.backbone.norm}")
+        if not (ours and theirs):
+            return []
+        preset = RunConfig.preset_of(config.method.name, config.method.preset).backbone.heads
+        if ours != theirs and not (self.init.guess and config.backbone.heads not in (0, preset)):
+            words = f"it is taken for {theirs} heads, which it does not tell" if self.init.guess else f"it has {theirs} heads"
+            other = f" (if it has another number, say --{HEADS})" if self.init.guess else ""
+            raise UserError(f"{self.init.address}: {words}, and {config.backbone.name} so configured has {ours}{other}")
+        return [f"taken as {ours} heads, which the file does not tell"] if self.init.guess else []
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -70,8 +94,17 @@ def resolved(config: RunConfig) -> RunConfig:
 
 def _asked(config: RunConfig) -> dict[str, str]:
     """The addresses of weights in a config, by their keys."""
-    guides = {f"method.{name}": getattr(config.method, name) for name in load_method(config.method.name).method.guides}
-    return {key: address for key, address in {INIT: config.train.init, **guides}.items() if address and address != UNTRAINED}
+    return {key: address for key in _keys(config) if (address := config.flat()[key]) and address != UNTRAINED}
+
+
+def _keys(config: RunConfig) -> tuple[str, ...]:
+    return INIT, *(f"method.{name}" for name in load_method(config.method.name).method.guides)
+
+
+def refuse_searched(config: RunConfig, space: Iterable[str]) -> None:
+    """Raises ConfigError where a sweep's space has keys of weights: these are read once, for all trials."""
+    for key in {*space} & {*_keys(config), f"{INIT}_layout"}:
+        raise ConfigError(key, "no space can search it: given weights are those of all trials; sweep once for each of them")
 
 
 def _place(key: str, address: str, config: RunConfig) -> str:

@@ -26,7 +26,7 @@ from ..training.nodes import nodes, uses_gpu
 from ..training.ray_train import check_machines, ray_session
 from ..training.records import SWEEP, check_kind, repeatable, tags_of
 from ..training.settle import measure, settle
-from ..training.start import resolved
+from ..training.start import refuse_searched, resolved
 from ..training.stop import Status, ending
 from . import kept
 from .outcome import SweepResult, crown, end_trials, ranked, trials_of
@@ -58,6 +58,7 @@ def sweep(
     """
     file = load_space(name)
     config = resolved(_base(file, overrides, preset, config_file))
+    refuse_searched(config, file.SPACE)
     scheduler = scheduler or getattr(file, "SCHEDULER", "asha")
     if scheduler not in ("asha", "pbt", "none"):
         raise UserError(f"--scheduler: got {scheduler}, must be asha, pbt or none")
