@@ -135,7 +135,8 @@ class IJEPA(Method):
                     nn.init.zeros_(weight)
         with torch.no_grad():
             for layer, block in enumerate(self.predictor[:-1], 1):  # the release's fix_init_weight
-                for last in (block.self_attn.out_proj, block.linear2):  # pyright: ignore
+                branches: Any = block
+                for last in (branches.self_attn.out_proj, branches.linear2):
                     last.weight /= (2 * layer) ** 0.5
         self.teacher = average_of(self.backbone)
 
