@@ -18,14 +18,36 @@ def block_order(draws: Tensor, side: int, area: tuple[float, float] = (0.08, 0.4
     rectangle, as a share of the image; aspect ratios are 0.3 to 1 / 0.3. A patch stands where the first rectangle that holds it stands.
     """
     least, most = area
-    patches = (least + (most - least) * draws[..., 0]) * side**2  # (B, T)
+    held = rectangles((least + (most - least) * draws[..., 0]) * side**2, draws, side)[0]  # (B, T, L)
+    found = torch.where(held.any(1), held.to(torch.int8).argmax(1), held.shape[1])  # (B, L)
+    return found.argsort(dim=1, stable=True)
+
+
+def blocks_within(draws: Tensor, side: int, least: float, count: int) -> Tensor:
+    """As `block_order`, of rectangles of at least a share of the image and at most what is left of `count` patches to hide: (B, T, 4) -> (B, L).
+
+    As BEiT's generator draws them, one that reaches across the image or hides more than what is left stands behind those that do not.
+    """
+    total = draws.shape[1]
+    place = torch.full((len(draws), side**2), 2 * total, device=draws.device)  # (B, L)
+    left = torch.full((len(draws),), count, device=draws.device)  # (B,)
+    for at in range(total):
+        draw, smallest = draws[:, at], least * side**2
+        held, sides = rectangles(smallest + (left - smallest) * draw[:, 0], draw, side)  # (B, L), (B, 2)
+        new = (held & (place >= total)).sum(1)  # (B,)
+        fits = (new <= left) & (sides < side).all(1)
+        place = torch.where(held, place.minimum(torch.where(fits, at, total + at)[:, None]), place)
+        left = left - new * fits
+    return place.argsort(dim=1, stable=True)
+
+
+def rectangles(patches: Tensor, draws: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Areas (...), in patches, and draws (..., 4), of which the first is not used: what rectangles hold (..., L) bool, their sides (..., 2)."""
     aspect = 0.3 ** (2 * draws[..., 1] - 1)
     height, width = (patches * aspect).sqrt().round().clamp(1, side), (patches / aspect).sqrt().round().clamp(1, side)
     top, left = (draws[..., 2] * (side - height + 1)).floor(), (draws[..., 3] * (side - width + 1)).floor()
-    first = torch.stack([top, left], -1)
-    held = inside(first, torch.stack([height, width], -1), side)  # (B, T, L)
-    found = torch.where(held.any(1), held.to(torch.int8).argmax(1), held.shape[1])  # (B, L)
-    return found.argsort(dim=1, stable=True)
+    sides = torch.stack([height, width], -1)
+    return inside(torch.stack([top, left], -1), sides, side), sides
 
 
 def inside(first: Tensor, sides: Tensor, side: int) -> Tensor:
@@ -46,3 +68,11 @@ def hide(net: Any, images: Tensor, hidden: Tensor, mask_token: Tensor) -> Tensor
     seen = net.project(images)  # (B, L, D)
     seen = torch.where(hidden[..., None], mask_token.to(seen.dtype), seen)
     return seen + net.positions(images.shape[-2] // net.patch_size, images.shape[-1] // net.patch_size)
+
+
+def rising(config: Any, *names: str) -> None:
+    """Raises ValueError for a range of the config whose ends stand the wrong way round."""
+    for name in names:
+        least, most = getattr(config, name)
+        if least > most:
+            raise ValueError(f"{name}: got {least} {most}, must be the least and then the largest: {most} {least}")

@@ -9,7 +9,7 @@ B batch rows, N rows of the global batch, V crops, F backbone features, K output
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,6 @@ class Config(MethodConfig):
     centre_momentum: float = setting(0.9, "momentum of the centre (eq. 4)", ge=0, le=1)
     momentum: float = setting(0.996, "momentum of the teacher at the start; it rises to 1 (§3.1)", ge=0, le=1)
     momentum_schedule: Literal["cosine", "constant"] = setting("cosine", "whether that momentum rises to 1, or stays")
-    last_rate: float = setting(1.0, "rate of the last layer, in units of the others'", gt=0)
     freeze_epochs: float = setting(1.0, "how long the last layer stays as it was drawn (appendix A)", unit="epochs", ge=0)
 
 
@@ -87,7 +86,7 @@ CONVOLUTIONS = {"backbone.drop_path": 0.0, "optim.clip": 0.0, "train.channels_la
 DIGITS = {
     "backbone.drop_path": 0.0, "method.outputs": 1024, "method.hidden": 128, "method.bottleneck": 64, "method.head_norm": "all",
     "method.momentum": 0.9, "method.teacher_temperature": 0.05, "method.teacher_warmup_temperature": 0.05,
-    "method.freeze_epochs": 0.5, "method.last_rate": 0.07,  # at the full rate of short runs the outputs end uniform
+    "method.freeze_epochs": 100.0,  # all of a short run: at its rate a last layer that learns ends uniform
     "optim.lr": 6e-3, "optim.weight_decay": 1e-4, "optim.weight_decay_end": -1.0, "optim.warmup_epochs": 0.5, "train.batch_size": 64,
     "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
@@ -147,12 +146,6 @@ class DINO(Method):
             if isinstance(module, DropPath):
                 module.rate = 0.0
         self.register_buffer("centre", torch.zeros(config.outputs))  # (K,)
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        if self.config.last_rate == 1:
-            return super().param_groups()
-        others = [p for p in self.parameters() if p.requires_grad and p is not self.head.last]
-        return [{"params": others}, {"params": [self.head.last], "lr_scale": self.config.last_rate}]
 
     def ema_pairs(self):
         yield self.backbone, self.teacher

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, setting
-from ._masks import block_order, front, hide
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._masks import block_order, front, hide, rising
 from ._parts import apart, average_of, cosine, precise
 from ._ranks import full, gather, total, world_size
 from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, crops, hidden_match, two_crops
@@ -135,6 +135,10 @@ class DINOv2(Method):
         self.teacher_patch_head = average_of(self.patch_head)
 
     @classmethod
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
+        rising(config, "mask_ratio")
+
+    @classmethod
     def needs_vit(cls, config: Config) -> bool:
         return True
 
@@ -236,7 +240,7 @@ def balanced(scores: Tensor, temperature: float, iterations: int) -> Tensor:
     """Cosines (M, K) of this rank's rows -> their codes (M, K): each sums to one, and over the rows of all ranks prototypes are used alike
     (Caron et al. 2020, §3.1). Ranks may have any numbers of rows.
     """
-    q = ((full(scores) - 1) / temperature).exp()  # (M, K), at most 1
+    q = ((full(scores) - 1) / temperature).exp().clamp(min=1e-30)  # (M, K), at most 1; else sums of nothing but underflow are 0
     rows = total(q.new_tensor(float(len(q))))
     q = q / total(q.sum())
     for _ in range(iterations):

@@ -29,7 +29,7 @@ PAPER = Paper(
 )
 METRICS = {
     "loss": "whole_loss + method.local x local_loss",
-    "whole_loss": "KL divergence of the student's from the teacher's likeness to the queue: 0 where they agree, ln K apart at most where the teacher is sure",
+    "whole_loss": "KL divergence of the student's from the teacher's likeness to the queue: 0 where they agree, at most about 2 / method.temperature + ln K",
     "local_loss": "KL divergence of the student's from the teacher's likeness of places within an image; 0 where method.local is 0",
     "cosine": "cosine of the student's projected feature and the teacher's: 0 unrelated, 1 the same",
 }
@@ -107,7 +107,8 @@ class Distill(Method):
 
     @classmethod
     def limits(cls, config: Config, *, samples: int, batch: int) -> Mapping[str, Limit]:
-        return {"queue_size": Limit(1, samples, most_is="the training images", wise=max(samples // 3, 1))}
+        least_is = "the global batch, which it takes in each step"
+        return {"queue_size": Limit(batch, max(batch, samples), least_is, "the training images", max(samples // 3, 1))}
 
     @classmethod
     def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, setting
-from ._masks import block_order, front, hide
+from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+from ._masks import block_order, front, hide, rising
 from ._parts import apart, average_of, cosine, precise
 from ._ranks import full, total
 from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, crops, hidden_match, match, two_crops
@@ -130,6 +130,10 @@ class IBOT(Method):
         self.teacher_head = average_of(self.head)
         self.register_buffer("centre", torch.zeros(config.outputs))  # (K,)
         self.register_buffer("patch_centre", torch.zeros(config.outputs))  # (K,)
+
+    @classmethod
+    def check(cls, config: Config, *, samples: int, batch: int, views: Mapping[str, View]) -> None:
+        rising(config, "mask_ratio")
 
     @classmethod
     def needs_vit(cls, config: Config) -> bool:

@@ -33,6 +33,7 @@ METRICS = {
 DIFFERS = (
     "random directions are drawn anew in each step, the same on all ranks; the release seeds a generator by its count of calls",
     "the embedding is that of one projector on the backbone's features; the release has a linear layer of 512 features between the two",
+    "there is neither an averaged teacher, which the release's launch of a ViT-L has (teacher_student=true), nor are patches masked",
 )
 
 

@@ -55,6 +55,13 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
         "from 128 (the global batch",
         "--method.queue_size 128",
     ),
+    "train ijepa --method.preset digits --method.min_keep 64": ("method.min_keep", "of 8 x 8 patches a context has about 21"),
+    "train ijepa --method.preset digits --method.target_scale 0.9 0.95": ("method.min_keep", "target_scale"),
+    "train ijepa --method.target_scale 0.2 0.15": ("method.target_scale", "got 0.2 0.15", "0.15 0.2"),
+    "train ibot --method.mask_ratio 0.5 0.1": ("method.mask_ratio", "got 0.5 0.1", "0.1 0.5"),
+    "train dinov2 --method.mask_ratio 0.5 0.1": ("method.mask_ratio", "got 0.5 0.1", "0.1 0.5"),
+    "train data2vec --method.preset digits --method.blocks 99": ("method.blocks", "got 99", "at most the 4"),
+    "train simmim --method.preset digits --method.mask_patch 2": ("method.mask_patch", "got 2", "multiple of backbone.patch"),
     "train moco --train.batch_size 128 --method.queue_size 5625": ("method.queue_size", "got 5625", "to 5624 (", "negatives"),
     "train simclr --train.batch_size 128 --scale.workers 200 200": (
         "scale.workers",
@@ -119,7 +126,7 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "train --eval.online knn --train.on_collapse stop": ("train.on_collapse", "eval.online lacks geometry"),
     "eval linear --labels 0.1 --checkpoint x": (
         "--labels",
-        "of eval crd, distill, finetune and noisy_student",
+        "of eval crd, distill, finetune, finetune_mae and noisy_student",
         "not of eval linear",
     ),
     "eval detection": ("--run", "--checkpoint"),

@@ -91,7 +91,7 @@ def test_a_config_that_a_run_wrote_before_is_read_under_todays_keys() -> None:
     assert config.parts["eval.detection"].supervised_lrs == (1e-3, 3e-3)
     assert config.parts["eval.detection"].steps == config.parts["eval.segmentation"].steps == 4
     assert config.parts["eval.crd"].temperature == 0.07
-    assert config.parts["eval.crd"].soft_temperature == 4.0
+    assert config.parts["eval.crd"].soft_temperature == 1.0
     assert RunConfig.from_yaml(BEFORE.replace("final: true", "final: false")).eval.final == ()
     assert RunConfig.from_yaml(config.to_yaml()) == config
 

@@ -118,6 +118,11 @@ def test_any_imported_network_teaches_and_what_cannot_is_refused(teacher: Path, 
     torch.save(deep | torchvision_vit().state_dict(), tmp_path / "deep.pth")
     assert "A teacher goes through an import first: contray import" in refused(teacher=tmp_path / "deep.pth")
     assert "is of 3 channels, the images have 5" in refused(data__channels=5, augment__mean="0.5", augment__std="0.5")
+    assert "method.queue_size: got 1, must be from 65 (the global batch" in refused(method__queue_size=1)
+    vit = {"teacher": tmp_path / "vit.pth", "method__local": 0.0}
+    assert "px, which do not divide the 30 px of its images; method.teacher_size must" in refused(**vit, method__teacher_size=30)
+    assert "makes one cell of the 4 px of its images" in refused(method__teacher_size=4)
+    begin(student(teacher, method__teacher_size=4, method__local=0.0))
     assert "holds other weights" in refused(train__given=["method.teacher=0000:64:64"])
     (tmp_path / "vit.pth").write_bytes((tmp_path / "vit.pth").read_bytes()[:-500])
     assert "torn or no checkpoint" in refused(teacher=tmp_path / "vit.pth")

@@ -1,6 +1,7 @@
 """SimMIM, data2vec, I-JEPA, iBOT, DINOv2: against slow, literal transcriptions of what their releases compute."""
 
 import math
+import random
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from contray import model
 from contray.config import RunConfig
 from contray.methods import data2vec, dinov2, ibot, ijepa
 from contray.methods._base import Batch, Clock
-from contray.methods._masks import block_order, front
+from contray.methods._masks import blocks_within, front
 from contray.methods._parts import unpatchify
 
 CLOCK, ROWS = Clock(50, 100, 10, 5), 5
@@ -75,7 +76,8 @@ def test_students_never_see_a_hidden_patch(name: str, views: list[str]) -> None:
     method = built(name)
     batch, reps, _ = step_of(method, *views)
     if name == "data2vec":
-        hidden = [front(block_order(batch.rand("blocks", (16, 4)), 8), reps["hidden"].shape[1])]
+        count = reps["hidden"].shape[1]
+        hidden = [front(blocks_within(batch.rand("blocks", (32, 4)), 8, 16 / 196, count), count)]
     else:
         hidden = list(reps["hidden"].unbind(1)) if len(views) == 2 else [reps["hidden"]]
     assert any(each.any() for each in hidden)
@@ -99,8 +101,8 @@ def test_data2vec_predicts_the_mean_of_normed_blocks_normed_again() -> None:
         [(net.class_token + net.encoder.pos_embedding[:, :1]).expand(ROWS, -1, -1), net.patches(batch.views["view"])], 1
     )
     outputs = [x := block(x) for block in net.encoder.layers][-3:]
-    order = block_order(batch.rand("blocks", (16, 4)), 8)
     count = round(0.612 * 64)
+    order = blocks_within(batch.rand("blocks", (32, 4)), 8, 16 / 196, count)
     predicted, loss = method.predictor(reps["hidden"]), 0.0
     for row in range(ROWS):
         for place, patch in enumerate(order[row, :count].tolist()):
@@ -108,6 +110,40 @@ def test_data2vec_predicts_the_mean_of_normed_blocks_normed_again() -> None:
             assert_close(reps["targets"][row, place], target)
             loss += smooth((predicted[row, place] - target).detach(), 0.5) / (ROWS * count)
     assert_close(float(out["loss"].detach()), loss)
+
+
+def test_data2vec_hides_blocks_as_the_release_does() -> None:
+    """Its generator, literally, with its README's 120 patches in blocks of 16 and more: the same chance that a hidden patch's neighbour is hidden."""
+    drawn, masks = random.Random(0), torch.zeros(2000, 14, 14)
+    for mask in masks:
+        delta = left = 120
+        while left > 0 and delta > 0:
+            delta = 0
+            for _ in range(10):
+                area, aspect = drawn.uniform(16, left), math.exp(drawn.uniform(math.log(0.3), -math.log(0.3)))
+                h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+                if h < 14 and w < 14:
+                    top, first = drawn.randint(0, 14 - h), drawn.randint(0, 14 - w)
+                    block = mask[top : top + h, first : first + w]
+                    delta = int((1 - block).sum())
+                    if 0 < delta <= left:
+                        block.fill_(1)
+                        break
+                    delta = 0
+            left -= delta
+    slot = torch.arange(2000)
+    batch = Batch({"view": torch.zeros(2000, 3, 56, 56, dtype=torch.float64)}, slot, slot, 2000, seed=1)
+    method = built("data2vec", **{"views.view.size": 56})
+    asked: list[torch.Tensor] = []
+    method.backbone.tokens = lambda x: x  # the masks alone
+    method.targets = lambda images: torch.zeros(2000, 196, 16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data2vec, "hide", lambda net, images, hidden, token: asked.append(hidden) or torch.zeros(2000, 197, 16))
+        method.represent(batch, CLOCK)
+    ours = asked[0].double().view(-1, 14, 14)
+    assert torch.equal(ours.sum((1, 2)), torch.full((2000,), 120.0, dtype=torch.float64))
+    for mean in (lambda x: (x[:, 1:] * x[:, :-1]).mean(), lambda x: x[:, 0].mean(), lambda x: x[:, 5:9, 5:9].mean()):
+        assert abs(float(mean(ours)) - float(mean(masks.double()))) < 0.012
 
 
 # ---------------------------------------------------------------- I-JEPA
@@ -151,6 +187,14 @@ def test_ijepa_lets_targets_in_where_too_little_is_left() -> None:
     block = torch.ones(1, 9, dtype=torch.bool)
     for least, left in ((0, [8]), (1, [6, 7, 8]), (3, [3, 4, 5, 6, 7, 8]), (7, list(range(9)))):
         assert ijepa.allowed(block, targets, least)[0].nonzero().flatten().tolist() == left
+
+
+def test_ijepa_s_predictor_begins_smaller_with_depth_as_the_release_s() -> None:
+    blocks = built("ijepa", **{"method.predictor_depth": 4, "method.predictor_dim": 64}).predictor[:-1]
+    for layer, block in enumerate(blocks, 1):
+        for last in (block.self_attn.out_proj, block.linear2):
+            assert float(last.weight.detach().std()) == pytest.approx(0.02 / math.sqrt(2 * layer), rel=0.05)
+        assert float(block.linear1.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
 
 
 def test_ijepa_predicts_each_block_by_itself() -> None:
@@ -259,6 +303,22 @@ def assigned(scores: torch.Tensor) -> torch.Tensor:
         for sample in range(q.shape[1]):
             q[:, sample] = q[:, sample] / q[:, sample].sum() / q.shape[1]
     return (q * q.shape[1]).T.detach()
+
+
+def test_codes_are_finite_however_sharp_and_not_altered_otherwise() -> None:
+    """At 0.001 exp((cosine - 1) / temperature) is 0 in single precision for most prototypes."""
+    torch.manual_seed(0)
+    scores = torch.rand(32, 300) * 2 - 1
+    scores[0] = -1.0
+    for temperature in (0.01, 0.001, 0.0001):
+        codes = dinov2.balanced(scores, temperature, 3)
+        assert_close(codes.sum(1), torch.ones(32))
+    q = ((scores - 1) / 0.04).exp()
+    q = q / q.sum()
+    for _ in range(3):
+        q = q / q.sum(0, keepdim=True) / 300
+        q = q / q.sum(1, keepdim=True) / 32
+    assert torch.equal(dinov2.balanced(scores, 0.04, 3), q * 32)
 
 
 def test_small_crops_weigh_as_in_the_release() -> None:

@@ -30,7 +30,10 @@ FEW = ("data.source", "data.label_column", "train.device", "track.uri")
 class Options:
     """Draw what an encoder has learnt. With --run the picture and its numbers join that MLflow run, the picture under pictures/."""
 
-    what: Annotated[Positional[str], arg("; ".join(f"{name}: {words}" for name, words in KINDS.items()), choices=tuple(KINDS))]
+    what: Annotated[
+        Positional[str],
+        arg("; ".join([", ".join(KINDS), *(f"{name}: {words}" for name, words in KINDS.items())]), choices=tuple(KINDS)),
+    ]
     run: Annotated[
         tuple[str, ...], arg("MLflow run whose encoder is drawn; curves: runs, of which the seeds of one are drawn as one line")
     ] = ()

@@ -83,7 +83,6 @@ LATER = {
     "method.momentum_end": -1.0,
     "method.momentum_schedule": "cosine",
     "method.predictor_schedule": "constant",
-    "method.last_rate": 1.0,
     "train.init": "",
     "train.init_layout": "",
     "data.augment_on": "auto",

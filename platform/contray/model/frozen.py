@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..config import RunConfig
 from ..config.registry import load_method
 from ..errors import ConfigError, UserError
+from .anatomy import transformer_of
 from .maps import with_map
 
 UNTRAINED = "untrained"  # in place of an address: the config's own backbone as another seed draws it
@@ -20,7 +21,8 @@ UNTRAINED = "untrained"  # in place of an address: the config's own backbone as 
 class Frozen:
     """An encoder for `Method.frozen`: (B, C, H, W) pixels in [0, 1] -> (B, D) features and (B, M, h, w) of its last feature map.
 
-    key: of the config, which names it; out_dim, map_dim: D and M, 0 where it has no map.
+    key: of the config, which names it, as KEY_size does the side of its images; out_dim, map_dim: D and M, 0 where it has no map. A call raises
+    ConfigError for images that its patches do not fill, and, where places are compared, of which it has one only.
     """
 
     def __init__(self, key: str, config: RunConfig) -> None:
@@ -98,8 +100,19 @@ class Frozen:
                 size if (size := f"{self.key}_size") in self.config.flat() else self.key, f"{words}; give {patch} or more"
             )
         mean, std = self._mean.to(pixels), self._std.to(pixels)
-        images = (pixels - mean) / std
-        return net.feature_map(images) if self.map_dim else (net(images), images.new_zeros(len(images), 0, 0, 0))
+        images, side, (found, size) = (pixels - mean) / std, min(pixels.shape[-2:]), (transformer_of(net), f"{self.key}_size")
+        if found is not None and any(edge % found.patch for edge in images.shape[-2:]):
+            words = (
+                f"sees patches of {found.patch} px, which do not divide the {side} px of its images; {size} must be a multiple"
+            )
+            raise ConfigError(self.key, f"{self.address} {words}")
+        if not self.map_dim:
+            return net(images), images.new_zeros(len(images), 0, 0, 0)
+        features, places = net.feature_map(images)
+        if places[0, 0].numel() == 1 and load_method(self.config.method.name).method.needs_map(self.config.method):
+            words = f"makes one cell of the {side} px of its images, and the method so configured compares places; {size} must be larger"
+            raise ConfigError(self.key, f"{self.address} {words}")
+        return features, places
 
 
 def frozen_of(config: RunConfig) -> Mapping[str, Frozen]:

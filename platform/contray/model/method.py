@@ -31,15 +31,25 @@ def build(config: RunConfig, samples: int, start: Given | None = None) -> Method
 
     start: the weights that each of its backbones begins with, as do the copies that it makes of them.
     """
-    file = load_method(config.method.name)
     with seeded(config.seed, "method"):
-        method = file.method(config.method, backbones.factory(config, start), samples)
+        method = _made(config, backbones.factory(config, start), samples)
     method = method.to(DTYPES[config.train.precision])
     if config.augment.mean and config.augment.std:  # else they are to be measured before anything is normalised
         method.pixel_mean, method.pixel_std = (
             method.pixel_mean.new_tensor(values).view(-1, 1, 1) for values in (config.augment.mean, config.augment.std)
         )
     return method
+
+
+def _made(config: RunConfig, backbone: backbones.Factory, samples: int) -> Method:
+    """Raises ConfigError where the method says of one of its keys, as `Method.check` does, that it does not suit the backbone."""
+    try:
+        return load_method(config.method.name).method(config.method, backbone, samples)
+    except ValueError as error:
+        key, _, problem = str(error).partition(": ")
+        if not problem or not hasattr(config.method, key):
+            raise
+        raise ConfigError(f"method.{key}", problem) from None
 
 
 _SKETCHES: dict[str, Method] = {}
@@ -60,7 +70,7 @@ def sketch(config: RunConfig) -> Method:
         _SKETCHES.clear()  # one is enough: a run asks for its own, a sweep for one after the other
         try:
             with torch.device("meta"):
-                _SKETCHES[key] = load_method(config.method.name).method(config.method, backbones.factory(config), _MANY)
+                _SKETCHES[key] = _made(config, backbones.factory(config), _MANY)
         except (RuntimeError, NotImplementedError, UserError):
             _SKETCHES[key] = build(config, config.train.batch_size)
     return _SKETCHES[key]

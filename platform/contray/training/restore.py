@@ -66,7 +66,7 @@ def _read(checkpoints: Checkpoints, name: str, digest: str, own: dict[str, Any])
 def check_config(kept: str, config: RunConfig, ignored: Collection[str] = ()) -> None:
     """Refuse to go on under another config than `kept`, which a checkpoint was made with; keys that decide nothing may differ."""
     theirs = RunConfig.from_yaml(kept).flat()
-    if theirs["data.augment_on"] == "auto":  # of a run from before there was this key
+    if theirs["data.augment_on"] == "auto" != config.data.augment_on:  # of a run from before there was this key
         theirs["data.augment_on"] = "cpu"
     ours = {key: value for key, value in config.flat().items() if not key.startswith(("scale.", "track.")) and key not in ignored}
     differing = [key for key, value in ours.items() if theirs.get(key, value) != value and not config.free(key)]
