@@ -24,6 +24,7 @@ from tests.ranks import run_ranks
 pytestmark = pytest.mark.timeout(900)  # whoever comes first waits for all methods on a world
 
 CASES = [f"{name} {preset}" for name in method_names() for preset in load_method(name).presets if preset.startswith("digits")]
+ONE_EACH = list({case.split()[0]: case for case in reversed(CASES)}.values())  # the first preset of each method
 WORLDS = (1, 2, 3, 4)
 
 
@@ -189,7 +190,7 @@ def test_it_works_in_bf16(case: str) -> None:
     assert not laws.finite([step])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ONE_EACH)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 def test_represent_compiles(case: str) -> None:
     config = config_of(case)
