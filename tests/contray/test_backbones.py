@@ -114,7 +114,7 @@ def test_a_backbone_is_the_same_at_each_call():
 
 
 def test_drop_path_draws_by_row():
-    net = built(method="dino", name="vit_mini", width=16, patch=8, drop_path=0.5).train()
+    net = built(method="dino", name="vit_mini", width=16, patch=8, drop_path=0.5, heads=4).train()
     x = torch.randn(1, 3, 32, 32).expand(8, -1, -1, -1)
     slot = torch.arange(8)
     draws = torch.rand(8, 1, generator=torch.Generator().manual_seed(0))

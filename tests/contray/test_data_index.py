@@ -265,7 +265,7 @@ def test_its_list_stands_for_a_while(store: str, tmp_path: Path) -> None:
 
 
 def test_addresses_that_lead_nowhere_are_said(store: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.source: there is nothing at memory://bucket/nothing"):
+    with pytest.raises(ConfigError, match=r"data\.source: memory://bucket/nothing: there is nothing"):
         opened("memory://bucket/nothing", tmp_path)
     with pytest.raises(DataError, match="is a single image; give the folder"):
         opened(f"{store}/a/0.png", tmp_path)
