@@ -43,16 +43,21 @@ def some_steps(
 
 
 def all_cases(rank: int, world: int) -> dict[str, Any]:
-    """Every case in both precisions; one start of the ranks serves them all. The largest world, of more ranks than cores, does one step in fp64."""
+    """Every case; one start of the ranks serves them all. In single precision on one and two ranks.
+
+    On the largest world, of more ranks than cores, one step of one preset of each method.
+    """
     if world == WORLDS[-1]:
-        return {case: some_steps(rank, world, case, "fp64", range(1)) for case in CASES}
+        return {case: some_steps(rank, world, case, "fp64", range(1)) for case in ONE_EACH}
     results = {case: some_steps(rank, world, case, "fp64") for case in CASES}
+    if world > 2:
+        return results
     return results | {f"{case} fp32": some_steps(rank, world, case, "fp32", range(1)) for case in CASES}
 
 
 def one_more(rank: int, world: int, states: dict[str, Any], step: int) -> dict[str, Any]:
     """One more step of every case, from where the world before left it."""
-    return {case: some_steps(rank, world, case, "fp64", range(step, step + 1), states[case])["states"][0] for case in CASES}
+    return {case: some_steps(rank, world, case, "fp64", range(step, step + 1), states[case])["states"][0] for case in states}
 
 
 class Worlds(dict[int, list[dict[str, Any]]]):
@@ -81,7 +86,7 @@ def chunked() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def changed(worlds: Worlds) -> dict[str, Any]:
     """The states after three steps on 2, 1 and 2 ranks."""
-    states = {case: worlds[2][0][case]["states"][0] for case in CASES}
+    states = {case: worlds[2][0][case]["states"][0] for case in ONE_EACH}
     for step, world in ((1, 1), (2, 2)):
         states = run_ranks(one_more, world, states, step)[0]
     return states
@@ -101,16 +106,16 @@ def test_what_a_step_logs_is_explained_in_the_method_s_file(case: str, worlds: W
     assert all(len(told) > 20 for told in (*file.metrics.values(), *file.differs))
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("world", WORLDS[1:])
+@pytest.mark.parametrize(
+    ("world", "case"), [(world, case) for world in WORLDS[1:] for case in (CASES if world < WORLDS[-1] else ONE_EACH)]
+)
 def test_the_same_steps_on_any_world(worlds: Worlds, case: str, world: int) -> None:
     assert not laws.same_on_ranks([worlds[world][rank][case] for rank in range(world)], worlds[1][0][case])
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("world", WORLDS[1:-1])
-def test_one_step_in_single_precision_on_any_world(worlds: Worlds, case: str, world: int) -> None:
-    (alone,), (together,) = worlds[1][0][f"{case} fp32"]["steps"], worlds[world][0][f"{case} fp32"]["steps"]
+def test_one_step_in_single_precision_on_two_ranks(worlds: Worlds, case: str) -> None:
+    (alone,), (together,) = worlds[1][0][f"{case} fp32"]["steps"], worlds[2][0][f"{case} fp32"]["steps"]
     assert_close(together["values"]["loss"], alone["values"]["loss"], rtol=1e-5, atol=1e-6)
     largest = max(float(grad.abs().max()) for grad in alone["gradients"].values() if grad is not None)
     assert_same(together["gradients"], alone["gradients"], 1e-4, 1e-4 * min(largest, 1.0), case)
@@ -142,7 +147,7 @@ def test_chunks_on_two_ranks_change_nothing(worlds: Worlds, chunked: list[dict[s
         assert_same(chunked[rank][case], whole, 1e-9, 1e-9, f"{case} on rank {rank}")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ONE_EACH)
 def test_a_changing_world_changes_nothing(worlds: Worlds, changed: dict[str, Any], case: str) -> None:
     assert_same(changed[case], worlds[1][0][case]["states"][-1], 1e-9, 1e-9, case)
 
