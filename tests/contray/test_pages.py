@@ -102,8 +102,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
 def test_the_table_of_runs_says_what_each_came_to_and_on_which_data(pages: Pages) -> None:
     url = track.runs_url(pages.uri, pages.run.experiment_id)
     columns = ["contray.method", "contray.preset", "Dataset", "knn_top1", "linear_top1", "knn_gain", "linear_gain", "Duration"]
-    text = pages.text(url, ["moco digits: temperature=0.5", "photos (0123", "0.75", "contray: runs", *columns], "table")
-    headings = [word for word in text.split("\n") if word in columns]
+    pages.text(url, ["moco digits: temperature=0.5", "photos (0123", "0.75", "contray: runs", *columns], "table")
+    for _ in range(60):  # columns move to their places after they are drawn
+        text = pages.page.inner_text("body")
+        headings = [word for word in text.split("\n") if word in columns]
+        if headings == columns:
+            break
+        pages.page.wait_for_timeout(500)
     assert headings == columns, "in this order"
     assert "Models" not in text.partition("Run Name")[2].partition("moco digits")[0]
     pages.page.get_by_text("photos (0123").first.click()

@@ -67,7 +67,7 @@ def test_dry_run_tells_what_follows_from_the_config_and_starts_nothing(
     shown = capsys.readouterr().out
     title, *lines = shown.splitlines()
     facts = {line[:21].strip(): line[21:] for line in lines}
-    assert len(lines) == 12
+    assert len(lines) == 13
     assert title == "dry run: nothing was started"
     assert facts["data"] == "digits, 1,438 training samples, 10 classes"
     assert facts["steps"] == "33 of 128 samples (3.0 epochs of 11 full batches)"

@@ -1,4 +1,4 @@
-"""What a run would cost, in twelve lines, and the guard that holds it against the machine before anything is taken."""
+"""What a run would cost, in thirteen lines, and the guard that holds it against the machine before anything is taken."""
 
 from __future__ import annotations
 
