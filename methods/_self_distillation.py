@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._base import Reps, View
+from ._base import Batch, Clock, Reps, View
+from ._masks import hide
 from ._parts import apart, mlp, normalize, precise
 from ._ranks import full
 
@@ -40,8 +41,8 @@ class Head(nn.Module):
     def __init__(self, inputs: int, outputs: int, hidden: int, bottleneck: int, norm: str = "none", layers: int = 3) -> None:
         """norm: batch norm in the head: none, hidden (layers) or all."""
         super().__init__()
-        norms = {"norm": "none" if norm == "none" else "bn", "last_norm": "bn" if norm == "all" else "none"}
-        self.layers = mlp(inputs, *[hidden] * (layers - 1), bottleneck, **norms, activation=nn.GELU)
+        inner, last = "none" if norm == "none" else "bn", "bn" if norm == "all" else "none"
+        self.layers = mlp(inputs, *[hidden] * (layers - 1), bottleneck, norm=inner, last_norm=last, activation=nn.GELU)
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -58,6 +59,32 @@ def two_crops(net: Any, patches: Tensor) -> Reps:
     """Of the patches of two crops (2B, L, F), crop-major: `whole` (B, 2, F), the class tokens, and `patches` (B, 2, L, F)."""
     found = zip(("whole", "patches"), apart(net, net.tokens(patches)), strict=True)
     return {name: value.unflatten(0, (2, -1)).transpose(0, 1) for name, value in found}
+
+
+def by_epochs(config: Any, clock: Clock) -> float:
+    """The average network's temperature, which rises by whole epochs."""
+    epoch = int(clock.epoch)
+    if epoch >= config.teacher_warmup:
+        return config.teacher_temperature
+    rise = epoch / max(config.teacher_warmup - 1, 1)
+    return config.teacher_warmup_temperature + rise * (config.teacher_temperature - config.teacher_warmup_temperature)
+
+
+def seen_in_part(method: Any, batch: Batch) -> Reps:
+    """What the student sees of the large crops, whose `method.hidden` patches a mask token stands for, and of the small ones; and the average network of all.
+
+    hidden: (B, 2, L) bool; whole, teacher_whole: (B, 2, F); patches, teacher_patches: (B, 2, L, F); small: (B, V-2, F), where there are any
+    """
+    net, teacher = method.backbone, method.teacher  # ViTs: their patches and tokens are in reach
+    large = torch.cat([batch.views["large_a"], batch.views["large_b"]])  # (2B, C, H, W)
+    hidden = method.hidden(batch, large.shape[-1] // net.patch_size)  # (B, 2, L)
+    reps = {"hidden": hidden} | two_crops(net, hide(net, large, hidden.transpose(0, 1).flatten(0, 1), method.mask_token))
+    small = sum(key.startswith("small") for key in batch.views)
+    if small:
+        reps["small"] = net(batch.crops("small")).unflatten(0, (small, -1)).transpose(0, 1)  # (B, V-2, F)
+    with torch.no_grad():
+        reps |= {f"teacher_{name}": value for name, value in two_crops(teacher, teacher.patches(large)).items()}
+    return reps
 
 
 @precise

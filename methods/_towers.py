@@ -18,6 +18,13 @@ from ._parts import normalize
 END = 257  # of bytes; in each vocabulary it is the largest token of a text, whose feature is read there (CLIP, §2.4)
 BYTE_PAIRS = 49408
 
+SMALL_TEXT = {"method.text_width": 64, "method.text_blocks": 2, "method.text_heads": 4, "method.dim": 64}
+# the picture that the caption describes: both are of one scene
+DIGITS_VIEWS = {
+    "image": View(size=32, crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, geometry="scene"),
+    "text": View(source="caption", kind="tokens", size=64, crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, geometry="scene"),
+}
+
 
 class TwoTowers(Method):
     """An image's features and a text's in one space, with a temperature that is learned."""

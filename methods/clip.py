@@ -17,7 +17,7 @@ from ._base import Batch, Clock, MethodConfig, Paper, Preset, Reps, View, settin
 from ._parts import precise
 from ._ranks import gather
 from ._similarity import identify
-from ._towers import TwoTowers
+from ._towers import DIGITS_VIEWS, SMALL_TEXT, TwoTowers
 
 PAPER = Paper(
     title="Learning Transferable Visual Models From Natural Language Supervision",
@@ -72,16 +72,10 @@ RECIPE = {
     "train.epochs": 32,
 }
 VIT = {"method.towers": "shared", "train.channels_last": False}
-SMALL_TEXT = {"method.text_width": 64, "method.text_blocks": 2, "method.text_heads": 4, "method.dim": 64}
 DIGITS = SMALL_TEXT | {
     "backbone.zero_init_residual": False, "optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 0.5,
     "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
-# the picture that the caption describes: both are of one scene
-DIGITS_VIEWS = {
-    "image": View(size=32, crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, geometry="scene"),
-    "text": View(source="caption", kind="tokens", size=64, crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, geometry="scene"),
-}
 
 PRESETS = {
     "paper": Preset("ResNet-50 and a text transformer on 400 million pairs, batch 32,768; captions in the column caption"),

@@ -6,7 +6,6 @@ A student that sees crops of all sizes matches the centred and sharpened output 
 B batch rows, N rows of the global batch, V crops, F backbone features, K outputs
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, setting
-from ._parts import cosine
-from ._ranks import DropPath, full, total
+from ._parts import average_of, cosine
+from ._ranks import full, total
 from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
-from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, crops, match
+from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, by_epochs, crops, match
 
 PAPER = Paper(
     title="Emerging Properties in Self-Supervised Vision Transformers",
@@ -140,11 +139,8 @@ class DINO(Method):
         self.head = Head(
             self.out_dim, config.outputs, config.hidden, config.bottleneck, config.head_norm, int(config.head_layers)
         )
-        self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
-        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
-        for module in self.teacher.modules():
-            if isinstance(module, DropPath):
-                module.rate = 0.0
+        self.teacher = average_of(self.backbone)
+        self.teacher_head = average_of(self.head)
         self.register_buffer("centre", torch.zeros(config.outputs))  # (K,)
 
     def ema_pairs(self):
@@ -154,14 +150,6 @@ class DINO(Method):
     def ema_momentum(self, clock: Clock) -> float:
         start = self.config.momentum
         return start if self.config.momentum_schedule == "constant" else cosine(start, 1.0, clock.fraction)
-
-    def temperature(self, clock: Clock) -> float:
-        """The teacher's, by whole epochs."""
-        config, epoch = self.config, int(clock.epoch)
-        if epoch >= config.teacher_warmup:
-            return config.teacher_temperature
-        rise = epoch / max(config.teacher_warmup - 1, 1)
-        return config.teacher_warmup_temperature + rise * (config.teacher_temperature - config.teacher_warmup_temperature)
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
         large = torch.cat([batch.views["large_a"], batch.views["large_b"]])  # (2B, C, H, W)
@@ -179,7 +167,7 @@ class DINO(Method):
         with torch.no_grad():
             teacher = self.teacher_head(reps["teacher"].transpose(0, 1))  # (2, B, K)
         reps["teacher_mean"] = total(full(teacher).sum((0, 1))) / (2 * batch.size)  # (K,)
-        temperatures = (self.config.student_temperature, self.temperature(clock))
+        temperatures = (self.config.student_temperature, by_epochs(self.config, clock))
         loss, entropy = match(student, teacher, self.centre, *temperatures, batch.size)
         return {"loss": loss, "teacher_entropy": entropy}
 

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._masks import block_order, front, hide, rising
+from ._masks import block_order, front, rising
 from ._parts import apart, average_of, cosine, precise
 from ._ranks import full, gather, total, world_size
-from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, crops, hidden_match, two_crops
+from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, crops, hidden_match, seen_in_part
 
 PAPER = Paper(
     title="DINOv2: Learning Robust Visual Features without Supervision",
@@ -172,17 +172,7 @@ class DINOv2(Method):
         return [{"params": params, "lr_scale": scale} for scale, params in groups.items()]
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
-        net: Any = self.backbone  # a ViT: its patches and tokens are in reach
-        teacher: Any = self.teacher
-        large = torch.cat([batch.views["large_a"], batch.views["large_b"]])  # (2B, C, H, W)
-        hidden = self.hidden(batch, large.shape[-1] // net.patch_size)  # (B, 2, L)
-        reps = {"hidden": hidden} | two_crops(net, hide(net, large, hidden.transpose(0, 1).flatten(0, 1), self.mask_token))
-        small = sum(key.startswith("small") for key in batch.views)
-        if small:
-            reps["small"] = net(batch.crops("small")).unflatten(0, (small, -1)).transpose(0, 1)  # (B, V-2, F)
-        with torch.no_grad():
-            reps |= {f"teacher_{name}": value for name, value in two_crops(teacher, teacher.patches(large)).items()}
-        return reps
+        return seen_in_part(self, batch)
 
     def hidden(self, batch: Batch, side: int) -> Tensor:
         """Which of L = side^2 patches of the two large crops the student does not see: (B, 2, L) bool.

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._masks import block_order, front, hide, rising
+from ._masks import block_order, front, rising
 from ._parts import apart, average_of, cosine, precise
 from ._ranks import full, total
-from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, crops, hidden_match, match, two_crops
+from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, by_epochs, crops, hidden_match, match, seen_in_part
 
 PAPER = Paper(
     title="iBOT: Image BERT Pre-Training with Online Tokenizer",
@@ -146,26 +146,8 @@ class IBOT(Method):
     def ema_momentum(self, clock: Clock) -> float:
         return cosine(self.config.momentum, 1.0, clock.fraction)
 
-    def temperature(self, clock: Clock) -> float:
-        """The average network's, by whole epochs."""
-        config, epoch = self.config, int(clock.epoch)
-        if epoch >= config.teacher_warmup:
-            return config.teacher_temperature
-        rise = epoch / max(config.teacher_warmup - 1, 1)
-        return config.teacher_warmup_temperature + rise * (config.teacher_temperature - config.teacher_warmup_temperature)
-
     def represent(self, batch: Batch, clock: Clock) -> Reps:
-        net: Any = self.backbone  # a ViT: its patches and tokens are in reach
-        teacher: Any = self.teacher
-        large = torch.cat([batch.views["large_a"], batch.views["large_b"]])  # (2B, C, H, W)
-        hidden = self.hidden(batch, large.shape[-1] // net.patch_size)  # (B, 2, L)
-        reps = {"hidden": hidden} | two_crops(net, hide(net, large, hidden.transpose(0, 1).flatten(0, 1), self.mask_token))
-        small = sum(key.startswith("small") for key in batch.views)
-        if small:
-            reps["small"] = net(batch.crops("small")).unflatten(0, (small, -1)).transpose(0, 1)  # (B, V-2, F)
-        with torch.no_grad():
-            reps |= {f"teacher_{name}": value for name, value in two_crops(teacher, teacher.patches(large)).items()}
-        return reps
+        return seen_in_part(self, batch)
 
     def hidden(self, batch: Batch, side: int) -> Tensor:
         """Which of L = side^2 patches of the two large crops the student does not see: (B, 2, L) bool, none in some crops."""
@@ -177,7 +159,7 @@ class IBOT(Method):
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         config, hidden = self.config, reps["hidden"]
-        temperatures = (config.student_temperature, self.temperature(clock))
+        temperatures = (config.student_temperature, by_epochs(config, clock))
         seen = torch.cat([reps[name] for name in ("whole", "small") if name in reps], 1).transpose(0, 1)  # (V, B, F)
         with torch.no_grad():
             teacher = self.teacher_head(reps["teacher_whole"].transpose(0, 1))  # (2, B, K)

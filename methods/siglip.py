@@ -18,7 +18,7 @@ from ._base import Batch, Clock, MethodConfig, Paper, Preset, Reps, View, settin
 from ._parts import precise
 from ._ranks import gather
 from ._similarity import hits, tiled
-from ._towers import TwoTowers
+from ._towers import DIGITS_VIEWS, SMALL_TEXT, TwoTowers
 
 PAPER = Paper(
     title="Sigmoid Loss for Language Image Pre-Training",
@@ -71,15 +71,9 @@ RECIPE = {
     "train.channels_last": False,
 }
 RESNET = {"backbone.stem": "cifar", "train.channels_last": "auto"}
-SMALL_TEXT = {"method.text_width": 64, "method.text_blocks": 2, "method.text_heads": 4, "method.dim": 64}
 DIGITS = SMALL_TEXT | {
     "optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 0.5, "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
-# the picture that the caption describes: both are of one scene
-DIGITS_VIEWS = {
-    "image": View(size=32, crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, geometry="scene"),
-    "text": View(source="caption", kind="tokens", size=64, crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, geometry="scene"),
-}
 
 PRESETS = {
     "paper": Preset("ViT-B/16 and a text transformer on image-text pairs, batch 32,768; captions in the column caption"),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.testing import assert_close
 
-from contray.methods import dino, mae, swav
+from contray.methods import _self_distillation, dino, mae, swav
 from contray.methods._base import Clock
 from contray.methods._parts import sincos_2d
 from tests.parity.test_losses import GRADIENTS, VALUES, Identity, tensors
@@ -59,7 +59,7 @@ def test_dino_centre_and_teacher_temperature(golden):
     method.centre.copy_(g["center"][0])
     method.update({"teacher_mean": g["teacher"].mean(0)}, None, None)  # pyright: ignore[reportArgumentType]
     assert_close(method.centre, g["center_after"][0], **VALUES)
-    temperatures = [method.temperature(Clock(epoch * 100 + 50, 1000, 100, 10)) for epoch in range(10)]
+    temperatures = [_self_distillation.by_epochs(method.config, Clock(epoch * 100 + 50, 1000, 100, 10)) for epoch in range(10)]
     np.testing.assert_allclose(temperatures, g["teacher_temp_schedule"])
 
 
