@@ -295,7 +295,7 @@ def test_loader_processes_leave_signals_to_their_parent(tmp_path):
     plain = [batches.load(step, range(4))["index"].tolist() for step in range(14)]
     before = set(psutil.Process().children())
     stream = loader(batches, range(14), range(4), workers=2, pin=False)
-    found = [next(stream)["index"].tolist()]
+    found = [next(stream)["index"].tolist() for _ in range(2)]  # one of each process, which is at work by then
     workers = set(psutil.Process().children()) - before
     assert len(workers) == 2
     for worker in workers:
