@@ -7,36 +7,16 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from contray.methods import simclr, simclr_v2, simsiam
-from contray.methods._base import Batch, Clock, evaluation_view
-from contray.methods.variants import (
-    cmc_first,
-    moco_bank,
-    moco_end_to_end,
-    simclr_ablated,
-    simclr_asymmetric,
-    simclr_patches,
-    simclr_v2_ablated,
-    simsiam_ablated,
-)
+from contray import RunConfig, model
+from contray.methods import byol, deepcluster, mae, simsiam, swav
+from contray.methods._base import Batch, Clock
+from contray.methods.variants import byol_ablated, deepcluster_ablated, mae_masks, simsiam_ablated, simsiam_em, swav_ablated
 
 CLOCK = Clock(0, 100, 100, 10)
 
 
 class Identity(nn.Identity):
     out_dim = 8
-
-
-class Pooled(nn.Module):
-    out_dim = 8
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert x.shape[1] == self.channels
-        return x.mean((2, 3))
 
 
 def batch_of(rows: int) -> Batch:
@@ -80,85 +60,81 @@ def test_simsiam() -> None:
     assert all(map(torch.equal, healthy, gradients(fixed))), "drawn as the learned one"
 
 
-def pair(seed: int = 0) -> dict[str, Tensor]:
-    return {"query": rows(seed).requires_grad_(), "key": rows(seed + 1).requires_grad_()}
+def test_simsiam_in_inner_steps() -> None:
+    method = built(simsiam_em, "AlternatingSimSiam", dim=8, hidden=4, inner_steps=3)
+    views = {"view0": rows(0), "view1": rows(1)}
+    targets = {"target0": views["view0"], "target1": views["view1"]}
+    healthy = built(simsiam, "SimSiam", dim=8, hidden=4).loss(dict(views), batch_of(6), CLOCK)
+    torch.testing.assert_close(method.loss(views | targets, batch_of(6), CLOCK), healthy), "fresh targets are SimSiam's own"
+    momenta = [method.ema_momentum(Clock(10 * step, 100, 100, 10)) for step in range(6)]
+    assert momenta == [1, 1, 0, 1, 1, 0], "copied after every third step"
 
 
-def test_moco_end_to_end() -> None:
-    method = built(moco_end_to_end, "EndToEnd", dim=8, hidden=4, queue_size=6)
-    reps = method.represent(Batch(pair(), torch.arange(6), torch.arange(6), 6), CLOCK)
-    found = torch.autograd.grad(method.loss(reps, batch_of(6), CLOCK)["loss"], [*reps.values()])
-    assert all(gradient.norm() > 0 for gradient in found), "through keys as through queries"
-    query, key = (nn.functional.normalize(method.head(each), dim=1) for each in reps.values())
-    goal = nn.functional.cross_entropy(query @ key.T / method.config.temperature, torch.arange(6))
-    torch.testing.assert_close(method.loss(reps, batch_of(6), CLOCK)["loss"], goal)
-    assert not [*method.ema_pairs()]
+def test_byol_without_a_predictor() -> None:
+    plain, ablated = built(byol, "BYOL", dim=8, hidden=4), built(byol_ablated, "AblatedBYOL", dim=8, hidden=4, predictor=False)
+    reps = {"online0": rows(0), "online1": rows(1), "target0": rows(0), "target1": rows(1)}
+    assert not list(ablated.predictor.parameters())
+    plain.predictor = nn.Identity()
+    assert torch.equal(plain.loss(reps, batch_of(6), CLOCK)["loss"], ablated.loss(reps, batch_of(6), CLOCK)["loss"])
 
 
-def test_moco_bank() -> None:
-    method = built(moco_bank, "Bank", dim=8, hidden=4, queue_size=5)
-    batch = batch_of(6)
-    reps = {"query": rows()}
-    loss = method.loss(reps, batch, CLOCK)["loss"]
-    query = nn.functional.normalize(method.head(rows()), dim=1)
-    drawn = (batch.rand("candidates", (5,), torch.float64) * 100).long()  # (B, K)
-    keys = method.bank[torch.cat([batch.index[:, None], drawn], 1)]  # (B, 1+K, D)
-    logits = torch.einsum("bkd,bd->bk", keys, query) / method.config.temperature
-    torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, torch.zeros(6, dtype=torch.long)))
-    before = method.bank.clone()
-    method.update(reps, batch, CLOCK)
-    torch.testing.assert_close(method.bank[:6], query.detach())
-    assert torch.equal(method.bank[6:], before[6:])
+def test_swav_s_codes_without_balance() -> None:
+    z = nn.functional.normalize(rows(0) + 5, dim=1)  # all much alike
+    tiny = {"prototypes": 4, "dim": 8, "hidden": 4}
+    balanced, free = (built(swav_ablated, "AblatedSwAV", **tiny, balanced=each).assign(z, 0) for each in (True, False))
+    assert torch.equal(balanced, built(swav, "SwAV", **tiny).assign(z, 0))
+    torch.testing.assert_close(balanced.sum(0), torch.full((4,), 6 / 4, dtype=z.dtype), rtol=0.1, atol=0)
+    torch.testing.assert_close(free.sum(1), torch.ones(6, dtype=z.dtype))
+    assert free.sum(0).max() > 3, "one prototype takes most rows"
 
 
-def test_simclr_heads_and_normalisation() -> None:
-    tiny = {"projector_hidden": 4, "projector_dim": 8}
-    reps = {"view": torch.stack([rows(0), rows(1)], 1)}  # (B, V, F)
+def test_mae_s_masks() -> None:
+    orders = {}
+    for masks in ("random", "blocks", "grid"):
+        method = mae_masks.MaskedMAE.__new__(mae_masks.MaskedMAE)
+        nn.Module.__init__(method)
+        method.config = mae_masks.Config(masks=masks)
+        orders[masks] = method.order(batch_of(6), 64)  # (B, L)
+        assert torch.equal(orders[masks].sort(1).values, torch.arange(64).expand(6, -1)), "every patch once"
+    assert torch.equal(orders["random"], mae.MAE.order(method, batch_of(6), 64))
+    seen = orders["grid"][:, :16]
+    assert not (seen // 8 % 2).any(), "one of each four, always the same"
+    assert not (seen % 8 % 2).any()
 
-    def ablated(**settings):
-        return built(simclr_ablated, "Ablated", **tiny, **settings)
+    def borders(hidden: Tensor) -> float:
+        """Pairs of neighbours of which one is masked, on average."""
+        cells = torch.zeros(6, 64).scatter_(1, hidden, 1.0).unflatten(1, (8, 8))
+        return float((cells.diff(dim=1).abs().sum() + cells.diff(dim=2).abs().sum()) / 6)
 
-    def loss(method: nn.Module) -> Tensor:
-        return method.loss(reps, batch_of(6), CLOCK)["loss"]
-
-    assert torch.equal(loss(ablated()), loss(built(simclr, "SimCLR", **tiny)))
-    straight = ablated(head="linear").projector
-    torch.testing.assert_close(straight(2 * rows()), 2 * straight(rows()))
-    assert torch.equal(ablated(head="none").embedding(rows()), rows())
-    scaled = {"view": 3 * reps["view"]}
-    for l2 in (True, False):
-        method = ablated(head="none", l2=l2)
-        same = torch.allclose(loss(method), method.loss(scaled, batch_of(6), CLOCK)["loss"])
-        assert same == l2, "a length that is normalised away changes nothing"
-
-
-def test_simclr_patches() -> None:
-    method = built(simclr_patches, "Patches", projector_hidden=4, projector_dim=8, distance=2)
-    places = torch.stack(torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing="ij"), -1).reshape(1, 36, 2)  # (1, G*G, 2)
-    patches = nn.functional.pad(places.double(), (0, 6)).expand(50, 36, 8)  # a patch says where it lies
-    batch = Batch({"patches": patches}, torch.arange(50), torch.arange(50), 50)
-    first, second = method.represent(batch, CLOCK)["view"].unbind(1)  # (B, F)
-    assert torch.equal((second - first)[:, :2], torch.full((50, 2), 2.0, dtype=torch.float64))
-    assert set(first[:, 0].tolist()) == {0.0, 1.0, 2.0, 3.0}, "anywhere there is room"
+    assert borders(orders["blocks"][:, 32:]) < borders(orders["random"][:, 32:]) - 10
 
 
-def test_simclr_asymmetric() -> None:
-    method = built(simclr_asymmetric, "Asymmetric", projector_hidden=4, projector_dim=8)
-    batch = Batch({"view0": rows(0), "view1": rows(1)}, torch.arange(6), torch.arange(6), 6)
-    assert torch.equal(method.represent(batch, CLOCK)["view"], torch.stack([rows(0), rows(1)], 1))
-    views = simclr_asymmetric.PRESETS["digits"].views or {}
-    assert next(iter(method.eval_views(views).values())) == evaluation_view(views["view0"]), "what is not augmented is evaluated"
+def test_deepcluster_that_clusters_once() -> None:
+    features = rows(0, count=40).float()
+    tiny = {"clusters": 4, "pca": 4, "input": "rgb"}
+    for kind, settings, changes in (
+        (deepcluster_ablated, {"reassign": False}, False),
+        (deepcluster_ablated, {}, True),
+        (deepcluster, {}, True),
+    ):
+        name = "DeepCluster" if kind is deepcluster else "AblatedDeepCluster"
+        method = getattr(kind, name)(kind.Config(**tiny, **settings), Identity, 40)
+        method.begin_epoch(Clock(0, 100, 40, 10), lambda: features)
+        first = method.assignments.clone()
+        assert len(first.unique()) == 4
+        method.begin_epoch(Clock(40, 100, 40, 10), lambda: features.flip(0) ** 3)
+        assert torch.equal(first, method.assignments) is not changes
 
 
-def test_simclr_v2_head() -> None:
-    tiny = {"projector_hidden": 4, "projector_dim": 8}
-    layers = {n: built(simclr_v2_ablated, "Ablated", **tiny, layers=n).projector for n in (1, 2, 3)}
-    assert [sum(isinstance(each, nn.Linear) for each in layers[n]) for n in (1, 2, 3)] == [1, 2, 3]
-    assert str(layers[3]) == str(built(simclr_v2, "SimCLRv2", **tiny).projector)
-
-
-def test_cmc_first() -> None:
-    inputs = {"view": torch.randn(2, 3, 4, 4, dtype=torch.float64)}
-    method = cmc_first.First(cmc_first.Config(dim=8), lambda channels=3: Pooled(channels), 100).double()
-    assert torch.equal(method.encode(inputs), inputs["view"][:, :1].mean((2, 3)))
-    assert method.out_dim == 8
+def test_cae_s_features() -> None:
+    settings = {"backbone.width": 16, "method.heads": 4}
+    inputs = {"image": torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
+    changed = {"image": inputs["image"].clone()}
+    changed["image"][:, :, :4, 4:8] += 1.0  # a patch that is not seen: row 0, column 1
+    for features in ("encoder", "regressor"):
+        torch.manual_seed(0)
+        config = RunConfig.make("cae_probed", settings | {"method.features": features}, preset="digits")
+        method = model.build(config, 100).eval()
+        tokens = method.taps(inputs)["tokens"]
+        assert tokens.shape == (2, 32, 16), "half of the patches"
+        assert torch.equal(method.encode(changed), method.encode(inputs)), "neither looks at the other half"
