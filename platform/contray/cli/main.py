@@ -16,7 +16,7 @@ MOVED = {"distill": "it is contray eval distill now, and contray eval crd and no
 COMMANDS = {  # as typed: the file of this folder
     "train": "train", "tune": "tune", "study": "study", "eval": "evaluate", "plot": "plot", "export": "export",
     "import": "import_", "embed": "embed", "curate": "curate", "compare": "compare", "report": "report", "sync": "sync", "ui": "ui", "check": "check", "new": "new",
-    "methods": "methods", "evaluations": "evaluations", "spaces": "spaces", "records": "records",
+    "methods": "methods", "evaluations": "evaluations", "spaces": "spaces", "studies": "studies", "records": "records",
     "data check": "data_check", "data preview": "preview", "data scenes": "scenes", "completion": "completion",
 }  # fmt: skip
 
@@ -43,6 +43,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   methods [METHOD ...]  what can be trained
   evaluations           what can be measured
   spaces                what can be searched
+  studies               the papers' claims that can be tested, and the verdicts so far
   records               what was measured, by whom, on what machine
   data check SRC        read a data set once: broken and repeated images, training in the test set, classes, numbers to train with
   data preview METHOD   draw the views as the method will see them

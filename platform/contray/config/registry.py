@@ -38,11 +38,12 @@ class Kind:
     files: Mapping[str, str] | None = None  # name -> module in the package; None: each file there that does not start with _
     many: bool = False  # whether the key takes several
     also: tuple[str, ...] = ()  # further keys that name some
+    unlisted: str = ""  # a package of further files, found by name and listed nowhere
 
 
 SOURCES = {"digits": "digits"} | dict.fromkeys(("cifar10", "cifar100", "stl10", "stl10_unlabelled"), "torchvision_sets")
 KINDS = {
-    "method": Kind("contray.methods", "contray.methods", "method.name"),
+    "method": Kind("contray.methods", "contray.methods", "method.name", unlisted="contray.methods.variants"),
     "space": Kind("contray.tune_spaces", "contray.tune_spaces"),
     "evaluation": Kind("contray.evaluation", "contray.evaluations", "eval.final", many=True, also=("eval.online",)),
     "backbone": Kind("contray.model", "contray.backbones", "backbone.name", {}),
@@ -88,6 +89,11 @@ def names(kind: str) -> list[str]:
 def builtin(kind: str) -> list[str]:
     """The names of the parts of a kind that come with contray."""
     return sorted(_files(KINDS[kind]))
+
+
+def unlisted(kind: str) -> list[str]:
+    """The parts of a kind that are found by name and listed nowhere: methods' variants, for studies."""
+    return sorted(_modules(KINDS[kind].unlisted)) if KINDS[kind].unlisted else []
 
 
 def method_names() -> list[str]:
@@ -280,6 +286,8 @@ def find(kind: str, name: str) -> ModuleType:
     own = _files(about)
     if name in own:
         return importlib.import_module(f"{about.package}.{own[name]}")
+    if name in unlisted(kind):
+        return importlib.import_module(f"{about.unlisted}.{name}")
     entries = {entry.value: entry for entry in _entries(about.group, *sys.path) if entry.name == name}
     if len(entries) > 1:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -89,6 +90,11 @@ class Storage:
 
     def remove(self, name: str) -> None:
         self.system.delete_file(f"{self.root}/{name}")
+
+    def clear(self) -> None:
+        """Remove this folder with all that is in it, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.system.delete_dir(self.root)
 
     def clear_drafts(self, *names: str) -> None:
         """Remove what killed writers left of these files (none named: of all), on a path; only who alone may write them asks for it."""

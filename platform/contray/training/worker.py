@@ -31,6 +31,7 @@ from .checkpoints import NEWEST, NONE_YET
 from .lease import Fenced
 from .listener import Listener
 from .loop import Outcome, train
+from .memory import Peak
 from .progress import TROUBLES, lasting
 from .signature import TAG, signature
 from .spool import close
@@ -236,6 +237,7 @@ def _work(
     start: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The part of `work` that listeners are told of."""
+    memory = Peak(model.device_of(config))
     try:
         outcome = train(config, source, storage, recorder, start)
     except Collapsed:
@@ -246,6 +248,7 @@ def _work(
         if outcome.finished and config.eval.final:
             Crew(config, source, model.device_of(config), shared=True).follow(outcome.method)
         return {}
+    peak = memory.gigabytes  # before evaluations, which take what they like
     metrics, unmeasured = Measured({}), ""
     if outcome.finished and config.eval.final:
         recorder.show({"phase": "measuring"})
@@ -276,6 +279,7 @@ def _work(
         "worlds": outcome.worlds,
         "seconds": outcome.seconds,
         "images_per_second": outcome.images_per_second,
+        "memory_gb": peak,
         "broken": {source.train.describe(i): reason for i, reason in outcome.broken.items()},
         "unsent": unsent,
         "artifacts": kept,
