@@ -110,7 +110,7 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "tune moco --grace 3": ("--grace", "got 3", "above 0 and at most 1"),
     "tune nope": ("space 'nope'", "moco"),
     "tune simclr --metric linear_top1": ("--metric", "linear_top1", "linear_val_top1", "test set"),
-    "tune simclr --method.temperature 0": ("method.temperature", "got 0", "> 0"),
+    "tune simclr --method.projector_dim 0": ("method.projector_dim", "got 0", ">= 1"),
     "eval": ("contray eval NAME", "contray evaluations"),
     "eval svm --checkpoint x": ("svm", "no such evaluation", "known: attentive", "linear", "geometry"),
     "eval linaer --checkpoint x": ("linaer", "no such evaluation", "did you mean linear"),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 
 import pytest
 
-from contray import tune_spaces
 from contray.config import RunConfig
-from contray.studies.form import is_study, load_study
+from contray.config.registry import study_names
+from contray.studies.form import load_study
 from contray.studies.scales import SCALES
 
-FILES = [each.name for each in pkgutil.iter_modules(tune_spaces.__path__)]
-STUDIES = [name for name in FILES if is_study(importlib.import_module(f"contray.tune_spaces.{name}"))]
+STUDIES = study_names()
 ANSWERED = {"moco", "simclr", "simclr_v2", "infomin", "cpc", "cmc", "clip"}  # what is claimed of them has a study
 
 
