@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import data, model, track
 from ..config import RunConfig
@@ -21,9 +21,6 @@ from ..training.signature import TAG, signature
 from ..training.start import marks, resolved, started
 from .claims import At, Mean, Minus, spoken
 from .form import NOT_FREE, Arm, Study
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 COSTS = ("seconds", "images_per_second", "memory_gb")  # that a run took; measured where a study's own process makes it
 DIVERGED, MINUTES, CONDITIONS = "contray.diverged", "contray.minutes", "contray.conditions"  # tags of a run that a study made
@@ -113,7 +110,7 @@ def found(uri: str, experiment: str, signatures: Sequence[str], conditions: str,
     return made
 
 
-def _found(run: Run, conditions: str, needed: bool) -> Found | None:
+def _found(run: Any, conditions: str, needed: bool) -> Found | None:
     """A run that has ended with what it has to say."""
     tags, alike = run.data.tags, run.data.tags.get(CONDITIONS) == conditions
     minutes = float(tags.get(MINUTES, "nan"))
