@@ -125,6 +125,8 @@ PRESETS = {
     "digits": Preset("the built-in digits, two crops: a residual net of width 16, batch 64, 600 steps; measured once with 305: 33.1 % k-NN and 51.0 % linear, "
                      "its untrained encoder 20.4 % and 30.4 %",
                      SMALL_RESNET, DIGITS_CROPS),
+    "multicrop_digits": Preset("the digits with four small crops besides", SMALL_RESNET,
+                               DIGITS_CROPS | {"small": replace(DIGITS_CROPS["large_a"], size=20, count=4, crop=(0.3, 0.6))}),
     "digits_vit": Preset("the digits on a small ViT of patches of 4 px, four small crops besides; not run here as it is",
                          DIGITS | {"backbone.name": "vit_mini", "backbone.width": 64, "backbone.patch": 4, "backbone.drop_path": 0.1, "optim.lr": 2e-3},
                          DIGITS_CROPS | {"small": replace(DIGITS_CROPS["large_a"], size=20, count=4, crop=(0.3, 0.6))}),

@@ -121,10 +121,14 @@ class MAE(Method):
     def represent(self, batch: Batch, clock: Clock) -> Reps:
         net: Any = self.backbone
         patches = net.patches(batch.views["view"])  # (B, L, D)
-        order = batch.rand("mask", (patches.shape[1],)).argsort(1)  # (B, L), the visible ones first
+        order = self.order(batch, patches.shape[1])
         visible = order[:, : max(1, round(patches.shape[1] * (1 - self.config.mask_ratio)))]  # (B, L')
         whole, seen = apart(net, net.tokens(pick(patches, visible)))  # (B, D), (B, L', D)
         return {"tokens": torch.cat([whole[:, None], seen], 1), "order": order}  # (B, 1+L', D)
+
+    def order(self, batch: Batch, patches: int) -> Tensor:
+        """(B, L) the patches of each row, the visible ones first."""
+        return batch.rand("mask", (patches,)).argsort(1)
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         painted, masked = self.decode(reps["tokens"], reps["order"])  # (B, L, P), (B, L)

@@ -122,6 +122,11 @@ PRESETS = {
         SHORT,
         {"view": DIGITS_VIEW},
     ),
+    "multicrop_digits": Preset(
+        "the digits with four small crops besides, each contrasted with both large ones",
+        SHORT,
+        {"view": DIGITS_VIEW, "small": replace(DIGITS_VIEW, size=20, count=4, crop=(0.3, 0.6))},
+    ),
 }
 
 

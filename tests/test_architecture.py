@@ -16,6 +16,7 @@ from contray.config.registry import load_method, load_space, method_names, space
 
 REPO = Path(__file__).parents[1]
 ENGINE = REPO / "platform" / "contray"
+VARIANTS = sorted((REPO / "methods" / "variants").glob("[!_]*.py"))
 METHOD_FILES = sorted((REPO / "methods").glob("*.py"))
 ALL_PRESETS = [(name, preset) for name in method_names() for preset in load_method(name).presets]
 
@@ -59,13 +60,25 @@ def test_platform_is_no_package() -> None:
 
 def test_methods_are_pure_torch() -> None:
     own = tuple(f"methods.{path.stem}" for path in (REPO / "methods").glob("_[a-z]*.py"))
-    for path, name in imports(METHOD_FILES):
-        assert name.split(".")[0] in sys.stdlib_module_names or within(name, "torch", *own), f"{path.name} imports {name}"
+    for path, name in imports([*METHOD_FILES, *VARIANTS]):
+        allowed = (*own, *(f"methods.{each}" for each in method_names() if path in VARIANTS))
+        assert name.split(".")[0] in sys.stdlib_module_names or within(name, "torch", *allowed), f"{path.name} imports {name}"
+
+
+def test_variants_are_found_by_name_and_listed_nowhere() -> None:
+    names = [path.stem for path in VARIANTS]
+    assert not {*names} & {*method_names()}
+    for name in names:
+        file = load_method(name)
+        (base,) = file.method.__bases__
+        assert issubclass(file.config, sys.modules[base.__module__].Config), (
+            f"{name}: what it ablates is added to {base.__name__}'s Config"
+        )
 
 
 def test_spaces_import_domains_alone() -> None:
     for path, name in imports((REPO / "tune_spaces").glob("*.py")):
-        assert within(name, "ray.tune", "contray.config"), f"{path.name} imports {name}"
+        assert within(name, "ray.tune", "contray.config", "contray.studies"), f"{path.name} imports {name}"
 
 
 def test_the_engine_reaches_methods_through_the_registry() -> None:
@@ -79,7 +92,7 @@ def test_the_engine_reaches_methods_through_the_registry() -> None:
 # From the ground up: each imports those before it alone
 ROOMS = [
     *["errors", "drawing", "tables", "methods", "storage", "config", "data", "model", "evaluation", "track", "pictures"],
-    *["planning", "training", "tuning", "exchange", "reporting", "inspection", "checking", "api", "cli", "__main__"],
+    *["planning", "training", "tuning", "studies", "exchange", "reporting", "inspection", "checking", "api", "cli", "__main__"],
 ]
 
 
@@ -119,6 +132,7 @@ def test_files_stay_short() -> None:
 
 def test_science_loop_and_data_need_neither_ray_nor_mlflow() -> None:
     modules = [f"contray.methods.{path.stem}" for path in METHOD_FILES if path.stem != "__init__"]
+    modules += [f"contray.methods.variants.{path.stem}" for path in VARIANTS]
     modules += [
         "contray.training.loop",
         "contray.data",
@@ -156,6 +170,7 @@ def test_help_answers_at_once() -> None:
 
 def test_method_files_stay_short() -> None:
     assert not [path.name for path in METHOD_FILES if len(path.read_text().splitlines()) > 400]
+    assert not [path.name for path in VARIANTS if len(path.read_text().splitlines()) > 120]
 
 
 def test_most_method_files_fit_on_a_few_screens() -> None:

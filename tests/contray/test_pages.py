@@ -29,7 +29,9 @@ DATA = [
     track.Dataset("photos", "0123456789abcdef01234567", "training", "/data/photos", 1201, 3),
     track.Dataset("photos test", "0123456789abcdef01234567", "test", "/data/photos", 120, 3),
 ]
-HEADINGS = """() => [...document.querySelectorAll('[role=columnheader]')].map(c => [c.getBoundingClientRect().x, c.innerText.trim()])"""
+HEADINGS = (
+    """() => [...document.querySelectorAll('[role=columnheader]')].map(c => [c.getBoundingClientRect().x, c.innerText.trim()])"""
+)
 """Each heading of a table with where it is drawn: one that is moved stays where it stood in the page's text."""
 
 

@@ -12,7 +12,7 @@ import torch
 
 from .. import data, model
 from ..config import RunConfig
-from ..config.registry import EXPORTS, MethodFile, find, load_method, method_names, name_code
+from ..config.registry import EXPORTS, MethodFile, find, load_method, method_names, name_code, unlisted
 from ..data.views import Pipeline
 from ..errors import UserError, nearest
 from ..methods._base import Batch, Method
@@ -40,7 +40,7 @@ def check(path: str | Path, *, preset: str = "") -> Findings:
         if not Path(name).expanduser().is_file():
             raise UserError(f"method {name!r}: there is no such file")
         name_code(name)
-    elif name not in method_names():
+    elif name not in [*method_names(), *unlisted("method")]:
         raise UserError(f"method {name!r} is not known; {nearest(name, method_names())} (a path to a .py file works too)")
     return check_all([(name, preset)])[0]
 

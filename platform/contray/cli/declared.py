@@ -21,7 +21,17 @@ def methods() -> list[str]:
 
 def spaces() -> list[str]:
     """The names of `contray spaces`."""
-    return _named("tune_spaces")
+    return [name for name in _named("tune_spaces") if not _is_study(name)]
+
+
+def studies() -> list[str]:
+    """The names of `contray studies`."""
+    return [name for name in _named("tune_spaces") if _is_study(name)]
+
+
+def _is_study(name: str) -> bool:
+    """Of a file of tune_spaces/ alone: one that is installed otherwise counts as a space, until it is loaded."""
+    return next(_assigned(ENGINE / "tune_spaces" / f"{name}.py", "CLAIM"), None) is not None
 
 
 def presets(method: str) -> list[str]:
@@ -111,8 +121,9 @@ def _entries(group: str) -> list[str]:
 
 
 def _file(method: str) -> Path | None:
-    path = Path(method).expanduser() if method.endswith(".py") else ENGINE / "methods" / f"{method}.py"
-    return path if method and path.is_file() else None
+    own = [ENGINE / "methods" / f"{method}.py", ENGINE / "methods" / "variants" / f"{method}.py"]
+    paths = [Path(method).expanduser()] if method.endswith(".py") else own
+    return next((path for path in paths if method and path.is_file()), None)
 
 
 @functools.cache
@@ -132,11 +143,12 @@ def _fields(path: Path, name: str) -> Iterator[tuple[str, ast.expr, ast.expr | N
             for field in node.body:
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                     yield field.target.id, field.annotation, field.value
-        elif isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
-            if node.level:
-                yield from _fields(_module(path, node), name)
-            elif node.module == "contray.methods" and name == "MethodConfig":
-                yield from _fields(ENGINE / "methods" / "_base.py", name)
+        elif isinstance(node, ast.ImportFrom):
+            for true in (alias.name for alias in node.names if (alias.asname or alias.name) == name):
+                if node.level:
+                    yield from _fields(_module(path, node), true)
+                elif node.module == "contray.methods" and true == "MethodConfig":
+                    yield from _fields(ENGINE / "methods" / "_base.py", true)
 
 
 def _module(path: Path, node: ast.ImportFrom) -> Path:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, UserError, nearest
 from ..methods._base import Method, MethodConfig, Paper, Preset, View
 from .keys import misdeclared
-from .sources import digest
+from .sources import computed, digest
 
 if TYPE_CHECKING:
     from .tree import RunConfig
@@ -38,17 +38,19 @@ class Kind:
     files: Mapping[str, str] | None = None  # name -> module in the package; None: each file there that does not start with _
     many: bool = False  # whether the key takes several
     also: tuple[str, ...] = ()  # further keys that name some
+    unlisted: str = ""  # a package of further files, found by name and listed nowhere
 
 
 SOURCES = {"digits": "digits"} | dict.fromkeys(("cifar10", "cifar100", "stl10", "stl10_unlabelled"), "torchvision_sets")
 KINDS = {
-    "method": Kind("contray.methods", "contray.methods", "method.name"),
+    "method": Kind("contray.methods", "contray.methods", "method.name", unlisted="contray.methods.variants"),
     "space": Kind("contray.tune_spaces", "contray.tune_spaces"),
     "evaluation": Kind("contray.evaluation", "contray.evaluations", "eval.final", many=True, also=("eval.online",)),
     "backbone": Kind("contray.model", "contray.backbones", "backbone.name", {}),
     "source": Kind("contray.data", "contray.sources", "data.source", SOURCES),
     "listener": Kind("contray.track", "contray.listeners", "track.listeners", {}, many=True),
 }
+TOLD = ("PAPER", "RECIPE", "PRESETS", "VIEWS", "METRICS", "DIFFERS")  # of a method's file: words, and what a run's config has
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
 
 _named: dict[str, None] = {}  # absolute paths of files that the user named, in order
@@ -82,14 +84,29 @@ def builtin(kind: str) -> list[str]:
     return sorted(_files(KINDS[kind]))
 
 
+def unlisted(kind: str) -> list[str]:
+    """The parts of a kind that are found by name and listed nowhere: methods' variants, for studies."""
+    return sorted(_modules(KINDS[kind].unlisted)) if KINDS[kind].unlisted else []
+
+
 def method_names() -> list[str]:
     """`names` of the methods."""
     return names("method")
 
 
 def space_names() -> list[str]:
-    """`names` of the search spaces and studies."""
-    return names("space")
+    """`names` of the search spaces."""
+    return [name for name in names("space") if not is_study(find("space", name))]
+
+
+def study_names() -> list[str]:
+    """`names` of the studies."""
+    return [name for name in names("space") if is_study(find("space", name))]
+
+
+def is_study(module: ModuleType) -> bool:
+    """Whether a file of tune_spaces/ is a study: it makes a claim."""
+    return hasattr(module, "CLAIM")
 
 
 def part_name(name: str) -> str:
@@ -132,6 +149,11 @@ def own_code(config: RunConfig) -> dict[str, str]:
         ):
             found[f"the code of {about.key}"] = digest(find(kind, name))
     return found
+
+
+def method_code(name: str) -> str:
+    """A digest of what a method's file computes, and of the methods that it builds upon: neither comments nor presets count."""
+    return computed(find("method", name), KINDS["method"].package, TOLD)
 
 
 def check_code(config: RunConfig) -> None:
@@ -238,6 +260,8 @@ def load_space(name: str) -> ModuleType:
     """A search space by its name, or by the path of a .py file: the module with ABOUT, BASE and SPACE."""
     name_code(name)  # no file names a space: whoever calls this has it from the user
     module = find("space", name)
+    if is_study(module):
+        raise UserError(f"space {name}: is a study: contray study {name}")
     for export in ("ABOUT", "METHOD", "SPACE"):
         if not hasattr(module, export):
             raise UserError(f"space {name}: the file must define {export}; see tune_spaces/simclr.py for the form")
@@ -255,6 +279,8 @@ def find(kind: str, name: str) -> ModuleType:
     own = _files(about)
     if name in own:
         return importlib.import_module(f"{about.package}.{own[name]}")
+    if name in unlisted(kind):
+        return importlib.import_module(f"{about.unlisted}.{name}")
     entries = {entry.value: entry for entry in _entries(about.group, *sys.path) if entry.name == name}
     if len(entries) > 1:
         raise UserError(

@@ -1,0 +1,336 @@
+"""The forms of a claim. Each becomes parts: numbers, one for each seed, that lie on one side of a threshold if the claim holds.
+
+An arm is named as the study names it; in its place may stand At, Minus or Mean. Accuracies are in points (per cent), all else in its own unit.
+A run that diverged has no value (None): what needs it leaves that seed out, but Collapse counts it as collapsed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from ..errors import UserError, nearest
+
+Values = Mapping[Any, Mapping[int, Mapping[str, float | None]]]  # of each arm and seed the metrics
+LEAST = 4  # arms whose ranking says something: of three, one of six is right by chance
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one test tests: that `numbers` (one a seed) lie above `threshold` in the mean, or with side -1 below.
+
+    least, least_against: p values of another test of the same, which must be as low as well.
+    """
+
+    words: str
+    numbers: Sequence[float]
+    threshold: float = 0.0
+    side: int = 1
+    unit: str = ""
+    least: float = 0.0
+    least_against: float = 0.0
+
+
+@dataclass(frozen=True)
+class At:
+    """An arm by another metric than the study's: At("simclr", "h_linear_top1")."""
+
+    arm: Any
+    metric: str
+
+
+@dataclass(frozen=True)
+class Minus:
+    """What one arm has over another, in an arm's place: a gain beside another gain."""
+
+    left: Any
+    right: Any
+
+
+@dataclass(frozen=True, init=False)
+class Mean:
+    """The mean of several arms, in an arm's place."""
+
+    arms: tuple[Any, ...]
+
+    def __init__(self, *arms: Any) -> None:
+        object.__setattr__(self, "arms", arms)
+
+
+def factor(metric: str) -> int:
+    """What a metric is shown times: shares in per cent, all else as it is."""
+    return 100 if metric.endswith("top1") else 1
+
+
+def named(arm: Any) -> list[Any]:
+    """The study's arms that stand in an arm's place."""
+    if isinstance(arm, At):
+        return named(arm.arm)
+    if isinstance(arm, Minus):
+        return [*named(arm.left), *named(arm.right)]
+    return [each for one in arm.arms for each in named(one)] if isinstance(arm, Mean) else [arm]
+
+
+def told(arm: Any) -> list[str]:
+    """The metrics that stand in an arm's place; none: the study's."""
+    if isinstance(arm, At):
+        return [arm.metric, *told(arm.arm)]
+    inner = (arm.left, arm.right) if isinstance(arm, Minus) else arm.arms if isinstance(arm, Mean) else ()
+    return [metric for each in inner for metric in told(each)]
+
+
+def spoken(arm: Any) -> str:
+    """An arm in words."""
+    if isinstance(arm, At):
+        return f"{spoken(arm.arm)} ({arm.metric})"
+    if isinstance(arm, Minus):
+        return f"({spoken(arm.left)} less {spoken(arm.right)})"
+    if isinstance(arm, Mean):
+        return f"the mean of {', '.join(map(spoken, arm.arms))}"
+    return " and ".join(map(str, arm)) if isinstance(arm, tuple) else str(arm)
+
+
+def number(values: Values, arm: Any, seed: int, metric: str) -> float | None:
+    """The arm's number of this seed; None where its run diverged, was not made, or did not measure that."""
+    if isinstance(arm, At):
+        return number(values, arm.arm, seed, arm.metric)
+    if isinstance(arm, (Minus, Mean)):
+        few = [number(values, each, seed, metric) for each in ((arm.left, arm.right) if isinstance(arm, Minus) else arm.arms)]
+        known = [each for each in few if each is not None]
+        if len(known) < len(few):
+            return None
+        return known[0] - known[1] if isinstance(arm, Minus) else mean(known)
+    value = values.get(arm, {}).get(seed, {}).get(metric)
+    return None if value is None or not math.isfinite(value) else factor(metric) * value
+
+
+def rows(values: Values, arms: Sequence[Any], metric: str) -> list[list[float]]:
+    """Of each seed that has them all, the numbers of these arms."""
+    found = ([number(values, arm, seed, metric) for arm in arms] for seed in seeds(values))
+    return [[each for each in row if each is not None] for row in found if None not in row]
+
+
+def seeds(values: Values) -> list[int]:
+    """All seeds that any arm has."""
+    return sorted({seed for each in values.values() for seed in each})
+
+
+class Form:
+    """A claim about arms. metric: another than the study's decisive one."""
+
+    metric: str
+
+    @property
+    def named(self) -> tuple[Any, ...]:
+        """What it names of arms; none: all, in the study's order."""
+        return ()
+
+    @property
+    def metrics(self) -> list[str]:
+        """What it names of metrics, besides the study's."""
+        return [name for name in dict.fromkeys([self.metric, *(one for arm in self.named for one in told(arm))]) if name]
+
+    def check(self, arms: Sequence[Any]) -> None:
+        """Raises UserError where it names an arm that the study has not, or too few for what it claims."""
+        for arm in (one for each in self.named for one in named(each)):
+            if arm not in arms:
+                raise UserError(f"EXPECT: {type(self).__name__}: got arm {arm!r}; {nearest(str(arm), map(str, arms))}")
+
+    def parts(self, values: Values, metric: str) -> Iterator[Part]:
+        """What must hold for the claim to hold; values: of all arms, in the study's order."""
+        raise NotImplementedError
+
+
+def _unit(metric: str, *arms: Any) -> str:
+    """What these arms' numbers are counted in."""
+    return "points" if factor(next((one for arm in arms for one in told(arm)), metric)) == 100 else ""
+
+
+@dataclass(frozen=True)
+class Above(Form):
+    """`better` is above `worse`, by more than `by`."""
+
+    better: Any
+    worse: Any
+    by: float = 0.0
+    metric: str = ""
+
+    @property
+    def named(self) -> tuple[Any, ...]:
+        return self.better, self.worse
+
+    def parts(self, values: Values, metric: str) -> Iterator[Part]:
+        metric = self.metric or metric
+        words = f"{spoken(self.better)} over {spoken(self.worse)}" + (f", by more than {self.by:g}" if self.by else "")
+        yield Part(
+            words, [left - right for left, right in rows(values, self.named, metric)], self.by, unit=_unit(metric, *self.named)
+        )
+
+
+@dataclass(frozen=True)
+class Same(Form):
+    """The two are less than `within` apart: two one-sided tests (Schuirmann 1987)."""
+
+    left: Any
+    right: Any
+    within: float = 2.0
+    metric: str = ""
+
+    @property
+    def named(self) -> tuple[Any, ...]:
+        return self.left, self.right
+
+    def parts(self, values: Values, metric: str) -> Iterator[Part]:
+        metric = self.metric or metric
+        gaps = [left - right for left, right in rows(values, self.named, metric)]
+        words = f"{spoken(self.left)} within {self.within:g} of {spoken(self.right)}"
+        yield Part(words, gaps, self.within, -1, _unit(metric, *self.named))
+        yield Part(words, gaps, -self.within, 1, _unit(metric, *self.named))
+
+
+@dataclass(frozen=True)
+class Collapse(Form):
+    """`arm` learns nothing where `healthy` learns: it ends at most `within` above its own untrained encoder (random_METRIC), the healthy one further."""
+
+    arm: Any
+    healthy: Any
+    within: float = 3.0
+    metric: str = ""
+
+    @property
+    def named(self) -> tuple[Any, ...]:
+        return self.arm, self.healthy
+
+    def parts(self, values: Values, metric: str) -> Iterator[Part]:
+        metric = self.metric or metric
+        claim = f"{spoken(self.arm)} collapses, {spoken(self.healthy)} does not"
+        for arm, side, words in ((self.arm, -1, "at most"), (self.healthy, 1, "more than")):
+            told = f"{claim}: {spoken(arm)} {words} {self.within:g} over its untrained encoder"
+            yield Part(told, [*self._gains(values, arm, metric)], self.within, side, _unit(metric))
+
+    def _gains(self, values: Values, arm: Any, metric: str) -> Iterator[float]:
+        for seed in seeds(values):
+            row = values.get(arm, {}).get(seed, {})
+            trained, untrained = (number(values, arm, seed, name) for name in (metric, f"random_{metric}"))
+            if None in row.values() or (metric in row and trained is None):
+                yield 0.0  # it diverged
+            elif trained is not None and untrained is not None:
+                yield trained - untrained
+
+
+class _Several(Form):
+    arms: tuple[Any, ...]
+    least = 2
+
+    def __init__(self, *arms: Any, metric: str = "") -> None:
+        object.__setattr__(self, "arms", arms)
+        object.__setattr__(self, "metric", metric)
+
+    @property
+    def named(self) -> tuple[Any, ...]:
+        return self.arms
+
+    def check(self, arms: Sequence[Any]) -> None:
+        super().check(arms)
+        if len(self.arms or arms) < self.least:
+            raise UserError(f"EXPECT: {type(self).__name__}: {len(self.arms or arms)} arms, and it takes {self.least}")
+
+    def _rows(self, values: Values, metric: str) -> tuple[list[str], list[list[float]]]:
+        arms = self.arms or tuple(values)
+        return [spoken(arm) for arm in arms], rows(values, arms, metric)
+
+
+@dataclass(frozen=True, init=False)
+class Order(_Several):
+    """The metric rises over the arms in the order given: the rise of a line fitted over their ranks, from the first to the last."""
+
+    arms: tuple[Any, ...]
+    metric: str
+
+    def parts(self, values: Values, metric: str) -> Iterator[Part]:
+        metric = self.metric or metric
+        names, found = self._rows(values, metric)
+        slope = _line(len(names))
+        words = f"rising from {names[0]} to {names[-1]}"
+        yield Part(words, [_dot(slope, row) for row in found], unit=_unit(metric, *self.named))
+
+
+@dataclass(frozen=True, init=False)
+class Peak(_Several):
+    """A reversed U: a parabola over the arms' ranks opens downwards, and an arm inside is above both ends.
+
+    A parabola alone calls a curve that levels off a peak (Simonsohn 2018, https://doi.org/10.1177/2515245918805755). The arm inside is for each
+    seed the best of the other seeds, so that its choice gives it no advantage.
+    """
+
+    arms: tuple[Any, ...]
+    metric: str
+    least = 3
+
+    def parts(self, values: Values, metric: str) -> Iterator[Part]:
+        metric = self.metric or metric
+        names, found = self._rows(values, metric)
+        bend, unit = _parabola(len(names)), _unit(metric, *self.named)
+        best = [_best(found, seed) for seed in range(len(found))]
+        between = f"a peak between {names[0]} and {names[-1]}"
+        yield Part(f"{between}: a parabola's height over its ends", [-_dot(bend, row) for row in found], unit=unit)
+        for end, name in ((0, names[0]), (-1, names[-1])):
+            gaps = [row[place] - row[end] for row, place in zip(found, best, strict=True)]
+            yield Part(f"{between}: the best inside over {name}", gaps, unit=unit)
+
+
+@dataclass(frozen=True)
+class Agrees(Form):
+    """`measure` ranks the arms as the metric does: Kendall's tau, above 0 over seeds, and over the arms' means more than chance allows."""
+
+    measure: str
+    metric: str = ""
+    rising: bool = True  # False: the less of the measure the better
+
+    @property
+    def metrics(self) -> list[str]:
+        return [self.measure, *super().metrics]
+
+    def check(self, arms: Sequence[Any]) -> None:
+        if len(arms) < LEAST:
+            raise UserError(f"EXPECT: Agrees: {len(arms)} arms, and their ranking says something from {LEAST} on")
+
+    def parts(self, values: Values, metric: str) -> Iterator[Part]:
+        from importlib import import_module
+
+        tau = import_module("scipy.stats").kendalltau
+        metric, sign = self.metric or metric, 1 if self.rising else -1
+        both = [At(arm, name) for name in (self.measure, metric) for arm in values]
+        pairs = [([sign * each for each in row[: len(values)]], row[len(values) :]) for row in rows(values, both, metric)]
+        taus = [found for found in (float(tau(*pair)[0]) for pair in pairs) if math.isfinite(found)]
+        means = [[mean(column) for column in zip(*side, strict=True)] for side in zip(*pairs, strict=True)]
+        chance = [float(tau(*means, alternative=way)[1]) if taus else 1.0 for way in ("greater", "less")]
+        words = f"{self.measure} ranks the arms as {metric} does" + ("" if self.rising else ", the less the better")
+        yield Part(words, taus, unit="tau", least=chance[0], least_against=chance[1])
+
+
+def _dot(left: Iterable[float], right: Iterable[float]) -> float:
+    return math.fsum(one * other for one, other in zip(left, right, strict=True))
+
+
+def _line(count: int) -> list[float]:
+    """Weights that give the rise of a fitted line from the first to the last of so many equally spaced points."""
+    places = [rank - (count - 1) / 2 for rank in range(count)]
+    return [(count - 1) * place / _dot(places, places) for place in places]
+
+
+def _parabola(count: int) -> list[float]:
+    """Weights that give how far a fitted parabola's ends lie above its middle (the quadratic coefficient, in the unit of the values)."""
+    places = [rank - (count - 1) / 2 for rank in range(count)]
+    squares = [place**2 for place in places]
+    free = [square - mean(squares) for square in squares]  # orthogonal to a constant and to a line
+    return [squares[0] * each / _dot(free, free) for each in free]
+
+
+def _best(found: Sequence[Sequence[float]], seed: int) -> int:
+    """The arm inside that is best in the mean of all seeds but this one."""
+    others = [row for place, row in enumerate(found) if place != seed] or found
+    return max(range(1, len(found[0]) - 1), key=lambda arm: round(mean(row[arm] for row in others), 6))

@@ -1,0 +1,140 @@
+"""What seeds say of a claim: Student's t over them, one-sided, Holm's correction (1979) over a study's claims; supported, contradicted or undecided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from statistics import mean, stdev
+from typing import Any
+
+from .claims import Form, Part, Values, seeds
+
+LEVEL = 0.05
+LEAST = 3  # seeds
+DUST = 1e-9  # what rounding makes of no difference
+SUPPORTED, CONTRADICTED, UNDECIDED = WORDS = ("supported", "contradicted", "undecided")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim, by the weakest of what it asserts. low, high: the 95 % interval of the estimate by itself; p, p_against: of the claim and of its opposite, after Holm.
+
+    unit: points, tau, or empty for the metric's own; seeds: that had all it needs. None where there are too few of them.
+    """
+
+    words: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_against: float | None
+    word: str
+    unit: str = ""
+    seeds: int = 0
+
+    @property
+    def shown(self) -> str:
+        """The estimate with its unit and interval."""
+        if self.estimate is None:
+            return "-"
+        form = "+.1f" if self.unit == "points" else "+.3g"
+        interval = "" if self.low is None or self.high is None else f" [{self.low:{form}}, {self.high:{form}}]"
+        return f"{self.estimate:{form}}" + (f" {self.unit}" if self.unit else "") + interval
+
+    @property
+    def text(self) -> str:
+        """In one line."""
+        if self.estimate is None:
+            return f"{self.words}: no seed has what it takes"
+        numbers = f"{self.words}: {self.shown}"
+        if self.p is None or self.p_against is None:
+            return f"{numbers}, {_few(self.seeds)}"
+        against, p = (", of the opposite", self.p_against) if self.word == CONTRADICTED else ("", self.p)
+        return f"{numbers}, p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}{against}, {self.seeds} seeds"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """supported: every claim is; contradicted: one is; else undecided. text: the word, and each claim with its numbers."""
+
+    word: str
+    claims: tuple[Judged, ...]
+    text: str
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Verdict:
+        """As it was written."""
+        return cls(tree["word"], tuple(Judged(**each) for each in tree["claims"]), tree["text"])
+
+
+def judge(expect: Sequence[Form], values: Values, metric: str) -> Verdict:
+    """The verdict over all claims; values: of each arm (in the study's order) and seed the metrics, None for a run that diverged."""
+    found = [_judged([*form.parts(values, metric)]) for form in expect]
+    for_, against = (_holm([getattr(each, name) for each in found]) for name in ("p", "p_against"))
+    found = [replace(each, p=p, p_against=q, word=_word(p, q)) for each, p, q in zip(found, for_, against, strict=True)]
+    words = {each.word for each in found}
+    word = CONTRADICTED if CONTRADICTED in words else SUPPORTED if words == {SUPPORTED} else UNDECIDED
+    few = f" ({_few(len(seeds(values)))})" if len(seeds(values)) < LEAST else ""
+    return Verdict(word, tuple(found), f"{word}{few}: " + "; ".join(each.text for each in found))
+
+
+def _few(count: int) -> str:
+    return f"{count or 'no'} seed{'s decide' if count != 1 else ' decides'} nothing"
+
+
+def _word(p: float | None, against: float | None) -> str:
+    if p is not None and p < LEVEL:
+        return SUPPORTED
+    return CONTRADICTED if against is not None and against < LEVEL else UNDECIDED
+
+
+def _judged(parts: Sequence[Part]) -> Judged:
+    """All parts must hold: the claim's p is the largest of theirs (intersection-union); its opposite needs one alone: Bonferroni."""
+    tested = [(part, *_tested(part)) for part in parts]
+    known = all(p is not None for _, p, _ in tested)
+    p = max(p or 0.0 for _, p, _ in tested) if known else None
+    against = min(1.0, len(parts) * min(q or 0.0 for _, _, q in tested)) if known else None
+    refuted = known and against is not None and against < LEVEL
+    shown = min(tested, key=lambda each: each[2] or 0.0)[0] if refuted else max(tested, key=lambda each: each[1] or 0.0)[0]
+    low, high = _interval(shown.numbers)
+    estimate = mean(shown.numbers) if shown.numbers else None
+    return Judged(shown.words, estimate, low, high, p, against, "", shown.unit, len(shown.numbers))
+
+
+def _tested(part: Part) -> tuple[float | None, float | None]:
+    """p of the part and of its opposite; none where there are too few seeds."""
+    if len(part.numbers) < LEAST:
+        return None, None
+    gap = part.side * (mean(part.numbers) - part.threshold)
+    error = _error(part.numbers)
+    if abs(gap) < DUST:
+        return 1.0, 1.0
+    if error < DUST:
+        p = float(gap < 0)
+    else:
+        p = float(import_module("scipy.special").stdtr(len(part.numbers) - 1, -gap / error))
+    return max(p, part.least), max(1 - p, part.least_against)
+
+
+def _error(numbers: Sequence[float]) -> float:
+    return stdev(numbers) / math.sqrt(len(numbers))
+
+
+def _interval(numbers: Sequence[float]) -> tuple[float | None, float | None]:
+    if len(numbers) < 2:
+        return None, None
+    reach = float(import_module("scipy.special").stdtrit(len(numbers) - 1, 1 - LEVEL / 2)) * _error(numbers)
+    return mean(numbers) - reach, mean(numbers) + reach
+
+
+def _holm(found: Sequence[float | None]) -> list[float | None]:
+    """Each p raised so that one error among all claims is as rare as LEVEL says; a claim without one counts as the largest."""
+    order = sorted(range(len(found)), key=lambda i: 1.0 if found[i] is None else found[i] or 0.0)
+    made, least = list(found), 0.0
+    for place, i in enumerate(order):
+        p = found[i]
+        if p is not None:
+            made[i] = least = max(least, min(1.0, (len(order) - place) * p))
+    return made

@@ -1,0 +1,193 @@
+"""What seeds say of a study's claims: true ones are supported, planted false ones are not, and nothing that should not matter does."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
+
+from contray.errors import UserError
+from contray.studies import Above, Agrees, At, Collapse, Mean, Minus, Order, Peak, Same
+from contray.studies.verdict import CONTRADICTED, SUPPORTED, UNDECIDED, WORDS, judge
+from tests.benchmarks.verdicts import PLANTED, rates
+
+ARMS = ("a", "b", "c", "d")
+FORMS = (
+    Above("a", "b"), Above(Minus("a", "b"), Minus("c", "d"), by=1), Above("a", Mean("b", "c")), Order(), Peak(), Peak("a", "c", "d"),
+    Same("a", "b"),
+)  # fmt: skip
+POINTS = st.lists(
+    st.lists(st.integers(0, 360), min_size=4, max_size=4), min_size=3, max_size=5
+)  # of 360 test images, by seed and arm
+
+
+def values(rows, **metrics) -> dict:
+    """By arm and seed, from rows of arms' numbers of images that are right."""
+    return {arm: {seed: {"linear_top1": row[i] / 360, **metrics} for seed, row in enumerate(rows)} for i, arm in enumerate(ARMS)}
+
+
+def ps(verdict) -> list:
+    return [number for each in verdict.claims for number in (each.p, each.p_against)]
+
+
+def holm(rising: list[float]) -> list[float]:
+    """Holm's correction of sorted p values, as his paper has it."""
+    count = len(rising)
+    return [max(min(1.0, (count - j) * rising[j]) for j in range(i + 1)) for i in range(count)]
+
+
+# ---------------------------------------------------------------- error rates
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_is_not_there_is_seldom_supported(name: str) -> None:
+    """Of a curve that levels off the arm inside is chosen among equals, which costs two of a hundred."""
+    studies, most = 300 if name.startswith("Agrees") else 1500, 0.08 if "levelling" in name else 0.06
+    assert max(rates(name, 0, seeds, studies)[SUPPORTED] for seeds in (3, 5)) <= most
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_is_there_is_found(name: str) -> None:
+    found = [rates(name, effect, 5, studies=100) for effect in (1, 2, 4)]
+    assert found[0][SUPPORTED] < found[1][SUPPORTED] < found[2][SUPPORTED] > 0.9
+    assert found[2][CONTRADICTED] == 0
+
+
+@pytest.mark.parametrize("form", [Above("a", "b"), Order(), Peak(), Collapse("a", "b"), Agrees("linear_top1", "linear_top1")])
+def test_an_ablation_that_does_nothing_supports_nothing(form) -> None:
+    """Each seed gives every arm the very same number."""
+    rows = [[right] * 4 for right in (251, 260, 243)]
+    assert judge([form], values(rows, random_linear_top1=0.2), "linear_top1").word in (UNDECIDED, CONTRADICTED)
+    assert judge([Same("a", "b")], values(rows), "linear_top1").word == SUPPORTED
+
+
+def test_a_curve_that_levels_off_is_no_peak() -> None:
+    rows = [[200 + shift, 290 + shift, 310 + shift, 310 + shift + up] for shift, up in ((0, 1), (7, 0), (-4, 2), (3, 0), (1, 1))]
+    assert judge([Peak()], values(rows), "linear_top1").word != SUPPORTED
+    assert judge([Peak()], values([[*row[:3], row[3] - 60] for row in rows]), "linear_top1").word == SUPPORTED
+
+
+def test_unrelated_measures_of_few_arms_agree_by_chance_alone() -> None:
+    """The same ranking in each seed is one ranking of the arms, not five."""
+    rows = [[10, 20 + seed, 30, 25] for seed in range(5)]
+    made = values(rows)
+    for i, arm in enumerate(ARMS):
+        for seed in range(5):
+            made[arm][seed]["rankme"] = i  # tau 2/3 in each seed
+    assert judge([Agrees("rankme")], made, "linear_top1").word == UNDECIDED
+    with pytest.raises(UserError, match="3 arms"):
+        Agrees("rankme").check("abc")
+
+
+# ---------------------------------------------------------------- laws
+
+
+@given(POINTS)
+def test_the_test_is_students(rows) -> None:
+    found = judge([Above("a", "b", by=2)], values(rows), "linear_top1").claims[0]
+    gaps = [(row[0] - row[1]) / 3.6 for row in rows]
+    assert found.estimate == pytest.approx(np.mean(gaps))
+    if np.std(gaps) > 1e-6 and abs(np.mean(gaps) - 2) > 1e-6:
+        theirs = ttest_1samp(gaps, 2, alternative="greater")
+        assert (found.p, found.p_against) == pytest.approx((theirs.pvalue, 1 - theirs.pvalue))
+        assert (found.low, found.high) == pytest.approx(tuple(ttest_1samp(gaps, 0).confidence_interval(0.95)))
+
+
+@given(POINTS, st.integers(0, 3))
+@settings(max_examples=40)
+def test_seeds_may_come_in_any_order_and_differ_as_they_like(rows, turn) -> None:
+    """Claims are of arms beside arms of the same seed: a seed that is better for all arms changes nothing."""
+    shifted = [[right + 40 * seed for right in row] for seed, row in enumerate(rows)]
+    turned = rows[turn:] + rows[:turn]
+    for form in FORMS:
+        made = [judge([form], values(each), "linear_top1") for each in (rows, turned, shifted)]
+        for other in made[1:]:
+            assert ps(other) == pytest.approx(ps(made[0]), abs=1e-6)
+
+
+@given(POINTS)
+def test_a_claim_and_its_opposite_mirror(rows) -> None:
+    opposite = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED, UNDECIDED: UNDECIDED}
+    for form, mirror in ((Above("a", "b"), Above("b", "a")), (Order(), Order("d", "c", "b", "a"))):
+        one, other = (judge([each], values(rows), "linear_top1") for each in (form, mirror))
+        assert one.word == opposite[other.word]
+        assert ps(one) == pytest.approx(ps(other)[::-1], abs=1e-6)
+
+
+@given(POINTS, st.lists(st.sampled_from(FORMS), min_size=1, max_size=4, unique=True))
+def test_more_claims_are_harder_to_support(rows, forms) -> None:
+    whole = judge(forms, values(rows), "linear_top1")
+    words = [each.word for each in whole.claims]
+    raw = sorted(judge([form], values(rows), "linear_top1").claims[0].p or 0.0 for form in forms)
+    assert sorted(each.p or 0.0 for each in whole.claims) == pytest.approx(holm(raw))
+    assert (whole.word == SUPPORTED) == (set(words) == {SUPPORTED})
+    assert (whole.word == CONTRADICTED) == (CONTRADICTED in words)
+    for form, together in zip(forms, whole.claims, strict=True):
+        alone = judge([form], values(rows), "linear_top1").claims[0]
+        assert together.p is not None
+        assert alone.p is not None
+        assert 1 >= together.p >= alone.p >= 0
+        assert together.word in (alone.word, UNDECIDED)
+        assert f"{together.estimate:.3f}" in {f"{alone.estimate:.3f}"}
+
+
+@given(POINTS)
+@settings(max_examples=30)
+def test_every_verdict_has_words(rows) -> None:
+    found = judge(FORMS, values(rows), "linear_top1")
+    assert found.text.startswith(found.word)
+    assert found.word in WORDS
+    assert all(math.isfinite(number) for number in ps(found))
+    assert (
+        type(found).from_json({"word": found.word, "claims": [vars(each) for each in found.claims], "text": found.text}) == found
+    )
+
+
+# ---------------------------------------------------------------- runs that are not there
+
+
+def test_two_seeds_decide_nothing() -> None:
+    found = judge([Above("a", "b")], values([[300, 100, 0, 0], [301, 100, 0, 0]]), "linear_top1")
+    assert found.word == UNDECIDED
+    assert "2 seeds decide nothing" in found.text
+    assert found.claims[0].estimate == pytest.approx(100 * 200.5 / 360)
+    assert judge([Above("a", "b")], {}, "linear_top1").word == UNDECIDED
+
+
+def test_a_diverged_run_leaves_its_seed_out_and_counts_as_collapsed() -> None:
+    made = values([[300, 100, 0, 0]] * 4, random_linear_top1=0.2)
+    made["b"][3]["linear_top1"] = None
+    made["b"][2]["linear_top1"] = math.nan
+    assert judge([Above("a", "b")], made, "linear_top1").claims[0].seeds == 2
+    assert judge([Order()], made, "linear_top1").word == UNDECIDED
+    found = judge([Collapse("b", "a", within=12)], made, "linear_top1")
+    assert (found.word, found.claims[0].seeds) == (SUPPORTED, 4)
+    del made["b"][3]["linear_top1"]  # it was never measured: no collapse
+    assert judge([Collapse("b", "a", within=12)], made, "linear_top1").claims[0].seeds == 3
+
+
+def test_a_healthy_arm_that_learns_nothing_says_nothing_of_the_other() -> None:
+    made = values([[80, 75, 0, 0], [76, 70, 0, 0], [82, 77, 0, 0]], random_linear_top1=0.2)
+    assert judge([Collapse("b", "a")], made, "linear_top1").word == UNDECIDED
+
+
+def test_other_metrics_stand_in_their_own_unit() -> None:
+    made = values([[300, 100, 0, 0], [303, 100, 0, 0], [301, 99, 0, 0]])
+    for seed in range(3):
+        for arm, memory in zip(ARMS, (1.0, 2.0, 3.0, 4.5), strict=True):
+            made[arm][seed]["memory_gb"] = memory
+    found = judge([Order(metric="memory_gb"), Above(At("d", "memory_gb"), At("a", "memory_gb"), by=3)], made, "linear_top1")
+    assert [each.estimate for each in found.claims] == pytest.approx([3.45, 3.5])
+    assert found.word == SUPPORTED
+    assert "points" not in found.text
+
+
+def test_a_form_names_arms_that_there_are() -> None:
+    with pytest.raises(UserError, match=r"got arm 'colour'.*known"):
+        Above(Mean("a", "colour"), "b").check(ARMS)
+    with pytest.raises(UserError, match="2 arms, and it takes 3"):
+        Peak("a", "b").check(ARMS)
+    for form in FORMS:
+        form.check(ARMS)
