@@ -76,7 +76,7 @@ def sweep(
         )
     scheduler = "none" if against else scheduler or getattr(file, "SCHEDULER", "asha")
     if scheduler not in SCHEDULERS:
-        raise UserError(f"--scheduler: got {scheduler}, must be {', '.join(SCHEDULERS)}")
+        raise UserError(f"--scheduler: got {scheduler}, must be {', '.join(SCHEDULERS[:-1])} or {SCHEDULERS[-1]}")
     for option, value in (("samples", samples), ("concurrent", concurrent), ("minutes", minutes)):
         if not value >= 0:  # nor not-a-number
             raise UserError(f"--{option}: got {value:g}, must be at least 0")
