@@ -148,8 +148,9 @@ def _section(result: StudyResult, note: str) -> list[str]:
     study, name = result.study, f"{result.study.name}_{result.scale}"
     table = result.table
     table.title = ""
-    left = f" {result.left} runs are still to be made." if result.left else ""
-    words = f"*{result.verdict.word.capitalize()}*: {'; '.join(_escaped(each.text) for each in result.verdict.claims)}.{left}"
+    left = f" ({result.left} runs are still to be made)" if result.left else ""
+    parts = [f"{each.text}: {each.word}" if len(result.verdict.claims) > 1 else each.text for each in result.verdict.claims]
+    words = f"*{result.verdict.word.capitalize()}*{left}:\n\n" + "\n".join(f"- {_escaped(part)}" for part in parts)
     return [
         f"### {study.name}, {result.scale}: {result.verdict.word}",
         f"![{study.name} at scale {result.scale}](assets/studies/{name}.png)",
@@ -196,4 +197,4 @@ def _linked(source: str) -> str:
 
 def _escaped(words: str) -> str:
     """No emphasis and no links where a text means none."""
-    return re.sub(r"([*_\[\]<>|])", r"\\\1", words)
+    return re.sub(r"([*_\[\]|])", r"\\\1", words.replace("<", "&lt;"))
