@@ -25,6 +25,7 @@ from ..training.lease import Lease, held
 from ..training.ray_train import check_machines, ray_session
 from ..training.records import tags_of
 from ..training.stop import Status, ending
+from ..tuning.outcome import end_trials
 from .claims import spoken
 from .form import Study, load_study
 from .listing import judged
@@ -177,6 +178,7 @@ def _run(plan: Plan, began: float, minutes: float, quiet: bool) -> StudyResult:
         def end(status: Status) -> None:
             lease.check()
             with contextlib.suppress(track.TrackingError):
+                end_trials(parent)
                 parent.finish(status)
 
         with ending(lambda: parent.finish("KILLED"), end) as how:
