@@ -146,7 +146,7 @@ def test_the_page_is_made_of_what_mlflow_keeps(store: str, tmp_path: Path) -> No
     text = (docs / "STUDIES.md").read_text()
     for told in (
         "An intermediate value is best.", "<https://example.org/abs/1>", "1 supported, 0 contradicted, 0 undecided", "| [planted](#planted) |",
-        "![planted at scale digits](assets/studies/planted_digits.png)", "| 0.2 | 71.0 |", "64.4 |", "*Supported*:\n\n- a peak between 0.1 and 0.5",
+        "![planted at scale digits](assets/studies/planted_digits.png)", "| 0.2 | 71.0 ± 1.24 |", "64.4 |", "*Supported*:\n\n- a peak between 0.1 and 0.5",
         "Too small to tell.", "contray study planted --train.steps 100\n", "9 runs, 3 minutes of training, commit 0123456",
     ):  # fmt: skip
         assert told in text, told

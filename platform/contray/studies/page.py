@@ -64,9 +64,7 @@ def _fetched(uri: str, run: Any) -> StudyResult:
 
 def compact(result: StudyResult) -> str:
     """As a record keeps it: a line for each run, of its metrics those that studies are about, and nothing of the machine's own paths."""
-    about = [
-        name for name in (result.study.metric, *(name for form in _declared(result.study).expect for name in form.metrics), *KEPT)
-    ]
+    about = [*_declared(result.study).metrics, *KEPT]
     names = dict.fromkeys(kept for name in about for kept in (name, f"random_{name}"))
     values = {
         arm: {seed: {name: row[name] for name in names if name in row} for seed, row in seeds.items()}
