@@ -1,4 +1,4 @@
-"""Study: from how many sides CPC predicts (Hénaff et al. 2020, figure 3)."""
+"""Study: from how many sides CPC predicts (Hénaff et al. 2020, §4.1)."""
 
 from contray.studies import Above
 

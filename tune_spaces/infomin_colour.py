@@ -1,9 +1,9 @@
-"""Study: which colour space's channels to contrast (Tian et al. 2020, figure 4)."""
+"""Study: which colour space's channels to contrast (Tian et al. 2020)."""
 
 from contray.studies import Above
 
 CLAIM = "lightness against colour is above red against green and blue, which share more"
-SOURCE = "Tian et al. 2020, §3.2, https://arxiv.org/abs/2005.10243"
+SOURCE = "Tian et al. 2020, https://arxiv.org/abs/2005.10243"
 METHOD = "cmc"
 SPACE = {"rgb": {"views.view.space": "rgb"}, "lab": {"views.view.space": "lab"}, "ycbcr": {"views.view.space": "ycbcr"}}
 METRIC = "linear_top1"

@@ -1,9 +1,9 @@
-"""Study: what views share, in nats, and what it is worth (Tian et al. 2020, figure 1)."""
+"""Study: what views share, in nats, and what it is worth (Tian et al. 2020)."""
 
 from contray.studies import At, Order, Peak
 
 CLAIM = "stronger augmentation leaves less information in common, and accuracy is a reversed U over it"
-SOURCE = "Tian et al. 2020, §3 and figure 1, https://arxiv.org/abs/2005.10243"
+SOURCE = "Tian et al. 2020, https://arxiv.org/abs/2005.10243"
 METHOD = "simclr"
 SPACE = {"augment.strength": [0.0, 0.5, 1.0, 1.5, 2.0]}
 METRIC = "linear_top1"

@@ -1,9 +1,9 @@
-"""Study: two patches of an image, near and far (Tian et al. 2020, figure 3)."""
+"""Study: two patches of an image, near and far (Tian et al. 2020)."""
 
 from contray.studies import Peak
 
 CLAIM = "accuracy is a reversed U over the distance of the two patches that are contrasted"
-SOURCE = "Tian et al. 2020, §3.2, https://arxiv.org/abs/2005.10243"
+SOURCE = "Tian et al. 2020, https://arxiv.org/abs/2005.10243"
 METHOD = "simclr_patches"
 SPACE = {"method.distance": [1, 2, 3, 4, 5]}
 METRIC = "linear_top1"

@@ -1,4 +1,4 @@
-"""SimCLR on two patches of an image at a set distance (Tian et al. 2020, "What Makes for Good Views", §3.2: the nearer, the more they share).
+"""SimCLR on two patches of an image at a set distance (Tian et al. 2020, "What Makes for Good Views": the nearer, the more they share).
 
 B batch rows, G patches per side of the grid, F backbone features
 """
