@@ -24,9 +24,8 @@ METRIC = "linear_top1"
 EXPECT = [Above("+ MLP", "v1"), Above("+ aug", "v1"), Above("+ MLP + aug", "+ MLP"), Above("v2", "v1")]
 SCALES = {
     "digits": {"method.preset": "digits_v1"},
-    "cifar": {"method.preset": "cifar_v1", "backbone.name": "resnet_small", "backbone.width": 16, "method.head_norm": "bn"},
     "paper": {"method.preset": "v1"},
 }
 SEEDS = 3
-COST = {"cifar": "as many runs of a small net", "digits": 6, "paper": "5 x 200 epochs of ResNet-50"}
+COST = {"digits": 6, "paper": "5 x 200 epochs of ResNet-50"}
 SMALL = "a digit of 20 px that is blurred is hard to read"
