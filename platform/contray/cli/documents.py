@@ -26,9 +26,8 @@ SWEEP = (
 )
 STUDY = (
     "study (name, claim, source, method, metric, paper, ...), scale, verdict (word, text, claims), arms (of each arm and seed run_id, metrics, note), left "
-    "(runs still to be made), minutes, run_id, url, picture"
+    "(runs still to be made), minutes, run_id, url, picture; of all: a list of these"
 )
-STUDIES = "of all: a list of these"
 STUDY_DRY = "with --dry-run: of each study scale, claim, source, arms (of each arm settings, seeds there and left, minutes_a_run), runs_left, at_once, minutes"
 MEASURED = "metrics, about (what they stand on: counts of images, errors), pictures (files that were written)"
 PICTURE = "picture, metrics (untrained encoder: random_NAME)"

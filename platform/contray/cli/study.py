@@ -37,7 +37,7 @@ class Options:
     ] = ""
     jobs: Annotated[int, arg("runs at once; 0: one for each GPU, else for each CPU")] = 0
     dry_run: Annotated[bool, arg("print the arms, which runs there are and what the others will take; start nothing")] = False
-    json: Annotated[bool, json_note(f"{documents.STUDY}; {documents.STUDIES}; {documents.STUDY_DRY}")] = False
+    json: Annotated[bool, json_note(f"{documents.STUDY}; {documents.STUDY_DRY}")] = False
 
 
 def keys(options: Options) -> RunConfig:

@@ -50,14 +50,7 @@ KINDS = {
     "source": Kind("contray.data", "contray.sources", "data.source", SOURCES),
     "listener": Kind("contray.track", "contray.listeners", "track.listeners", {}, many=True),
 }
-TOLD = (
-    "PAPER",
-    "RECIPE",
-    "PRESETS",
-    "VIEWS",
-    "METRICS",
-    "DIFFERS",
-)  # of a method's file: what the config of a run has, and words
+TOLD = ("PAPER", "RECIPE", "PRESETS", "VIEWS", "METRICS", "DIFFERS")  # of a method's file: words, and what a run's config has
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
 
 _named: dict[str, None] = {}  # absolute paths of files that the user named, in order

@@ -7,17 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import track
-from ..config.registry import builtin, find
+from ..config.registry import study_names
 from ..errors import UserError
 from ..tables import Table
 from ..track.runs import all_runs
-from .form import Study, is_study, load_study
+from .form import Study, load_study
 from .scales import SCALES
-
-
-def study_names() -> list[str]:
-    """The studies that come with contray."""
-    return [name for name in builtin("space") if is_study(find("space", name))]
 
 
 def judged(uri: str, experiment: str) -> dict[tuple[str, str], Any]:

@@ -52,10 +52,10 @@ def slots(config: RunConfig, jobs: int) -> tuple[int, dict[str, float]]:
 
 def make_all(
     title: str, name: str, todo: Sequence[Wanted], parent: str, storage: Storage, pace: Pace, lease: Lease, *,
-    jobs: int, ends: float, alone: bool, quiet: bool,
+    jobs: int, ends: float, quiet: bool,
 ) -> Made:  # fmt: skip
-    """Make these runs, in their order. title: of the bar; name: of Tune's own records; ends: on time.monotonic's clock: what does not end before is not begun, what runs then is stopped with its
-    checkpoint. alone: each run in a process of its own.
+    """Make these runs, in their order. title: of the bar; name: of Tune's own records. ends: on time.monotonic's clock: what does not end before is
+    not begun, what runs then is stopped with its checkpoint.
     """
     from ray import tune
 
@@ -74,14 +74,14 @@ def make_all(
     orders = Orders(
         {name: each.config.replace({**lone, "track.name": name, "scale.storage": storage.address}).to_yaml() for name, each in named.items()},
         {name: title_of(each.config, name) for name, each in named.items()},
-        parent, board, jobs, alone, tuple({code: None for each in todo for code in code_of(each.config)}), remembered(),
+        parent, board, jobs, tuple({code: None for each in todo for code in code_of(each.config)}), remembered(),
     )  # fmt: skip
     state = Rounds(list(named), named, pace, ends, asked, made)
     with TrainingBar(title, quiet) as bar:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(make, orders=orders), resources),
             tune_config=tune.TuneConfig(
-                metric="minutes", mode="min", num_samples=len(todo), max_concurrent_trials=at_once, reuse_actors=not alone,
+                metric="minutes", mode="min", num_samples=len(todo), max_concurrent_trials=at_once, reuse_actors=True,
                 search_alg=_searcher(state), trial_name_creator=_name_of, trial_dirname_creator=_name_of,
             ),
             run_config=tune.RunConfig(name=name, **own_records(storage), verbose=0, callbacks=[_watch(state, board, bar, lease)]),

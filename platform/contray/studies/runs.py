@@ -91,10 +91,10 @@ def wanted(study: Study, scale: str, seeds: int, overrides: Mapping[str, Any]) -
     return [Wanted(arm, seed, config, signature(config, known)) for arm, seed, config, known in each]
 
 
-def found(uri: str, experiment: str, signatures: Sequence[str], conditions: str = "") -> dict[str, Found]:
+def found(uri: str, experiment: str, signatures: Sequence[str], conditions: str, needed: bool) -> dict[str, Found]:
     """The ended runs of an experiment by their signatures, the newest of each.
 
-    conditions: under which a run must have been made for its COSTS to count; where they are given, runs made under others do not exist.
+    conditions: under which a run must have been made for its COSTS to count; needed: runs that were made under others do not count at all.
     """
     path = track.sqlite_path(uri)
     if path and not path.exists():
@@ -107,24 +107,22 @@ def found(uri: str, experiment: str, signatures: Sequence[str], conditions: str 
             runs = talk.search_runs(
                 [place.experiment_id], f"tags.`{TAG}` = '{each}'", max_results=20, order_by=["attributes.start_time DESC"]
             )
-            ended = (_found(run, conditions) for run in runs)
+            ended = (_found(run, conditions, needed) for run in runs)
             if run := next((run for run in ended if run), None):
                 made[each] = run
     return made
 
 
-def _found(run: Run, conditions: str) -> Found | None:
+def _found(run: Run, conditions: str, needed: bool) -> Found | None:
     """A run that has ended with what it has to say."""
-    tags, alike = run.data.tags, run.data.tags.get(CONDITIONS, "") == conditions
+    tags, alike = run.data.tags, run.data.tags.get(CONDITIONS) == conditions
     minutes = float(tags.get(MINUTES, "nan"))
     if tags.get(DIVERGED):
         return Found(run.info.run_id, {}, minutes, tags[DIVERGED])
-    if run.info.status != "FINISHED" or tags.get("contray.unmeasured") or (conditions and not alike):
+    if run.info.status != "FINISHED" or tags.get("contray.unmeasured") or (needed and not alike):
         return None
     metrics = {name: value if math.isfinite(value) else None for name, value in run.data.metrics.items()}
-    return Found(
-        run.info.run_id, {name: value for name, value in metrics.items() if name not in COSTS or (conditions and alike)}, minutes
-    )
+    return Found(run.info.run_id, {name: value for name, value in metrics.items() if name not in COSTS or alike}, minutes)
 
 
 def metrics_of(study: Study) -> set[str]:

@@ -27,6 +27,7 @@ from ..training.records import tags_of
 from ..training.stop import Status, ending
 from .claims import spoken
 from .form import Study, load_study
+from .listing import judged
 from .result import StudyResult, Summary
 from .rounds import Made, make_all
 from .runs import COSTS, Found, Pace, Wanted, check_metric, found, metrics_of, wanted
@@ -67,10 +68,6 @@ class Plan:
         return bool(metrics_of(self.study) & set(COSTS))
 
     @property
-    def conditions(self) -> str:
-        return conditions(self.jobs) if self.costs else ""
-
-    @property
     def pace(self) -> Pace:
         return Pace(self.study, self.scale, self.runs, self.known)
 
@@ -90,7 +87,10 @@ class Plan:
         config = self.config
         signatures = [each.signature for each in self.runs]
         return replace(
-            self, known=found(track.resolve_uri(config.track.uri), config.track.experiment, signatures, self.conditions)
+            self,
+            known=found(
+                track.resolve_uri(config.track.uri), config.track.experiment, signatures, conditions(self.jobs), self.costs
+            ),
         )
 
 
@@ -123,8 +123,9 @@ def study_all(
     if not plans:
         raise UserError(f"--scale: no study has the scale {scale}")
     at_once = jobs or max(1, os.cpu_count() or 1)
-    known = verdicts(plans[0].config, scale)
-    order = sorted(plans, key=lambda each: (each.study.name in known, _finite(each.minutes(at_once)), each.study.name))
+    where = plans[0].config.track
+    known = judged(track.resolve_uri(where.uri), where.experiment)
+    order = sorted(plans, key=lambda each: ((each.study.name, scale) in known, _finite(each.minutes(at_once)), each.study.name))
     results: list[StudyResult] = []
     with ray_session(plans[0].config) if any(each.todo for each in plans) else contextlib.nullcontext():
         late: list[Plan] = []
@@ -151,27 +152,6 @@ def study_all(
         tuple(each.study.name for each in order if each.study.name not in reached),
         (time.monotonic() - began) / 60,
     )
-
-
-def verdicts(config: RunConfig, scale: str) -> dict[str, str]:
-    """The latest verdict of each study at a scale, in the experiment."""
-    uri = track.resolve_uri(config.track.uri)
-    path = track.sqlite_path(uri)
-    if path and not path.exists():
-        return {}
-    with track.asking(uri, "looking for verdicts") as talk:
-        place = talk.get_experiment_by_name(config.track.experiment)
-        where = f"tags.`contray.kind` = 'study' and tags.`contray.scale` = '{scale}'"
-        runs = (
-            talk.search_runs([place.experiment_id], where, max_results=1000, order_by=["attributes.start_time ASC"])
-            if place
-            else []
-        )
-        return {
-            run.data.tags["contray.study"]: run.data.tags["contray.verdict"]
-            for run in runs
-            if run.data.tags.get("contray.verdict")
-        }
 
 
 # ---------------------------------------------------------------- one study, under its lease
@@ -221,7 +201,6 @@ def _make(plan: Plan, parent: track.TrackedRun, storage: Storage, lease: Lease, 
             lease,
             jobs=plan.jobs,
             ends=ends,
-            alone=plan.costs,
             quiet=quiet,
         )
 

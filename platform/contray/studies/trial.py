@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from .. import track
@@ -22,9 +20,7 @@ from ..training.launch import launch
 from ..training.records import read
 from ..training.result import Result
 from ..training.worker import Asked
-from .runs import CONDITIONS, DIVERGED, MINUTES
-
-PEAK, HIGH = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+from .runs import CONDITIONS, COSTS, DIVERGED, MINUTES
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,6 @@ class Orders:
     parent: str
     board: Any
     jobs: int
-    alone: bool  # whether each run has a process of its own, so that its memory can be told
     code: tuple[str, ...] = ()
     logins: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
 
@@ -50,7 +45,6 @@ def make(params: Mapping[str, Any], orders: Orders) -> None:
     name = params["run"]
     config = RunConfig.from_yaml(orders.configs[name])
     watch, began = Watch(orders.board, name), time.monotonic()
-    forget_peak()
     try:
         result = launch(config, quiet=True, parent=orders.parent, title=orders.titles[name], yes=True, watch=watch)
         ended = "finished" if result.finished else "stopped"
@@ -63,13 +57,11 @@ def make(params: Mapping[str, Any], orders: Orders) -> None:
 
 def tell(config: RunConfig, result: Result, minutes: float, orders: Orders) -> None:
     """Keep with the run what it took, and under what conditions. An outage of MLflow loses that alone."""
-    took = {name: float(result.details[name]) for name in ("seconds", "images_per_second") if result.details.get(name)}
-    if orders.alone:
-        took["memory_gb"] = peak_gb()
+    took = {name: float(result.details[name]) for name in COSTS if result.details.get(name)}
     run = track.TrackedRun(track.resolve_uri(config.track.uri), "", result.run_id)
     with contextlib.suppress(track.TrackingError):
         run.log_metrics(took, step=result.step)
-        run.set_tags({MINUTES: f"{minutes:.4f}", **({CONDITIONS: conditions(orders.jobs)} if orders.alone else {})})
+        run.set_tags({MINUTES: f"{minutes:.4f}", CONDITIONS: conditions(orders.jobs)})
 
 
 def diverged(config: RunConfig, name: str, words: str) -> bool:
@@ -84,28 +76,6 @@ def diverged(config: RunConfig, name: str, words: str) -> bool:
 def conditions(jobs: int) -> str:
     """What time and memory of a run are comparable under: the machine, and how many run at once."""
     return f"{socket.gethostname()}, {jobs} at once"
-
-
-def forget_peak() -> None:
-    """From here on the peak of this process's memory counts anew."""
-    with contextlib.suppress(OSError):  # no Linux: the peak of the process's whole life, which is one run's where it is told
-        PEAK.write_text("5")
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_gb() -> float:
-    """The most memory that this process had since `forget_peak`: of the GPU where it has one, else of the machine."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    with contextlib.suppress(OSError, StopIteration):
-        line = next(line for line in HIGH.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 class Watch:
