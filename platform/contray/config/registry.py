@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, UserError, nearest
 from ..methods._base import Method, MethodConfig, Paper, Preset, View
 from .keys import misdeclared
-from .sources import digest
+from .sources import computed, digest
 
 if TYPE_CHECKING:
     from .tree import RunConfig
@@ -50,6 +50,14 @@ KINDS = {
     "source": Kind("contray.data", "contray.sources", "data.source", SOURCES),
     "listener": Kind("contray.track", "contray.listeners", "track.listeners", {}, many=True),
 }
+TOLD = (
+    "PAPER",
+    "RECIPE",
+    "PRESETS",
+    "VIEWS",
+    "METRICS",
+    "DIFFERS",
+)  # of a method's file: what the config of a run has, and words
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
 
 _named: dict[str, None] = {}  # absolute paths of files that the user named, in order
@@ -138,6 +146,11 @@ def own_code(config: RunConfig) -> dict[str, str]:
         ):
             found[f"the code of {about.key}"] = digest(find(kind, name))
     return found
+
+
+def method_code(name: str) -> str:
+    """A digest of what a method's file computes, and of the methods that it builds upon: neither comments nor presets count."""
+    return computed(find("method", name), KINDS["method"].package, TOLD)
 
 
 def check_code(config: RunConfig) -> None:

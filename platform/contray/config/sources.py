@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +40,43 @@ def digest(module: ModuleType) -> str:
     for each in digests[1:]:
         digests[0].update(each.digest())
     return digests[0].hexdigest()[:24]
+
+
+def computed(module: ModuleType, package: str, told: Collection[str]) -> str:
+    """A digest of what a module computes and those of `package` that it imports, without comments, docstrings and what is assigned to names in `told`.
+
+    Modules whose names begin with _ are left out, as everything else that many share.
+    """
+    found, left = dict[str, str](), [module]
+    while left:
+        each = left.pop()
+        if each.__name__ not in found:
+            path = Path(each.__file__ or "")
+            found[each.__name__] = _bare(ast.parse(path.read_text(encoding="utf-8")), told)
+            names = [name for name in _imported(path, each.__package__ or "") if name.startswith(f"{package}.")]
+            left += [sys.modules[name] for name in names if name in sys.modules and _is_file(sys.modules[name])]
+    own = found.pop(module.__name__)
+    return hashlib.sha256("\n".join([own, *sorted(found.values())]).encode()).hexdigest()
+
+
+def _is_file(module: ModuleType) -> bool:
+    """Whether a module is a file that stands for itself."""
+    return not hasattr(module, "__path__") and not module.__name__.rpartition(".")[2].startswith("_")
+
+
+def _bare(tree: ast.Module, told: Collection[str]) -> str:
+    tree.body = [
+        each
+        for each in tree.body
+        if not (isinstance(each, ast.Assign) and all(isinstance(name, ast.Name) and name.id in told for name in each.targets))
+    ]
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # pyright: ignore[reportAttributeAccessIssue]
+                each for each in body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
+            ]
+    return ast.unparse(tree)
 
 
 def _imported(path: Path, package: str) -> Iterator[str]:

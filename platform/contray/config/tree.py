@@ -310,8 +310,8 @@ class RunConfig:
         """Whether a key may change where the run goes on."""
         return key in FREE or key.rpartition(".")[0] in self.idle
 
-    def digest(self, *without: str, planned: bool = True) -> str:
-        """8 hex digits that name this config; sections or keys in `without` do not count.
+    def digest(self, *without: str, planned: bool = True, chars: int = 8) -> str:
+        """Hex digits that name this config; sections or keys in `without` do not count.
 
         planned: whether what a plan filled counts; False: only that it did, so that the digest is the same before and after.
         """
@@ -329,7 +329,7 @@ class RunConfig:
             for key, value in asked.items()
             if not any(key == skip or key.startswith(f"{skip}.") for skip in without) and not _came_later(key, value)
         }
-        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]
+        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:chars]
 
     def __repr__(self) -> str:
         """Method, preset, and the keys that differ from the preset's; all that can be told where the method's file is no longer what it was."""

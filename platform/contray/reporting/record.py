@@ -139,7 +139,7 @@ def of_mlflow(uri: str, name: str) -> Record:
         _fetch(talk, run, made)
     if kind in PARENTS:
         if not below:
-            made.notes.append(f"this {'group of seeds' if kind == 'seeds' else 'sweep'} has no run yet")
+            made.notes.append(f"this {'group of seeds' if kind == 'seeds' else kind} has no run of its own")
         try:
             made.children = compare(uri, [asked.info.run_id], "") if below else None
         except UserError as error:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PARENTS = ("seeds", "sweep")  # tag contray.kind of runs that stand for their children
+PARENTS = ("seeds", "sweep", "study")  # tag contray.kind of runs that stand for their children
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for an id that it does not have
 
 

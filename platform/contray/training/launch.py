@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import data, model, track
@@ -42,17 +42,21 @@ def launch(
     tags: Mapping[str, str] | None = None,
     title: str = "",
     yes: bool = False,
+    watch: Callable[[dict[str, Any]], bool] | None = None,
 ) -> Result:
     """Run a config to its end, or go on with an unfinished run of the same name. Everything that can be refused is refused before Ray starts.
 
     parent: MLflow run that this one is a child of; title: its name in MLflow, else one that says what it is. quiet: no progress bar.
-    yes: may take more than a day on a CPU.
+    yes: may take more than a day on a CPU. watch: is given the messages of its progress; True: it is to stop, with a checkpoint.
     """
     with stoppable():
-        return _launch(config, quiet, parent, tags or {}, title, yes)
+        return _launch(config, quiet, parent, tags or {}, title, yes, watch)
 
 
-def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[str, str], title: str, yes: bool) -> Result:
+def _launch(
+    config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[str, str], title: str, yes: bool,
+    watch: Callable[[dict[str, Any]], bool] | None,
+) -> Result:  # fmt: skip
     config = resolved(config)
     source = data.announced(config, quiet or parent is not None)
     config, plan = plan_of(config, source, Storage(config.scale.storage), quiet)
@@ -107,7 +111,7 @@ def _launch(config: RunConfig, quiet: bool, parent: str | None, tags: Mapping[st
                 )
             if steps and known.get("finished"):
                 _reopen(lease.fenced(), run, *steps)
-            return _run(config, source, lease, run, name, quiet)
+            return _run(config, source, lease, run, name, quiet, watch)
 
 
 def plan_of(
@@ -160,7 +164,10 @@ def _reopen(folder: Storage, run: track.TrackedRun, done: int, total: int) -> No
     print(words, flush=True)
 
 
-def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.TrackedRun, name: str, quiet: bool) -> Result:
+def _run(
+    config: RunConfig, source: data.Source, lease: Lease, run: track.TrackedRun, name: str, quiet: bool,
+    watch: Callable[[dict[str, Any]], bool] | None,
+) -> Result:  # fmt: skip
     """The run under its lease, from its record's beginning to its end. MLflow is told how it ended, whatever ends it."""
     folder, status, ended, reason = lease.folder, "FAILED", {}, ""
     bar = TrainingBar(name, quiet)
@@ -176,7 +183,7 @@ def _run(config: RunConfig, source: data.Source, lease: Lease, run: track.Tracke
             begins = "going on with" if begun else "run"
             print(f"{begins} {name}: {len(source.train):,} samples of {source.name}; {run.url}", flush=True)
         with bar:
-            watcher = Guarded(bar, lease.check)
+            watcher = Guarded(bar, lease.check, watch)
             ended = (
                 _in_process(config, folder, run, watcher)
                 if config.scale.workers == (0, 0)
@@ -253,8 +260,8 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
     asked = [False]
 
     def show(message: dict[str, Any]) -> Asked:
-        bar.show(message)
-        return Asked(stop=asked[0])
+        stop = bar.show(message)
+        return Asked(stop=bool(asked[0] or stop))
 
     threads = config.scale.cpus_per_worker or cores()
     with interrupts(asked):

@@ -54,21 +54,23 @@ class NotSeen(UserError):
 
 
 class Watcher(Protocol):
-    """Who is shown a run's messages: a progress bar, or Tune's adapter."""
+    """Who is shown a run's messages: a progress bar, or Tune's adapter. True: the run is to stop with a checkpoint."""
 
-    def show(self, message: dict[str, Any]) -> None: ...
+    def show(self, message: dict[str, Any]) -> bool | None: ...
 
 
 @dataclass(frozen=True)
 class Guarded:
-    """A watcher that ends the run, by raising LeaseLost, once the lease is lost."""
+    """A watcher that ends the run, by raising LeaseLost, once the lease is lost; `watch`, if there is one, says whether it is to stop."""
 
     watcher: Watcher
     check: Callable[[], None]
+    watch: Callable[[dict[str, Any]], bool] | None = None
 
-    def show(self, message: dict[str, Any]) -> None:
+    def show(self, message: dict[str, Any]) -> bool:
         self.check()
-        self.watcher.show(message)
+        stop = self.watcher.show(message)
+        return bool((self.watch(message) if self.watch else False) or stop)
 
 
 class Fenced(Storage):

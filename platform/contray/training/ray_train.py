@@ -195,7 +195,7 @@ def watched(train: Callable[[], Any], board: Any, watcher: Watcher, waiting: Wai
             thread.join(0.5)
             now = Asked(stop=asked[0], save=asked[0] or watch.look())
             with contextlib.suppress(RayActorError):
-                watcher.show({**ray.get(board.read.remote(now)), "waiting": waiting.look()})
+                asked[0] |= bool(watcher.show({**ray.get(board.read.remote(now)), "waiting": waiting.look()}))
             if asked[0] and not (patient and waiting.working()):
                 raise KeyboardInterrupt  # nothing trains that could leave a checkpoint
     with contextlib.suppress(RayActorError):

@@ -33,6 +33,7 @@ from .listener import Listener
 from .loop import Outcome, train
 from .memory import Peak
 from .progress import TROUBLES, lasting
+from .signature import TAG, signature
 from .spool import close
 
 VERDICT, CURVE = "verdict.json", "knn_val_top1"
@@ -79,9 +80,10 @@ class Recorder(Listener):
         fence: Callable[[], None] = lambda: None,
         listeners: Sequence[str] = (),
         place: str = "",
+        signed: RunConfig | None = None,
     ) -> None:
         self.run, self.total, self.offer, self.fence = run, total, offer, fence
-        self._show, self._place = show, place
+        self._show, self._place, self._signed = show, place, signed
         self._log: MetricLog | None = None
         self.step = 0  # that was last logged
         self.curve: list[tuple[int, float]] = []  # (step, held-out k-NN top-1) of this process's life
@@ -117,6 +119,8 @@ class Recorder(Listener):
     def opened(self, source: data.Source, fingerprint: Mapping[str, str]) -> None:
         if self.metrics:
             self.metrics.inputs(datasets_of(source, fingerprint["data"], self._place))
+            if self._signed:
+                self.metrics.tag({TAG: signature(self._signed, fingerprint)})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.step = step
@@ -206,7 +210,7 @@ def work(
     total = config.total_steps(len(source.train))
     recorder = Recorder(
         plan.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer, storage.check,
-        config.track.listeners if rank == 0 else (), config.data.source,
+        config.track.listeners if rank == 0 else (), config.data.source, config if plan.final == "test" else None,
     )  # fmt: skip
     ended, status = dict[str, Any](), "failed"
     try:

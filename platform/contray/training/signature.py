@@ -1,0 +1,30 @@
+"""What a run computes, in one word: two runs of one signature come to the same numbers, whoever asked for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from ..config import RunConfig
+from ..config.registry import method_code
+
+TAG = "contray.signature"
+
+
+def signature(config: RunConfig, fingerprint: Mapping[str, str]) -> str:
+    """16 hex digits of the config without where and by whom it runs (scale, track), the method's code, contray's version, and the fingerprint of
+    data, weights and code that the run is given, as the loop has it.
+
+    The same before and after a run has measured and settled what was left open; a plan must have been made.
+    """
+    facts = [config.digest("scale", "track", chars=64), method_code(config.method.name), _version()]
+    facts += [f"{name}={value}" for name, value in sorted(fingerprint.items())]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _version() -> str:
+    try:
+        return version("contray")
+    except PackageNotFoundError:  # a job's nodes get the sources alone
+        return ""
