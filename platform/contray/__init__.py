@@ -13,7 +13,23 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import check, check_data, compare, curate, embed, evaluate, export, load, plot, register, report, sync, train, tune
+    from .api import (
+        check,
+        check_data,
+        compare,
+        curate,
+        embed,
+        evaluate,
+        export,
+        load,
+        plot,
+        register,
+        report,
+        study,
+        sync,
+        train,
+        tune,
+    )
     from .config import RunConfig
     from .errors import ConfigError, DataError, UserError
 
@@ -35,6 +51,7 @@ __all__ = [
     "plot",
     "register",
     "report",
+    "study",
     "sync",
     "train",
     "tune",

@@ -2,9 +2,10 @@
 
     python tests/benchmarks/verdicts.py
 
-Values of arms vary by one point over seeds, independently, and are read on 360 test images. An effect of 0 lies on the border of the claim: no
-difference; for `Same` the whole margin; for `Collapse` just the margin above the untrained encoder; for `Agrees` two rankings that have
-nothing to do with each other. Each unit of effect is one point into the claim.
+Values of arms vary by one point over seeds, independently, and are read on 360 test images. An effect of 0 lies on the border of the claim:
+no difference; for `Peak, levelling off` a curve that rises by 4 points to a level (the effect: its last arm falls again); for `Same` the
+whole margin; for `Collapse` just the margin above the untrained encoder; for `Agrees` two rankings that have nothing to do with each other.
+Each unit of effect is one point into the claim.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ PLANTED: dict[str, tuple[list[Form], Callable[[float, random.Random], Means]]] =
     "Peak of five": (
         [Peak()],
         lambda effect, draw: {arm: (50 + effect * (1 - (rank / 2 - 1) ** 2), 0) for rank, arm in enumerate("abcde")},
+    ),
+    "Peak, levelling off": (
+        [Peak()],
+        lambda effect, draw: {arm: (50 + 4 * (rank > 0) - effect * (rank > 3), 0) for rank, arm in enumerate("abcde")},
     ),
     "Same": ([Same("a", "b", within=MARGIN)], lambda effect, draw: {"a": (50, 0), "b": (50 + MARGIN - effect, 0)}),
     "Collapse": ([Collapse("a", "b", within=MARGIN)], lambda effect, draw: {"a": (20 + MARGIN - effect, 0), "b": (50, 0)}),

@@ -17,6 +17,7 @@ from contray.methods.distill import divergence, resemblance, resized
 from contray.model import encoder
 from contray.storage.checkpoint import latest
 from contray.storage.folder import Storage
+from contray.training.launch import plan_of
 from contray.training.loop import train
 from contray.training.start import guides_of, marks, started
 from tests.contray.test_importing import torchvision_vit
@@ -53,9 +54,12 @@ def test_the_teacher_sees_the_same_images_normalised_as_it_is_used_to(teacher: P
     assert larger.seen(images).shape[2:] == (24, 24)
 
 
-def test_a_run_has_its_teacher_on_record_and_in_no_checkpoint(teacher: Path, tmp_path: Path) -> None:
+def test_a_run_has_its_teacher_on_record_and_in_no_checkpoint(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = student(teacher)
-    config, _ = started(asked)
+    config, _ = plan_of(asked, data.open_source(asked.data), Storage(str(tmp_path / "none")), quiet=False)
+    assert f"learns from {teacher}, " in capsys.readouterr().out
     assert config.run_name == asked.run_name
     digest = marks(config)["the weights of method.teacher"]
     assert config.train.given == (f"method.teacher={digest}:64:64",)

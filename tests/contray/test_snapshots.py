@@ -92,9 +92,9 @@ tune moco --samples -2
 tune moco --grace 3
 tune moco --minutes soon
 tune moco --scheduler fifo
-tune simclr_strength --metric linear_top1
-tune simclr_strength --data.source {{files}}/unlabelled
-tune simclr_strength --resume
+tune simclr --metric linear_top1
+tune simclr --data.source {{files}}/unlabelled
+tune simclr --resume
 eval
 eval svm --checkpoint x
 eval knn

@@ -12,6 +12,7 @@ from .opened import SCALE, TAKEN
 from .plot import plot
 from .register import register
 from .report import report
+from .study import study
 from .sync import sync
 from .train import train
 from .tune import tune
@@ -30,6 +31,7 @@ __all__ = [
     "plot",
     "register",
     "report",
+    "study",
     "sync",
     "train",
     "tune",

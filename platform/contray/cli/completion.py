@@ -136,10 +136,10 @@ def method_on(name: str, rest: Sequence[str]) -> str:
     first = next((word for word in rest if not word.startswith("-")), "")
     if name == "import":
         return "_imported"
-    if name == "tune":
+    if name in ("tune", "study"):
         first = declared.method_of(first)
     own = first.endswith(".py") and Path(first).expanduser().is_file()
-    return first if name in ("train", "tune", "data preview") and (own or first in declared.methods()) else "simclr"
+    return first if name in ("train", "tune", "study", "data preview") and (own or first in declared.methods()) else "simclr"
 
 
 def _named(name: str, known: Iterable[Option]) -> Sequence[str]:
@@ -150,6 +150,7 @@ def _named(name: str, known: Iterable[Option]) -> Sequence[str]:
         "methods": declared.methods,
         "check": declared.methods,
         "tune": declared.spaces,
+        "study": lambda: [*declared.studies(), "all"],
         "eval": declared.evaluations,
     }
     own = names[name]() if name in names else []

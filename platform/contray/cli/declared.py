@@ -21,7 +21,17 @@ def methods() -> list[str]:
 
 def spaces() -> list[str]:
     """The names of `contray spaces`."""
-    return _named("tune_spaces")
+    return [name for name in _named("tune_spaces") if not _is_study(name)]
+
+
+def studies() -> list[str]:
+    """The names of `contray studies`."""
+    return [name for name in _named("tune_spaces") if _is_study(name)]
+
+
+def _is_study(name: str) -> bool:
+    """Of a file of tune_spaces/ alone: one that is installed otherwise counts as a space, until it is loaded."""
+    return next(_assigned(ENGINE / "tune_spaces" / f"{name}.py", "CLAIM"), None) is not None
 
 
 def presets(method: str) -> list[str]:

@@ -24,6 +24,11 @@ SWEEP = (
     "name, metric, run_id, url, compare, plots, best (a trial's name), best_config, trials (best first; of each name, params, status, metrics, "
     "run_id, folder, step, problem)"
 )
+STUDY = (
+    "study (name, claim, source, method, metric, paper, ...), scale, verdict (word, text, claims), arms (of each arm and seed run_id, metrics, note), left "
+    "(runs still to be made), minutes, run_id, url, picture; of all: a list of these"
+)
+STUDY_DRY = "with --dry-run: of each study scale, claim, source, arms (of each arm settings, seeds there and left, minutes_a_run), runs_left, at_once, minutes"
 MEASURED = "metrics, about (what they stand on: counts of images, errors), pictures (files that were written)"
 PICTURE = "picture, metrics (untrained encoder: random_NAME)"
 COMPARISON = (
@@ -44,6 +49,7 @@ EVALUATIONS = "of each evaluation, about, needs, ranks (metrics that rank trials
 CHECKED = "method, preset, ok, checks (of each check, ok, skipped (why), wrong (of each words, mend, line))"
 INSPECTED = "name, ok, sampled, notes, splits, classes, findings (of each severity, kind, words, mend, count, names), duplicates, channels, speed, memory, command"
 RECORDS = "of each record, what, command, by, machine, machine_is, commit, where, notes, rows (of each name and numbers, units in their names)"
+STUDIES = "of each study, claim, source, method, metric, seeds, cost (by scale), verdicts (of each scale: verdict, seeds, left (runs not made), run_id, url)"
 SPACES = "of each space, method, about, keys"
 
 

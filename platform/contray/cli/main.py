@@ -14,9 +14,9 @@ from ..storage.logins import scrubbed
 
 MOVED = {"distill": "it is contray eval distill now, and contray eval crd and noisy_student; the options are the same"}
 COMMANDS = {  # as typed: the file of this folder
-    "train": "train", "tune": "tune", "eval": "evaluate", "plot": "plot", "export": "export",
+    "train": "train", "tune": "tune", "study": "study", "eval": "evaluate", "plot": "plot", "export": "export",
     "import": "import_", "embed": "embed", "curate": "curate", "compare": "compare", "report": "report", "sync": "sync", "ui": "ui", "check": "check", "new": "new",
-    "methods": "methods", "evaluations": "evaluations", "spaces": "spaces", "records": "records",
+    "methods": "methods", "evaluations": "evaluations", "spaces": "spaces", "studies": "studies", "records": "records",
     "data check": "data_check", "data preview": "preview", "data scenes": "scenes", "completion": "completion",
 }  # fmt: skip
 
@@ -27,6 +27,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
 
   train [METHOD]        pretrain, then measure k-NN and a linear probe against the untrained encoder and raw pixels
   tune SPACE            search a space of tune_spaces/ (temperature, queue, momentum, augmentation strength, ...)
+  study NAME            re-run a claim of the field over seeds: our numbers beside the paper's, and a verdict
   eval NAME             measure a run's encoder or a checkpoint, on its own data or on others: linear, finetune --labels 0.01, detection, ...
   plot WHAT             draw a run's encoder or a checkpoint: neighbours, map, attention, reconstruction, prototypes, similarities; curves of runs
   export                write an encoder for torchvision, timm, ONNX, or register it in MLflow
@@ -42,6 +43,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   methods [METHOD ...]  what can be trained
   evaluations           what can be measured
   spaces                what can be searched
+  studies               the papers' claims that can be tested, and the verdicts so far
   records               what was measured, by whom, on what machine
   data check SRC        read a data set once: broken and repeated images, training in the test set, classes, numbers to train with
   data preview METHOD   draw the views as the method will see them

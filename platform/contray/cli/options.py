@@ -245,7 +245,7 @@ def _unknown(flag: str, plain: Sequence[str], known: Sequence[Option], prog: str
 
 def _takes_trained(prog: str) -> bool:
     """Whether a command takes all keys of a run."""
-    return prog in ("train", "tune", "data preview")
+    return prog in ("train", "tune", "study", "data preview")
 
 
 def _value_after(flag: str, words: Sequence[str]) -> str:

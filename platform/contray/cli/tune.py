@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     ("contray tune moco --samples 8", "temperature, queue, momentum and augmentation strength"),
-    ("contray tune simclr_temperature --data.source photos/", "a study: five temperatures, two seeds each"),
+    ("contray tune simclr --data.source photos/", "temperature, augmentation strength and batch size, on your images"),
     ("contray tune moco --metric rankme --minutes 60", "an hour, ranked without any label"),
 )
 FEW = (

@@ -50,14 +50,7 @@ KINDS = {
     "source": Kind("contray.data", "contray.sources", "data.source", SOURCES),
     "listener": Kind("contray.track", "contray.listeners", "track.listeners", {}, many=True),
 }
-TOLD = (
-    "PAPER",
-    "RECIPE",
-    "PRESETS",
-    "VIEWS",
-    "METRICS",
-    "DIFFERS",
-)  # of a method's file: what the config of a run has, and words
+TOLD = ("PAPER", "RECIPE", "PRESETS", "VIEWS", "METRICS", "DIFFERS")  # of a method's file: words, and what a run's config has
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
 
 _named: dict[str, None] = {}  # absolute paths of files that the user named, in order
@@ -102,8 +95,18 @@ def method_names() -> list[str]:
 
 
 def space_names() -> list[str]:
-    """`names` of the search spaces and studies."""
-    return names("space")
+    """`names` of the search spaces."""
+    return [name for name in names("space") if not is_study(find("space", name))]
+
+
+def study_names() -> list[str]:
+    """`names` of the studies."""
+    return [name for name in names("space") if is_study(find("space", name))]
+
+
+def is_study(module: ModuleType) -> bool:
+    """Whether a file of tune_spaces/ is a study: it makes a claim."""
+    return hasattr(module, "CLAIM")
 
 
 def part_name(name: str) -> str:
@@ -257,6 +260,8 @@ def load_space(name: str) -> ModuleType:
     """A search space by its name, or by the path of a .py file: the module with ABOUT, BASE and SPACE."""
     name_code(name)  # no file names a space: whoever calls this has it from the user
     module = find("space", name)
+    if is_study(module):
+        raise UserError(f"space {name}: is a study: contray study {name}")
     for export in ("ABOUT", "METHOD", "SPACE"):
         if not hasattr(module, export):
             raise UserError(f"space {name}: the file must define {export}; see tune_spaces/simclr.py for the form")

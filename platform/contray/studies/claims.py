@@ -74,6 +74,14 @@ def named(arm: Any) -> list[Any]:
     return [each for one in arm.arms for each in named(one)] if isinstance(arm, Mean) else [arm]
 
 
+def told(arm: Any) -> list[str]:
+    """The metrics that stand in an arm's place; none: the study's."""
+    if isinstance(arm, At):
+        return [arm.metric, *told(arm.arm)]
+    inner = (arm.left, arm.right) if isinstance(arm, Minus) else arm.arms if isinstance(arm, Mean) else ()
+    return [metric for each in inner for metric in told(each)]
+
+
 def spoken(arm: Any) -> str:
     """An arm in words."""
     if isinstance(arm, At):
@@ -120,6 +128,11 @@ class Form:
         """What it names of arms; none: all, in the study's order."""
         return ()
 
+    @property
+    def metrics(self) -> list[str]:
+        """What it names of metrics, besides the study's."""
+        return [name for name in dict.fromkeys([self.metric, *(one for arm in self.named for one in told(arm))]) if name]
+
     def check(self, arms: Sequence[Any]) -> None:
         """Raises UserError where it names an arm that the study has not, or too few for what it claims."""
         for arm in (one for each in self.named for one in named(each)):
@@ -133,12 +146,7 @@ class Form:
 
 def _unit(metric: str, *arms: Any) -> str:
     """What these arms' numbers are counted in."""
-    for arm in arms:
-        if isinstance(arm, At):
-            return _unit(arm.metric, arm.arm)
-        if isinstance(arm, (Minus, Mean)):
-            return _unit(metric, *((arm.left,) if isinstance(arm, Minus) else arm.arms))
-    return "points" if factor(metric) == 100 else ""
+    return "points" if factor(next((one for arm in arms for one in told(arm)), metric)) == 100 else ""
 
 
 @dataclass(frozen=True)
@@ -205,8 +213,9 @@ class Collapse(Form):
 
     def _gains(self, values: Values, arm: Any, metric: str) -> Iterator[float]:
         for seed in seeds(values):
+            row = values.get(arm, {}).get(seed, {})
             trained, untrained = (number(values, arm, seed, name) for name in (metric, f"random_{metric}"))
-            if trained is None and metric in values.get(arm, {}).get(seed, {}):
+            if None in row.values() or (metric in row and trained is None):
                 yield 0.0  # it diverged
             elif trained is not None and untrained is not None:
                 yield trained - untrained
@@ -280,6 +289,10 @@ class Agrees(Form):
     measure: str
     metric: str = ""
     rising: bool = True  # False: the less of the measure the better
+
+    @property
+    def metrics(self) -> list[str]:
+        return [self.measure, *super().metrics]
 
     def check(self, arms: Sequence[Any]) -> None:
         if len(arms) < LEAST:

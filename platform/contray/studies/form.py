@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from ..config import RunConfig
-from ..config.registry import find, load_method, name_code
+from ..config.registry import find, is_study, load_method, name_code
 from ..errors import ConfigError, UserError, nearest
 from .claims import Form, spoken
 from .scales import SCALES
@@ -118,11 +118,6 @@ def load_study(name: str) -> Study:
     if not is_study(module):
         raise UserError(f"{name} is a search space: contray tune {name}; contray studies lists the studies")
     return study_of(module, Path(name).stem if name.endswith(".py") else name)
-
-
-def is_study(module: ModuleType) -> bool:
-    """Whether a file of tune_spaces/ is a study: it makes a claim."""
-    return hasattr(module, "CLAIM")
 
 
 def study_of(module: ModuleType, name: str) -> Study:

@@ -29,7 +29,7 @@ from .resend import resend
 from .restore import check_fits, check_kept
 from .result import Result
 from .settle import measure, settle
-from .start import marks, resolved, started
+from .start import guides_of, marks, resolved, started
 from .stop import Status, interrupts, settled, stoppable
 from .worker import VERDICT, Asked, Plan, work
 
@@ -130,9 +130,11 @@ def plan_of(
         config, plan = planned(config, source, name, start.network)
         if not quiet:
             print(hanging(str(plan), 9), flush=True)
-    for words in start.words(config):
-        if not quiet:
-            print(f"begins with {words}", flush=True)
+    told = [f"begins with {words}" for words in start.words(config)] + [
+        f"learns from {words}" for words in guides_of(config).values()
+    ]
+    for words in told if not quiet else ():
+        print(words, flush=True)
     return config, plan
 
 

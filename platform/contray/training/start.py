@@ -60,7 +60,8 @@ class Start:
             works = f". It is a {self.network['backbone.name']}, which this takes: {command(config, other)}" if other else ""
             raise ConfigError(INIT, f"{error}{works or f'. {self.init.unknown}' * bool(self.init.unknown)}") from None
         left = self.init.heads()
-        heads = f"{len(left)} tensors that are no part of it are left out ({', '.join(left[:3])}{', ...' * (len(left) > 3)})"
+        count = f"{len(left)} tensors that are no part of it are" if len(left) > 1 else "one tensor that is no part of it is"
+        heads = f"{count} left out ({', '.join(left[:3])}{', ...' * (len(left) > 3)})"
         return [str(self.init), *told, *([heads] if left else [])]
 
     def _silent(self, config: RunConfig) -> list[str]:

@@ -1,0 +1,69 @@
+"""Which factors of the built-in digits features keep: a linear probe for each."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from ._base import Citation, Features, Measured, Parts, Subject
+from .linear import Config as Probe
+from .linear import linear_probe
+
+ABOUT = "linear probes of the built-in digits' factors (digit, background, position), a grid of them trained at once"
+PAPER = Citation("What Makes for Good Views for Contrastive Learning?", 2020, "https://arxiv.org/abs/2005.10243")
+NEEDS = ("labels",)
+METRICS = ("factor_*_val_top1",)
+
+
+@dataclass(frozen=True)
+class Config(Probe):
+    """Keys eval.factors.*."""
+
+
+def evaluate(subject: Subject, options: Config) -> Measured:
+    """factor_digit_val_top1, factor_background_val_top1, factor_position_val_top1 and, where the test set is opened, the same without val.
+
+    Of the untrained encoder too, after random_. Features are encoded once for all. Raises UserError on any other source than the digits.
+    """
+    from ..data.digits import FACTORS, open_digits
+
+    if subject.config.data.source != "digits":
+        raise UserError(f"eval factors: {subject.config.data.source} has no factors; they are of the built-in digits alone")
+    encoders = subject.encoders[:2]
+    subject.encode(encoders)
+    found: dict[str, float] = {}
+    for factor in FACTORS:
+        train, test = open_digits(dataclasses.replace(subject.config.data, label_column=factor))
+        for prefix in encoders:
+            parts = subject.features(prefix)
+            fit, val = labelled(parts.fit, train.labels), labelled(parts.val, train.labels)
+            held = None if parts.test is None else labelled(parts.test, test.labels)
+            tops = probed(subject, options, Parts(fit, val, held), len(train.classes))
+            found |= {f"{prefix}factor_{factor}{which}_top1": top for which, top in tops.items()}
+    return Measured(found)
+
+
+def labelled(features: Features, labels: np.ndarray | None) -> Features:
+    """The features with other labels, of all images of their split."""
+    assert labels is not None
+    return dataclasses.replace(features, y=torch.as_tensor(labels)[features.ids])
+
+
+def probed(subject: Subject, options: Config, parts: Parts, classes: int) -> dict[str, float]:
+    """Top-1 of the probe that does best on held-out images: `_val` there; of test images, where there are, of one that these fit to both, by ""."""
+    fit, val, test = parts.fit, parts.val, parts.test
+    assert fit.y is not None
+    assert val.y is not None
+    seed, device = subject.config.seed, subject.device
+    probe = linear_probe(
+        fit.x, fit.y, val.x, val.y, lrs=options.lrs, decays=options.decays, epochs=options.epochs, classes=classes, seed=seed,
+        device=device, key="eval.factors.lrs",
+    )  # fmt: skip
+    if test is None or test.y is None:
+        return {"_val": probe.val_top1}
+    whole = probe.refitted([fit.x, val.x], torch.cat([fit.y, val.y]), epochs=options.epochs, seed=seed, device=device)
+    return {"_val": probe.val_top1, "": whole.top1(test.x, test.y)}

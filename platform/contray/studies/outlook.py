@@ -1,0 +1,66 @@
+"""What a study would do, without doing it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..config.registry import study_names
+from ..tables import Table
+from .claims import spoken
+from .form import load_study
+from .study import Plan, plan
+
+
+def outlook(name: str, overrides: Mapping[str, Any], *, scale: str, seeds: int, jobs: int) -> list[dict[str, Any]]:
+    """Of each study (name "all": of all that have the scale): its arms with what they set, the seeds that there are and that are left, the minutes."""
+    names = [name] if name != "all" else [each for each in study_names() if scale in load_study(each).scales]
+    at_once = jobs or max(1, os.cpu_count() or 1)
+    return [_told(plan(each, overrides, scale=scale, seeds=seeds, jobs=jobs), at_once) for each in names]
+
+
+def _told(plan: Plan, at_once: int) -> dict[str, Any]:
+    settings, pace, minutes = plan.study.settings(plan.scale), plan.pace, plan.minutes(at_once)
+    arms = [
+        {
+            "arm": arm,
+            "settings": settings[arm],
+            "there": [each.seed for each in plan.runs if each.arm == arm and each.signature in plan.known],
+            "left": [each.seed for each in plan.runs if each.arm == arm and each.signature not in plan.known],
+            "minutes_a_run": pace.of(arm),
+        }
+        for arm in settings
+    ]
+    facts = {"study": plan.study.name, "scale": plan.scale, "claim": plan.study.claim, "source": plan.study.source}
+    return {
+        **facts,
+        "arms": arms,
+        "runs_left": len(plan.todo),
+        "at_once": at_once,
+        "minutes": minutes,
+        "cost": plan.study.cost.get(plan.scale, ""),
+    }
+
+
+def table_of(found: Mapping[str, Any]) -> list[Table | str]:
+    """An outlook, shown."""
+    table = Table(
+        f"{found['study']} at scale {found['scale']}: {found['claim']}",
+        "arm",
+        "sets",
+        "runs there",
+        "left",
+        "min a run",
+        left=(0, 1),
+    )
+    for each in found["arms"]:
+        sets = ", ".join(f"{key}={value}" for key, value in each["settings"].items())
+        table.add(spoken(each["arm"]), sets, str(len(each["there"])), str(len(each["left"])), _minutes(each["minutes_a_run"]))
+    takes = f"about {_minutes(found['minutes'])} min, {found['at_once']} at once" if found["runs_left"] else "nothing to make"
+    return [table, f"{found['runs_left']} runs left: {takes}; stated cost: {found['cost']}"]
+
+
+def _minutes(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else "?"

@@ -1,0 +1,172 @@
+"""The runs that a study wants: which of them there are, whoever made them, and how long another one will take."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from .. import data, model, track
+from ..config import RunConfig
+from ..config.auto import AUTO
+from ..config.registry import own_code
+from ..errors import ConfigError, UserError
+from ..evaluation.common.samples import check_measurable
+from ..storage.names import slug
+from ..training.signature import TAG, signature
+from ..training.start import marks, resolved, started
+from .claims import At, Mean, Minus, spoken
+from .form import NOT_FREE, Arm, Study
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+COSTS = ("seconds", "images_per_second", "memory_gb")  # that a run took; measured where a study's own process makes it
+DIVERGED, MINUTES, CONDITIONS = "contray.diverged", "contray.minutes", "contray.conditions"  # tags of a run that a study made
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run that a study wants."""
+
+    arm: Arm
+    seed: int
+    config: RunConfig
+    signature: str
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{slug(Path(self.config.method.name).stem)}-{self.signature[:8]}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that there is. metrics: as it ended, None for what is no number; diverged: why it has none; minutes: that it took, not a number where unknown."""
+
+    run_id: str
+    metrics: Mapping[str, float | None]
+    minutes: float
+    diverged: str = ""
+
+
+def wanted(study: Study, scale: str, seeds: int, overrides: Mapping[str, Any]) -> list[Wanted]:
+    """The runs of a study, the first seed of all arms first. Everything that can be refused of them is refused here."""
+    for key in NOT_FREE:
+        if key in overrides:
+            raise ConfigError(key, "is the study's own to set; --seeds says how many seeds each arm has")
+    sources: dict[Any, tuple[data.Source, dict[str, str]]] = {}
+    arms: dict[Arm, tuple[RunConfig, dict[str, str]]] = {}
+    for arm, config in study.arms(scale, overrides).items():
+        if config.method.preset == AUTO:
+            raise ConfigError(
+                "method.preset",
+                f"arm {spoken(arm)}: {AUTO} fits each run by itself; a study's arms differ in what they set alone",
+            )
+        if config.scale.workers[1] > 1:
+            raise ConfigError(
+                "scale.workers", "a study makes several runs at once, each in one process; leave it at 0 0, and say --jobs"
+            )
+        config, _ = started(resolved(config))
+        if config.data not in sources:
+            source = data.open_source(config)
+            sources[config.data] = source, data.fingerprint(source, config.data)
+        source, fingerprint = sources[config.data]
+        try:
+            model.check(config, len(source.train))
+            data.check_views(source.train, config.views)
+            check_measurable(config, source)
+        except ConfigError as error:
+            raise ConfigError(error.key, f"arm {spoken(arm)}: {error.problem}") from None
+        arms[arm] = config, fingerprint | own_code(config) | marks(config)
+    each = (
+        (arm, seed, dataclasses.replace(config, seed=seed), known)
+        for seed in range(seeds)
+        for arm, (config, known) in arms.items()
+    )
+    return [Wanted(arm, seed, config, signature(config, known)) for arm, seed, config, known in each]
+
+
+def found(uri: str, experiment: str, signatures: Sequence[str], conditions: str, needed: bool) -> dict[str, Found]:
+    """The ended runs of an experiment by their signatures, the newest of each.
+
+    conditions: under which a run must have been made for its COSTS to count; needed: runs that were made under others do not count at all.
+    """
+    path = track.sqlite_path(uri)
+    if path and not path.exists():
+        return {}
+    made: dict[str, Found] = {}
+    with track.asking(uri, "looking for runs that there are") as talk:
+        place = talk.get_experiment_by_name(experiment)
+        for each in dict.fromkeys(signatures) if place else ():
+            assert place
+            runs = talk.search_runs(
+                [place.experiment_id], f"tags.`{TAG}` = '{each}'", max_results=20, order_by=["attributes.start_time DESC"]
+            )
+            ended = (_found(run, conditions, needed) for run in runs)
+            if run := next((run for run in ended if run), None):
+                made[each] = run
+    return made
+
+
+def _found(run: Run, conditions: str, needed: bool) -> Found | None:
+    """A run that has ended with what it has to say."""
+    tags, alike = run.data.tags, run.data.tags.get(CONDITIONS) == conditions
+    minutes = float(tags.get(MINUTES, "nan"))
+    if tags.get(DIVERGED):
+        return Found(run.info.run_id, {}, minutes, tags[DIVERGED])
+    if run.info.status != "FINISHED" or tags.get("contray.unmeasured") or (needed and not alike):
+        return None
+    metrics = {name: value if math.isfinite(value) else None for name, value in run.data.metrics.items()}
+    return Found(run.info.run_id, {name: value for name, value in metrics.items() if name not in COSTS or alike}, minutes)
+
+
+def metrics_of(study: Study) -> set[str]:
+    """The metrics that a study's verdict goes by."""
+    return {study.metric, *(name for form in study.expect for name in _metrics_in(form))}
+
+
+def _metrics_in(form: Any) -> Iterator[str]:
+    yield from filter(None, (getattr(form, name, "") for name in ("metric", "measure")))
+    inside = [getattr(form, name) for name in ("arm", "left", "right", "arms") if hasattr(form, name)]
+    for each in (one for part in inside for one in (part if isinstance(part, tuple) else (part,))):
+        if isinstance(each, (At, Minus, Mean)):
+            yield from _metrics_in(each)
+
+
+class Pace:
+    """How long a run will take, in minutes: as those of its arm did, else those of other arms, else as the study's COST says."""
+
+    def __init__(self, study: Study, scale: str, runs: Sequence[Wanted], known: Mapping[str, Found]) -> None:
+        arms = len({each.arm for each in runs})
+        self.stated = study.minutes(scale, 1) / arms if arms else math.nan
+        self.by_arm: dict[Arm, list[float]] = {}
+        for each in runs:
+            if each.signature in known:
+                self.took(each.arm, known[each.signature].minutes)
+
+    def took(self, arm: Arm, minutes: float) -> None:
+        """A run of the arm took so long."""
+        if math.isfinite(minutes):
+            self.by_arm.setdefault(arm, []).append(minutes)
+
+    def of(self, arm: Arm) -> float:
+        """What the next run of an arm is expected to take; not a number where nothing tells."""
+        every = [each for minutes in self.by_arm.values() for each in minutes]
+        return median(self.by_arm[arm]) if self.by_arm.get(arm) else median(every) if every else self.stated
+
+
+def check_metric(study: Study, known: Mapping[str, Found]) -> None:
+    """Raises UserError where ended runs measured nothing that the study decides by: its METRIC is written wrongly, or eval.final lacks who gives it."""
+    ended = [each for each in known.values() if not each.diverged]
+    if ended and not any(study.metric in each.metrics for each in ended):
+        names = sorted(
+            {name for each in ended for name in each.metrics if name.endswith(("top1", "rankme", "alignment", "uniformity"))}
+        )
+        raise UserError(
+            f"study {study.name}: METRIC: no run measured {study.metric}; they measured {', '.join(names)}, ...: eval.final names who does"
+        )

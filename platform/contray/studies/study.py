@@ -1,0 +1,306 @@
+"""A study from its file to its verdict: the runs that there are, the runs that it lacks, what the seeds say, and one run of MLflow's that keeps it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import data, track
+from ..config import RunConfig
+from ..config.registry import study_names
+from ..errors import UserError
+from ..storage.folder import Storage
+from ..training.describing import NOTE
+from ..training.lease import Lease, held
+from ..training.ray_train import check_machines, ray_session
+from ..training.records import tags_of
+from ..training.stop import Status, ending
+from .claims import spoken
+from .form import Study, load_study
+from .listing import judged
+from .result import StudyResult, Summary
+from .rounds import Made, make_all
+from .runs import COSTS, Found, Pace, Wanted, check_metric, found, metrics_of, wanted
+from .trial import conditions
+from .verdict import judge
+
+COMMIT = "mlflow.source.git.commit"
+RESULT, TABLE, PICTURE = "study.json", "table.md", "picture.png"
+WRAP_SECONDS, WRAP_SHARE = 20.0, 0.1  # of a budget are left for the verdict and its picture, whichever is less
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that is about to run: what it wants, what there is, where all is kept."""
+
+    study: Study
+    scale: str
+    runs: Sequence[Wanted]
+    known: Mapping[str, Found]
+    settings: Mapping[str, Any]
+    jobs: int
+    seeds: int
+
+    @property
+    def config(self) -> RunConfig:
+        """Of the first run: where all runs are kept."""
+        return self.runs[0].config
+
+    @property
+    def todo(self) -> list[Wanted]:
+        """The runs that are still to be made, each once, in their order."""
+        first = {each.signature: each for each in reversed(self.runs)}
+        return [each for each in self.runs if first[each.signature] is each and each.signature not in self.known]
+
+    @property
+    def costs(self) -> bool:
+        """Whether its verdict goes by time or memory."""
+        return bool(metrics_of(self.study) & set(COSTS))
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(self.study, self.scale, self.runs, self.known)
+
+    def minutes(self, at_once: int) -> float:
+        """That the runs which are left will take, so many at once; not a number where nothing tells."""
+        pace = self.pace
+        return sum(pace.of(each.arm) for each in self.todo) / at_once
+
+    @property
+    def name(self) -> str:
+        """Of its folder: the same for any number of seeds."""
+        first = [each.signature for each in self.runs if each.seed == 0]
+        return f"study-{_slug(self.study.name)}-{self.scale}-{hashlib.sha256(' '.join(first).encode()).hexdigest()[:8]}"
+
+    def look(self) -> Plan:
+        """The same, with the runs that there are by now."""
+        config = self.config
+        signatures = [each.signature for each in self.runs]
+        return replace(
+            self,
+            known=found(
+                track.resolve_uri(config.track.uri), config.track.experiment, signatures, conditions(self.jobs), self.costs
+            ),
+        )
+
+
+def plan(name: str, overrides: Mapping[str, Any], *, scale: str = "digits", seeds: int = 0, jobs: int = 0) -> Plan:
+    """What a study would do. Everything that can be refused is refused here, before Ray starts."""
+    for option, value in (("seeds", seeds), ("jobs", jobs)):
+        if value < 0:
+            raise UserError(f"--{option}: got {value}, must be at least 0")
+    study = load_study(name)
+    seeds = seeds or study.seeds
+    made = Plan(study, scale, wanted(study, scale, seeds, overrides), {}, dict(overrides), jobs, seeds)
+    return made.look()
+
+
+def study(
+    name: str, overrides: Mapping[str, Any], *, scale: str = "digits", seeds: int = 0, minutes: float = 0.0, jobs: int = 0, quiet: bool = False,
+) -> StudyResult:  # fmt: skip
+    """Run a study, or go on with it; see `contray study --help` for the options. minutes: that it may take; 0: as long as it takes."""
+    began = time.monotonic()
+    return _run(plan(name, overrides, scale=scale, seeds=seeds, jobs=jobs), began, minutes, quiet)
+
+
+def study_all(
+    overrides: Mapping[str, Any], *, scale: str = "digits", seeds: int = 0, minutes: float = 0.0, jobs: int = 0, quiet: bool = False,
+) -> Summary:  # fmt: skip
+    """Run all studies that have the scale: those without a verdict first, of these the cheapest, and so on as long as time suffices."""
+    began = time.monotonic()
+    names = [name for name in study_names() if scale in load_study(name).scales]
+    plans = [plan(name, overrides, scale=scale, seeds=seeds, jobs=jobs) for name in names]
+    if not plans:
+        raise UserError(f"--scale: no study has the scale {scale}")
+    at_once = jobs or max(1, os.cpu_count() or 1)
+    where = plans[0].config.track
+    known = judged(track.resolve_uri(where.uri), where.experiment)
+    order = sorted(plans, key=lambda each: ((each.study.name, scale) in known, _finite(each.minutes(at_once)), each.study.name))
+    results: list[StudyResult] = []
+    with ray_session(plans[0].config) if any(each.todo for each in plans) else contextlib.nullcontext():
+        late: list[Plan] = []
+        for each in order:
+            each = each.look()  # runs of the studies before are its too
+            left = minutes - (time.monotonic() - began) / 60 if minutes else math.inf
+            if _finite(each.minutes(at_once)) > left - WRAP_SECONDS / 60:
+                late.append(each)
+                continue
+            results.append(_run(each, time.monotonic(), 0.0 if math.isinf(left) else left, quiet))
+            if results[-1].interrupted:
+                break
+        for each in (
+            late if not (results and results[-1].interrupted) else []
+        ):  # a part of one more, for the next call to go on with
+            left = minutes - (time.monotonic() - began) / 60
+            if left * 60 > 2 * WRAP_SECONDS:
+                results.append(_run(each.look(), time.monotonic(), left, quiet))
+                if results[-1].interrupted:
+                    break
+    reached = {each.study.name for each in results}
+    return Summary(
+        tuple(results),
+        tuple(each.study.name for each in order if each.study.name not in reached),
+        (time.monotonic() - began) / 60,
+    )
+
+
+# ---------------------------------------------------------------- one study, under its lease
+
+
+def _run(plan: Plan, began: float, minutes: float, quiet: bool) -> StudyResult:
+    config, storage = plan.config, Storage(plan.config.scale.storage)
+    check_machines(config)
+    track.listeners.load(config.track.listeners)
+    track.check(track.resolve_uri(config.track.uri))
+    storage.create()
+    home = storage / plan.name
+    home.create()
+    ends = began + 60 * minutes - min(WRAP_SECONDS, WRAP_SHARE * 60 * minutes) if minutes else math.inf
+    with held(home, quiet) as lease:
+        source = data.open_source(config)
+        tags = tags_of(config, source, plan.name)
+        parent = _parent(plan, tags)
+        if not quiet:
+            print(f"{plan.study.name} at scale {plan.scale}: {_outlook(plan)}; {parent.url}", flush=True)
+        result: list[StudyResult] = []
+
+        def end(status: Status) -> None:
+            lease.check()
+            with contextlib.suppress(track.TrackingError):
+                parent.finish(status)
+
+        with ending(lambda: parent.finish("KILLED"), end) as how:
+            made = _make(plan, parent, storage, lease, ends, quiet) if plan.todo else Made()
+            plan = plan.look()
+            check_metric(plan.study, plan.known)
+            result.append(_result(plan, made, parent, tags.get(COMMIT, ""), (time.monotonic() - began) / 60))
+            result[0] = _keep(result[0], parent, home, plan)
+            how.status = "KILLED" if made.interrupted else "FINISHED"
+    return result[0]
+
+
+def _make(plan: Plan, parent: track.TrackedRun, storage: Storage, lease: Lease, ends: float, quiet: bool) -> Made:
+    with ray_session(plan.config):
+        return make_all(
+            plan.study.name,
+            plan.name,
+            plan.todo,
+            parent.run_id,
+            storage,
+            plan.pace,
+            lease,
+            jobs=plan.jobs,
+            ends=ends,
+            quiet=quiet,
+        )
+
+
+def _outlook(plan: Plan) -> str:
+    """What there is and what is to be made, in words."""
+    arms, todo = len({each.arm for each in plan.runs}), len(plan.todo)
+    words = f"{arms} arms, {plan.seeds} seeds"
+    return f"{words}, {todo} runs to make" if todo else f"{words}, all runs are there"
+
+
+def _parent(plan: Plan, about: Mapping[str, str]) -> track.TrackedRun:
+    """The study's own run in MLflow: a new one, or that of these arms, which goes on."""
+    config, study = plan.config, plan.study
+    uri = track.resolve_uri(config.track.uri)
+    apart = ("contray.differs", "contray.group", "contray.given")
+    tags = {key: value for key, value in about.items() if key not in apart}
+    tags |= {
+        "contray.kind": "study",
+        "contray.study": study.name,
+        "contray.scale": plan.scale,
+        "contray.claim": study.claim[:5000],
+    }
+    params = {
+        "study": study.name, "scale": plan.scale, "method": study.method, "metric": study.metric, "source": study.source,
+        "arms": "; ".join(spoken(arm) for arm in dict.fromkeys(each.arm for each in plan.runs)), **plan.settings,
+    }  # fmt: skip
+    with track.asking(uri, f"looking for {plan.name}") as talk:
+        place = talk.get_experiment_by_name(config.track.experiment)
+        before = place and talk.search_runs([place.experiment_id], f"tags.`contray.name` = '{plan.name}'", max_results=1)
+    run_id = before[0].info.run_id if before else None
+    return track.begin(
+        uri, config.track.experiment, f"study {study.name} at scale {plan.scale}", params=params, tags=tags, run_id=run_id
+    )
+
+
+def _result(plan: Plan, made: Made, parent: track.TrackedRun, commit: str, minutes: float) -> StudyResult:
+    values: dict[Any, dict[int, dict[str, float | None]]] = {each.arm: {} for each in plan.runs}
+    notes: dict[Any, dict[int, str]] = {}
+    runs: dict[Any, dict[int, str]] = {}
+    for each in plan.runs:
+        known = plan.known.get(each.signature)
+        if known:
+            runs.setdefault(each.arm, {})[each.seed] = known.run_id
+            values[each.arm][each.seed] = dict(known.metrics) if not known.diverged else {plan.study.metric: None}
+        words = known.diverged if known else made.failed.get(each.signature, "")
+        if known and not known.diverged and plan.study.metric not in known.metrics:
+            words = f"run {known.run_id} did not measure {plan.study.metric}"
+        if words:
+            notes.setdefault(each.arm, {})[each.seed] = words
+    verdict = judge(plan.study.expect, values, plan.study.metric)
+    return StudyResult(
+        plan.study, plan.scale, values, notes, verdict, runs, minutes, parent.uri, parent.run_id, parent.url,
+        settings=plan.settings, left=len(plan.todo), commit=commit, interrupted=made.interrupted,
+    )  # fmt: skip
+
+
+def _keep(result: StudyResult, parent: track.TrackedRun, home: Storage, plan: Plan) -> StudyResult:
+    """Draw the picture and keep everything: as files in the study's folder, and with its run in MLflow."""
+    from .picture import draw
+
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / PICTURE
+        draw(result.study, result, picture)
+        home.write(PICTURE, picture.read_bytes())
+        result = replace(result, picture=Path(home.root) / PICTURE if home.local else None)
+        texts = {RESULT: json.dumps(result.as_json(), indent=1, ensure_ascii=False), TABLE: result.markdown()}
+        for name, text in texts.items():
+            home.write(name, text.encode())
+            (Path(folder) / name).write_text(text)
+        try:
+            for name in (PICTURE, *texts):
+                parent.log_artifact(Path(folder) / name)
+            parent.set_tags(
+                {
+                    "contray.verdict": result.verdict.word, "contray.seeds": str(plan.seeds), "contray.left": str(result.left),
+                    NOTE: f"**{result.study.claim}** ({result.study.source})\n\n{result.markdown()}"[:5000],
+                }
+            )  # fmt: skip
+            parent.log_metrics(_means(result), step=plan.seeds)
+            first = next((run_id for runs in result.runs.values() for run_id in runs.values()), "")
+            if first:
+                parent.share_inputs(first)
+        except track.TrackingError as error:
+            print(f"contray: {error}; the study's result is in {home.address}", flush=True)
+    return result
+
+
+def _means(result: StudyResult) -> dict[str, float]:
+    """METRIC of each arm, the mean over seeds, by a name that MLflow takes."""
+    found = {arm: list(result.seeds_of(arm).values()) for arm in result.values}
+    metric = result.study.metric
+    return {
+        f"{metric}/{re.sub(r'[^A-Za-z0-9_. -]', '_', spoken(arm))}": sum(each) / len(each) for arm, each in found.items() if each
+    }
+
+
+def _finite(minutes: float) -> float:
+    return minutes if math.isfinite(minutes) else 0.0
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:60]

@@ -1,0 +1,170 @@
+"""A study's picture, the list of studies and the page: what MLflow keeps of one stands in all three."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from contray import track
+from contray.cli import main
+from contray.errors import UserError
+from contray.studies import Above, Agrees, At, Collapse, Order, Peak, listing
+from contray.studies.form import Study
+from contray.studies.page import compact, write
+from contray.studies.picture import draw, figure
+from contray.studies.result import StudyResult
+from contray.studies.verdict import judge
+
+CURVE = Study(
+    "planted", "an intermediate value is best", "Doe 2020, table 5, https://example.org/abs/1", "simclr", {"method.temperature": [0.1, 0.2, 0.5]},
+    "linear_top1", (Peak(),), {0.1: 59.7, 0.2: 64.4}, "ImageNet linear top-1 %", {}, {"digits": {}, "cifar": {}}, 3, {"digits": 6}, "too small to tell",
+)  # fmt: skip
+
+
+def result(study: Study, means: dict, seeds: int = 3, **more) -> StudyResult:
+    """Runs by hand: accuracies of these arms in per cent, half a point apart over seeds."""
+    values = {
+        arm: {
+            seed: {
+                "linear_top1": (mean + 0.5 * (seed + place % 2)) / 100, "random_linear_top1": 0.3, "knn_top1": mean / 200, "memory_gb": 1 + place,
+                "rankme": mean + seed, "not_kept": 1.0, "seconds": 20.0,
+            }
+            for seed in range(seeds)
+        }
+        for place, (arm, mean) in enumerate(means.items())
+    }  # fmt: skip
+    runs = {arm: {seed: f"{place}{seed}" * 16 for seed in range(seeds)} for place, arm in enumerate(means)}
+    return StudyResult(study, "digits", values, {}, judge(study.expect, values, study.metric), runs, 3.0, **more)
+
+
+def plant(store: str, given: StudyResult, folder: Path) -> str:
+    """A study's run in MLflow, as the end of one leaves it."""
+    tags = {
+        "contray.kind": "study",
+        "contray.study": given.study.name,
+        "contray.scale": given.scale,
+        "contray.verdict": given.verdict.word,
+    }
+    run = track.begin(store, "contray", "study", params={}, tags={**tags, "contray.seeds": "3", "contray.left": str(given.left)})
+    (folder / "study.json").write_text(json.dumps(given.as_json()))
+    run.log_artifact(folder / "study.json")
+    run.finish("FINISHED")
+    return run.run_id
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def words(drawn) -> str:
+    axes = drawn.axes
+    ticks = [label.get_text() for axis in axes for side in (axis.xaxis, axis.yaxis) for label in side.get_ticklabels()]
+    texts = [text.get_text() for axis in axes for text in axis.texts]
+    labels = [text for axis in axes for text in (axis.get_xlabel(), axis.get_ylabel(), axis.get_title())]
+    return " | ".join([drawn.get_suptitle(), *ticks, *texts, *labels])
+
+
+def test_a_grid_is_a_curve_beside_the_papers(tmp_path: Path) -> None:
+    found = result(CURVE, {0.1: 60, 0.2: 70, 0.5: 55})
+    drawn = figure(CURVE, found)
+    ours, theirs = drawn.axes
+    assert [list(line.get_ydata()) for line in theirs.lines] == [[59.7, 64.4]]
+    assert list(ours.containers[0].lines[0].get_ydata()) == pytest.approx([60.5, 71.0, 55.5])
+    assert all(
+        told in words(drawn)
+        for told in ("intermediate value", "supported", "method.temperature", "0.5", "linear top-1 %", "ImageNet")
+    )
+    assert draw(CURVE, found, tmp_path / "new" / "a.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("study", "means", "axes", "said"),
+    [
+        (replace(CURVE, expect=(Collapse("none", "all"),), paper={}), {"all": 70, "none": 31}, 1, "none"),
+        (replace(CURVE, expect=(Above(At("a b", "knn_top1"), "c"),), paper={"c": 1.0}), {"a b": 70, "c": 31}, 2, "top-1 %"),
+        (replace(CURVE, expect=(Order(metric="memory_gb"),), paper={}), {1: 60, 2: 61}, 2, "memory gb"),
+        (replace(CURVE, expect=(Agrees("rankme"),)), {"a": 1, "b": 2, "c": 3, "d": 4}, 1, "rankme"),
+        (replace(CURVE, expect=(Above(("a", "b"), ("a", "a")),), paper={}), {("a", "a"): 40, ("a", "b"): 70, ("b", "b"): 50}, 1, "71.0"),
+    ],
+    ids=["named", "two metrics", "two units", "agreement", "matrix"],
+)  # fmt: skip
+def test_other_studies_are_drawn_as_they_are(study: Study, means: dict, axes: int, said: str, tmp_path: Path) -> None:
+    drawn = figure(study, result(study, means))
+    drawn.savefig(tmp_path / "a.png")
+    assert (len(drawn.axes), said in words(drawn)) == (axes, True)
+    if said == "71.0":
+        assert words(drawn).count("71.0") == 2  # a pair is one in either order
+
+
+def test_what_has_no_value_is_said() -> None:
+    study = replace(CURVE, expect=(Collapse("none", "all"),), paper={})
+    found = result(study, {"all": 70, "none": 31})
+    values = {**found.values, "none": {seed: {"linear_top1": None} for seed in range(3)}}
+    assert "no value" in words(figure(study, replace(found, values=values)))
+
+
+# ---------------------------------------------------------------- the list
+
+
+def test_the_list_has_the_latest_verdicts(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(listing, "study_names", lambda: ["planted", "new"])
+    monkeypatch.setattr(listing, "load_study", lambda name: replace(CURVE, name=name))
+    first = result(CURVE, {0.1: 70, 0.2: 65, 0.5: 60}, left=2)
+    plant(store, first, tmp_path)
+    capsys.readouterr()
+    assert main(["studies", "--track.uri", store]) == 0
+    assert first.verdict.word == "contradicted"
+    assert "(contradicted)" in capsys.readouterr().out
+    last = plant(store, result(CURVE, {0.1: 60, 0.2: 70, 0.5: 55}), tmp_path)
+    assert main(["studies", "--track.uri", store, "--json"]) == 0
+    planted, new = json.loads(capsys.readouterr().out)
+    assert planted["verdicts"]["digits"] | {"url": ""} == {
+        "verdict": "supported",
+        "seeds": 3,
+        "left": 0,
+        "run_id": last,
+        "url": "",
+    }
+    assert (new["verdicts"], new["cost"]) == ({}, {"digits": 6, "cifar": None})
+    assert listing.judged(f"sqlite:///{tmp_path}/none.db", "contray") == {}
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_is_made_of_what_mlflow_keeps(store: str, tmp_path: Path) -> None:
+    docs, records = tmp_path / "docs", tmp_path / "records"
+    docs.mkdir()
+    settings = {"train.steps": 100, "data.root": "/home/me", "track.uri": store}
+    given = result(CURVE, {0.1: 60, 0.2: 70, 0.5: 55}, settings=settings, commit="0123456789", uri=store, url="http://mine")
+    plant(store, given, tmp_path)
+    assert write(store, "contray", docs, records) == ["planted_digits"]
+
+    text = (docs / "STUDIES.md").read_text()
+    for told in (
+        "An intermediate value is best.", "<https://example.org/abs/1>", "1 supported, 0 contradicted, 0 undecided", "| [planted](#planted) |",
+        "![planted at scale digits](assets/studies/planted_digits.png)", "| 0.2 | 71.0 |", "64.4 |", "*Supported*: a peak between 0.1 and 0.5",
+        "Too small to tell.", "contray study planted --train.steps 100\n", "9 runs, 3 minutes of training, commit 0123456",
+    ):  # fmt: skip
+        assert told in text, told
+    assert (docs / "assets" / "studies" / "planted_digits.png").exists()
+
+    record = (records / "planted_digits.json").read_text()
+    assert not [each for each in ("/home/me", str(tmp_path), "http://mine", "not_kept") if each in record]
+    again = StudyResult.from_json(json.loads(record))
+    assert (again.verdict, again.runs) == (given.verdict, given.runs)
+    assert again.values[0.2][1] == {name: value for name, value in given.values[0.2][1].items() if name != "not_kept"}
+    assert compact(again) == record
+
+    (records / "notes.yaml").write_text("planted_digits: It is scale, as 2000 steps tell.")
+    (records / "other_cifar.json").write_text(compact(replace(given, study=replace(CURVE, name="other"), scale="cifar", left=1)))
+    assert write(f"sqlite:///{tmp_path}/none.db", "contray", docs, records) == ["other_cifar", "planted_digits"]
+    text = (docs / "STUDIES.md").read_text()
+    assert "It is scale, as 2000 steps tell." in text
+    assert "| (supported) |" in text
+    assert "contray study other --scale cifar" in text
+    (records / "bad_digits.json").write_text("{}")
+    with pytest.raises(UserError, match=r"bad_digits\.json: no record of a study"):
+        write(store, "contray", docs, records)

@@ -1,0 +1,14 @@
+"""Study: how far ahead CPC predicts (van den Oord et al. 2018, table 2)."""
+
+from contray.studies import Peak
+
+CLAIM = "predicting several steps ahead is better than few, up to a point"
+SOURCE = "van den Oord et al. 2018, table 2, https://arxiv.org/abs/1807.03748"
+METHOD = "cpc_sequence"
+SPACE = {"method.steps": [2, 4, 8, 12, 16]}
+METRIC = "linear_top1"
+EXPECT = [Peak()]
+SCALES = {"digits": {}, "paper": {}}
+SEEDS = 3
+COST = {"digits": 6, "paper": "5 x 100 epochs of LibriSpeech's 100 hours"}
+SMALL = "a digit is 18 to 24 lines high: what is told 16 lines ahead is mostly background"

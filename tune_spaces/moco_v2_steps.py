@@ -1,0 +1,32 @@
+"""Study: from MoCo v1 to v2, step by step (Chen et al. 2020, table 1)."""
+
+from contray.studies import Above
+
+mlp = {"method.head": "mlp", "method.temperature": 0.2}
+augmented = {
+    **{"views.query.jitter_p": 0.8, "views.query.gray_order": "after_jitter", "views.query.blur": 0.5},
+    **{"views.key.jitter_p": 0.8, "views.key.gray_order": "after_jitter", "views.key.blur": 0.5},
+}
+
+CLAIM = "an MLP head and blur each improve on v1, and together they are best"
+SOURCE = "Chen et al. 2020, table 1, https://arxiv.org/abs/2003.04297"
+METHOD = "moco"
+SPACE = {
+    "v1": {},
+    "+ MLP": mlp,
+    "+ aug": augmented,
+    "+ MLP + aug": mlp | augmented,
+    "v2": mlp | augmented | {"optim.schedule": "cosine"},
+}
+PAPER = {"v1": 60.6, "v2": 67.5}
+PAPER_METRIC = "ImageNet linear top-1 %, 200 epochs"
+METRIC = "linear_top1"
+EXPECT = [Above("+ MLP", "v1"), Above("+ aug", "v1"), Above("+ MLP + aug", "+ MLP"), Above("v2", "v1")]
+SCALES = {
+    "digits": {"method.preset": "digits_v1"},
+    "cifar": {"method.preset": "cifar_v1", "backbone.name": "resnet_small", "backbone.width": 16, "method.head_norm": "bn"},
+    "paper": {"method.preset": "v1"},
+}
+SEEDS = 3
+COST = {"cifar": "as many runs of a small net", "digits": 6, "paper": "5 x 200 epochs of ResNet-50"}
+SMALL = "a digit of 20 px that is blurred is hard to read"

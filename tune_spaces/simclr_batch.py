@@ -1,0 +1,30 @@
+"""Study: batch size, in short and in long runs (Chen et al. 2020, figure 9)."""
+
+from contray.studies import Above, Minus
+
+small = {
+    "small, short": {"train.batch_size": 32, "train.epochs": 3},
+    "large, short": {"train.batch_size": 128, "train.epochs": 3},
+    "small, long": {"train.batch_size": 32, "train.epochs": 8},
+    "large, long": {"train.batch_size": 128, "train.epochs": 8},
+}
+
+CLAIM = "a larger batch is better where training is short, and longer training closes the gap"
+SOURCE = "Chen et al. 2020, figure 9, https://arxiv.org/abs/2002.05709"
+METHOD = "simclr"
+SPACE = {
+    "small, short": {"train.batch_size": 256, "train.epochs": 100},
+    "large, short": {"train.batch_size": 4096, "train.epochs": 100},
+    "small, long": {"train.batch_size": 256, "train.epochs": 800},
+    "large, long": {"train.batch_size": 4096, "train.epochs": 800},
+}
+METRIC = "linear_top1"
+EXPECT = [
+    Above("large, short", "small, short"),
+    Above(Minus("large, short", "small, short"), Minus("large, long", "small, long")),
+]
+BASE = {"train.steps": 0}
+SCALES = {"digits": {"SPACE": small}, "cifar": {"SPACE": small}, "paper": {}}
+SEEDS = 3
+COST = {"digits": 6, "cifar": "4 x 3 to 8 epochs of a small net", "paper": "2 x 100 and 2 x 800 epochs of ResNet-50"}
+SMALL = "in so few epochs a four times larger batch means a few dozen steps, too few to learn whatever the negatives"

@@ -1,0 +1,23 @@
+"""Study: whether what SimCLR compares is normalised, each way at several temperatures (Chen et al. 2020, table 5)."""
+
+from contray.studies import Above
+
+raw = {"method.name": "simclr_ablated", "method.l2": False}
+
+CLAIM = "normalised features with a fitting temperature are above features that are not, whatever their temperature"
+SOURCE = "Chen et al. 2020, table 5, https://arxiv.org/abs/2002.05709"
+METHOD = "simclr"
+SPACE = {
+    "l2, 0.1": {"method.temperature": 0.1},
+    "l2, 0.5": {"method.temperature": 0.5},
+    "no l2, 1": raw | {"method.temperature": 1.0},
+    "no l2, 10": raw | {"method.temperature": 10.0},
+    "no l2, 100": raw | {"method.temperature": 100.0},
+}
+PAPER = {"l2, 0.1": 64.4, "l2, 0.5": 60.7}
+PAPER_METRIC = "ImageNet linear top-1 %"
+METRIC = "linear_top1"
+EXPECT = [Above("l2, 0.1", "no l2, 1"), Above("l2, 0.1", "no l2, 10"), Above("l2, 0.1", "no l2, 100")]
+SCALES = {"digits": {}, "cifar": {}, "paper": {"train.epochs": 100}}
+SEEDS = 3
+COST = {"cifar": "as many runs of a small net", "digits": 6, "paper": "5 x 100 epochs of ResNet-50"}
