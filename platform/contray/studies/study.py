@@ -31,7 +31,7 @@ from .form import Study, load_study
 from .listing import judged
 from .result import StudyResult, Summary
 from .rounds import Made, make_all
-from .runs import COSTS, Found, Pace, Wanted, check_metric, found, metrics_of, wanted
+from .runs import COSTS, Found, Pace, Wanted, check_metric, found, wanted
 from .trial import conditions
 from .verdict import judge
 
@@ -66,7 +66,7 @@ class Plan:
     @property
     def costs(self) -> bool:
         """Whether its verdict goes by time or memory."""
-        return bool(metrics_of(self.study) & set(COSTS))
+        return bool(set(self.study.metrics) & set(COSTS))
 
     @property
     def pace(self) -> Pace:
