@@ -32,7 +32,7 @@ LINES = [  # a line whose last word is begun, and what may stand there
     ("train --train.compile ", ["true", "false"]),
     ("train moco --op", ["--optim."]),
     ("train --help opt", ["optim"]),
-    ("tune si", ["simclr"]),
+    ("tune si", ["simclr", "simclr_cost"]),
     ("tune moco --scheduler p", ["pbt"]),
     ("plot ma", ["map"]),
     ("plot map --by ", ["tsne", "umap"]),

@@ -89,7 +89,7 @@ def test_trials_on_record_are_read_in_their_order(config: RunConfig, tmp_path: P
         (tmp_path / kept.name_of(number)).mkdir()
         (tmp_path / kept.name_of(number) / RECORD).write_text(json.dumps({"run_id": "x", "params": each}))
     (tmp_path / "tune").mkdir()
-    assert kept.begun(tmp_path, config, SPACE) == [
+    assert kept.begun(Storage(str(tmp_path)), config, SPACE) == [
         kept.Begun("00002", params[1]),
         kept.Begun("00003", params[2]),
         kept.Begun("00010", params[0]),
@@ -109,7 +109,7 @@ def test_a_damaged_record_is_refused_in_one_line(config: RunConfig, content: byt
         (place / RECORD).write_bytes(content)
         said = ""
         try:
-            (found,) = kept.begun(Path(folder), config, SPACE)
+            (found,) = kept.begun(Storage(folder), config, SPACE)
             config.replace(found.params)
         except UserError as error:
             said = str(error)
@@ -123,7 +123,7 @@ def test_a_sweep_goes_on_with_the_config_that_it_began_with(config: RunConfig, t
     record = {"run_id": "x", "finished": False, "search": asdict(search), "version": VERSION, "config": config.to_yaml()}
     sealed.write(storage / "s", SWEEP, record)
     free = config.replace({"data.workers": 3, "train.allow_changes": True, "scale.workers": (0, 0), "track.name": "s"})
-    assert _folder(storage, "s", True, search, free)[0] == tmp_path / "s"
+    assert _folder(storage, "s", True, search, free)[0].address == str(tmp_path / "s")
     with pytest.raises(UserError, match=r"^--resume: s was begun otherwise: optim\.lr \(.* -> 7\.0\), train\.steps \(.* -> 9\)$"):
         _folder(storage, "s", True, search, config.replace({"train.steps": 9, "optim.lr": 7.0}))
 
@@ -139,12 +139,12 @@ def test_a_trial_whose_outcome_is_damaged_is_no_failed_trial(name: str, at: floa
         whole = place.read(name)
         place.write(name, whole[: int(at * len(whole))] + change)
         with contextlib.redirect_stdout(io.StringIO()) as said:
-            kept.mend(Path(folder))
+            kept.mend(Storage(folder))
         assert place.names() == []
         assert f"00003/{name} is damaged" in said.getvalue()
         assert said.getvalue().count("\n") == 1
         sealed.write(place, name, facts)
-        kept.mend(Path(folder))
+        kept.mend(Storage(folder))
         assert place.names() == [name]
 
 
@@ -154,7 +154,7 @@ def test_a_record_names_no_code(config: RunConfig, tmp_path: Path, monkeypatch: 
     record: dict[str, Any] = {"params": {"method.name": str(tmp_path / "evil.py")}}
     (tmp_path / "00000" / RECORD).write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"evil\.py, and only code that you name yourself runs"):
-        kept.begun(tmp_path, config, {"method.name": "a domain"})
+        kept.begun(Storage(str(tmp_path)), config, {"method.name": "a domain"})
 
 
 def test_a_sweep_says_every_minute_what_it_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

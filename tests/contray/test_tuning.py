@@ -21,8 +21,10 @@ from contray import track
 from contray.cli.results import show_sweep
 from contray.config import RunConfig
 from contray.errors import UserError
+from contray.storage.folder import Storage
 from contray.training.ray_train import ray_session
 from contray.tuning import SweepResult, sweep
+from tests.object_store import BUCKET, serving
 from tests.stores import fresh
 
 pytestmark = [
@@ -102,8 +104,8 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
-    """One cluster for all; trials of several workers need the dashboard."""
-    with ray_session(RunConfig.make("simclr", {"scale.workers": (2, 2)}), dashboard=True):
+    """One cluster for all; trials of several workers need the dashboard, and an object store whose processes know where it is."""
+    with serving(), ray_session(RunConfig.make("simclr", {"scale.workers": (2, 2)}), dashboard=True):
         yield
     gc.collect()  # here, where the warning of Tune's open files is expected
 
@@ -150,12 +152,12 @@ def test_a_sweep_ranks_its_trials_and_opens_the_test_set_for_the_winner(
     assert parent.data.params["optim.lr"] == "each of 10000.0, 0.1, 1000000.0, 1e+30"
 
     assert result.best_config is not None
-    winner = RunConfig.from_yaml(result.best_config.read_text())
+    winner = RunConfig.from_yaml(Path(result.best_config).read_text())
     assert winner.optim.lr == result.best.params["optim.lr"]
     searched = {**TINY, **result.best.params}
     assert winner.digest("scale", "track") == RunConfig.make("simclr", searched, preset="digits").digest("scale", "track")
-    assert result.plots.name == "parameters.png"
-    assert result.plots.stat().st_size > 10_000
+    assert Path(result.plots).name == "parameters.png"
+    assert Path(result.plots).stat().st_size > 10_000
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(ray: None, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +225,7 @@ def test_rankme_ranks_trials_without_labels(ray: None, place: Place, capsys: pyt
     assert parent.data.metrics["rankme"] == ranks[0]
     assert not TEST_METRICS & parent.data.metrics.keys()
     assert {run.data.metrics["rankme"] for run in children} == set(ranks)
-    assert result.plots.stat().st_size > 10_000
+    assert Path(result.plots).stat().st_size > 10_000
 
 
 def test_a_time_budget_ends_trials_that_never_would(ray: None, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,6 +261,36 @@ def test_a_population_takes_over_the_better_state(ray: None, place: Place) -> No
         assert run.data.metrics["linear_val_top1"] == trial.metrics["linear_val_top1"]
 
 
+def test_accuracy_against_time_on_an_object_store(ray: None, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, space = f"s3://{BUCKET}/runs", '"optim.lr": tune.loguniform(0.01, 1.0)'
+    settings = {"scale.storage": storage}
+    result = place.sweep(space, settings, samples=2, against="seconds")
+    out = capsys.readouterr().out
+    assert f"{result.name}: ranked on linear_val_top1, against seconds" in out
+    assert [trial.status for trial in result.trials] == ["finished", "finished"]
+    assert all(trial.folder == f"{storage}/{result.name}/{trial.name}" for trial in result.trials)
+    parent, children = place.runs()
+    for trial in result.trials:
+        (run,) = (run for run in children if run.info.run_id == trial.run_id)
+        assert 0 < trial.metrics["seconds"] == run.data.metrics["seconds"] < 60
+        assert 0.1 < trial.metrics["memory_gb"] < 10
+    assert result.best is not None
+    assert result.front[0] == result.best.name
+    kept = Storage(f"{storage}/{result.name}")
+    assert result.best_config == f"{kept.address}/best.yaml"
+    winner = RunConfig.from_yaml(kept.read("best.yaml").decode())
+    assert winner.optim.lr == result.best.params["optim.lr"]
+    pictures = {"parameters.png", "pareto.png"}
+    assert {str(each) for each in result.pictures} == {f"{kept.address}/{name}" for name in pictures}
+    assert track.attach(place.uri, parent.info.run_id).kept() >= {*pictures, "best.yaml"}
+
+    with pytest.raises(UserError, match=rf"--resume: {result.name} is finished"):
+        place.sweep(space, settings, samples=2, against="seconds", resume=True)
+    again = place.sweep(space, settings, samples=1, against="seconds", warm=result.name)
+    assert f"2 of the 2 finished trials of {result.name} are known to the search" in capsys.readouterr().out
+    assert (again.name, [trial.status for trial in again.trials]) == (f"{result.name}-2", ["finished"])
+
+
 def test_trials_of_two_workers(ray: None, place: Place) -> None:
     result = place.sweep('"method.temperature": tune.loguniform(0.1, 1.0)', {"scale.workers": (2, 2)}, quiet=True)
     (trial,) = result.trials
@@ -275,6 +307,9 @@ def test_trials_of_two_workers(ray: None, place: Place) -> None:
     [
         ({"eval.final": ()}, {}, "eval.final: names no evaluation"),
         ({}, {"metric": "linear_top1"}, "the test set selects nothing"),
+        ({}, {"against": "money"}, "got money, must be seconds, memory_gb, images_per_second"),
+        ({}, {"against": "seconds", "scheduler": "asha"}, "asha judges by accuracy alone"),
+        ({}, {"warm": "nothing"}, "there is no run 'nothing'"),
         ({}, {"scheduler": "pbt"}, "this space has no key that may change on the way"),
         ({}, {"resume": True}, "there is no sweep"),
     ],

@@ -21,8 +21,9 @@ def tune(
         encoder = contray.load(sweep)  # of the best trial
 
     overrides: keys that all trials share. samples: trials to draw; 0: the space's own number. options: further ones of contray.tuning.sweep
-    (metric, scheduler, grace, concurrent, minutes, resume).
+    (metric, against, warm, scheduler, grace, concurrent, minutes, resume); warm takes what contray.tune gave back, too.
     """
     from ..tuning import sweep
 
+    options["warm"] = getattr(options.get("warm", ""), "run_id", options.get("warm", ""))
     return sweep(str(space), dotted(overrides), preset=preset, samples=samples, **options)

@@ -21,7 +21,8 @@ RUN = (
 SEEDS = "with --seeds: name, finished, seeds (of each the fields above and seed), mean, std, verdict"
 DRY = "with --dry-run: config, facts"
 SWEEP = (
-    "name, metric, run_id, url, compare, plots, best (a trial's name), best_config, trials (best first; of each name, params, status, metrics, "
+    "name, metric, against, run_id, url, compare, plots, pictures, best (a trial's name), best_config, front (names of the trials that no other beats in "
+    "metric and cost), importance (one for each metric: shares, chance, trials, progress), trials (best first; of each name, params, status, metrics, "
     "run_id, folder, step, problem)"
 )
 STUDY = (
@@ -90,12 +91,16 @@ def of_sweep(result: SweepResult) -> dict[str, Any]:
     return {
         "name": result.name,
         "metric": result.metric,
+        "against": result.against,
         "run_id": result.run_id,
         "url": result.parent_url,
         "compare": result.url,
         "plots": result.plots,
+        "pictures": result.pictures,
         "best": result.best.name if result.best else None,
         "best_config": result.best_config,
+        "front": result.front,
+        "importance": result.importance,
         "trials": result.trials,
     }
 

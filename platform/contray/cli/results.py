@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig
@@ -179,7 +180,11 @@ def show_sweep(result: SweepResult) -> None:
 
     show(*result.shown)
     if result.best:
-        show(f"its config  contray train --config {result.best_config}")
+        here = isinstance(result.best_config, Path)
+        show(f"its config  {'contray train --config ' if here else ''}{result.best_config}")
+    beside = ", ".join(str(each).rpartition("/")[2] for each in result.pictures if each != result.plots)
     show(
-        f"plots       {result.plots}", f"compare     {track.to_open(result.uri, result.url)}", f"MLflow run  {result.parent_url}"
+        f"plots       {result.plots}{f'; beside it {beside}' if beside else ''}",
+        f"compare     {track.to_open(result.uri, result.url)}",
+        f"MLflow run  {result.parent_url}",
     )

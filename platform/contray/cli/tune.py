@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     ("contray tune moco --samples 8", "temperature, queue, momentum and augmentation strength"),
-    ("contray tune simclr --data.source photos/", "temperature, augmentation strength and batch size, on your images"),
+    ("contray tune simclr_cost --against seconds", "accuracy against training time: what no other trial beats in both"),
     ("contray tune moco --metric rankme --minutes 60", "an hour, ranked without any label"),
 )
 FEW = (
@@ -45,14 +45,28 @@ class Options:
             "what trials are ranked on: a held-out metric of an evaluation of eval.final, such as knn_val_top1, or rankme, which needs no labels"
         ),
     ] = "linear_val_top1"
+    against: Annotated[
+        str,
+        arg(
+            "a cost to search for too; the table and pareto.png have what no trial beats in both",
+            choices=("seconds", "memory_gb", "images_per_second"),
+        ),
+    ] = ""
+    warm: Annotated[
+        str,
+        arg(
+            "a finished sweep to learn from, by id or name; where other settings differ too, its best trials are only tried first"
+        ),
+    ] = ""
     scheduler: Annotated[
         str,
         arg(
-            "asha: stop hopeless trials early; pbt: copy and mutate the best; none: no stops; empty: the space's own, else asha",
-            choices=("asha", "pbt", "none"),
+            "asha, median: stop what is behind; pbt: mutate the best; none: no stops; "
+            "asha keeps the best third at --grace of a run, median what is above the median of running means; empty: the space's own, else asha",
+            choices=("asha", "median", "pbt", "none"),
         ),
     ] = ""
-    grace: Annotated[float, arg("asha: share of a run that every trial gets [fraction]")] = 0.4
+    grace: Annotated[float, arg("asha, median: share of a run that every trial gets [fraction]")] = 0.4
     concurrent: Annotated[int, arg("trials at once; 0: as many as there are CPUs (or GPUs)")] = 0
     minutes: Annotated[float, arg("time budget [minutes]; 0: none")] = 0.0
     resume: Annotated[bool, arg("go on with the newest sweep of this space and these settings")] = False
@@ -74,6 +88,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     with answer(options.json) as tell:
         result = sweep(
             options.space, dotted, samples=options.samples, preset=options.preset, config_file=options.config, metric=options.metric,
+            against=options.against, warm=options.warm,
             scheduler=options.scheduler, grace=options.grace, concurrent=options.concurrent, minutes=options.minutes, resume=options.resume,
         )  # fmt: skip
         show_sweep(result)

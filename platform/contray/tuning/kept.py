@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig
@@ -49,40 +49,48 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def begun(folder: Path, config: RunConfig, space: Mapping[str, Any]) -> list[Begun]:
+def begun(folder: Storage, config: RunConfig, space: Mapping[str, Any]) -> list[Begun]:
     """The trials on record in `folder`, in the order of their numbers. Raises UserError for a record that no trial of this space can have."""
     found = []
-    for record in sorted(folder.glob(f"[0-9][0-9][0-9][0-9][0-9]/{RECORD}")):
-        params = read(record).get("params")
+    for place in _trials(folder):
+        if RECORD not in place.names():
+            continue
+        params = read(place, RECORD).get("params")
         if not isinstance(params, dict) or params.keys() != space.keys():
             raise UserError(
-                f"--resume: {record} is no record of a trial of this space; remove the folder {record.parent}, or start anew"
+                f"--resume: {place.address}/{RECORD} is no record of a trial of this space; remove the folder {place.address}, or start anew"
             )
         check_code(config.replace(params))  # also refuses values that the space's keys cannot have
-        found.append(Begun(record.parent.name, params))
+        found.append(Begun(place.address.rpartition("/")[2], params))
     return found
 
 
-def mend(folder: Path) -> None:
+def mend(folder: Storage) -> None:
     """Remove what trials left damaged of their outcome, and say so: they are measured again from their checkpoints, not lost to the ranking."""
     kinds: dict[str, sealed.Kinds] = {ENDED: sealed.NUMBER, REPORTS: {"reports": list}}
-    for path in sorted(path for name in kinds for path in folder.glob(f"[0-9][0-9][0-9][0-9][0-9]/{name}")):
-        try:
-            sealed.read(Storage(str(path.parent)), path.name, kinds[path.name])
-        except sealed.Damaged as error:
-            path.unlink()
-            again = (
-                "the trial is measured again"
-                if path.name == ENDED
-                else "what the scheduler was told of the trial is not told again"
-            )
-            print(f"contray: {error}; {again}", flush=True)
+    for place in _trials(folder):
+        for name, kind in kinds.items():
+            try:
+                sealed.read(place, name, kind)
+            except sealed.Damaged as error:
+                place.remove(name)
+                again = (
+                    "the trial is measured again"
+                    if name == ENDED
+                    else "what the scheduler was told of the trial is not told again"
+                )
+                print(f"contray: {error}; {again}", flush=True)
 
 
-def read(path: Path) -> dict[str, Any]:
+def _trials(folder: Storage) -> list[Storage]:
+    """The trials' folders, in the order of their numbers."""
+    return [folder / name for name in folder.folders() if re.fullmatch(r"\d{5}", name)]
+
+
+def read(folder: Storage, name: str) -> dict[str, Any]:
     """A record of a sweep or of a trial. Raises UserError where it is damaged."""
     try:
-        return sealed.read(Storage(str(path.parent)), path.name, KINDS) or {}
+        return sealed.read(folder, name, KINDS) or {}
     except sealed.Damaged as error:
         raise UserError(f"{error}; remove it, or start anew without --resume") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,12 +30,17 @@ from ..training.settle import measure, settle
 from ..training.start import refuse_searched, resolved
 from ..training.stop import Status, ending
 from . import kept
+from .domains import describe_domain, listed
+from .front import front
+from .importance import Importance, importance
 from .outcome import SweepResult, crown, end_trials, ranked, trials_of
 from .picture import draw
-from .ranking import check_metric, online_of
-from .search import LIVE_KEYS, Search, run
+from .ranking import COSTS, check_metric, online_of
+from .search import LIVE_KEYS, SCHEDULERS, Search, run
+from .warm import Warm
+from .warm import warm as read_warm
 
-VERSION = 2  # of how a sweep is kept
+VERSION, BEST = 2, "best.yaml"  # of how a sweep is kept; the winner's config
 
 
 def sweep(
@@ -45,6 +51,8 @@ def sweep(
     preset: str = "",
     config_file: Path | None = None,
     metric: str = "linear_val_top1",
+    against: str = "",
+    warm: str = "",
     scheduler: str = "",
     grace: float = 0.4,
     concurrent: int = 0,
@@ -52,16 +60,23 @@ def sweep(
     resume: bool = False,
     quiet: bool = False,
 ) -> SweepResult:
-    """Search the space `name`; see `contray tune --help` for the options. Ranked on held-out training data (`metric`).
+    """Search the space `name`; see `contray tune --help` for the options. Ranked on held-out training data (`metric`). against: what a trial
+    costs, searched for beside the metric: the result's `front` is what no other trial beats in both. warm: id or name of a finished sweep.
 
     With rankme (Garrido et al. 2023, https://arxiv.org/abs/2210.02885) no label is read until there is a winner, and none is needed.
     """
     file = load_space(name)
     config = resolved(_base(file, overrides, preset, config_file))
     refuse_searched(config, file.SPACE)
-    scheduler = scheduler or getattr(file, "SCHEDULER", "asha")
-    if scheduler not in ("asha", "pbt", "none"):
-        raise UserError(f"--scheduler: got {scheduler}, must be asha, pbt or none")
+    if against and against not in COSTS:
+        raise UserError(f"--against: got {against}, must be {', '.join(COSTS)}")
+    if against and scheduler not in ("", "none"):
+        raise UserError(
+            f"--scheduler: {scheduler} judges by accuracy alone, and would stop what is cheap for it; --against lets all trials end, by none"
+        )
+    scheduler = "none" if against else scheduler or getattr(file, "SCHEDULER", "asha")
+    if scheduler not in SCHEDULERS:
+        raise UserError(f"--scheduler: got {scheduler}, must be {', '.join(SCHEDULERS[:-1])} or {SCHEDULERS[-1]}")
     for option, value in (("samples", samples), ("concurrent", concurrent), ("minutes", minutes)):
         if not value >= 0:  # nor not-a-number
             raise UserError(f"--{option}: got {value:g}, must be at least 0")
@@ -81,23 +96,26 @@ def sweep(
         {"scale.workers": config.scale.workers}
     )  # trials run in processes of Ray: nothing for a plan to choose
     config, plan = plan_of(config, source, storage, quiet, base_name)  # once for all trials
-    space, left_out = _fitting(config, dict(file.SPACE), len(source.train))
+    space, words = _fitting(config, dict(file.SPACE), len(source.train))
     uri = track.resolve_uri(config.track.uri)
-    track.check(uri)
+    track.check(uri, exists=bool(warm))
+    known = Warm()
+    if warm:
+        if scheduler == "pbt" or any(isinstance(domain, dict) for domain in space.values()):
+            raise UserError(
+                "--warm: a grid is tried whole, and a population learns from itself; take ranges or choices, and no pbt"
+            )
+        known = read_warm(warm, uri, config, space, [metric, against] if against else [online_of(metric, config, source)])
+        words.append(known.words)
     if not resume:  # a sweep that goes on has its folder
         storage.create()
-    for word in left_out if not quiet else ():
+    for word in words if not quiet else ():
         print(word)
 
-    from .domains import describe_domain
-
     search = Search(
-        samples or getattr(file, "SAMPLES", 1), scheduler, grace, minutes, concurrent, metric, {key: describe_domain(domain) for key, domain in space.items()}
+        samples or getattr(file, "SAMPLES", 1), scheduler, grace, minutes, concurrent, metric,
+        {key: describe_domain(domain) for key, domain in space.items()}, against, known.run_id,
     )  # fmt: skip
-    if not storage.local:
-        raise UserError(
-            "scale.storage: a sweep keeps its state on a local or shared path; trials cannot start from an object store"
-        )
     check_case("track.name", base_name, storage.folders())
     home = storage / base_name  # one lease for all sweeps of the name, in the folder of the first
     if resume:
@@ -107,26 +125,29 @@ def sweep(
         if plan:
             config, _ = keep(lease.fenced(), config, plan)
         folder, record = _folder(storage, base_name, resume, search, config)
-        return _search(search, config, space, folder, record, source, name, lease, quiet)
+        return _search(search, config, space, folder, record, source, name, lease, known, quiet)
 
 
 def _search(
-    search: Search, config: RunConfig, space: dict[str, Any], folder: Path, record: Mapping[str, Any], source: data.Source, name: str,
-    lease: Lease, quiet: bool,
+    search: Search, config: RunConfig, space: dict[str, Any], folder: Storage, record: Mapping[str, Any], source: data.Source, name: str,
+    lease: Lease, known: Warm, quiet: bool,
 ) -> SweepResult:  # fmt: skip
     """The sweep under its lease, from its record's beginning to its end."""
-    metric, uri = search.metric, track.resolve_uri(config.track.uri)
+    metric, against, uri = search.metric, search.against, track.resolve_uri(config.track.uri)
+    called = folder.address.rpartition("/")[2]
     params = {**{key: value for key, value in config.flat().items() if key not in space}, **search.space}
     tags = {
-        **tags_of(config, source, folder.name),
+        **tags_of(config, source, called),
         "contray.kind": "sweep",
         "contray.space": Path(name).stem,
         "contray.metric": metric,
+        **({"contray.against": against} if against else {}),
+        **({"contray.warm": search.warm} if search.warm else {}),
     }
     parent = track.begin(
         uri,
         config.track.experiment,
-        sweep_title(config, folder.name, name),
+        sweep_title(config, called, name),
         params=params,
         tags=tags,
         run_id=record.get("run_id"),
@@ -135,12 +156,12 @@ def _search(
     record = {
         "run_id": parent.run_id, "finished": False, "search": asdict(search), "version": VERSION, "config": config.to_yaml()
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    place = Fenced(str(folder), lease.token, lease.folder.address)
+    folder.create()
+    place = Fenced(folder.address, lease.token, lease.folder.address)
     sealed.write(place, SWEEP, record)
     place.write("config.yaml", repeatable(config).encode())
     if not quiet:
-        print(f"sweep {folder.name}: {parent.url}", flush=True)
+        print(f"sweep {called}: {parent.url}", flush=True)
 
     def end(status: Status) -> None:
         lease.check()  # LeaseLost: what becomes of the trials is another driver's to say
@@ -152,25 +173,40 @@ def _search(
         with ray_session(config, dashboard=config.scale.workers[1] > 1):
             config = measure(settle(config, place, uses_gpu(config, nodes())), source, place, quiet)  # once for all trials
             online = online_of(metric, config, source)
-            results = run(search, config, space, folder, parent, lease, online, quiet)
+            results = run(search, config, space, folder, parent, lease, online, known, quiet)
             trials = ranked(trials_of(results, folder, parent, config), metric, online)
         best = next(
             (each for each in trials if each.status == "finished" and math.isfinite(each.metrics.get(metric, math.nan))), None
         )
-        best_config = None
+        winner = None
         if best:
             place.check()
-            best, best_config = crown(config, best, parent, folder)
+            best, winner = crown(config, best, parent)
             trials[0] = best
-        plots = draw(trials, space, metric, online, folder / "parameters.png")
-        parent.log_artifact(plots)
-        describe(parent, config, folder.name)
+        on_front = front(trials, metric, against) if against else []
+        found: list[Importance] = []
+        if search.scheduler != "pbt":  # whose trials have had other values on the way
+            stages = "" if against else online
+            found = [each for name in (metric, against) if name and (each := importance(trials, space, name, stages))]
+        with tempfile.TemporaryDirectory() as scratch:
+            made = draw(trials, space, metric, online, Path(scratch), importance=found, against=against, front=on_front)
+            if winner:
+                made.append(Path(scratch) / BEST)
+                made[-1].write_text(winner.to_yaml())
+            for path in made:
+                parent.log_artifact(path)
+                place.write(path.name, path.read_bytes())
+            at = [Path(folder.root) / path.name if folder.local else f"{folder.address}/{path.name}" for path in made]
+        describe(parent, config, called)
         if trials and trials[0].run_id:
             parent.share_inputs(trials[0].run_id)
         sealed.write(place, SWEEP, {**record, "finished": True})
         how.status = "FINISHED"
     url = track.sweep_url(uri, parent.experiment_id, parent.run_id, metric, list(space), online)
-    return SweepResult(folder.name, metric, trials, best, best_config, plots, parent.run_id, url, space, parent.url, uri)
+    pictures, config_file = (at[:-1], at[-1]) if winner else (at, None)
+    return SweepResult(
+        called, metric, trials, best, config_file, pictures[0], parent.run_id, url, space, parent.url, uri, against, on_front, found, pictures
+    )  # fmt: skip
 
 
 def _base(file: ModuleType, overrides: Mapping[str, Any], preset: str, config_file: Path | None) -> RunConfig:
@@ -188,7 +224,7 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
 
     words = []
     for key, domain in list(space.items()):
-        values = domain["grid_search"] if isinstance(domain, dict) else getattr(domain, "categories", None)
+        values = listed(domain)
         ends = values if values is not None else [domain.lower, domain.upper]  # pyright: ignore[reportAttributeAccessIssue]
         refused: dict[Any, str] = {}
         for value in ends:
@@ -209,31 +245,31 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
     return space, words
 
 
-def _folder(storage: Storage, base: str, resume: bool, search: Search, config: RunConfig) -> tuple[Path, Mapping[str, Any]]:
+def _folder(storage: Storage, base: str, resume: bool, search: Search, config: RunConfig) -> tuple[Storage, Mapping[str, Any]]:
     """A new folder for the sweep, or with `resume` that of the newest of its name, and what is on record of it."""
-    number, newest, folder = 1, None, Path(storage.root) / base
-    check_kind(Storage(str(folder)), SWEEP)
-    while (folder / SWEEP).exists():
-        number, newest, folder = number + 1, folder, Path(storage.root) / f"{base}-{number + 1}"
+    number, newest, folder = 1, None, storage / base
+    check_kind(folder, SWEEP)
+    while SWEEP in folder.names():
+        number, newest, folder = number + 1, folder, storage / f"{base}-{number + 1}"
     if not resume:
         return folder, {}
     if newest is None:
         raise UserError(f"--resume: there is no sweep {base} under {storage.address}")
-    record = kept.read(newest / SWEEP)
+    record, called = kept.read(newest, SWEEP), newest.address.rpartition("/")[2]
     if record.get("version") != VERSION:
         raise UserError(
-            f"--resume: {newest.name} was begun by another version, whose trials are kept otherwise; without --resume a new one starts"
+            f"--resume: {called} was begun by another version, whose trials are kept otherwise; without --resume a new one starts"
         )
     if record.get("finished"):
-        raise UserError(
-            f"--resume: {newest.name} is finished, and its winner has met the test set; without --resume a new one starts"
-        )
+        raise UserError(f"--resume: {called} is finished, and its winner has met the test set; without --resume a new one starts")
     before, now = record.get("search"), asdict(search)
+    if isinstance(before, dict):
+        before = {"against": "", "warm": "", **before}  # sweeps of before there were these
     if not isinstance(before, dict) or before.keys() != now.keys() or not record.get("run_id"):
-        raise UserError(f"--resume: {newest / SWEEP} is damaged; without --resume a new sweep starts")
+        raise UserError(f"--resume: {newest.address}/{SWEEP} is damaged; without --resume a new sweep starts")
     changed = [f"{key} ({before[key]} -> {value})" for key, value in now.items() if before[key] != value]
     if "config" in record:
         changed += kept.differing(record["config"], config)  # else trials of two configs would be ranked with each other
     if changed:
-        raise UserError(f"--resume: {newest.name} was begun otherwise: {', '.join(changed)}")
+        raise UserError(f"--resume: {called} was begun otherwise: {', '.join(changed)}")
     return newest, record

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import data, model, track
 from ..config import RunConfig
@@ -16,9 +16,12 @@ from ..storage import sealed
 from ..storage.folder import Storage
 from ..tables import Shown, Table
 from ..training.records import ENDED
-from .ranking import rankable
+from .ranking import COSTS, rankable
 from .shown import shown
 from .trial import RECORD
+
+if TYPE_CHECKING:
+    from .importance import Importance
 
 
 @dataclass(frozen=True)
@@ -46,39 +49,48 @@ class SweepResult(Shown):
     metric: str
     trials: list[Trial]
     best: Trial | None
-    best_config: Path | None
-    plots: Path
+    best_config: Path | str | None  # an address where the sweep lies in an object store, as that of `plots`
+    plots: Path | str
     run_id: str
     url: str
     space: Mapping[str, Any] = field(default_factory=dict)
     parent_url: str = ""
     uri: str = ""  # of the store
+    against: str = ""  # a cost
+    front: Sequence[str] = ()  # the trials that no other beats in both, the best in `metric` first
+    importance: Sequence[Importance] = ()  # of the keys, for the metric and for the cost; none where too few trials tell
+    pictures: Sequence[Path | str] = ()  # all, `plots` among them
 
     @property
     def shown(self) -> list[Table | str | Path]:
         return [*shown(self)]
 
 
-def trials_of(results: Any, folder: Path, parent: track.TrackedRun, config: RunConfig) -> list[Trial]:
-    """The trials that began. MLflow gets the last online metrics of those that did not finish: their curves end at their last checkpoint."""
+def trials_of(results: Any, folder: Storage, parent: track.TrackedRun, config: RunConfig) -> list[Trial]:
+    """The trials that began. MLflow gets what finished ones cost, and the last online metrics of the others: their curves end at their last
+    checkpoint.
+    """
     trials = []
     for result in results:
         last = result.metrics or {}
-        place = folder / Path(result.path).name  # not last["trial_id"]: of a trial that took over, that is the other's
-        if not (place / RECORD).exists() and not result.error:
+        name = Path(result.path).name  # not last["trial_id"]: of a trial that took over, that is the other's
+        place = folder / name
+        files = place.names()
+        if RECORD not in files and not result.error:
             continue  # the time budget came first
-        run_id = (sealed.read(Storage(str(place)), RECORD, {"run_id": str, "params": dict}) or {}).get("run_id", "")
-        finished = (place / ENDED).exists()
-        ended = (sealed.read(Storage(str(place)), ENDED, sealed.NUMBER) or {}) if finished else last
-        metrics = {key: value for key, value in ended.items() if rankable(config, key)}
+        run_id = (sealed.read(place, RECORD, {"run_id": str, "params": dict}) or {}).get("run_id", "")
+        finished = ENDED in files
+        ended = (sealed.read(place, ENDED, sealed.NUMBER) or {}) if finished else last
+        metrics = {key: value for key, value in ended.items() if rankable(config, key) or (finished and key in COSTS)}
         status = "finished" if finished else "failed" if result.error else "stopped"
         problem = "" if finished or not result.error else str(result.error).strip().splitlines()[-1][:200]
         trials.append(
-            Trial(place.name, result.config or {}, status, metrics, run_id, str(place), int(ended.get("step", 0)), problem)
+            Trial(name, result.config or {}, status, metrics, run_id, place.address, int(ended.get("step", 0)), problem)
         )
-        if run_id and metrics and not finished:
+        told = {key: value for key, value in metrics.items() if key in COSTS} if finished else metrics
+        if run_id and told:
             with contextlib.suppress(track.TrackingError):
-                track.attach(parent.uri, run_id).log_metrics(metrics, step=trials[-1].step)
+                track.attach(parent.uri, run_id).log_metrics(told, step=trials[-1].step)
     return trials
 
 
@@ -103,8 +115,8 @@ def ranked(trials: list[Trial], metric: str, online: str) -> list[Trial]:
     return sorted(trials, key=rank, reverse=True)
 
 
-def crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path) -> tuple[Trial, Path]:
-    """Open the test set for the winner, once, where there are labels; write its config; let the sweep's run carry its metrics and params."""
+def crown(config: RunConfig, best: Trial, parent: track.TrackedRun) -> tuple[Trial, RunConfig]:
+    """Open the test set for the winner, once, where there are labels; let the sweep's run carry its metrics and params. With the winner's config."""
     from ..config.evaluations import needing_labels
     from ..evaluation import Subject
     from ..evaluation.common.run import run
@@ -122,12 +134,9 @@ def crown(config: RunConfig, best: Trial, parent: track.TrackedRun, folder: Path
     except UserError as error:  # the ranking stands without the test set
         print(f"contray: the winner could not be measured on the test set: {error}", flush=True)
     metrics = {**best.metrics, **measured}
-    path = folder / "best.yaml"
-    path.write_text(winner.to_yaml())
     child = track.attach(parent.uri, best.run_id)
     child.log_metrics({name: value for name, value in metrics.items() if name not in best.metrics}, step=best.step)
     child.set_tags({"contray.winner": "true"})
     parent.log_metrics(metrics, step=best.step)
     parent.log_params({f"best.{key}": value for key, value in best.params.items()})
-    parent.log_artifact(path)
-    return replace(best, metrics=metrics), path
+    return replace(best, metrics=metrics), winner

@@ -11,6 +11,11 @@ from ..errors import ConfigError, UserError
 from ..evaluation.common.run import served_by
 
 UNLABELLED = "rankme"
+COSTS = {  # what a trial costs -> whether less of it is better or more, and how it is called
+    "seconds": ("min", "training time [s]"),
+    "memory_gb": ("min", "memory [GB]"),
+    "images_per_second": ("max", "images per second"),
+}
 
 
 def check_metric(metric: str, config: RunConfig, source: data.Source) -> EvaluationFile:
@@ -45,6 +50,13 @@ def rankable(config: RunConfig, metric: str) -> bool:
     """Whether trials of this config could be ranked on a metric."""
     made = dict.fromkeys([*config.eval.final, *config.eval.online])
     return any(fnmatch.fnmatchcase(metric, name) for each in made for name in load_evaluation(each).metrics)
+
+
+def called(metric: str) -> str:
+    """A metric as an axis calls it, with its unit."""
+    if metric in COSTS:
+        return COSTS[metric][1]
+    return "RankMe (effective rank)" if metric == UNLABELLED else f"{metric} [%]" if share(metric) else metric
 
 
 def share(metric: str) -> bool:

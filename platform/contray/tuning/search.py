@@ -5,27 +5,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .. import track
 from ..config import RunConfig
 from ..config.registry import code_of
+from ..storage.folder import Storage
 from ..storage.logins import remembered
 from ..training.describing import trial_name
 from ..training.lease import POLL, Lease, LeaseLost
 from ..training.stop import heard
 from . import kept
-from .ranking import shown
+from .ranking import COSTS, shown
 from .trial import ONLINE, TrialPlan, run_trial
+from .warm import Warm
 
 WORD = 60.0  # seconds
+SCHEDULERS = ("asha", "median", "pbt", "none")
 LIVE_KEYS = {  # what PBT may change on the way: read at every step, and no state depends on it
     *("method.temperature", "method.momentum", "augment.strength"),
     *("optim.lr", "optim.lr_end", "optim.gamma", "optim.clip"),
@@ -43,28 +44,28 @@ class Search:
     concurrent: int
     metric: str
     space: Mapping[str, str]  # key -> its domain in words
+    against: str = ""  # what trials cost, where that is searched for beside the metric
+    warm: str = ""  # MLflow's run of the sweep that this one goes on from
 
 
 def run(
-    search: Search, config: RunConfig, space: Mapping[str, Any], folder: Path, parent: track.TrackedRun, lease: Lease, online: str,
-    quiet: bool,
+    search: Search, config: RunConfig, space: Mapping[str, Any], folder: Storage, parent: track.TrackedRun, lease: Lease, online: str,
+    warm: Warm, quiet: bool,
 ) -> Any:  # fmt: skip
-    """Tune's results; online: the metric that its scheduler goes by.
+    """Tune's results; online: the metric that its scheduler goes by; warm: what is known before.
 
     Raises KeyboardInterrupt when the search was interrupted, LeaseLost when another driver has taken it over.
 
     Trials that an earlier life of the sweep began come first, in their own folders: one that has ended reports again what it had come to,
     so that scheduler and sampler know it, and one that has not goes on from its checkpoint.
     """
-    import optuna
     import ray
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
-    from ray.tune.search.optuna import OptunaSearch
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that failed is told in our own words
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # tables that verbose=0 does not silence
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # what a trial costs is reported at its end alone
     nested, pbt = config.scale.workers[1] > 1, search.scheduler == "pbt"
     total = ray.cluster_resources()
     gpus = int(total.get("GPU", 0)) if config.train.device != "cpu" else 0
@@ -76,7 +77,7 @@ def run(
     resources: dict[str, float] = {"memory": 1} if nested else {"cpu": share, **({"gpu": gpus / concurrent} if gpus else {})}
     shared = config.replace({"scale.cpus_per_worker": share, **({"data.workers": 0} if share == 1 and not gpus else {})})
     plan = TrialPlan(
-        shared.to_yaml(), str(folder), parent, nested, share, pbt, online, lease.token, lease.folder.address,
+        shared.to_yaml(), folder.address, parent, nested, share, pbt, online, lease.token, lease.folder.address,
         code_of(config), remembered(),
     )  # fmt: skip
     trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), resources)
@@ -89,19 +90,21 @@ def run(
         algorithm = BasicVariantGenerator([dict(each.params) for each in known], concurrent, random_state=config.seed)
     else:
         number = search.samples
-        algorithm = OptunaSearch(  # another seed than before, else it would draw again what it has drawn
-            points_to_evaluate=[dict(each.params) for each in known] or None, seed=config.seed + len(known)
-        )
-    shutil.rmtree(folder / "tune", ignore_errors=True)  # Ray's own state of an earlier life, which is not read
+        algorithm = _optuna(search, online, warm, [dict(each.params) for each in known], config.seed)
+    (folder / "tune").clear()  # Ray's own state of an earlier life, which is not read
     place = kept.places(known)
     tuner = tune.Tuner(
         trainable,
         param_space=dict(space),
         tune_config=tune.TuneConfig(
-            metric=online, mode="max", num_samples=number, max_concurrent_trials=concurrent, reuse_actors=not nested, search_alg=algorithm,
+            metric=None if search.against else online, mode=None if search.against else "max", num_samples=number,
+            max_concurrent_trials=concurrent, reuse_actors=not nested, search_alg=algorithm,
             scheduler=_scheduler(search, space), time_budget_s=search.minutes * 60 or None, trial_name_creator=place, trial_dirname_creator=place,
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[] if quiet else [_watch(online)]),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=folder.root, storage_filesystem=None if folder.local else folder.system, verbose=0,
+            callbacks=[] if quiet else [_watch(online)],
+        ),
     )  # fmt: skip
     with _interrupts() as asked, _guarded(lease):
         results = tuner.fit()
@@ -109,6 +112,28 @@ def run(
     if asked:
         raise KeyboardInterrupt
     return results
+
+
+def _optuna(search: Search, online: str, warm: Warm, known: list[dict[str, Any]], seed: int) -> Any:
+    """TPE (Bergstra et al. 2011; of two objectives Ozaki et al. 2020, https://doi.org/10.1145/3377930.3389817), which knows what `warm` tells,
+    begins with the trials on record, then with those that `warm` would try, and goes on with another seed than before, else it would draw again
+    what it has drawn.
+    """
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    metrics, modes = [online], ["max"]
+    if search.against:
+        metrics, modes = [search.metric, search.against], ["max", COSTS[search.against][0]]
+    ways = {"max": optuna.study.StudyDirection.MAXIMIZE, "min": optuna.study.StudyDirection.MINIMIZE}
+    store = optuna.storages.InMemoryStorage()
+    optuna.create_study(storage=store, study_name="sweep", directions=[ways[mode] for mode in modes]).add_trials(warm.told)
+    points = [*known, *(dict(params) for params in warm.tried if params not in known)]
+    return OptunaSearch(
+        metric=metrics if search.against else None, mode=modes if search.against else None, storage=store, study_name="sweep",
+        points_to_evaluate=points or None, seed=seed + len(known),
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -137,11 +162,13 @@ def _guarded(lease: Lease) -> Iterator[None]:
 
 
 def _scheduler(search: Search, space: Mapping[str, Any]) -> Any:
-    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+    from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
 
+    grace = max(1, round(100 * search.grace))
     if search.scheduler == "asha":
-        grace = max(1, round(100 * search.grace))
         return ASHAScheduler(time_attr="progress", max_t=100, grace_period=grace, reduction_factor=3)
+    if search.scheduler == "median":
+        return MedianStoppingRule(time_attr="progress", grace_period=grace)
     if search.scheduler == "pbt":
         mutations = {
             key: domain["grid_search"] if isinstance(domain, dict) else domain

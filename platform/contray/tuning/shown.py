@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..tables import Table
 from ..training.describing import short_keys, trial_name
 from ..training.result import spread
+from .ranking import COSTS
 
 if TYPE_CHECKING:
+    from .importance import Importance
     from .outcome import SweepResult
 
 SCORES = {"knn_val_top1": "k-NN val", "linear_val_top1": "linear val", "rankme": "RankMe"}
@@ -18,22 +20,38 @@ SCORES = {"knn_val_top1": "k-NN val", "linear_val_top1": "linear val", "rankme":
 
 def shown(result: SweepResult) -> list[Table | str]:
     """The ranked trials, for a study over seeds the mean of each value, and the winner on the test set."""
-    keys = list(result.space)
+    keys, against = list(result.space), result.against
     known = dict.fromkeys(
         [*SCORES, *(name for trial in result.trials if trial is not result.best for name in trial.metrics), result.metric]
     )
-    scores = [name for name in known if any(name in trial.metrics for trial in result.trials)]
-    heads = ("rank", "trial", *short_keys(keys), *(SCORES.get(name, name) for name in scores), "status", "MLflow run")
-    table = Table(f"{result.name}: ranked on {result.metric}", *heads)
+    for name in COSTS:
+        known.pop(name, None)
+    scores = [name for name in (*known, against) if name and any(name in trial.metrics for trial in result.trials)]
+    heads = ("rank", "trial", *short_keys(keys), *(SCORES.get(name, name) for name in scores), *(["front"] if against else []))
+    title = f"{result.name}: ranked on {result.metric}{f', against {against}' if against else ''}"
+    table = Table(title, *heads, "status", "MLflow run")
     for rank, trial in enumerate(result.trials, 1):
-        cells = [f"{_scale(name) * trial.metrics[name]:.1f}" if name in trial.metrics else "-" for name in scores]
+        cells = [f"{_scale(name) * trial.metrics[name]:.{_digits(name)}f}" if name in trial.metrics else "-" for name in scores]
+        cells += ["*" if trial.name in result.front else ""] if against else []
         values = [
             f"{value:.4g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)
         ]
         status = trial.status if not trial.problem else f"{trial.status}: {trial.problem}"
         table.add(str(rank), trial_name(trial.name), *values, *cells, status, trial.run_id[:8])
     study = [_study(result, [key for key in keys if key != "seed"])] if "seed" in keys else []
-    return [table, *study, _winner(result)]
+    return [table, *study, *map(_importance, result.importance), _winner(result)]
+
+
+def _importance(found: Importance) -> Table:
+    """Of each key what it explains of a metric's variance, beside what chance would give it."""
+    table = Table(
+        f"what mattered for {found.metric}, in per cent of its variance", "key", "explained", "by chance", "", left=(0, 3)
+    )
+    for key, value in found.shares.items():
+        word = "more than chance" if value > found.chance[key] else ""
+        table.add(key, f"{100 * value:.0f}", f"{100 * found.chance[key]:.0f}", word)
+    table.caption = found.words
+    return table
 
 
 def _winner(result: SweepResult) -> str:
@@ -68,6 +86,10 @@ def _study(result: SweepResult, keys: Sequence[str]) -> Table:
         ratio = f"{(max(means) - min(means)) / pooled:.1f} times" if pooled else "more than"
         table.caption = f"range over values {scale * (max(means) - min(means)):.1f}{unit} = {ratio} the standard deviation over seeds ({scale * pooled:.2f}{unit})"
     return table
+
+
+def _digits(metric: str) -> int:
+    return 2 if metric == "memory_gb" else 1
 
 
 def _scale(metric: str) -> float:

@@ -23,6 +23,7 @@ from ..training.lease import RENEW, Fenced, LeaseLost
 from ..training.ray_train import fit
 from ..training.records import ENDED
 from ..training.worker import Asked, Plan, work
+from .ranking import COSTS
 
 ONLINE = "knn_val_top1"
 WORST = -1.0  # below any accuracy and any rank
@@ -87,7 +88,8 @@ def run_trial(params: Mapping[str, Any], plan: TrialPlan) -> None:
         if plan.pbt:
             run.log_params({key: config.flat()[key] for key in params})  # as they are now: they change no more
         place.write("config.yaml", config.to_yaml().encode())
-        sealed.write(place, ENDED, {**ended["metrics"], "step": ended["step"]})
+        measured = {**ended["metrics"], **{name: float(ended[name]) for name in COSTS if ended.get(name) is not None}}
+        sealed.write(place, ENDED, {**measured, "step": ended["step"]})
         status = "FINISHED"
     except SystemExit:  # how Tune ends a trial, from within its report
         status = "KILLED"
@@ -99,9 +101,7 @@ def run_trial(params: Mapping[str, Any], plan: TrialPlan) -> None:
         if status:
             with contextlib.suppress(track.TrackingError):
                 run.finish(status)
-    tune.report(
-        {**ended["metrics"], "step": ended["step"], "progress": 100, "done": True}
-    )  # done: no scheduler has a say any more
+    tune.report({**measured, "step": ended["step"], "progress": 100, "done": True})  # done: no scheduler has a say any more
 
 
 def _record(config: RunConfig, name: str, params: Mapping[str, Any], place: Storage, plan: TrialPlan) -> track.TrackedRun:
