@@ -1,9 +1,9 @@
-"""Study: the batch that CLIP's softmax runs over (Zhai et al. 2023, figure 2)."""
+"""Study: the batch that CLIP's softmax runs over (Zhai et al. 2023)."""
 
 from contray.studies import Order
 
 CLAIM = "over as many pairs seen, a larger batch is better"
-SOURCE = "Zhai et al. 2023, figure 2 (softmax), https://arxiv.org/abs/2303.15343"
+SOURCE = "Zhai et al. 2023 (the softmax beside the sigmoid), https://arxiv.org/abs/2303.15343"
 METHOD = "clip"
 SPACE = {"train.batch_size": [512, 4096, 32768]}
 METRIC = "linear_top1"

@@ -3,7 +3,7 @@
 from contray.studies import Above
 
 CLAIM = "contrasting every pair of views is above contrasting each with the first alone"
-SOURCE = "Tian et al. 2019, §3.3 (figure 3), https://arxiv.org/abs/1906.05849"
+SOURCE = "Tian et al. 2019, §3.3, https://arxiv.org/abs/1906.05849"
 METHOD = "cmc"
 SPACE = {"method.graph": ["core", "full"]}
 METRIC = "linear_top1"

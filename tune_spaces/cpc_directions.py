@@ -1,4 +1,4 @@
-"""Study: from how many sides CPC predicts (Hénaff et al. 2020, figure 3)."""
+"""Study: from how many sides CPC predicts (Hénaff et al. 2020, §4.1)."""
 
 from contray.studies import Above
 
@@ -8,6 +8,6 @@ METHOD = "cpc"
 SPACE = {"method.directions": [1, 4]}
 METRIC = "linear_top1"
 EXPECT = [Above(4, 1)]
-SCALES = {"digits": {}, "paper": {"method.preset": "v2"}}
+SCALES = {"digits": {"backbone.width": 8}, "paper": {"method.preset": "v2"}}
 SEEDS = 3
 COST = {"digits": 8, "paper": "2 x 200 epochs of ResNet-152 on 36 patches an image"}

@@ -5,7 +5,7 @@ from contray.studies import Above, At
 still = {"views.view.crop": (1.0, 1.0), "views.view.ratio": (1.0, 1.0), "augment.strength": 0.0}
 
 CLAIM = "views that share one factor teach that factor, and a shared background keeps the digit from being learned"
-SOURCE = "Tian et al. 2020, §4.1, https://arxiv.org/abs/2005.10243"
+SOURCE = "Tian et al. 2020, §4.2, https://arxiv.org/abs/2005.10243"
 METHOD = "simclr"
 SPACE = {
     "digit": {"data.share": ("digit",)},

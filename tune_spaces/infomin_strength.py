@@ -3,7 +3,7 @@
 from contray.studies import Peak
 
 CLAIM = "accuracy is a reversed U over augmentation strength"
-SOURCE = "Tian et al. 2020, §4.2, https://arxiv.org/abs/2005.10243"
+SOURCE = "Tian et al. 2020, https://arxiv.org/abs/2005.10243"
 METHOD = "simclr"
 SPACE = {"augment.strength": [0.0, 0.5, 1.0, 1.5, 2.0]}
 METRIC = "linear_top1"
@@ -11,4 +11,4 @@ EXPECT = [Peak()]
 BASE = {"eval.final": ("knn", "linear", "information")}
 SCALES = {"digits": {}, "cifar": {}, "paper": {"train.epochs": 100}}
 SEEDS = 3
-COST = {"cifar": "as many runs of a small net", "digits": 6, "paper": "5 x 100 epochs of ResNet-50"}
+COST = {"digits": 6, "cifar": "as many runs of a small net", "paper": "5 x 100 epochs of ResNet-50"}

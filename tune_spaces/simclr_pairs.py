@@ -20,5 +20,5 @@ METRIC = "linear_top1"
 EXPECT = [Above(("crop", "colour"), ("crop", "crop")), Above(("crop", "colour"), ("colour", "colour"))]
 SCALES = {"digits": {"train.steps": 100}, "cifar": {}, "paper": {"train.epochs": 100}}
 SEEDS = 3
-COST = {"cifar": "as many runs of a small net", "digits": 20, "paper": "28 x 100 epochs of ResNet-50"}
+COST = {"digits": 20, "cifar": "as many runs of a small net", "paper": "28 x 100 epochs of ResNet-50"}
 SMALL = "a digit is told from its texture by its place and size as well as by colour, so other pairs than the paper's can win"

@@ -1,9 +1,9 @@
-"""Study: what distillation adds to fine-tuning (Chen et al. 2020, §3.3)."""
+"""Study: what distillation adds to fine-tuning (Chen et al. 2020)."""
 
 from contray.studies import Above, At
 
 CLAIM = "a student that learns from a fine-tuned network what it says of all images is above that network, which is its like"
-SOURCE = "Chen et al. 2020, §3.3, https://arxiv.org/abs/2006.10029"
+SOURCE = "Chen et al. 2020, https://arxiv.org/abs/2006.10029"
 METHOD = "simclr_v2"
 SPACE = {"narrow": {}, "wide": {"backbone.width": 128}}
 METRIC = "distill_10pct_top1"

@@ -1,9 +1,9 @@
-"""Study: how deep the head is from whose first layer fine-tuning starts (Chen et al. 2020, figure 4)."""
+"""Study: how deep the head is from whose first layer fine-tuning starts (Chen et al. 2020)."""
 
 from contray.studies import Order
 
 CLAIM = "with few labels a deeper head, of which the first layer is kept, is better"
-SOURCE = "Chen et al. 2020, §3.2 and figure 4, https://arxiv.org/abs/2006.10029"
+SOURCE = "Chen et al. 2020, https://arxiv.org/abs/2006.10029"
 METHOD = "simclr_v2_ablated"
 SPACE = {"method.layers": [2, 3, 4]}
 METRIC = "finetune_10pct_top1"

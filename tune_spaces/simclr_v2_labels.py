@@ -1,9 +1,9 @@
-"""Study: bigger networks need fewer labels (Chen et al. 2020, table 1)."""
+"""Study: bigger networks need fewer labels (Chen et al. 2020)."""
 
 from contray.studies import Above
 
 CLAIM = "fine-tuned on a tenth of the labels, the wider network is better"
-SOURCE = "Chen et al. 2020, table 1, https://arxiv.org/abs/2006.10029"
+SOURCE = "Chen et al. 2020, https://arxiv.org/abs/2006.10029"
 METHOD = "simclr_v2"
 SPACE = {"narrow": {}, "wide": {"method.preset": "resnet152_3x"}}
 PAPER = {"narrow": 72.1, "wide": 80.1}

@@ -1,4 +1,4 @@
-"""SimCLR on two patches of an image at a set distance (Tian et al. 2020, "What Makes for Good Views", §3.2: the nearer, the more they share).
+"""SimCLR on two patches of an image at a set distance (Tian et al. 2020, "What Makes for Good Views": the nearer, the more they share).
 
 B batch rows, G patches per side of the grid, F backbone features
 """
@@ -21,13 +21,13 @@ class Config(Whole):
 
 
 VIEWS = {"patches": View(size=512, kind="patches", grid=(8, 64, 64), crop=(0.08, 1.0))}
-SMALL = View(size=32, kind="patches", grid=(6, 12, 4), crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
+SMALL = View(size=32, kind="patches", grid=(5, 20, 3), crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
 PRESETS = {
     "paper": replace(WHOLE["paper"], about="patches of 64 px in a crop of 512"),
     "cifar_short": replace(
-        WHOLE["cifar_short"], about="patches of 12 px, 4 px apart", views={"patches": replace(SMALL, flip=0.5)}
+        WHOLE["cifar_short"], about="patches of 20 px, 3 px apart", views={"patches": replace(SMALL, flip=0.5)}
     ),
-    "digits": replace(WHOLE["digits"], about="patches of 12 px of the built-in digits, 4 px apart", views={"patches": SMALL}),
+    "digits": replace(WHOLE["digits"], about="patches of 20 px of the built-in digits, 3 px apart", views={"patches": SMALL}),
 }
 
 

@@ -1,4 +1,4 @@
-"""SimCLR v2 with heads of other depths (Chen et al. 2020, figure 4)."""
+"""SimCLR v2 with heads of other depths (Chen et al. 2020)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

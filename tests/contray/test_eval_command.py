@@ -20,7 +20,7 @@ from contray.errors import UserError
 
 NAMES = {
     "knn", "linear", "paper", "last_n", "attentive", "finetune", "supervised", "distill", "crd", "noisy_student", "detection", "segmentation",
-    "geometry", "finetune_mae", "layers",
+    "geometry", "finetune_mae", "layers", "attention", "transfer", "factors", "information",
 }  # fmt: skip
 
 

@@ -228,7 +228,7 @@ def test_what_is_kept_and_its_overlap_are_those_counted_by_hand() -> None:
     looked = attention.Looked(images, torch.tensor([[second, [[0.9, 0.0], [0.1, 0.0]]]]), truth[None])
     assert looked.kept[0, 0].int().tolist() == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
     assert attention.jaccard(looked.kept, looked.objects[:, None])[0].tolist() == [3 / 8, 0]
-    assert attention.best_head(looked).tolist() == [3 / 8]
+    assert attention.overlap(looked.attention, truth[None]).tolist() == [3 / 8]
 
 
 def test_attention_is_the_softmax_of_the_last_blocks_queries_and_keys() -> None:

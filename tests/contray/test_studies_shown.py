@@ -63,7 +63,8 @@ def words(drawn) -> str:
     ticks = [label.get_text() for axis in axes for side in (axis.xaxis, axis.yaxis) for label in side.get_ticklabels()]
     texts = [text.get_text() for axis in axes for text in axis.texts]
     labels = [text for axis in axes for text in (axis.get_xlabel(), axis.get_ylabel(), axis.get_title())]
-    return " | ".join([drawn.get_suptitle(), *ticks, *texts, *labels])
+    legends = [text.get_text() for legend in drawn.legends for text in legend.get_texts()]
+    return " | ".join([drawn.get_suptitle(), *ticks, *texts, *labels, *legends])
 
 
 def test_a_grid_is_a_curve_beside_the_papers(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_a_grid_is_a_curve_beside_the_papers(tmp_path: Path) -> None:
     ("study", "means", "axes", "said"),
     [
         (replace(CURVE, expect=(Collapse("none", "all"),), paper={}), {"all": 70, "none": 31}, 1, "none"),
-        (replace(CURVE, expect=(Above(At("a b", "knn_top1"), "c"),), paper={"c": 1.0}), {"a b": 70, "c": 31}, 2, "top-1 %"),
+        (replace(CURVE, expect=(Above(At("a b", "knn_top1"), "c"),), paper={"c": 1.0}), {"a b": 70, "c": 31}, 2, "knn top-1 %"),
         (replace(CURVE, expect=(Order(metric="memory_gb"),), paper={}), {1: 60, 2: 61}, 2, "memory gb"),
         (replace(CURVE, expect=(Agrees("rankme"),)), {"a": 1, "b": 2, "c": 3, "d": 4}, 1, "rankme"),
         (replace(CURVE, expect=(Above(("a", "b"), ("a", "a")),), paper={}), {("a", "a"): 40, ("a", "b"): 70, ("b", "b"): 50}, 1, "71.0"),
@@ -145,7 +146,7 @@ def test_the_page_is_made_of_what_mlflow_keeps(store: str, tmp_path: Path) -> No
     text = (docs / "STUDIES.md").read_text()
     for told in (
         "An intermediate value is best.", "<https://example.org/abs/1>", "1 supported, 0 contradicted, 0 undecided", "| [planted](#planted) |",
-        "![planted at scale digits](assets/studies/planted_digits.png)", "| 0.2 | 71.0 |", "64.4 |", "*Supported*: a peak between 0.1 and 0.5",
+        "![planted at scale digits](assets/studies/planted_digits.png)", "| 0.2 | 71.0 ± 1.24 |", "64.4 |", "*Supported*:\n\n- a peak between 0.1 and 0.5",
         "Too small to tell.", "contray study planted --train.steps 100\n", "9 runs, 3 minutes of training, commit 0123456",
     ):  # fmt: skip
         assert told in text, told

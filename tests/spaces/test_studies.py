@@ -12,7 +12,14 @@ from contray.studies.form import load_study
 from contray.studies.scales import SCALES
 
 STUDIES = study_names()
-ANSWERED = {"moco", "simclr", "simclr_v2", "infomin", "cpc", "cmc", "clip"}  # what is claimed of them has a study
+ASKED = """
+barlow_batch barlow_lambda barlow_width byol_batch byol_momentum byol_norm byol_predictor cae_alignment cae_decoupling clip_batch clip_temperature
+cmc_graph cmc_views cpc_directions cpc_offsets deepcluster_k deepcluster_reassignment dino_attention dino_centring dino_crops dino_teacher
+infomin_colour infomin_factors infomin_information infomin_patches infomin_strength label_free mae_decoder mae_finetune mae_mask mae_target
+moco_ladder moco_momentum moco_queue moco_v2_steps moco_v3_batch_rate moco_v3_patches simclr_batch simclr_h_against_z simclr_head
+simclr_normalisation simclr_pairs simclr_temperature simclr_v2_distil simclr_v2_head simclr_v2_labels simclr_width simsiam_em simsiam_predictor
+simsiam_schedule simsiam_stop_gradient swav_multicrop swav_prototypes swav_sinkhorn transfer
+"""
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -38,8 +45,6 @@ def test_its_arms_can_be_built(name: str) -> None:
         )
 
 
-def test_the_methods_that_claims_are_made_of_have_studies() -> None:
-    asked = {method for method in ANSWERED if any(name.startswith(f"{method}_") for name in STUDIES)}
-    assert asked == ANSWERED
-    assert set(SCALES) == {"digits", "cifar", "paper"}
+def test_every_claim_of_the_list_has_a_study() -> None:
+    assert {*ASKED.split()} <= {*STUDIES}
     assert {scale for name in STUDIES for scale in load_study(name).scales} == {*SCALES}

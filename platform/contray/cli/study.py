@@ -56,9 +56,11 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
             tell(_dry(options, dotted))
             return 0
         from ..api.study import study
+        from ..api.train import minutes
         from ..studies.result import Summary
 
-        result = study(options.study, dotted, scale=options.scale, seeds=options.seeds, budget=options.budget, jobs=options.jobs)
+        budget = minutes(options.budget, "--budget") if options.budget else ""
+        result = study(options.study, dotted, scale=options.scale, seeds=options.seeds, budget=budget, jobs=options.jobs)
         show(*result.shown)
         tell([each.as_json() for each in result.results] if isinstance(result, Summary) else result.as_json())
         return 130 if result.interrupted else 0

@@ -16,17 +16,14 @@ import torch
 from torch import Tensor
 
 from .. import data, model
-from ..errors import UserError
-from ..evaluation.common.tokens import inputs_of
+from ..evaluation.common.attended import COLUMN, MASS, attended, enlarged, jaccard, keep, overlap
 from ..methods._base import Method, View, evaluation_view
-from ..model.anatomy import attention, attention_in, transformers_in
 from .preview import as_seen
 from .sheet import RIGHT, Sheet
 from .subject import Subject, apart
 
-SHOWN, MEASURED, MASS = 8, 2000, 0.6
+SHOWN, MEASURED = 8, 2000
 OUTLINE = "#00e5ff"  # a colour that the map has not
-COLUMN = "mask"  # of the data: the object's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +53,8 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
         untrained = model.build(subject.config, len(subject.source.train)).to(subject.device).eval()
         ids = subject.limited(split, ids, MEASURED)
         for prefix, method in (("", subject.method), ("random_", untrained)):
-            best = torch.cat([best_head(each) for each in look(subject, method, split, ids)])
+            pairs = [(each.attention, each.objects) for each in look(subject, method, split, ids) if each.objects is not None]
+            best = torch.cat([overlap(*pair) for pair in pairs])
             found[f"{prefix}attention_jaccard"], measured = float(best.mean()), len(best)
     _sheet(subject, f"{measured:,} {kind}", looked, found).save(out)
     return found
@@ -76,50 +74,6 @@ def look(subject: Subject, method: Method, split: data.Split, ids: np.ndarray, s
         side = drawn[name].shape[1] // attention.shape[2] * attention.shape[2]
         pixels = np.stack([as_seen(each, view, subject.look) for each in drawn[name].numpy()])
         yield Looked(pixels[:, :side, :side], attention, None if objects is None else objects[:, :side, :side])
-
-
-def attended(method: Method, inputs: Mapping[str, Tensor], name: str) -> Tensor:
-    """(B, A, h, w) attention of the class token to patches of the input `name` in the last block, a share of 1 in sum with its own."""
-    nets = [net for net in transformers_in(method) if net.prefix]
-    layers = {layer: net for net in nets if (layer := attention_in(net.blocks[-1])) is not None}
-    image = inputs[name]
-    for layer, x in inputs_of(method, inputs, list(layers)).items():  # (B, P+L, D), what queries and keys are made of
-        net = layers[layer]
-        grid = net.grid(image) if image.ndim == 4 else (0, 0)
-        if x.shape[:2] == (len(image), net.prefix + grid[0] * grid[1]):
-            return attention(layer, x)[:, :, 0, net.prefix :].unflatten(2, grid)  # (B, A, h, w)
-    raise UserError(
-        "plot attention: this encoder has no class token that looks at patches of the whole image; it takes a vision transformer "
-        "(--backbone.name vit_mini and the like when it is trained)"
-    )
-
-
-def keep(attention: Tensor, mass: float) -> Tensor:
-    """(..., h, w) attention -> (..., h, w) bool: the fewest patches that hold this share of it, as in the release's figures.
-
-    The patches that get least go, as long as they hold no more than 1 - mass together.
-    """
-    shares, order = (attention / attention.sum((-2, -1), keepdim=True)).flatten(-2).double().sort(-1)  # (..., L), the least first
-    kept = shares.cumsum(-1) > 1 - mass
-    return kept.gather(-1, order.argsort(-1)).unflatten(-1, attention.shape[-2:])
-
-
-def enlarged(cells: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(..., h, w) -> (..., H, W): each patch's value on all its pixels. `size` is a multiple of the grid."""
-    rows, columns = size[0] // cells.shape[-2], size[1] // cells.shape[-1]
-    return cells.repeat_interleave(rows, -2).repeat_interleave(columns, -1)
-
-
-def best_head(looked: Looked) -> Tensor:
-    """(B,) the Jaccard overlap with the object of the head that has the largest."""
-    assert looked.objects is not None
-    return jaccard(looked.kept, looked.objects[:, None]).amax(1)
-
-
-def jaccard(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of masks (..., H, W) bool -> (...), float64; 0 where both are empty."""
-    both, either = (a & b).sum((-2, -1)).double(), (a | b).sum((-2, -1)).double()
-    return both / either.clamp_min(1)
 
 
 def _sheet(subject: Subject, kind: str, looked: Looked, found: Mapping[str, float]) -> Sheet:

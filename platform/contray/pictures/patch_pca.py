@@ -18,9 +18,10 @@ from torch import Tensor
 
 from .. import data, model
 from ..errors import UserError
+from ..evaluation.common.attended import COLUMN, enlarged, jaccard
 from ..evaluation.common.tokens import tokens
 from ..methods._base import Method, View, evaluation_view
-from .attention import COLUMN, OUTLINE, enlarged, jaccard
+from .attention import OUTLINE
 from .preview import as_seen
 from .sheet import Sheet
 from .subject import Subject, apart

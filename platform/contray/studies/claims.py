@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import UserError, nearest
 
 Values = Mapping[Any, Mapping[int, Mapping[str, float | None]]]  # of each arm and seed the metrics
+SHARES = ("_top1", "_ap", "_miou", "_jaccard", "_purity")  # ends of the names of metrics that are shares
 LEAST = 4  # arms whose ranking says something: of three, one of six is right by chance
 
 
@@ -62,7 +63,7 @@ class Mean:
 
 def factor(metric: str) -> int:
     """What a metric is shown times: shares in per cent, all else as it is."""
-    return 100 if metric.endswith("top1") else 1
+    return 100 if metric.endswith(SHARES) else 1
 
 
 def named(arm: Any) -> list[Any]:

@@ -35,7 +35,7 @@ class Study:
     method: str
     space: Mapping[str, Any]  # a grid (key -> values) or named arms (name -> settings)
     metric: str
-    expect: Sequence[Any]
+    expect: Sequence[Form]
     paper: Mapping[Arm, float] = field(default_factory=dict)
     paper_metric: str = ""
     base: Mapping[str, Any] = field(default_factory=dict)
@@ -43,6 +43,11 @@ class Study:
     seeds: int = 3
     cost: Mapping[str, Any] = field(default_factory=dict)
     small: str = ""
+
+    @property
+    def metrics(self) -> list[str]:
+        """METRIC, and what else the claims are about."""
+        return list(dict.fromkeys([self.metric, *(name for form in self.expect for name in form.metrics)]))
 
     def keys(self, scale: str) -> tuple[str, ...]:
         """The keys of the grid at a scale; none where arms are named."""

@@ -38,9 +38,9 @@ HEAD = """\
 Claims of the field's papers, each tested by one command; made by `python docs/studies.py` from what MLflow keeps.
 
 Every seed gives one number for each part of a claim; Student's t over seeds, one-sided at 5 %, tells whether it holds, and Holm's correction guards
-against many parts. *Supported*: all parts hold. *Contradicted*: the opposite of one does. *Undecided*: the seeds differ as much. Intervals are those
-of 95 % by themselves. A verdict is one of its scale: `digits` are small images, a small network and 200 steps.
-How often verdicts err: `python tests/benchmarks/verdicts.py`.
+against many parts. *Supported*: all parts hold. *Contradicted*: the opposite of one does. *Undecided*: the seeds differ as much. Intervals hold 95 %
+on both sides, of each part by itself, so that one may reach over 0 where the test of one side does not. A verdict is one of its scale: `digits` are
+small images, a small network and 200 steps. How often verdicts err: `python tests/benchmarks/verdicts.py`.
 """
 
 
@@ -64,9 +64,7 @@ def _fetched(uri: str, run: Any) -> StudyResult:
 
 def compact(result: StudyResult) -> str:
     """As a record keeps it: a line for each run, of its metrics those that studies are about, and nothing of the machine's own paths."""
-    about = [
-        name for name in (result.study.metric, *(name for form in _declared(result.study).expect for name in form.metrics), *KEPT)
-    ]
+    about = [*_declared(result.study).metrics, *KEPT]
     names = dict.fromkeys(kept for name in about for kept in (name, f"random_{name}"))
     values = {
         arm: {seed: {name: row[name] for name in names if name in row} for seed, row in seeds.items()}
@@ -148,8 +146,9 @@ def _section(result: StudyResult, note: str) -> list[str]:
     study, name = result.study, f"{result.study.name}_{result.scale}"
     table = result.table
     table.title = ""
-    left = f" {result.left} runs are still to be made." if result.left else ""
-    words = f"*{result.verdict.word.capitalize()}*: {'; '.join(_escaped(each.text) for each in result.verdict.claims)}.{left}"
+    left = f" ({result.left} runs are still to be made)" if result.left else ""
+    parts = [f"{each.text}: {each.word}" if len(result.verdict.claims) > 1 else each.text for each in result.verdict.claims]
+    words = f"*{result.verdict.word.capitalize()}*{left}:\n\n" + "\n".join(f"- {_escaped(part)}" for part in parts)
     return [
         f"### {study.name}, {result.scale}: {result.verdict.word}",
         f"![{study.name} at scale {result.scale}](assets/studies/{name}.png)",
@@ -196,4 +195,4 @@ def _linked(source: str) -> str:
 
 def _escaped(words: str) -> str:
     """No emphasis and no links where a text means none."""
-    return re.sub(r"([*_\[\]<>|])", r"\\\1", words)
+    return re.sub(r"([*_\[\]|])", r"\\\1", words.replace("<", "&lt;"))

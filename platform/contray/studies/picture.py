@@ -48,7 +48,7 @@ def figure(study: Study, result: StudyResult) -> Figure:
                 _scatter(axis, panel, study, result)
             else:
                 (_curve if curve else _dots)(axis, panel, study, result)
-    claim = "\n".join(textwrap.wrap(drawable(study.claim, 300), min(WIDTH, round(12 * drawn.get_figwidth()))))
+    claim = _folded(study.claim, min(WIDTH, round(12 * drawn.get_figwidth())))
     word = result.verdict.word
     drawn.suptitle(f"{claim}\n{study.name}, scale {result.scale}: {word}", fontsize=10, color=WORDS[word])
     return drawn
@@ -73,7 +73,11 @@ def _numbers(result: StudyResult, arm: Arm, metric: str) -> tuple[list[float], f
 
 
 def _label(metric: str) -> str:
-    return metric.removesuffix("_top1").replace("_", " ") + (" top-1 %" if factor(metric) == 100 else "")
+    return metric.replace("_top1", " top-1").replace("_", " ") + (" %" if factor(metric) == 100 else "")
+
+
+def _folded(words: str, width: int = 64) -> str:
+    return "\n".join(textwrap.wrap(drawable(words, 400), width))
 
 
 def _tidy(axis: Any) -> None:
@@ -97,7 +101,7 @@ def _curve(axis: Any, metrics: Sequence[str], study: Study, result: StudyResult)
     _untrained(axis.axhline, metrics, result)
     axis.set_xticks(range(len(arms)), [spoken(arm) for arm in arms])
     axis.set_xlim(-0.3, len(arms) - 0.7)
-    axis.set(xlabel=", ".join(study.space), ylabel=_label(metrics[0]) if len(metrics) == 1 else "top-1 %")
+    axis.set(xlabel=", ".join(study.space), ylabel=_label(metrics[0]) if len(metrics) == 1 else "%")
     _tidy(axis)
     handles, labels = axis.get_legend_handles_labels()
     if theirs:
@@ -105,7 +109,7 @@ def _curve(axis: Any, metrics: Sequence[str], study: Study, result: StudyResult)
         twin = axis.twinx()
         numbers = [study.paper[arms[place]] for place in theirs]
         twin.plot(theirs, numbers, color=THEIRS, marker="D", mfc="none", ls="--", lw=1.4, ms=6, label="paper")
-        twin.set_ylabel(drawable(study.paper_metric, WIDTH), color=THEIRS, fontsize=8)
+        twin.set_ylabel(_folded(study.paper_metric, 44), color=THEIRS, fontsize=8)
         twin.spines["top"].set_visible(False)
         more = twin.get_legend_handles_labels()
         handles, labels = handles + more[0], labels + more[1]
@@ -133,7 +137,7 @@ def _dots(axis: Any, metrics: Sequence[str], study: Study, result: StudyResult) 
     _untrained(axis.axvline, metrics, result)
     axis.set_yticks(range(len(arms)), [drawable(spoken(arm), NAME) for arm in arms])
     axis.set_ylim(len(arms) - 0.5, -0.5)
-    axis.set_xlabel(_label(metrics[0]) if len(metrics) == 1 else "top-1 %")
+    axis.set_xlabel(_label(metrics[0]) if len(metrics) == 1 else "%")
     axis.margins(x=0.08)
     _tidy(axis)
     handles, labels = axis.get_legend_handles_labels()
@@ -142,7 +146,7 @@ def _dots(axis: Any, metrics: Sequence[str], study: Study, result: StudyResult) 
         twin = axis.twiny()
         numbers = [study.paper[arms[place]] for place in theirs]
         twin.plot(numbers, theirs, "D", color=THEIRS, ms=7, mfc="none", mew=1.6, label="paper")
-        twin.set_xlabel(drawable(study.paper_metric, WIDTH), color=THEIRS, fontsize=8)
+        twin.set_xlabel(_folded(study.paper_metric), color=THEIRS, fontsize=8)
         twin.margins(x=0.1)
         more = twin.get_legend_handles_labels()
         handles, labels = handles + more[0], labels + more[1]

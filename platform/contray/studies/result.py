@@ -12,7 +12,7 @@ from typing import Any
 from ..tables import Shown, Table
 from .claims import Values, factor, spoken
 from .form import Arm, Study, arm_of
-from .verdict import Verdict
+from .verdict import CONTRADICTED, Verdict
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,11 +38,6 @@ class StudyResult(Shown):
     left: int = 0
     commit: str = ""
     interrupted: bool = False
-
-    @property
-    def scaling(self) -> int:
-        """What METRIC is shown times: accuracies in per cent."""
-        return factor(self.study.metric)
 
     def seeds_of(self, arm: Arm, metric: str = "") -> dict[int, float]:
         """The numbers of an arm, by seed: of METRIC, or another one."""
@@ -91,36 +86,32 @@ class StudyResult(Shown):
 
     @property
     def table(self) -> Table:
-        """Ours beside theirs: of each arm the mean over seeds with the interval that holds it in 95 of 100 such studies, and the paper's number."""
-        study, unit = self.study, "%" if self.scaling == 100 else ""
+        """Ours beside theirs: of each arm the means over seeds, with half of the interval that holds it in 95 of 100 such studies, and the paper's number."""
+        study, metrics = self.study, self.study.metrics
+        heads = [f"{name} {'%' if factor(name) == 100 else ''}".rstrip() for name in metrics]
         theirs = [f"paper: {study.paper_metric}".rstrip(": ")] if study.paper else []
-        table = Table(
-            f"{study.name} at scale {self.scale}: {study.claim}",
-            "arm",
-            f"{study.metric} {unit}".rstrip(),
-            "95 % interval",
-            "seeds",
-            *theirs,
-        )
-        for arm, seeds in self.values.items():
-            known = list(self.seeds_of(arm).values())
-            mean, half = interval(known)
-            cells = [
-                number(self.scaling * mean) if known else "-",
-                f"± {number(self.scaling * half)}" if len(known) > 1 else "-",
-                str(len(known)),
-            ]
-            table.add(spoken(arm), *cells, *([f"{study.paper[arm]:g}" if arm in study.paper else "-"] if study.paper else []))
-            del seeds
+        table = Table(f"{study.name} at scale {self.scale}: {study.claim}", "arm", *heads, "seeds", *theirs)
+        for arm in self.values:
+            cells = [self._cell(arm, name) for name in metrics]
+            paper = [f"{study.paper[arm]:g}" if arm in study.paper else "-"] if study.paper else []
+            table.add(spoken(arm), *cells, str(len(self.seeds_of(arm))), *paper)
+        table.caption = "mean over seeds ± half of its 95 % interval"
         return table
+
+    def _cell(self, arm: Arm, metric: str) -> str:
+        known = [factor(metric) * value for value in self.seeds_of(arm, metric).values()]
+        mean, half = interval(known)
+        return f"{number(mean)} ± {number(half)}" if len(known) > 1 else number(mean)
 
     @property
     def claims(self) -> Table:
-        """Each claim with its estimate, interval, p (by Holm's order) and word."""
+        """Each claim with its estimate, interval, p (by Holm's order; of its opposite where that is what holds) and word."""
         table = Table("", "claim", "estimate", "95 % interval", "p", "word", left=(0, 4))
         for each in self.verdict.claims:
             between = f"{number(each.low)} to {number(each.high)}" if each.low is not None and each.high is not None else "-"
-            table.add(each.words, number(each.estimate), between, f"{each.p:.3g}" if _known(each.p) else "-", each.word)
+            p = each.p_against if each.word == CONTRADICTED else each.p
+            told = f"{number(each.estimate)} {each.unit}".rstrip()
+            table.add(each.words, told, between, f"{p:.2g}" if p is not None else "-", each.word)
         return table
 
     def markdown(self) -> str:

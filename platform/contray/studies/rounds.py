@@ -28,6 +28,9 @@ from .runs import Pace, Wanted
 from .trial import Orders, make
 
 LOOK_SECONDS = 0.5  # between two looks at the board
+STOP_SECONDS = (
+    8.0  # that runs have for their checkpoint once they are to stop; one that measures, which cannot stop, is ended then
+)
 
 
 @dataclass
@@ -82,7 +85,8 @@ def make_all(
             tune.with_resources(tune.with_parameters(make, orders=orders), resources),
             tune_config=tune.TuneConfig(
                 metric="minutes", mode="min", num_samples=len(todo), max_concurrent_trials=at_once, reuse_actors=True,
-                search_alg=_searcher(state), trial_name_creator=_name_of, trial_dirname_creator=_name_of,
+                search_alg=_searcher(state),
+                time_budget_s=None if math.isinf(ends) else max(1.0, ends - time.monotonic()) + STOP_SECONDS, trial_name_creator=_name_of, trial_dirname_creator=_name_of,
             ),
             run_config=tune.RunConfig(name=name, **own_records(storage), verbose=0, callbacks=[_watch(state, board, bar, lease)]),
         )  # fmt: skip
@@ -128,7 +132,7 @@ class Rounds:
     def ended(self, name: str, report: dict[str, Any], error: str = "") -> str:
         """Take in how a run ended; what must be said of it."""
         self.done += 1
-        word, each = str(report.get("ended", "")) or error or "its process died", self.named[name]
+        word, each = str(report.get("ended", "")) or error or ("stopped" if self.over else "its process died"), self.named[name]
         if word in ("finished", "diverged"):
             if word == "finished" and report.get("whole"):
                 self.pace.took(each.arm, float(report["minutes"]))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import data, model, track
 from ..config import RunConfig
@@ -19,11 +19,8 @@ from ..evaluation.common.samples import check_measurable
 from ..storage.names import slug
 from ..training.signature import TAG, signature
 from ..training.start import marks, resolved, started
-from .claims import At, Mean, Minus, spoken
+from .claims import spoken
 from .form import NOT_FREE, Arm, Study
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 COSTS = ("seconds", "images_per_second", "memory_gb")  # that a run took; measured where a study's own process makes it
 DIVERGED, MINUTES, CONDITIONS = "contray.diverged", "contray.minutes", "contray.conditions"  # tags of a run that a study made
@@ -113,7 +110,7 @@ def found(uri: str, experiment: str, signatures: Sequence[str], conditions: str,
     return made
 
 
-def _found(run: Run, conditions: str, needed: bool) -> Found | None:
+def _found(run: Any, conditions: str, needed: bool) -> Found | None:
     """A run that has ended with what it has to say."""
     tags, alike = run.data.tags, run.data.tags.get(CONDITIONS) == conditions
     minutes = float(tags.get(MINUTES, "nan"))
@@ -123,19 +120,6 @@ def _found(run: Run, conditions: str, needed: bool) -> Found | None:
         return None
     metrics = {name: value if math.isfinite(value) else None for name, value in run.data.metrics.items()}
     return Found(run.info.run_id, {name: value for name, value in metrics.items() if name not in COSTS or alike}, minutes)
-
-
-def metrics_of(study: Study) -> set[str]:
-    """The metrics that a study's verdict goes by."""
-    return {study.metric, *(name for form in study.expect for name in _metrics_in(form))}
-
-
-def _metrics_in(form: Any) -> Iterator[str]:
-    yield from filter(None, (getattr(form, name, "") for name in ("metric", "measure")))
-    inside = [getattr(form, name) for name in ("arm", "left", "right", "arms") if hasattr(form, name)]
-    for each in (one for part in inside for one in (part if isinstance(part, tuple) else (part,))):
-        if isinstance(each, (At, Minus, Mean)):
-            yield from _metrics_in(each)
 
 
 class Pace:

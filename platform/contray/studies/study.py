@@ -25,12 +25,13 @@ from ..training.lease import Lease, held
 from ..training.ray_train import check_machines, ray_session
 from ..training.records import tags_of
 from ..training.stop import Status, ending
+from ..tuning.outcome import end_trials
 from .claims import spoken
 from .form import Study, load_study
 from .listing import judged
 from .result import StudyResult, Summary
 from .rounds import Made, make_all
-from .runs import COSTS, Found, Pace, Wanted, check_metric, found, metrics_of, wanted
+from .runs import COSTS, Found, Pace, Wanted, check_metric, found, wanted
 from .trial import conditions
 from .verdict import judge
 
@@ -65,7 +66,7 @@ class Plan:
     @property
     def costs(self) -> bool:
         """Whether its verdict goes by time or memory."""
-        return bool(metrics_of(self.study) & set(COSTS))
+        return bool(set(self.study.metrics) & set(COSTS))
 
     @property
     def pace(self) -> Pace:
@@ -177,6 +178,7 @@ def _run(plan: Plan, began: float, minutes: float, quiet: bool) -> StudyResult:
         def end(status: Status) -> None:
             lease.check()
             with contextlib.suppress(track.TrackingError):
+                end_trials(parent)
                 parent.finish(status)
 
         with ending(lambda: parent.finish("KILLED"), end) as how:

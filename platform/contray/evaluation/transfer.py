@@ -1,0 +1,73 @@
+"""What features are worth for other labels than those that a supervised network was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ._base import Citation, Measured, Subject, setting
+from .common.settings import FineTuning
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..methods._base import Method
+    from ._base import Features
+
+ABOUT = "linear probes of frozen features on other labels of the same images, beside those of the same network trained with the data's own labels"
+PAPER = Citation("Momentum Contrast for Unsupervised Visual Representation Learning", 2020, "https://arxiv.org/abs/1911.05722")
+NEEDS = ("labels",)
+METRICS = ()
+
+
+@dataclass(frozen=True)
+class Config(FineTuning):
+    """Keys eval.transfer.*: what the probes are of, how the supervised network is trained."""
+
+    column: str = setting("", "labels that the probes tell: as data.label_column; digits: background, position")
+
+
+def evaluate(subject: Subject, options: Config) -> Measured:
+    """transfer_top1, supervised_transfer_top1 and random_transfer_top1: of the test images, by probes with the rates and decays of `linear`.
+
+    The supervised network is that of `supervised`. Raises ConfigError where eval.transfer.column is not given, UserError without a test set.
+    """
+    from dataclasses import replace
+
+    import numpy as np
+    import torch
+
+    from .. import data
+    from ..errors import ConfigError, UserError
+    from ._base import Features
+    from .common.classifier import supervised
+    from .common.crew import Asked
+    from .linear import linear_probe
+
+    config, test = subject.config, subject.test
+    if not options.column:
+        raise ConfigError("eval.transfer.column", "must name the labels that the probes tell, such as background")
+    if test is None:
+        raise UserError("eval transfer: it measures on a test set, and there is none")
+    other = data.open_source(replace(config.data, label_column=options.column))
+    trained = supervised(subject, options, "eval.transfer.").networks["supervised"].method
+    fit, val = subject.held_out
+    probing = config.parts["eval.linear"]
+
+    def features(method: Method, ids: np.ndarray, tested: bool = False) -> Features:
+        (x,), kept = subject.crew.encode(Asked(ids, tested=tested), {"": method})
+        labels = (other.test if tested else other.train).labels  # pyright: ignore[reportOptionalMemberAccess]
+        return Features(x, torch.as_tensor(labels)[kept], kept)
+
+    found: dict[str, float] = {}
+    for prefix, method in (("", subject.method), ("supervised_", trained), ("random_", subject.untrained)):
+        fitted, held, tests = features(method, fit), features(method, val), features(method, np.arange(len(test)), tested=True)
+        assert fitted.y is not None
+        assert held.y is not None
+        assert tests.y is not None
+        probe = linear_probe(
+            fitted.x, fitted.y, held.x, held.y, lrs=probing.lrs, decays=probing.decays, epochs=probing.epochs,
+            classes=len(other.train.classes), seed=config.seed, device=subject.device,
+        )  # fmt: skip
+        found[f"{prefix}transfer_top1"] = probe.top1(tests.x, tests.y)
+    return Measured(found)

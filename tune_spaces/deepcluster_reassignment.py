@@ -1,0 +1,13 @@
+"""Study: clusters found anew each epoch, or once (Caron et al. 2018, §4.1)."""
+
+from contray.studies import Above
+
+CLAIM = "clusters that are found anew in each epoch teach more than those of the untrained network's features"
+SOURCE = "Caron et al. 2018, §4.1 (figure 2b: assignments change from epoch to epoch), https://arxiv.org/abs/1807.05520"
+METHOD = "deepcluster"
+SPACE = {"each epoch": {}, "once": {"method.name": "deepcluster_ablated", "method.reassign": False}}
+METRIC = "linear_top1"
+EXPECT = [Above("each epoch", "once")]
+SCALES = {"digits": {}, "paper": {}}
+COST = {"digits": 3, "paper": "2 x 200 epochs of AlexNet: about 600 GPU hours"}
+SMALL = "a run of 200 steps has four epochs, hence four assignments"
