@@ -293,7 +293,8 @@ def test_a_budget_is_spent_on_studies_without_a_verdict_cheapest_first(
     for name, cost in (("dear", 40), ("cheap", 2), ("judged", 1), ("endless", 9000)):
         (tmp_path / f"{name}.py").write_text(FILE.replace('"digits": 3', f'"digits": {cost}').replace("0.1", f"0.{len(name)}"))
         files[name] = str(tmp_path / f"{name}.py")
-    monkeypatch.setattr(studies, "study_names", lambda: list(files.values()))
+    (tmp_path / "broken.py").write_text(FILE.replace("Above(0.1, 1.0)", "Above(0.1, 7.0)"))
+    monkeypatch.setattr(studies, "study_names", lambda: [str(tmp_path / "broken.py"), *files.values()])
     studies.study(files["judged"], here, quiet=True)
     planted["made"].clear()
     summary = studies.study_all(here, minutes=60, jobs=1, quiet=True)
@@ -301,6 +302,7 @@ def test_a_budget_is_spent_on_studies_without_a_verdict_cheapest_first(
         "at last a part of what is too long"
     )
     assert not summary.not_reached
+    assert "got arm 7.0" in summary.failed[str(tmp_path / "broken.py")], "the others went on"
     assert "verdict" in str(summary)
 
 

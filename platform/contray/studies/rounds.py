@@ -102,6 +102,11 @@ def make_all(
                 ray.kill(board)
     lease.check()
     made.interrupted = asked[0]
+    if state.left and not asked[0] and not quiet:
+        takes = pace.of(named[state.left[0]].arm)
+        print(
+            f"{len(state.left)} runs were not begun: one takes about {takes:.1f} min, which the budget did not leave", flush=True
+        )
     return made
 
 
