@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from contray.tuning.front import front
 from contray.tuning.importance import LEAST, importance
 from contray.tuning.outcome import Trial
 from contray.tuning.picture import draw
-from contray.tuning.search import Search, _optuna
+from contray.tuning.search import Search, _optuna, _scheduler
 from contray.tuning.trial import REPORTS
 from contray.tuning.warm import Warm, warm
 
@@ -183,3 +185,30 @@ def test_what_is_known_is_in_the_sampler_and_what_is_tried_comes_after_what_was_
     cold, warmed = suggested(Warm())[1:], suggested(Warm(told=told))[1:]
     spread = [float(np.mean(np.abs(np.log10(each) + 1))) for each in (cold, warmed)]
     assert spread[1] < 0.5 * spread[0], spread
+
+
+@dataclass(frozen=True)
+class Running:
+    """As much of a Tune trial as schedulers look at."""
+
+    trial_id: str
+
+
+def test_the_median_rule_stops_what_is_behind_and_pauses_nothing() -> None:
+    """A paused trial would begin anew."""
+    rule = _scheduler(Search(9, "median", 0.4, 0, 0, METRIC, {}), {})
+    rule.set_search_properties(ONLINE, "max")
+    waiting = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status="PENDING")])
+    values = {0: 0.9, 1: 0.8, 2: 0.7, 3: 0.85, 4: 0.6}
+    trials = {number: Running(str(number)) for number in values}
+    said = dict.fromkeys(values, "")
+    for number, trial in trials.items():
+        rule.on_trial_add(waiting, trial)
+        for at in (20, 50, 80):
+            word = rule.on_trial_result(waiting, trial, {"progress": at, ONLINE: values[number] * at / 100})
+            if word != "CONTINUE":
+                said[number] = f"{word} at {at}"
+                break
+        else:
+            rule.on_trial_complete(waiting, trial, {"progress": 100, ONLINE: values[number]})
+    assert said == {0: "", 1: "", 2: "", 3: "", 4: "STOP at 50"}

@@ -74,10 +74,12 @@ def runs_url(uri: str, experiment_id: str, address: str = "", charts: bool = Fal
     return experiment_url(address or uri, experiment_id, view, charts)
 
 
-def sweep_url(uri: str, experiment_id: str, parent_id: str, metric: str, keys: Sequence[str], online: str = "") -> str:
+def sweep_url(
+    uri: str, experiment_id: str, parent_id: str, metric: str, keys: Sequence[str], online: str = "", against: str = ""
+) -> str:
     """The trials of a sweep, best first, `metric` over all searched keys; without views, the page that compares the first few runs."""
     name = f"contray: sweep {parent_id[:8]}"
-    view = _kept(uri, experiment_id, f"sweep-{parent_id[:8]}", name, sweep_view(parent_id, metric, keys, online))
+    view = _kept(uri, experiment_id, f"sweep-{parent_id[:8]}", name, sweep_view(parent_id, metric, keys, online, against))
     return experiment_url(uri, experiment_id, view, charts=True)
 
 
@@ -101,16 +103,18 @@ def runs_view() -> dict[str, Any]:
     return {**_columns(COLUMNS), **_sections(headings), "compareRunCharts": charts}
 
 
-def sweep_view(parent_id: str, metric: str, keys: Sequence[str], online: str = "") -> dict[str, Any]:
-    """The trials of a sweep, the best first: `metric` over all searched keys in parallel coordinates, then curves; in the table, the same columns."""
+def sweep_view(parent_id: str, metric: str, keys: Sequence[str], online: str = "", against: str = "") -> dict[str, Any]:
+    """The trials of a sweep, the best first: `metric` over all searched keys, and `against` beside it, in parallel coordinates, then curves; in the
+    table, the same columns.
+    """
     parallel = {
         "type": "PARALLEL", "uuid": "parallel", "runsCountToCompare": 10, "metricSectionId": "Trials", "deleted": False, "isGenerated": False,
-        "selectedParams": list(keys), "selectedMetrics": [metric], "showAllRuns": True,
+        "selectedParams": list(keys), "selectedMetrics": [*([against] if against else []), metric], "showAllRuns": True,
     }  # fmt: skip
     curves = [name for name in dict.fromkeys([metric, online, "loss"]) if name]
     widths = (
         NAME
-        | {f"metrics.`{name}`": 120 for name in curves[:-1]}
+        | {f"metrics.`{name}`": 120 for name in (*curves[:-1], against) if name}
         | {f"params.`{key}`": 160 for key in keys}
         | {"attributes.`Duration`": 85}
     )

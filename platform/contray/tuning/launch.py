@@ -202,7 +202,7 @@ def _search(
             parent.share_inputs(trials[0].run_id)
         sealed.write(place, SWEEP, {**record, "finished": True})
         how.status = "FINISHED"
-    url = track.sweep_url(uri, parent.experiment_id, parent.run_id, metric, list(space), online)
+    url = track.sweep_url(uri, parent.experiment_id, parent.run_id, metric, list(space), online, against)
     pictures, config_file = (at[:-1], at[-1]) if winner else (at, None)
     return SweepResult(
         called, metric, trials, best, config_file, pictures[0], parent.run_id, url, space, parent.url, uri, against, on_front, found, pictures

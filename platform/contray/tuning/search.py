@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
@@ -168,7 +169,8 @@ def _scheduler(search: Search, space: Mapping[str, Any]) -> Any:
     if search.scheduler == "asha":
         return ASHAScheduler(time_attr="progress", max_t=100, grace_period=grace, reduction_factor=3)
     if search.scheduler == "median":
-        return MedianStoppingRule(time_attr="progress", grace_period=grace)
+        # it would pause trials until there are three to judge by, and ours have nothing to go on from
+        return MedianStoppingRule(time_attr="progress", grace_period=grace, min_time_slice=math.inf)  # pyright: ignore[reportArgumentType]
     if search.scheduler == "pbt":
         mutations = {
             key: domain["grid_search"] if isinstance(domain, dict) else domain

@@ -88,7 +88,11 @@ def run_trial(params: Mapping[str, Any], plan: TrialPlan) -> None:
         if plan.pbt:
             run.log_params({key: config.flat()[key] for key in params})  # as they are now: they change no more
         place.write("config.yaml", config.to_yaml().encode())
-        measured = {**ended["metrics"], **{name: float(ended[name]) for name in COSTS if ended.get(name) is not None}}
+        measured = {
+            **report.latest,
+            **ended["metrics"],
+            **{name: float(ended[name]) for name in COSTS if ended.get(name) is not None},
+        }
         sealed.write(place, ENDED, {**measured, "step": ended["step"]})
         status = "FINISHED"
     except SystemExit:  # how Tune ends a trial, from within its report
@@ -141,6 +145,9 @@ class TuneReport:
 
     def __init__(self, trial: str, place: Fenced, online: str = ONLINE) -> None:
         self.trial, self.place, self.online, self.reported = trial, place, online, -1
+        self.latest: dict[
+            str, float
+        ] = {}  # the online metric, for schedulers and samplers where the trial's end does not measure it
         self._reports: list[dict[str, Any]] = (sealed.read(place, REPORTS, {"reports": list}) or {}).get("reports", [])
         self._checked = time.monotonic()
 
@@ -159,6 +166,8 @@ class TuneReport:
         if time.monotonic() - self._checked > RENEW:
             self.place.check()
             self._checked = time.monotonic()
+        if math.isfinite(message.get(self.online, math.nan)):
+            self.latest = {self.online: float(message[self.online])}
         if self.online in message and self.reported < message.get("evaluated", -1) < message["total"]:
             self.reported = int(message["evaluated"])
             progress, value = 100 * self.reported // message["total"], message[self.online]
