@@ -18,11 +18,7 @@ METHOD = "simclr_asymmetric"
 SPACE = {(one, other): parts[one] | parts[other] for place, one in enumerate(parts) for other in [*parts][place:]}
 METRIC = "linear_top1"
 EXPECT = [Above(("crop", "colour"), ("crop", "crop")), Above(("crop", "colour"), ("colour", "colour"))]
-SCALES = {
-    "digits": {"train.steps": 100, "backbone.width": 8, "eval.final": ("linear",)},
-    "cifar": {},
-    "paper": {"train.epochs": 100},
-}
+SCALES = {"digits": {"train.steps": 100, "backbone.width": 8, "eval.final": ("linear",)}, "cifar": {}, "paper": {"train.epochs": 100}}
 SEEDS = 3
 COST = {"digits": 14, "cifar": "as many runs of a small net", "paper": "28 x 100 epochs of ResNet-50"}
 SMALL = "a digit is told from its texture by its place and size as well as by colour, so other pairs than the paper's can win"
