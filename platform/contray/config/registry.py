@@ -259,6 +259,8 @@ def load_method(name: str) -> MethodFile:
 def load_space(name: str) -> ModuleType:
     """A search space by its name, or by the path of a .py file: the module with ABOUT, BASE and SPACE."""
     name_code(name)  # no file names a space: whoever calls this has it from the user
+    if not name.endswith(".py") and name not in names("space"):  # searches alone are offered, not the many studies beside them
+        raise UserError(f"space {name!r} is not known; {nearest(name, space_names())} (a path to a .py file works too)")
     module = find("space", name)
     if is_study(module):
         raise UserError(f"space {name}: is a study: contray study {name}")
