@@ -8,5 +8,5 @@ METHOD = "cae"
 SPACE = {"aligned": {}, "tokens alone": {"method.alignment": 0.0}}
 METRIC = "linear_top1"
 EXPECT = [Above("aligned", "tokens alone")]
-SCALES = {"digits": {}, "paper": {"train.epochs": 300}}
-COST = {"digits": 4, "paper": "2 x 300 epochs of ViT-B"}
+SCALES = {"digits": {"train.steps": 600}, "paper": {"train.epochs": 300}}
+COST = {"digits": 8, "paper": "2 x 300 epochs of ViT-B"}

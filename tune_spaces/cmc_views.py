@@ -14,4 +14,4 @@ METRIC = "linear_top1"
 EXPECT = [Order()]
 SCALES = {"digits": {}}
 SEEDS = 3
-COST = {"digits": 6}
+COST = {"digits": 9}

@@ -10,4 +10,4 @@ METRIC = "linear_top1"
 EXPECT = [Above(4, 1)]
 SCALES = {"digits": {"backbone.width": 8}, "paper": {"method.preset": "v2"}}
 SEEDS = 3
-COST = {"digits": 8, "paper": "2 x 200 epochs of ResNet-152 on 36 patches an image"}
+COST = {"digits": 6, "paper": "2 x 200 epochs of ResNet-152 on 36 patches an image"}

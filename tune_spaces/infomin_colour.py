@@ -11,5 +11,5 @@ EXPECT = [Above("lab", "rgb"), Above("ycbcr", "rgb")]
 BASE = {"augment.mean": (0.5, 0.5, 0.5), "augment.std": (0.25, 0.25, 0.25)}
 SCALES = {"digits": {"method.preset": "digits_lab"}, "cifar": {}, "paper": {}}
 SEEDS = 3
-COST = {"digits": 5, "cifar": "as many runs of a small net", "paper": "3 x 240 epochs of two half-width ResNet-50"}
+COST = {"digits": 7, "cifar": "as many runs of a small net", "paper": "3 x 240 epochs of two half-width ResNet-50"}
 SMALL = "the digits are bright on textures of any colour: colour says nothing of the digit"

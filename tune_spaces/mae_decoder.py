@@ -8,6 +8,9 @@ METHOD = "mae"
 SPACE = {"one block": {"method.decoder_depth": 1}, "more": {"method.decoder_depth": 8}}
 METRIC = "linear_top1"
 EXPECT = [Above("more", "one block")]
-SCALES = {"digits": {"SPACE": {"one block": {}, "more": {"method.decoder_depth": 4}}}, "paper": {"method.preset": "vit_l"}}
-COST = {"digits": 4, "paper": "2 x 800 epochs of ViT-L"}
+SCALES = {
+    "digits": {"train.steps": 600, "SPACE": {"one block": {}, "more": {"method.decoder_depth": 4}}},
+    "paper": {"method.preset": "vit_l"},
+}
+COST = {"digits": 7, "paper": "2 x 800 epochs of ViT-L"}
 SMALL = "an encoder of four blocks has few that a decoder could relieve"

@@ -3,7 +3,7 @@
 from contray.studies import Above
 
 CLAIM = "MAE is behind MoCo v3 under a linear probe and ahead of it when both are fine-tuned"
-SOURCE = "He et al. 2022, §4.3 and table 3, https://arxiv.org/abs/2111.06377"
+SOURCE = "He et al. 2022, §4.3 and figure 9, https://arxiv.org/abs/2111.06377"
 METHOD = "mae"
 SPACE = {"MAE": {}, "MoCo v3": {"method.name": "moco_v3", "method.preset": "vit_b"}}
 PAPER = {"MAE": 68.0, "MoCo v3": 76.7}
@@ -13,6 +13,7 @@ EXPECT = [Above("MoCo v3", "MAE"), Above("MAE", "MoCo v3", metric="finetune_20pc
 SCALES = {
     "digits": {
         "SPACE": {"MAE": {}, "MoCo v3": {"method.name": "moco_v3", "method.preset": "digits_vit"}},
+        "train.steps": 600,
         "eval.final": ("knn", "linear", "finetune"),
         "eval.finetune.labels": "0.2",
         "eval.finetune.epochs": 10,
@@ -20,5 +21,5 @@ SCALES = {
     },
     "paper": {"eval.final": ("linear", "finetune_mae", "finetune"), "eval.finetune.labels": "0.2"},
 }
-COST = {"digits": 5, "paper": "800 and 300 epochs of ViT-B"}
-SMALL = "after 200 steps neither has learned what fine-tuning on a fifth of the labels would not teach"
+COST = {"digits": 9, "paper": "800 and 300 epochs of ViT-B"}
+SMALL = "after so few steps neither has learned what fine-tuning on a fifth of the labels would not teach"

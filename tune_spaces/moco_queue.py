@@ -16,5 +16,5 @@ SCALES = {
     "paper": {"method.preset": "v1"},
 }
 SEEDS = 3
-COST = {"digits": 4, "cifar": "as many runs of a small net", "paper": "4 x 200 epochs of ResNet-50"}
+COST = {"digits": 5, "cifar": "as many runs of a small net", "paper": "4 x 200 epochs of ResNet-50"}
 SMALL = "of the digits' 2876 images ten classes share the queue: most keys of a long one are of the query's own class"

@@ -11,4 +11,4 @@ EXPECT = [Above(At(dim, "knn_top1"), At(dim, "knn_embedding_top1")) for dim in (
 BASE = {"eval.knn.embedding": True}
 SCALES = {"digits": {}, "cifar": {}, "paper": {"train.epochs": 100}}
 SEEDS = 3
-COST = {"digits": 2, "cifar": "as many runs of a small net", "paper": "2 x 100 epochs of ResNet-50"}
+COST = {"digits": 3, "cifar": "as many runs of a small net", "paper": "2 x 100 epochs of ResNet-50"}

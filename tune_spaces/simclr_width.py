@@ -11,4 +11,4 @@ EXPECT = [Same(32, 2048)]
 BASE = {"eval.knn.embedding": True}  # as simclr_h_against_z, whose runs these are
 SCALES = {"digits": {}, "cifar": {}, "paper": {"train.epochs": 100}}
 SEEDS = 3
-COST = {"digits": 5, "cifar": "as many runs of a small net", "paper": "4 x 100 epochs of ResNet-50"}
+COST = {"digits": 7, "cifar": "as many runs of a small net", "paper": "4 x 100 epochs of ResNet-50"}

@@ -21,13 +21,24 @@ class Config(Whole):
 
 
 VIEWS = {"patches": View(size=512, kind="patches", grid=(8, 64, 64), crop=(0.08, 1.0))}
-SMALL = View(size=32, kind="patches", grid=(5, 20, 3), crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
+SMALL = View(
+    size=32,
+    kind="patches",
+    grid=(4, 20, 4),
+    crop=(1.0, 1.0),
+    ratio=(1.0, 1.0),
+    flip=0.0,
+    per_patch=True,
+    jitter=(0.4, 0.4, 0.4, 0.1),
+    jitter_p=0.8,
+    gray=0.2,
+)  # else colours tell patches of an image
 PRESETS = {
     "paper": replace(WHOLE["paper"], about="patches of 64 px in a crop of 512"),
     "cifar_short": replace(
-        WHOLE["cifar_short"], about="patches of 20 px, 3 px apart", views={"patches": replace(SMALL, flip=0.5)}
+        WHOLE["cifar_short"], about="patches of 20 px, 4 px apart", views={"patches": replace(SMALL, flip=0.5)}
     ),
-    "digits": replace(WHOLE["digits"], about="patches of 20 px of the built-in digits, 3 px apart", views={"patches": SMALL}),
+    "digits": replace(WHOLE["digits"], about="patches of 20 px of the built-in digits, 4 px apart", views={"patches": SMALL}),
 }
 
 

@@ -120,12 +120,18 @@ def test_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [("methods", documents.METHODS), ("evaluations", documents.EVALUATIONS), ("spaces", documents.SPACES)]
+    ("words", "said"),
+    [
+        ("methods", documents.METHODS),
+        ("evaluations", documents.EVALUATIONS),
+        ("spaces", documents.SPACES),
+        ("studies", documents.STUDIES),
+    ],
 )
 def test_lists(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([words, "--json"]) == 0
     for row in only(capsys.readouterr().out):
-        assert set(row) == fields(said.replace("of each ", f"{words[:-1]}, "))
+        assert set(row) == fields(said.removeprefix("of each "))
 
 
 def result(seed: int, top1: float) -> Result:

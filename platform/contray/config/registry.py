@@ -258,16 +258,25 @@ def load_method(name: str) -> MethodFile:
 
 def load_space(name: str) -> ModuleType:
     """A search space by its name, or by the path of a .py file: the module with ABOUT, BASE and SPACE."""
-    name_code(name)  # no file names a space: whoever calls this has it from the user
-    if not name.endswith(".py") and name not in names("space"):  # searches alone are offered, not the many studies beside them
-        raise UserError(f"space {name!r} is not known; {nearest(name, space_names())} (a path to a .py file works too)")
-    module = find("space", name)
+    module = _space(name, "space", space_names)
     if is_study(module):
         raise UserError(f"space {name}: is a study: contray study {name}")
     for export in ("ABOUT", "METHOD", "SPACE"):
         if not hasattr(module, export):
             raise UserError(f"space {name}: the file must define {export}; see tune_spaces/simclr.py for the form")
     return module
+
+
+def study_file(name: str) -> ModuleType:
+    """The file of a study by its name, or by the path of a .py file."""
+    return _space(name, "study", study_names)
+
+
+def _space(name: str, called: str, known: Callable[[], list[str]]) -> ModuleType:
+    name_code(name)  # no file names a space: whoever calls this has it from the user
+    if not name.endswith(".py") and name not in names("space"):
+        raise UserError(f"{called} {name!r} is not known; {nearest(name, known())} (a path to a .py file works too)")
+    return find("space", name)
 
 
 def find(kind: str, name: str) -> ModuleType:

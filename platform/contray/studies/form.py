@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from ..config import RunConfig
-from ..config.registry import find, is_study, load_method, name_code
+from ..config.registry import is_study, load_method, study_file
 from ..errors import ConfigError, UserError, nearest
 from .claims import Form, spoken
 from .scales import SCALES
@@ -118,8 +118,7 @@ def arm_of(arm: Any) -> Arm:
 
 def load_study(name: str) -> Study:
     """A study by its name, or by the path of a .py file. Raises UserError naming the field of the file that is wrong."""
-    name_code(name)
-    module = find("space", name)
+    module = study_file(name)
     if not is_study(module):
         raise UserError(f"{name} is a search space: contray tune {name}; contray studies lists the studies")
     return study_of(module, Path(name).stem if name.endswith(".py") else name)

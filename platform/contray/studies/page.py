@@ -154,7 +154,7 @@ def _section(result: StudyResult, note: str) -> list[str]:
         f"![{study.name} at scale {result.scale}](assets/studies/{name}.png)",
         table.markdown(),
         words,
-        *([_sentence(study.small)] if study.small and result.scale == "digits" else []),
+        *([_sentence(study.small)] if study.small and result.scale != "paper" else []),
         *([note.strip()] if note else []),
         f"```bash\n{command(result)}\n```",
         _origin(result),
@@ -166,7 +166,7 @@ def command(result: StudyResult) -> str:
     seeds = max((len(each) for each in result.values.values()), default=0)
     words = ["contray", "study", result.study.name]
     words += ["--scale", result.scale] if result.scale != "digits" else []
-    words += ["--seeds", str(seeds)] if seeds != result.study.seeds else []
+    words += ["--seeds", str(seeds)] if seeds != result.study.seeds and not result.left else []
     for key, value in result.settings.items():
         if not key.startswith(HERE):
             words += [f"--{key}", *(map(str, value) if isinstance(value, (list, tuple)) else [_plain(value)])]
@@ -177,7 +177,7 @@ def _origin(result: StudyResult) -> str:
     runs = [row for seeds in result.values.values() for row in seeds.values()]
     seconds = [value for row in runs if (value := row.get("seconds")) is not None]
     took = f", {sum(seconds) / 60:.0f} minutes of training" if len(seconds) == len(runs) and runs else ""
-    commit = f", commit {result.commit[:7]}" if result.commit else ""
+    commit = f", commit {result.commit[:7]}{'+' * result.commit.endswith('+')}" if result.commit else ""
     return f"{len(runs)} runs{took}{commit}; every number: `records/studies/{result.study.name}_{result.scale}.json`."
 
 

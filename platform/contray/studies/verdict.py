@@ -81,7 +81,7 @@ def judge(expect: Sequence[Form], values: Values, metric: str) -> Verdict:
 
 
 def _few(count: int) -> str:
-    return f"{count or 'no'} seed{'s decide' if count != 1 else ' decides'} nothing"
+    return f"{count} seed{'s decide' if count > 1 else ' decides'} nothing" if count else "no seed yet"
 
 
 def _word(p: float | None, against: float | None) -> str:
