@@ -1,6 +1,6 @@
 """Schedulers compared on one set of trials: what each finds, and how much of the computing it saves.
 
-    python tests/benchmarks/schedulers.py OUT --trials 24           # trains them all to their end, then the table
+    python tests/benchmarks/schedulers.py OUT --trials 16           # trains them all to their end, then the table
     python tests/benchmarks/schedulers.py OUT --population 8        # and a population (PBT) of so many, beside as many of the trials
 
 Random SimCLR trials on the digits (temperature, rate, strength, decay) are trained once, without a scheduler. Then each scheduler, the object of
@@ -38,7 +38,7 @@ SPACE = """
 """
 BASE = {
     "data.renderings": 1, "data.size": 24, "views.view.size": 24, "backbone.width": 8, "train.batch_size": 64, "train.precision": "fp32",
-    "eval.every_epochs": 0.5, "eval.online_limit": 600, "eval.linear.lrs": (0.1,), "eval.linear.decays": (0.0,), "eval.linear.epochs": 20,
+    "eval.every_epochs": 1, "eval.online_limit": 600, "eval.linear.lrs": (0.1,), "eval.linear.decays": (0.0,), "eval.linear.epochs": 20,
     "scale.workers": (0, 0), "scale.cpus_per_worker": 1,
 }  # fmt: skip
 
@@ -146,8 +146,8 @@ def main() -> None:
     """Train what there is not yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=110)
     parser.add_argument("--population", type=int, default=0)
     options = parser.parse_args()
     curves = trained(options.out, options.trials, options.steps, "none", 0)
