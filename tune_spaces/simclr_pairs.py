@@ -28,5 +28,5 @@ SCALES = {
     "paper": {"train.epochs": 100},
 }
 SEEDS = 3
-COST = {"digits": 30, "cifar": "as many runs of a small net", "paper": "28 x 100 epochs of ResNet-50"}
+COST = {"digits": 45, "cifar": "as many runs of a small net", "paper": "28 x 100 epochs of ResNet-50"}
 SMALL = "a digit is told from its texture by its place and size as well as by colour, so other pairs than the paper's can win"
