@@ -13,4 +13,4 @@ SCALES = {
     "cifar": {"SPACE": {"a quarter": {"method.redundancy": 0.005}, "lambda": {}, "four times": {"method.redundancy": 0.08}}},
     "paper": {"train.epochs": 300},
 }
-COST = {"digits": 5, "cifar": "3 x 600 steps", "paper": "3 x 300 epochs of ResNet-50: about 1,350 GPU hours"}
+COST = {"digits": 6, "cifar": "3 x 600 steps", "paper": "3 x 300 epochs of ResNet-50: about 1,350 GPU hours"}

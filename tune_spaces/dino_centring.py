@@ -12,6 +12,6 @@ SPACE = {
 }
 METRIC = "linear_top1"
 EXPECT = [Above("both", "no centring"), Above("both", "no sharpening")]
-SCALES = {"digits": {}, "cifar": {}, "paper": {}}
-COST = {"digits": 6, "cifar": "3 x 600 steps", "paper": "3 x 100 epochs of ViT-S with 10 crops"}
+SCALES = {"digits": {"train.steps": 300, "data.renderings": 4}, "cifar": {}, "paper": {}}
+COST = {"digits": 11, "cifar": "3 x 600 steps", "paper": "3 x 100 epochs of ViT-S with 10 crops"}
 SMALL = "short runs have batch norm in the head (method.head_norm), which centres too"

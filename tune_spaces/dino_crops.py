@@ -8,6 +8,14 @@ METHOD = "dino"
 SPACE = {"views.small.count": [2, 6, 10]}
 METRIC = "linear_top1"
 EXPECT = [Order()]
-SCALES = {"digits": {"method.preset": "multicrop_digits", "SPACE": {"views.small.count": [1, 3, 6]}}, "paper": {}}
-COST = {"digits": 8, "paper": "3 x 100 epochs of ViT-S with 4 to 12 crops"}
+SCALES = {
+    "digits": {
+        "method.preset": "multicrop_digits",
+        "train.steps": 300,
+        "data.renderings": 4,
+        "SPACE": {"views.small.count": [1, 4]},
+    },
+    "paper": {},
+}
+COST = {"digits": 10, "paper": "3 x 100 epochs of ViT-S with 4 to 12 crops"}
 SMALL = "digits of 32 px have no parts that a crop of a third of the area would show"

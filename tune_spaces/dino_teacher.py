@@ -12,5 +12,5 @@ SPACE = {
 }
 METRIC = "linear_top1"
 EXPECT = [Above("average", "copy"), Above("average", "drawn once")]
-SCALES = {"digits": {}, "cifar": {}, "paper": {}}
-COST = {"digits": 6, "cifar": "3 x 600 steps", "paper": "3 x 100 epochs of ViT-S with 10 crops"}
+SCALES = {"digits": {"train.steps": 300, "data.renderings": 4}, "cifar": {}, "paper": {}}
+COST = {"digits": 11, "cifar": "3 x 600 steps", "paper": "3 x 100 epochs of ViT-S with 10 crops"}

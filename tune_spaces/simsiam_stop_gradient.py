@@ -11,4 +11,4 @@ PAPER_METRIC = "ImageNet linear top-1 %, 100 epochs"
 METRIC = "linear_top1"
 EXPECT = [Collapse("no stop-gradient", "SimSiam")]
 SCALES = {"digits": {}, "cifar": {}, "paper": {}}
-COST = {"digits": 3, "cifar": "2 x 600 steps", "paper": "2 x 100 epochs of ResNet-50: about 300 GPU hours"}
+COST = {"digits": 4, "cifar": "2 x 600 steps", "paper": "2 x 100 epochs of ResNet-50: about 300 GPU hours"}

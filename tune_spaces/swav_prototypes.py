@@ -10,13 +10,14 @@ METRIC = "linear_top1"
 EXPECT = [Same("few", "middle", within=3.0), Same("many", "middle", within=3.0)]
 SCALES = {
     "digits": {
+        "train.steps": 600,
         "SPACE": {
             "few": {"method.prototypes": 30},
             "middle": {},
             "many": {"method.prototypes": 120, "method.queue_size": 128, "method.queue_epoch": 0.0},
-        }
+        },
     },
     "paper": {"train.epochs": 100},
 }
-COST = {"digits": 5, "paper": "3 x 100 epochs of ResNet-50 with 8 crops: about 600 GPU hours"}
+COST = {"digits": 9, "paper": "3 x 100 epochs of ResNet-50 with 8 crops: about 600 GPU hours"}
 SMALL = "more prototypes than a batch and its queue have rows are refused, so that many are 120 here, with a queue of 128"

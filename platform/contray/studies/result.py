@@ -128,11 +128,19 @@ class StudyResult(Shown):
         return [self.table, self.claims, *noted, *left, *words, *ends, *([self.picture] if self.picture else [])]
 
 
+@dataclass(repr=False)
 class Summary(Shown):
-    """All studies as a call left them: a row each."""
+    """All studies as a call left them. failed: why a study could not be run; not_reached: those that no time was left for."""
 
-    def __init__(self, results: Sequence[StudyResult], not_reached: Sequence[str], minutes: float) -> None:
-        self.results, self.not_reached, self.minutes = tuple(results), tuple(not_reached), minutes
+    results: list[StudyResult] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    not_reached: list[str] = field(default_factory=list)
+    minutes: float = 0.0
+
+    @property
+    def told(self) -> set[str]:
+        """The studies of which there is something to say."""
+        return {*self.failed, *(each.study.name for each in self.results)}
 
     @property
     def interrupted(self) -> bool:
@@ -145,11 +153,10 @@ class Summary(Shown):
         for each in self.results:
             seeds = max((len(seeds) for seeds in each.values.values()), default=0)
             table.add(each.study.name, each.study.claim, each.verdict.word, str(seeds), str(each.left), f"{each.minutes:.1f}")
-        words = (
-            [f"no time was left for {', '.join(self.not_reached)}: the same command goes on with them"]
-            if self.not_reached
-            else []
+        late = (
+            f"no time was left for {', '.join(self.not_reached)}: the same command goes on with them" if self.not_reached else ""
         )
+        words = [*self.failed.values(), *filter(None, [late])]
         return [table, *words, f"{self.minutes:.1f} min"]
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from .runs import COSTS, Found, Pace, Wanted, check_metric, found, wanted
 from .trial import conditions
 from .verdict import judge
 
-COMMIT = "mlflow.source.git.commit"
+COMMIT, LEFT = "mlflow.source.git.commit", "contray.left"
 RESULT, TABLE, PICTURE = "study.json", "table.md", "picture.png"
 WRAP_SECONDS, WRAP_SHARE = 20.0, 0.1  # of a budget are left for the verdict and its picture, whichever is less
 
@@ -117,45 +117,55 @@ def study(
 def study_all(
     overrides: Mapping[str, Any], *, scale: str = "digits", seeds: int = 0, minutes: float = 0.0, jobs: int = 0, quiet: bool = False,
 ) -> Summary:  # fmt: skip
-    """Run all studies that have the scale: those without a verdict first, of these the cheapest, and so on as long as time suffices."""
+    """Run all studies that have the scale: those without a verdict first, of these the cheapest, and so on as long as time suffices; then a part
+    of those that it does not suffice for, for the next call to go on with. A study that cannot be run is named, and the others go on.
+    """
     began = time.monotonic()
-    names = [name for name in study_names() if scale in load_study(name).scales]
-    plans = [plan(name, overrides, scale=scale, seeds=seeds, jobs=jobs) for name in names]
+    summary = Summary()
+
+    def left() -> float:
+        """Minutes."""
+        return minutes - (time.monotonic() - began) / 60 if minutes else math.inf
+
+    plans: list[Plan] = []
+    for name in study_names():
+        with _noted(summary, name):
+            if scale in load_study(name).scales:
+                plans.append(plan(name, overrides, scale=scale, seeds=seeds, jobs=jobs))
     if not plans:
-        raise UserError(f"--scale: no study has the scale {scale}")
+        raise UserError(next(iter(summary.failed.values()), f"--scale: no study has the scale {scale}"))
     at_once = jobs or max(1, os.cpu_count() or 1)
     where = plans[0].config.track
-    known = judged(track.resolve_uri(where.uri), where.experiment)
-    order = sorted(plans, key=lambda each: ((each.study.name, scale) in known, _finite(each.minutes(at_once)), each.study.name))
-    results: list[StudyResult] = []
-    with ray_session(plans[0].config) if any(each.todo for each in plans) else contextlib.nullcontext():
-        late: list[Plan] = []
-        for each in order:
-            each = each.look()  # runs of the studies before are its too
-            left = minutes - (time.monotonic() - began) / 60 if minutes else math.inf
-            if _finite(each.minutes(at_once)) > left - WRAP_SECONDS / 60:
-                late.append(each)
-                continue
-            results.append(_run(each, time.monotonic(), 0.0 if math.isinf(left) else left, quiet))
-            if results[-1].interrupted:
-                break
-        for each in (
-            late if not (results and results[-1].interrupted) else []
-        ):  # a part of one more, for the next call to go on with
-            left = minutes - (time.monotonic() - began) / 60
-            if left * 60 > 2 * WRAP_SECONDS:
-                results.append(_run(each.look(), time.monotonic(), left, quiet))
-                if results[-1].interrupted:
-                    break
-    reached = {each.study.name for each in results}
-    return Summary(
-        tuple(results),
-        tuple(each.study.name for each in order if each.study.name not in reached),
-        (time.monotonic() - began) / 60,
+    judged_by_now = {
+        key for key, run in judged(track.resolve_uri(where.uri), where.experiment).items() if run.data.tags.get(LEFT) == "0"
+    }
+    order = sorted(
+        plans, key=lambda each: ((each.study.name, scale) in judged_by_now, _finite(each.minutes(at_once)), each.study.name)
     )
+    with ray_session(plans[0].config) if any(each.todo for each in plans) else contextlib.nullcontext():
+        for whole in (True, False):
+            for each in [each for each in order if each.study.name not in summary.told]:
+                each = each.look()  # runs of the studies before are its too
+                fits = _finite(each.minutes(at_once)) < left() - WRAP_SECONDS / 60
+                if summary.interrupted or not (fits if whole else left() > 2 * WRAP_SECONDS / 60):
+                    continue
+                with _noted(summary, each.study.name):
+                    summary.results.append(_run(each, time.monotonic(), 0.0 if math.isinf(left()) else left(), quiet))
+    summary.not_reached = [each.study.name for each in order if each.study.name not in summary.told]
+    summary.minutes = (time.monotonic() - began) / 60
+    return summary
 
 
 # ---------------------------------------------------------------- one study, under its lease
+
+
+@contextlib.contextmanager
+def _noted(summary: Summary, name: str) -> Iterator[None]:
+    """Why a study cannot be run does not keep the others from it."""
+    try:
+        yield
+    except UserError as error:
+        summary.failed[name] = str(error)
 
 
 def _run(plan: Plan, began: float, minutes: float, quiet: bool) -> StudyResult:
@@ -278,7 +288,7 @@ def _keep(result: StudyResult, parent: track.TrackedRun, home: Storage, plan: Pl
                 parent.log_artifact(Path(folder) / name)
             parent.set_tags(
                 {
-                    "contray.verdict": result.verdict.word, "contray.seeds": str(plan.seeds), "contray.left": str(result.left),
+                    "contray.verdict": result.verdict.word, "contray.seeds": str(plan.seeds), LEFT: str(result.left),
                     NOTE: f"**{result.study.claim}** ({result.study.source})\n\n{result.markdown()}"[:5000],
                 }
             )  # fmt: skip
