@@ -19,6 +19,7 @@ from contray.errors import UserError
 from contray.studies import Above, Order, picture
 from contray.studies import study as studies
 from contray.studies.form import Study, load_study, study_of
+from contray.studies.listing import judged
 from contray.studies.result import StudyResult
 from contray.studies.rounds import Made, Rounds
 from contray.studies.runs import Found, Pace, Wanted, found, wanted
@@ -250,6 +251,19 @@ def test_the_second_call_answers_from_the_firsts_runs(file: str, here: dict[str,
     more = studies.study(file, here, seeds=4, quiet=True)
     assert planted["made"][6:] == [(0.1, 3), (1.0, 3)]
     assert more.run_id == first.run_id, "one run of MLflow's for the same arms"
+
+
+def test_fewer_seeds_take_nothing_from_a_verdict_and_settings_make_no_verdict_of_the_study(
+    file: str, here: dict[str, Any], planted: dict[str, Any]
+) -> None:
+    study = load_study(file)
+    whole = studies.study(file, here, seeds=4, quiet=True)
+    fewer = studies.study(file, here, seeds=1, quiet=True)
+    assert (fewer.values, fewer.run_id) == (whole.values, whole.run_id)
+    toy = studies.study(file, {**here, "train.steps": 2}, seeds=5, quiet=True)
+    assert toy.run_id != whole.run_id
+    (counts,) = judged(here["track.uri"], "contray", [study]).values()
+    assert (counts.info.run_id, counts.data.tags["contray.seeds"]) == (whole.run_id, "4")
 
 
 def test_a_study_that_was_interrupted_goes_on(file: str, here: dict[str, Any], planted: dict[str, Any]) -> None:

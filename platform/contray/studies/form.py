@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import re
@@ -84,6 +85,12 @@ class Study:
             raise ConfigError(error.key, f"arm {spoken(arm)} of {self.name} at scale {scale}: {error.problem}") from None
         except UserError as error:
             raise UserError(f"arm {spoken(arm)} of {self.name} at scale {scale}: {error}") from None
+
+    def digest(self, scale: str) -> str:
+        """Of what is compared at a scale and of what is to hold: the same for files that ask the same."""
+        own = {key: value for key, value in self.scales[scale].items() if key != "SPACE"}
+        asked = self.method, [*self.settings(scale).items()], self.base, own, self.metric, tuple(self.expect)
+        return hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
 
     def minutes(self, scale: str, seeds: int) -> float:
         """What COST says of so many seeds at a scale, in minutes of one core; not a number where it has none there."""
