@@ -16,6 +16,7 @@ from contray import track
 from contray.cli import main
 from contray.config.sources import computed
 from contray.errors import UserError
+from contray.storage.folder import Storage
 from contray.studies import Above, Order, picture
 from contray.studies import study as studies
 from contray.studies.form import Study, load_study, study_of
@@ -25,6 +26,7 @@ from contray.studies.rounds import Made, Rounds
 from contray.studies.runs import Found, Pace, Wanted, found, wanted
 from contray.studies.trial import conditions
 from contray.training.launch import launch
+from contray.training.lease import held
 from contray.training.signature import TAG
 
 TINY = {
@@ -264,6 +266,14 @@ def test_fewer_seeds_take_nothing_from_a_verdict_and_settings_make_no_verdict_of
     assert toy.run_id != whole.run_id
     (counts,) = judged(here["track.uri"], "contray", [study]).values()
     assert (counts.info.run_id, counts.data.tags["contray.seeds"]) == (whole.run_id, "4")
+
+
+def test_the_second_of_two_at_once_is_told_to_wait(file: str, here: dict[str, Any], planted: dict[str, Any]) -> None:
+    home = Storage(here["scale.storage"]) / studies.plan(file, here).name
+    home.create()
+    with held(home), pytest.raises(UserError, match=r"study cold: is being run by process .*; wait for its end") as error:
+        studies.study(file, here, quiet=True)
+    assert "track.name" not in str(error.value)
 
 
 def test_a_study_that_was_interrupted_goes_on(file: str, here: dict[str, Any], planted: dict[str, Any]) -> None:

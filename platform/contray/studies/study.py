@@ -21,7 +21,7 @@ from ..config.registry import study_names
 from ..errors import UserError
 from ..storage.folder import Storage
 from ..training.describing import NOTE
-from ..training.lease import Lease, held
+from ..training.lease import Held, Lease, held
 from ..training.ray_train import check_machines, ray_session
 from ..training.records import tags_of
 from ..training.stop import Status, ending
@@ -182,7 +182,12 @@ def _run(plan: Plan, began: float, minutes: float, quiet: bool) -> StudyResult:
     home = storage / plan.name
     home.create()
     ends = began + 60 * minutes - min(WRAP_SECONDS, WRAP_SHARE * 60 * minutes) if minutes else math.inf
-    with held(home, quiet) as lease:
+    with contextlib.ExitStack() as stack:
+        try:
+            lease = stack.enter_context(held(home, quiet))
+        except Held as error:
+            after = "wait for its end, the same command then answers from its runs"
+            raise UserError(f"study {plan.study.name}: is being run by {error.who}; {after}") from None
         source = data.open_source(config)
         tags = tags_of(config, source, plan.name)
         parent, seeds = _parent(plan, tags)
