@@ -95,6 +95,15 @@ def _module(**changed: Any) -> ModuleType:
         ({"SCALES": {}}, "SCALES must name at least one"),
         ({"COST": {}}, "COST must say what the scale digits costs"),
         ({"SEEDS": 0}, "SEEDS must be a whole number"),
+        ({"SEEDS": True}, "SEEDS must be a whole number"),
+        ({"COST": {"digits": -5}}, "COST of digits must be minutes"),
+        ({"COST": {"digits": math.nan}}, "COST of digits must be minutes"),
+        ({"COST": {"digits": ()}}, "COST of digits must be minutes"),
+        ({"PAPER": {0.1: math.nan}}, "PAPER of 0.1 must be a number"),
+        ({"BASE": {"seed": 1}}, "BASE must not set seed"),
+        ({"BASE": {1: 1}}, "BASE has the key 1"),
+        ({"SCALES": {"digits": {"track.name": "x"}}}, "SCALES of digits must not set track.name"),
+        ({"SPACE": {"data.size": [{"a": 1}, {"b": 1}]}}, "SPACE has a value that is a dictionary"),
         ({"EXPECTS": 1}, "EXPECTS is no field of a study"),
     ],
 )
@@ -112,6 +121,12 @@ def test_arms_stand_above_the_line_that_stands_above_the_file(file: str) -> None
     assert {(config.train.batch_size, config.data.size) for config in arms.values()} == {(48, 20)}
     assert study.arms("digits")[0.1].train.batch_size == 32
     assert study.arms("digits")[0.1].eval.every_epochs == 0, "of the scale"
+
+
+def test_a_list_of_a_grid_is_an_arm() -> None:
+    space = {"eval.linear.lrs": ([0.1, 1.0], [0.3])}
+    study = study_of(_module(SPACE=space, PAPER={(0.3,): 1.0}, EXPECT=[Above((0.1, 1.0), (0.3,))]), "s")
+    assert study.settings("digits") == {arm: {"eval.linear.lrs": arm} for arm in ((0.1, 1.0), (0.3,))}
 
 
 def test_a_scale_has_its_own_grid_and_an_arm_its_own_method() -> None:
