@@ -17,7 +17,7 @@ from contray.cli import main
 from contray.config.sources import computed
 from contray.errors import UserError
 from contray.storage.folder import Storage
-from contray.studies import Above, Order, picture
+from contray.studies import Above, At, Order, picture
 from contray.studies import study as studies
 from contray.studies.form import Study, load_study, study_of
 from contray.studies.listing import judged
@@ -178,6 +178,33 @@ def test_a_signature_is_of_what_is_computed(tmp_path: Path, file: str) -> None:
     other = wanted(study, "digits", 2, {"data.contrast": 0.1})
     assert not {each.signature for each in other} & {*first.values()}
     assert [(each.arm, each.seed) for each in other] == [(0.1, 0), (1.0, 0), (0.1, 1), (1.0, 1)], "rounds of seeds"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"SPACE": {"a": {}, "b": {"method.temperature": 0.1}}}, "the arms a and b are the same run"),
+        ({"METRIC": "knn_topp1"}, "got the metric knn_topp1, which no run"),
+        ({"METRIC": "linear_top1"}, "eval.final knn gives knn_top1"),
+        ({"EXPECT": [Above("a", At("b", "rankmee"))]}, "got the metric rankmee"),
+    ],
+)
+def test_what_no_run_could_tell_is_refused_before_any_is_made(changed: dict[str, Any], said: str) -> None:
+    base = {"SPACE": {"a": {}, "b": {"method.temperature": 0.7}}, "PAPER": {}, "EXPECT": [Above("a", "b")]}
+    base["BASE"] = TINY | {"method.temperature": 0.1}
+    with pytest.raises(UserError) as error:
+        wanted(study_of(_module(**base | changed), "cold"), "digits", 1, {})
+    assert said in str(error.value)
+    for metric in (
+        "knn_embedding_top1",
+        "random_knn_top1",
+        "knn_val_top1",
+        "knn_gain",
+        "random_rankme",
+        "seconds",
+        "contrast_top1",
+    ):
+        assert wanted(study_of(_module(**base | {"METRIC": metric}), "cold"), "digits", 1, {})
 
 
 def test_code_counts_and_words_about_it_do_not(tmp_path: Path) -> None:

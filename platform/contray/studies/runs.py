@@ -13,13 +13,15 @@ from typing import Any
 from .. import data, model, track
 from ..config import RunConfig
 from ..config.auto import AUTO
-from ..config.registry import own_code
+from ..config.evaluations import load_evaluation
+from ..config.registry import load_method, own_code
 from ..errors import ConfigError, UserError
 from ..evaluation.common.samples import check_measurable
+from ..evaluation.common.tables import GEOMETRY
 from ..storage.names import slug
 from ..training.signature import TAG, signature
 from ..training.start import marks, resolved, started
-from .claims import spoken
+from .claims import SHARES, spoken
 from .form import NOT_FREE, Arm, Study
 
 COSTS = ("seconds", "images_per_second", "memory_gb")  # that a run took; measured where a study's own process makes it
@@ -85,7 +87,35 @@ def wanted(study: Study, scale: str, seeds: int, overrides: Mapping[str, Any]) -
         for seed in range(seeds)
         for arm, (config, known) in arms.items()
     )
-    return [Wanted(arm, seed, config, signature(config, known)) for arm, seed, config, known in each]
+    made = [Wanted(arm, seed, config, signature(config, known)) for arm, seed, config, known in each]
+    _check_apart(made)
+    _check_measured(study, [config for config, _ in arms.values()])
+    return made
+
+
+def _check_apart(runs: Sequence[Wanted]) -> None:
+    """Raises UserError where two arms are one and the same run: nothing can lie between them."""
+    first: dict[str, Arm] = {}
+    for each in runs:
+        if (other := first.setdefault(each.signature, each.arm)) != each.arm:
+            words = "their settings compute the same, or an option given to all arms takes their difference away"
+            raise UserError(f"SPACE: the arms {spoken(other)} and {spoken(each.arm)} are the same run: {words}")
+
+
+def _check_measured(study: Study, configs: Sequence[RunConfig]) -> None:
+    """Raises UserError where no evaluation of any arm can give a metric that the study is about. Of one that ranks no trials nothing is known."""
+    evaluations = dict.fromkeys(name for config in configs for name in config.eval.final)
+    ranked = {name: load_evaluation(name).metrics for name in evaluations}
+    if not all(ranked.values()):
+        return
+    stems = [metric.partition("_val_")[0].partition("*")[0] for metrics in ranked.values() for metric in metrics]
+    plain = {*COSTS, *GEOMETRY, *(name for config in configs for name in load_method(config.method.name).metrics)}
+    for metric in study.metrics:
+        of_evaluation = metric.endswith((*SHARES, "_gain")) and any(stem in metric for stem in stems)
+        if not of_evaluation and metric.removeprefix("random_") not in plain:
+            known = ", ".join(dict.fromkeys(name.replace("_val_", "_") for metrics in ranked.values() for name in metrics))
+            said = f"METRIC, EXPECT: got the metric {metric}, which no run of {study.name} measures"
+            raise UserError(f"{said}: eval.final {' '.join(ranked)} gives {known}")
 
 
 def found(uri: str, experiment: str, signatures: Sequence[str], conditions: str, needed: bool) -> dict[str, Found]:
@@ -144,13 +174,18 @@ class Pace:
         return median(self.by_arm[arm]) if self.by_arm.get(arm) else median(every) if every else self.stated
 
 
-def check_metric(study: Study, known: Mapping[str, Found]) -> None:
-    """Raises UserError where ended runs measured nothing that the study decides by: its METRIC is written wrongly, or eval.final lacks who gives it."""
+def check_metric(study: Study, known: Mapping[str, Found], whole: bool) -> None:
+    """Raises UserError where ended runs measured nothing that the study decides by: its METRIC is written wrongly, or eval.final lacks who gives it.
+
+    whole: all runs are there, so that the metrics of EXPECT must be, too.
+    """
     ended = [each for each in known.values() if not each.diverged]
-    if ended and not any(study.metric in each.metrics for each in ended):
+    asked = [metric for metric in study.metrics if whole and metric not in COSTS] or [study.metric]
+    lacking = [metric for metric in asked if not any(metric in each.metrics for each in ended)]
+    if ended and lacking:
         names = sorted(
             {name for each in ended for name in each.metrics if name.endswith(("top1", "rankme", "alignment", "uniformity"))}
         )
         raise UserError(
-            f"study {study.name}: METRIC: no run measured {study.metric}; they measured {', '.join(names)}, ...: eval.final names who does"
+            f"study {study.name}: METRIC, EXPECT: no run measured {lacking[0]}; they measured {', '.join(names)}, ...: eval.final names who does"
         )

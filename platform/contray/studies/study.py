@@ -207,7 +207,7 @@ def _run(plan: Plan, began: float, minutes: float, quiet: bool) -> StudyResult:
         with ending(lambda: parent.finish("KILLED"), end) as how:
             made = _make(plan, parent, storage, lease, ends, quiet) if plan.todo else Made()
             plan = plan.look()
-            check_metric(plan.study, plan.known)
+            check_metric(plan.study, plan.known, not plan.todo)
             result.append(_result(plan, made, parent, tags.get(COMMIT, ""), (time.monotonic() - began) / 60))
             result[0] = _keep(result[0], parent, home, plan)
             how.status = "KILLED" if made.interrupted else "FINISHED"
