@@ -17,7 +17,7 @@ from contray.cli import main
 from contray.config.sources import computed
 from contray.errors import UserError
 from contray.storage.folder import Storage
-from contray.studies import Above, At, Order, picture
+from contray.studies import Above, At, Order, listing, picture
 from contray.studies import study as studies
 from contray.studies.form import Study, load_study, study_of
 from contray.studies.listing import judged
@@ -370,6 +370,30 @@ def test_a_budget_is_spent_on_studies_without_a_verdict_cheapest_first(
     assert not summary.not_reached
     assert "got arm 7.0" in summary.failed[str(tmp_path / "broken.py")], "the others went on"
     assert "verdict" in str(summary)
+
+
+def test_where_all_fails_the_command_says_so(
+    file: str, here: dict[str, Any], planted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["--scale.storage", here["scale.storage"], "--track.uri", here["track.uri"]]
+    planted["value"] = lambda arm, seed: "failed"
+    assert main(["study", file, *line]) == 1
+    planted["value"] = lambda arm, seed: "failed" if seed == 1 else 0.5
+    assert main(["study", file, *line]) == 0, "the others tell"
+    broken = Path(file).with_name("broken.py")
+    broken.write_text(FILE.replace("Above(0.1, 1.0)", "Above(0.1, 7.0)"))
+    one = load_study(file)
+
+    def load(name: str) -> Study:
+        return load_study(str(broken)) if name == "broken" else one
+
+    monkeypatch.setattr(listing, "study_names", lambda: ["broken", "cold"])
+    monkeypatch.setattr(listing, "load_study", load)
+    monkeypatch.setattr(studies, "load_study", load)
+    assert main(["study", "all", "--dry-run", *line]) == 0
+    shown = capsys.readouterr()
+    assert "left out: study broken" in shown.err
+    assert "cold is above hot" in shown.out
 
 
 # ---------------------------------------------------------------- pace and budget

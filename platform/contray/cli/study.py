@@ -11,6 +11,7 @@ from .output import answer, show
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+    from ..studies.result import StudyResult, Summary
 
 EXAMPLES = (
     ("contray study simclr_temperature", "four temperatures over three seeds, beside the paper's table, with a verdict"),
@@ -50,7 +51,7 @@ def keys(options: Options) -> RunConfig:
 
 
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
-    """Run it; 130 where it was interrupted."""
+    """Run it; 130 where it was interrupted, 1 where something failed and there is no number of any claim."""
     with answer(options.json) as tell:
         if options.dry_run:
             tell(_dry(options, dotted))
@@ -63,7 +64,16 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         result = study(options.study, dotted, scale=options.scale, seeds=options.seeds, budget=budget, jobs=options.jobs)
         show(*result.shown)
         tell([each.as_json() for each in result.results] if isinstance(result, Summary) else result.as_json())
-        return 130 if result.interrupted else 0
+        return 130 if result.interrupted else int(_failed(result))
+
+
+def _failed(result: StudyResult | Summary) -> bool:
+    """Whether studies or runs failed, and no claim has a number."""
+    from ..studies.result import StudyResult
+
+    results = [result] if isinstance(result, StudyResult) else result.results
+    failed = not isinstance(result, StudyResult) and result.failed
+    return bool(failed or any(each.notes for each in results)) and not any(each.tells for each in results)
 
 
 def _dry(options: Options, dotted: dict[str, list[str]]) -> list[dict[str, Any]]:

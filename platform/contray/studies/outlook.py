@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..config.registry import study_names
+from ..errors import UserError
 from ..tables import Table
 from .claims import spoken
-from .form import load_study
+from .listing import shipped
 from .study import Plan, plan
 
 
 def outlook(name: str, overrides: Mapping[str, Any], *, scale: str, seeds: int, jobs: int) -> list[dict[str, Any]]:
-    """Of each study (name "all": of all that have the scale): its arms with what they set, the seeds that there are and that are left, the minutes."""
-    names = [name] if name != "all" else [each for each in study_names() if scale in load_study(each).scales]
+    """Of each study its arms with what they set, the seeds that there are and that are left, the minutes; name "all": of all that have the scale,
+    and why one cannot be run is said.
+    """
     at_once = jobs or max(1, os.cpu_count() or 1)
-    return [_told(plan(each, overrides, scale=scale, seeds=seeds, jobs=jobs), at_once) for each in names]
+    if name != "all":
+        return [_told(plan(name, overrides, scale=scale, seeds=seeds, jobs=jobs), at_once)]
+    found = []
+    for study in shipped():
+        try:
+            if scale in study.scales:
+                found.append(_told(plan(study.name, overrides, scale=scale, seeds=seeds, jobs=jobs), at_once))
+        except UserError as error:
+            print(f"contray: left out: {error}", file=sys.stderr)
+    if not found:
+        raise UserError(f"--scale: no study can run at the scale {scale}")
+    return found
 
 
 def _told(plan: Plan, at_once: int) -> dict[str, Any]:

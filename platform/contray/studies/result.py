@@ -85,6 +85,11 @@ class StudyResult(Shown):
         )  # fmt: skip
 
     @property
+    def tells(self) -> bool:
+        """Whether there is an estimate of any claim."""
+        return any(each.estimate is not None for each in self.verdict.claims)
+
+    @property
     def table(self) -> Table:
         """Ours beside theirs: of each arm the means over seeds, with half of the interval that holds it in 95 of 100 such studies, and the paper's number."""
         study, metrics = self.study, self.study.metrics
