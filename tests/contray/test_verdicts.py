@@ -168,6 +168,13 @@ def test_a_diverged_run_leaves_its_seed_out_and_counts_as_collapsed() -> None:
     assert judge([Collapse("b", "a", within=12)], made, "linear_top1").claims[0].seeds == 3
 
 
+def test_another_metric_without_a_number_is_no_collapse() -> None:
+    made = values([[300, 100, 0, 0], [303, 101, 0, 0], [299, 98, 0, 0]], random_linear_top1=0.2, alignment=None)
+    assert judge([Collapse("a", "b")], made, "linear_top1").word == CONTRADICTED
+    made["a"] = {seed: {"knn_top1": None} for seed in range(3)}  # all that a study keeps of a run that diverged
+    assert judge([Collapse("a", "b")], made, "linear_top1").word != CONTRADICTED
+
+
 def test_a_healthy_arm_that_learns_nothing_says_nothing_of_the_other() -> None:
     made = values([[80, 75, 0, 0], [76, 70, 0, 0], [82, 77, 0, 0]], random_linear_top1=0.2)
     assert judge([Collapse("b", "a")], made, "linear_top1").word == UNDECIDED

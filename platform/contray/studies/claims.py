@@ -216,8 +216,9 @@ class Collapse(Form):
         for seed in seeds(values):
             row = values.get(arm, {}).get(seed, {})
             trained, untrained = (number(values, arm, seed, name) for name in (metric, f"random_{metric}"))
-            if None in row.values() or (metric in row and trained is None):
-                yield 0.0  # it diverged
+            diverged = all(value is None for value in row.values()) if row else False
+            if diverged or (metric in row and trained is None):
+                yield 0.0
             elif trained is not None and untrained is not None:
                 yield trained - untrained
 
