@@ -198,3 +198,28 @@ def test_a_form_names_arms_that_there_are() -> None:
         Peak("a", "b").check(ARMS)
     for form in FORMS:
         form.check(ARMS)
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (Above("a", "a"), "a against itself"),
+        (Order("a", "b", "a"), "a against itself"),
+        (Above(Minus("a", "a"), "b"), "a against itself"),
+        (Agrees("rankme", "rankme"), "rankme against itself"),
+        (Above(Mean(), "b"), "of no arm"),
+        (Above("a", Minus("b", Mean())), "of no arm"),
+        (Same("a", "b", within=-3), "within: got -3, must be a number above 0"),
+        (Same("a", "b", within=math.nan), "within: got nan"),
+        (Above("a", "b", by="3"), "by: got '3', must be a number"),
+        (Above("a", "b", by=True), "by: got True"),
+        (Above("a", "b", metric=5), "got 5 for a metric"),
+        (Above(At("a", 5), "b"), "got 5 for a metric"),
+        (Collapse(At("a", "knn_top1"), "b"), "no untrained encoder"),
+    ],
+    ids=str,
+)
+def test_a_form_that_can_say_nothing_is_refused(form, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        form.check(ARMS)
+    Above(At("a", "h_top1"), "a", by=-1).check(ARMS)
