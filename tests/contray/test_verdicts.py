@@ -59,8 +59,25 @@ def test_what_is_there_is_found(name: str) -> None:
 def test_an_ablation_that_does_nothing_supports_nothing(form) -> None:
     """Each seed gives every arm the very same number."""
     rows = [[right] * 4 for right in (251, 260, 243)]
-    assert judge([form], values(rows, random_linear_top1=0.2), "linear_top1").word in (UNDECIDED, CONTRADICTED)
-    assert judge([Same("a", "b")], values(rows), "linear_top1").word == SUPPORTED
+    made = values(rows, random_linear_top1=0.2, test_images=360)
+    assert judge([form], made, "linear_top1").word in (UNDECIDED, CONTRADICTED)
+    assert judge([Same("a", "b")], made, "linear_top1").word == SUPPORTED
+
+
+def test_equal_differences_are_known_to_one_image() -> None:
+    """Three seeds that give one image each may be chance; of 40 images each are not."""
+    for more, word, low in ((1, UNDECIDED, -0.4123), (40, SUPPORTED, 10.421)):
+        rows = [[200 + shift + more, 200 + shift, 0, 0] for shift in (0, 7, -4)]
+        found = judge([Above("a", "b")], values(rows, test_images=360), "linear_top1")
+        assert (found.word, found.claims[0].low) == (word, pytest.approx(low, abs=1e-3))
+        assert found.text.endswith("equal in all 3 seeds")
+        unknown = judge([Above("a", "b")], values(rows), "linear_top1").claims[0]
+        assert (unknown.p, unknown.p_against, unknown.low) == (1 / 8, 7 / 8, None)
+        assert "[" not in unknown.text
+    whole = judge(
+        [Above("a", "b")], values([[201, 200, 0, 0], [202, 200, 0, 0], [201, 200, 0, 0]], test_images=360), "linear_top1"
+    )
+    assert (whole.word, "equal" in whole.text) == (UNDECIDED, False), "spread of half an image"
 
 
 def test_a_curve_that_levels_off_is_no_peak() -> None:
@@ -96,7 +113,7 @@ def test_the_test_is_students(rows) -> None:
 
 
 @given(POINTS, st.integers(0, 3))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_seeds_may_come_in_any_order_and_differ_as_they_like(rows, turn) -> None:
     """Claims are of arms beside arms of the same seed: a seed that is better for all arms changes nothing."""
     shifted = [[right + 40 * seed for right in row] for seed, row in enumerate(rows)]
@@ -157,7 +174,7 @@ def test_two_seeds_decide_nothing() -> None:
 
 
 def test_a_diverged_run_leaves_its_seed_out_and_counts_as_collapsed() -> None:
-    made = values([[300, 100, 0, 0]] * 4, random_linear_top1=0.2)
+    made = values([[300, 100, 0, 0]] * 4, random_linear_top1=0.2, test_images=360)
     made["b"][3]["linear_top1"] = None
     made["b"][2]["linear_top1"] = math.nan
     assert judge([Above("a", "b")], made, "linear_top1").claims[0].seeds == 2

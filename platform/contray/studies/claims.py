@@ -23,7 +23,7 @@ LEAST = 4  # arms whose ranking says something: of three, one of six is right by
 class Part:
     """What one test tests: that `numbers` (one a seed) lie above `threshold` in the mean, or with side -1 below.
 
-    least, least_against: p values of another test of the same, which must be as low as well.
+    least, least_against: p values of another test of the same, which must be as low as well. finest: the least step of the numbers, 0 if unknown.
     """
 
     words: str
@@ -33,6 +33,7 @@ class Part:
     unit: str = ""
     least: float = 0.0
     least_against: float = 0.0
+    finest: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -345,7 +346,8 @@ class Agrees(Form):
         means = [[mean(column) for column in zip(*side, strict=True)] for side in zip(*pairs, strict=True)]
         chance = [float(tau(*means, alternative=way)[1]) if taus else 1.0 for way in ("greater", "less")]
         words = f"{self.measure} ranks the arms as {metric} does" + ("" if self.rising else ", the less the better")
-        yield Part(words, taus, unit="tau", least=chance[0], least_against=chance[1])
+        swap = 4 / (len(values) * (len(values) - 1))  # what one pair of arms the other way round takes from tau
+        yield Part(words, taus, unit="tau", least=chance[0], least_against=chance[1], finest=swap)
 
 
 def _dot(left: Iterable[float], right: Iterable[float]) -> float:
