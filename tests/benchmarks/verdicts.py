@@ -64,6 +64,7 @@ def study(means: Means, seeds: int, draw: random.Random) -> dict[str, dict[int, 
                 "linear_top1": read(metric + draw.gauss(0, 1)),
                 "other": other + draw.gauss(0, 1),
                 "random_linear_top1": read(20),
+                "test_images": IMAGES,
             }
             for seed in range(seeds)
         }

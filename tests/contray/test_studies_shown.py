@@ -195,3 +195,23 @@ def test_the_page_is_made_of_what_mlflow_keeps(store: str, tmp_path: Path, monke
     (records / "bad_digits.json").write_text("{}")
     with pytest.raises(UserError, match=r"bad_digits\.json: no record of a study"):
         write(store, "contray", docs, records)
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"study": {}}', None], ids=["cut", "list", "other", "missing"])
+def test_a_damaged_study_keeps_its_record_and_the_others_go_on(damaged: str | None, store: str, tmp_path: Path, capsys) -> None:
+    docs, records = tmp_path / "docs", tmp_path / "records"
+    docs.mkdir()
+    given = result(CURVE, {0.1: 60, 0.2: 70, 0.5: 55})
+    plant(store, given, tmp_path)
+    write(store, "contray", docs, records)
+    before = (records / "planted_digits.json").read_text()
+
+    run = track.TrackedRun(store, "", plant(store, given, tmp_path))
+    kept = next(tmp_path.rglob(f"{run.run_id}/artifacts/study.json"))
+    kept.unlink() if damaged is None else kept.write_text(damaged)
+    plant(store, replace(given, study=replace(CURVE, name="whole")), tmp_path)
+    assert write(store, "contray", docs, records) == ["planted_digits", "whole_digits"]
+    assert (records / "planted_digits.json").read_text() == before
+    said = capsys.readouterr().err
+    assert run.run_id in said
+    assert "the record stays as it was" in said

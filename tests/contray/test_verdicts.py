@@ -59,8 +59,25 @@ def test_what_is_there_is_found(name: str) -> None:
 def test_an_ablation_that_does_nothing_supports_nothing(form) -> None:
     """Each seed gives every arm the very same number."""
     rows = [[right] * 4 for right in (251, 260, 243)]
-    assert judge([form], values(rows, random_linear_top1=0.2), "linear_top1").word in (UNDECIDED, CONTRADICTED)
-    assert judge([Same("a", "b")], values(rows), "linear_top1").word == SUPPORTED
+    made = values(rows, random_linear_top1=0.2, test_images=360)
+    assert judge([form], made, "linear_top1").word in (UNDECIDED, CONTRADICTED)
+    assert judge([Same("a", "b")], made, "linear_top1").word == SUPPORTED
+
+
+def test_equal_differences_are_known_to_one_image() -> None:
+    """Three seeds that give one image each may be chance; of 40 images each are not."""
+    for more, word, low in ((1, UNDECIDED, -0.4123), (40, SUPPORTED, 10.421)):
+        rows = [[200 + shift + more, 200 + shift, 0, 0] for shift in (0, 7, -4)]
+        found = judge([Above("a", "b")], values(rows, test_images=360), "linear_top1")
+        assert (found.word, found.claims[0].low) == (word, pytest.approx(low, abs=1e-3))
+        assert found.text.endswith("equal in all 3 seeds")
+        unknown = judge([Above("a", "b")], values(rows), "linear_top1").claims[0]
+        assert (unknown.p, unknown.p_against, unknown.low) == (1 / 8, 7 / 8, None)
+        assert "[" not in unknown.text
+    whole = judge(
+        [Above("a", "b")], values([[201, 200, 0, 0], [202, 200, 0, 0], [201, 200, 0, 0]], test_images=360), "linear_top1"
+    )
+    assert (whole.word, "equal" in whole.text) == (UNDECIDED, False), "spread of half an image"
 
 
 def test_a_curve_that_levels_off_is_no_peak() -> None:
@@ -96,7 +113,7 @@ def test_the_test_is_students(rows) -> None:
 
 
 @given(POINTS, st.integers(0, 3))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_seeds_may_come_in_any_order_and_differ_as_they_like(rows, turn) -> None:
     """Claims are of arms beside arms of the same seed: a seed that is better for all arms changes nothing."""
     shifted = [[right + 40 * seed for right in row] for seed, row in enumerate(rows)]
@@ -157,7 +174,7 @@ def test_two_seeds_decide_nothing() -> None:
 
 
 def test_a_diverged_run_leaves_its_seed_out_and_counts_as_collapsed() -> None:
-    made = values([[300, 100, 0, 0]] * 4, random_linear_top1=0.2)
+    made = values([[300, 100, 0, 0]] * 4, random_linear_top1=0.2, test_images=360)
     made["b"][3]["linear_top1"] = None
     made["b"][2]["linear_top1"] = math.nan
     assert judge([Above("a", "b")], made, "linear_top1").claims[0].seeds == 2
@@ -166,6 +183,13 @@ def test_a_diverged_run_leaves_its_seed_out_and_counts_as_collapsed() -> None:
     assert (found.word, found.claims[0].seeds) == (SUPPORTED, 4)
     del made["b"][3]["linear_top1"]  # it was never measured: no collapse
     assert judge([Collapse("b", "a", within=12)], made, "linear_top1").claims[0].seeds == 3
+
+
+def test_another_metric_without_a_number_is_no_collapse() -> None:
+    made = values([[300, 100, 0, 0], [303, 101, 0, 0], [299, 98, 0, 0]], random_linear_top1=0.2, alignment=None)
+    assert judge([Collapse("a", "b")], made, "linear_top1").word == CONTRADICTED
+    made["a"] = {seed: {"knn_top1": None} for seed in range(3)}  # all that a study keeps of a run that diverged
+    assert judge([Collapse("a", "b")], made, "linear_top1").word != CONTRADICTED
 
 
 def test_a_healthy_arm_that_learns_nothing_says_nothing_of_the_other() -> None:
@@ -191,3 +215,28 @@ def test_a_form_names_arms_that_there_are() -> None:
         Peak("a", "b").check(ARMS)
     for form in FORMS:
         form.check(ARMS)
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (Above("a", "a"), "a against itself"),
+        (Order("a", "b", "a"), "a against itself"),
+        (Above(Minus("a", "a"), "b"), "a against itself"),
+        (Agrees("rankme", "rankme"), "rankme against itself"),
+        (Above(Mean(), "b"), "of no arm"),
+        (Above("a", Minus("b", Mean())), "of no arm"),
+        (Same("a", "b", within=-3), "within: got -3, must be a number above 0"),
+        (Same("a", "b", within=math.nan), "within: got nan"),
+        (Above("a", "b", by="3"), "by: got '3', must be a number"),
+        (Above("a", "b", by=True), "by: got True"),
+        (Above("a", "b", metric=5), "got 5 for a metric"),
+        (Above(At("a", 5), "b"), "got 5 for a metric"),
+        (Collapse(At("a", "knn_top1"), "b"), "no untrained encoder"),
+    ],
+    ids=str,
+)
+def test_a_form_that_can_say_nothing_is_refused(form, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        form.check(ARMS)
+    Above(At("a", "h_top1"), "a", by=-1).check(ARMS)

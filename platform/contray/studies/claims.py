@@ -23,7 +23,7 @@ LEAST = 4  # arms whose ranking says something: of three, one of six is right by
 class Part:
     """What one test tests: that `numbers` (one a seed) lie above `threshold` in the mean, or with side -1 below.
 
-    least, least_against: p values of another test of the same, which must be as low as well.
+    least, least_against: p values of another test of the same, which must be as low as well. finest: the least step of the numbers, 0 if unknown.
     """
 
     words: str
@@ -33,6 +33,7 @@ class Part:
     unit: str = ""
     least: float = 0.0
     least_against: float = 0.0
+    finest: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,22 @@ def factor(metric: str) -> int:
     return 100 if metric.endswith(SHARES) else 1
 
 
+def within(arm: Any) -> Iterator[Any]:
+    """What stands in an arm's place, and all that is in it."""
+    yield arm
+    inner = (arm.arm,) if isinstance(arm, At) else (arm.left, arm.right) if isinstance(arm, Minus) else ()
+    for each in arm.arms if isinstance(arm, Mean) else inner:
+        yield from within(each)
+
+
 def named(arm: Any) -> list[Any]:
     """The study's arms that stand in an arm's place."""
-    if isinstance(arm, At):
-        return named(arm.arm)
-    if isinstance(arm, Minus):
-        return [*named(arm.left), *named(arm.right)]
-    return [each for one in arm.arms for each in named(one)] if isinstance(arm, Mean) else [arm]
+    return [each for each in within(arm) if not isinstance(each, (At, Minus, Mean))]
 
 
 def told(arm: Any) -> list[str]:
     """The metrics that stand in an arm's place; none: the study's."""
-    if isinstance(arm, At):
-        return [arm.metric, *told(arm.arm)]
-    inner = (arm.left, arm.right) if isinstance(arm, Minus) else arm.arms if isinstance(arm, Mean) else ()
-    return [metric for each in inner for metric in told(each)]
+    return [each.metric for each in within(arm) if isinstance(each, At)]
 
 
 def spoken(arm: Any) -> str:
@@ -119,6 +121,10 @@ def seeds(values: Values) -> list[int]:
     return sorted({seed for each in values.values() for seed in each})
 
 
+def _real(number: Any) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+
+
 class Form:
     """A claim about arms. metric: another than the study's decisive one."""
 
@@ -135,10 +141,28 @@ class Form:
         return [name for name in dict.fromkeys([self.metric, *(one for arm in self.named for one in told(arm))]) if name]
 
     def check(self, arms: Sequence[Any]) -> None:
-        """Raises UserError where it names an arm that the study has not, or too few for what it claims."""
-        for arm in (one for each in self.named for one in named(each)):
-            if arm not in arms:
-                raise UserError(f"EXPECT: {type(self).__name__}: got arm {arm!r}; {nearest(str(arm), map(str, arms))}")
+        """Raises UserError where it names an arm that the study has not, one beside itself, or too few for what it claims, or is of wrong numbers."""
+
+        def refuse(words: str) -> UserError:
+            return UserError(f"EXPECT: {type(self).__name__}: {words}")
+
+        for name, least in (("by", -math.inf), ("within", 0.0)):
+            number = getattr(self, name, None)
+            if number is not None and not (_real(number) and number > least):
+                raise refuse(f"{name}: got {number!r}, must be a number" + (" above 0" if least == 0 else ""))
+        for metric in (self.metric, getattr(self, "measure", ""), *(one for arm in self.named for one in told(arm))):
+            if not isinstance(metric, str):
+                raise refuse(f"got {metric!r} for a metric, must be its name")
+        for each in (one for arm in self.named for one in within(arm)):
+            if isinstance(each, Mean) and not each.arms:
+                raise refuse("Mean() is of no arm; name those whose mean is meant")
+            if isinstance(each, Minus) and each.left == each.right:
+                raise refuse(f"sets {spoken(each.left)} against itself")
+            if not isinstance(each, (At, Minus, Mean)) and each not in arms:
+                raise refuse(f"got arm {each!r}; {nearest(str(each), map(str, arms))}")
+        for place, each in enumerate(self.named):
+            if each in self.named[:place]:
+                raise refuse(f"sets {spoken(each)} against itself")
 
     def parts(self, values: Values, metric: str) -> Iterator[Part]:
         """What must hold for the claim to hold; values: of all arms, in the study's order."""
@@ -205,6 +229,14 @@ class Collapse(Form):
     def named(self) -> tuple[Any, ...]:
         return self.arm, self.healthy
 
+    def check(self, arms: Sequence[Any]) -> None:
+        super().check(arms)
+        for each in self.named:
+            if isinstance(each, (At, Minus, Mean)):
+                raise UserError(
+                    f"EXPECT: Collapse: {spoken(each)} has no untrained encoder; name an arm, and the metric by metric="
+                )
+
     def parts(self, values: Values, metric: str) -> Iterator[Part]:
         metric = self.metric or metric
         claim = f"{spoken(self.arm)} collapses, {spoken(self.healthy)} does not"
@@ -216,8 +248,9 @@ class Collapse(Form):
         for seed in seeds(values):
             row = values.get(arm, {}).get(seed, {})
             trained, untrained = (number(values, arm, seed, name) for name in (metric, f"random_{metric}"))
-            if None in row.values() or (metric in row and trained is None):
-                yield 0.0  # it diverged
+            diverged = all(value is None for value in row.values()) if row else False
+            if diverged or (metric in row and trained is None):
+                yield 0.0
             elif trained is not None and untrained is not None:
                 yield trained - untrained
 
@@ -296,6 +329,9 @@ class Agrees(Form):
         return [self.measure, *super().metrics]
 
     def check(self, arms: Sequence[Any]) -> None:
+        super().check(arms)
+        if self.measure == self.metric:
+            raise UserError(f"EXPECT: Agrees: sets {self.measure} against itself")
         if len(arms) < LEAST:
             raise UserError(f"EXPECT: Agrees: {len(arms)} arms, and their ranking says something from {LEAST} on")
 
@@ -310,7 +346,8 @@ class Agrees(Form):
         means = [[mean(column) for column in zip(*side, strict=True)] for side in zip(*pairs, strict=True)]
         chance = [float(tau(*means, alternative=way)[1]) if taus else 1.0 for way in ("greater", "less")]
         words = f"{self.measure} ranks the arms as {metric} does" + ("" if self.rising else ", the less the better")
-        yield Part(words, taus, unit="tau", least=chance[0], least_against=chance[1])
+        swap = 4 / (len(values) * (len(values) - 1))  # what one pair of arms the other way round takes from tau
+        yield Part(words, taus, unit="tau", least=chance[0], least_against=chance[1], finest=swap)
 
 
 def _dot(left: Iterable[float], right: Iterable[float]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -45,10 +46,19 @@ small images, a small network and 200 steps. How often verdicts err: `python tes
 
 
 def write(uri: str, experiment: str, docs: Path, records: Path) -> list[str]:
-    """Bring the records up to what MLflow keeps, then write page and pictures from all of them. Returns the names of the records."""
+    """Bring the records up to what MLflow keeps, then write page and pictures from all of them. Returns the names of the records.
+
+    What MLflow keeps of a study in a damaged form is said, and its record stays as it was.
+    """
     records.mkdir(parents=True, exist_ok=True)
     for (name, scale), run in sorted(judged(uri, experiment, shipped()).items()):
-        (records / f"{name}_{scale}.json").write_text(compact(_fetched(uri, run)))
+        path = records / f"{name}_{scale}.json"
+        try:
+            path.write_text(compact(_fetched(uri, run)))
+        except (track.TrackingError, ValueError, KeyError, TypeError, AttributeError) as error:
+            kept = "the record stays as it was" if path.exists() else "it has no record"
+            words = f"study.json of run {run.info.run_id} cannot be read ({type(error).__name__}: {error})"
+            print(f"contray: {name} at scale {scale}: {words}; {kept}", file=sys.stderr)
     results = [_read(path) for path in sorted(records.glob("*.json"))]
     for each in results:
         draw(each.study, each, _picture(docs, each))

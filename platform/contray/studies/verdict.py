@@ -14,6 +14,7 @@ from .claims import Form, Part, Values, seeds
 LEVEL = 0.05
 LEAST = 3  # seeds
 DUST = 1e-9  # what rounding makes of no difference
+FINEST = {"memory_gb": 0.01}  # steps below which numbers of a metric are the same
 SUPPORTED, CONTRADICTED, UNDECIDED = WORDS = ("supported", "contradicted", "undecided")
 
 
@@ -21,7 +22,8 @@ SUPPORTED, CONTRADICTED, UNDECIDED = WORDS = ("supported", "contradicted", "unde
 class Judged:
     """A claim, by the weakest of what it asserts. low, high: the 95 % interval of the estimate by itself; p, p_against: of the claim and of its opposite, after Holm.
 
-    unit: points, tau, or empty for the metric's own; seeds: that had all it needs. None where there are too few of them.
+    unit: points, tau, or empty for the metric's own; seeds: that had all it needs; equal: all gave the same number. None where there are too few
+    of them, and for the interval of equal numbers whose step is not known.
     """
 
     words: str
@@ -33,6 +35,7 @@ class Judged:
     word: str
     unit: str = ""
     seeds: int = 0
+    equal: bool = False
 
     @property
     def shown(self) -> str:
@@ -52,7 +55,9 @@ class Judged:
         if self.p is None or self.p_against is None:
             return f"{numbers}, {_few(self.seeds)}"
         against, p = (", of the opposite", self.p_against) if self.word == CONTRADICTED else ("", self.p)
-        return f"{numbers}, p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}{against}, {self.seeds} seeds"
+        return (
+            f"{numbers}, p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}{against}, {'equal in all ' * self.equal}{self.seeds} seeds"
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,10 @@ class Verdict:
 
 def judge(expect: Sequence[Form], values: Values, metric: str) -> Verdict:
     """The verdict over all claims; values: of each arm (in the study's order) and seed the metrics, None for a run that diverged."""
-    found = [_judged([*form.parts(values, metric)]) for form in expect]
+    found = [
+        _judged([replace(part, finest=part.finest or _finest(part, form, values, metric)) for part in form.parts(values, metric)])
+        for form in expect
+    ]
     for_, against = (_holm([getattr(each, name) for each in found]) for name in ("p", "p_against"))
     found = [replace(each, p=p, p_against=q, word=_word(p, q)) for each, p, q in zip(found, for_, against, strict=True)]
     words = {each.word for each in found}
@@ -98,9 +106,10 @@ def _judged(parts: Sequence[Part]) -> Judged:
     against = min(1.0, len(parts) * min(q or 0.0 for _, _, q in tested)) if known else None
     refuted = known and against is not None and against < LEVEL
     shown = min(tested, key=lambda each: each[2] or 0.0)[0] if refuted else max(tested, key=lambda each: each[1] or 0.0)[0]
-    low, high = _interval(shown.numbers)
+    low, high = _interval(shown)
     estimate = mean(shown.numbers) if shown.numbers else None
-    return Judged(shown.words, estimate, low, high, p, against, "", shown.unit, len(shown.numbers))
+    equal = len(shown.numbers) >= LEAST and stdev(shown.numbers) < DUST
+    return Judged(shown.words, estimate, low, high, p, against, "", shown.unit, len(shown.numbers), equal)
 
 
 def _tested(part: Part) -> tuple[float | None, float | None]:
@@ -108,25 +117,35 @@ def _tested(part: Part) -> tuple[float | None, float | None]:
     if len(part.numbers) < LEAST:
         return None, None
     gap = part.side * (mean(part.numbers) - part.threshold)
-    error = _error(part.numbers)
+    error = _error(part)
     if abs(gap) < DUST:
         return 1.0, 1.0
     if error < DUST:
-        p = float(gap < 0)
+        chance = 2.0 ** -len(part.numbers)  # that so many signs are the same
+        p = chance if gap > 0 else 1 - chance
     else:
         p = float(import_module("scipy.special").stdtr(len(part.numbers) - 1, -gap / error))
     return max(p, part.least), max(1 - p, part.least_against)
 
 
-def _error(numbers: Sequence[float]) -> float:
-    return stdev(numbers) / math.sqrt(len(numbers))
+def _finest(part: Part, form: Form, values: Values, metric: str) -> float:
+    """The least step of a part's numbers: of shares one image of the test set; 0 where it is not known."""
+    if part.unit == "points":
+        images = [count for each in values.values() for row in each.values() if (count := row.get("test_images"))]
+        return 100 / min(images) if images else 0.0
+    return min(FINEST.get(name, 0.0) for name in form.metrics or [metric])
 
 
-def _interval(numbers: Sequence[float]) -> tuple[float | None, float | None]:
-    if len(numbers) < 2:
+def _error(part: Part) -> float:
+    """Standard error of the mean. Few seeds may differ by less than a step by chance: their spread counts as one step at least."""
+    return max(stdev(part.numbers), part.finest) / math.sqrt(len(part.numbers))
+
+
+def _interval(part: Part) -> tuple[float | None, float | None]:
+    if len(part.numbers) < 2 or (error := _error(part)) < DUST:
         return None, None
-    reach = float(import_module("scipy.special").stdtrit(len(numbers) - 1, 1 - LEVEL / 2)) * _error(numbers)
-    return mean(numbers) - reach, mean(numbers) + reach
+    reach = float(import_module("scipy.special").stdtrit(len(part.numbers) - 1, 1 - LEVEL / 2)) * error
+    return mean(part.numbers) - reach, mean(part.numbers) + reach
 
 
 def _holm(found: Sequence[float | None]) -> list[float | None]:
