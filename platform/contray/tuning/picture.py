@@ -74,7 +74,10 @@ def slices(trials: Sequence[Trial], space: Mapping[str, Any], metric: str, onlin
             axis.set_xlim(-0.5, len(known) - 0.5)
         elif logarithmic(space[key]):
             axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            low, high = space[key].lower, space[key].upper
+            subs = (1.0, 2.0, 5.0) if high < 50 * low else (1.0, 3.0) if high < 1000 * low else (1.0,)
+            axis.xaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
+            axis.set_xlim(low * (low / high) ** 0.05, high * (high / low) ** 0.05)
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel(drawable(key))
