@@ -1,6 +1,6 @@
 """Study: does BYOL live on batch statistics? (Fetterman & Albrecht's blog, and Richemond et al. 2020, its rebuttal)."""
 
-from contray.studies import Above
+from contray.studies import Collapse
 
 CLAIM = "without any norm BYOL does not learn, but what it needs are not batch statistics: group norm with weight standardisation serves"
 SOURCE = "Richemond et al. 2020, §3 and §4, against Fetterman & Albrecht's blog of August 2020, https://arxiv.org/abs/2010.10241"
@@ -28,7 +28,7 @@ SPACE = {
 PAPER = {"batch norm": 74.3, "batch norm in the encoder alone": 72.1, "none": 0.1, "group norm": 73.9}
 PAPER_METRIC = "ImageNet linear top-1 %"
 METRIC = "linear_top1"
-EXPECT = [Above("batch norm", "none"), Above("group norm", "none")]
+EXPECT = [Collapse("none", "batch norm"), Collapse("none", "group norm")]
 SCALES = {"digits": {}, "paper": {}}
 COST = {"digits": 9, "paper": "4 x 1000 epochs of ResNet-50: about 6,000 GPU hours"}
 SMALL = "a net of width 16 learns without any norm as well: what made deep ones fail is hardly there"

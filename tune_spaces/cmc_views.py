@@ -2,7 +2,7 @@
 
 from contray.studies import Above
 
-CLAIM = "the more views teach it, the better a view's encoder"
+CLAIM = "three views teach a view's encoder more than two"
 SOURCE = "Tian et al. 2019, §4.3, https://arxiv.org/abs/1906.05849"
 METHOD = "cmc_first"
 SPACE = {

@@ -2,7 +2,7 @@
 
 from contray.studies import Peak
 
-CLAIM = "keys of a slowly moving encoder are best: without momentum training fails, and with too much the keys stay behind"
+CLAIM = "keys of a slowly moving encoder are best: those of one without momentum and those of one that hardly moves are worse"
 SOURCE = "He et al. 2020, §4.1 (ablation: momentum), https://arxiv.org/abs/1911.05722"
 METHOD = "moco"
 SPACE = {"method.momentum": [0.0, 0.9, 0.99, 0.999, 0.9999]}

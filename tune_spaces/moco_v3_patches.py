@@ -2,7 +2,7 @@
 
 from contray.studies import Above
 
-CLAIM = "a frozen patch projection is better than a learned one, the more so at a high rate, where the learned one is unstable"
+CLAIM = "at a high rate, where a learned patch projection is unstable, a frozen one is better"
 SOURCE = "Chen et al. 2021, §4.2, https://arxiv.org/abs/2104.02057"
 METHOD = "moco_v3"
 SPACE = {

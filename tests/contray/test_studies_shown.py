@@ -11,7 +11,7 @@ import pytest
 from contray import track
 from contray.cli import main
 from contray.errors import UserError
-from contray.studies import Above, Agrees, At, Collapse, Order, Peak, listing
+from contray.studies import Above, Agrees, At, Collapse, Order, Peak, listing, page
 from contray.studies.form import Study
 from contray.studies.page import compact, write
 from contray.studies.picture import draw, figure
@@ -40,15 +40,18 @@ def result(study: Study, means: dict, seeds: int = 3, **more) -> StudyResult:
     return StudyResult(study, "digits", values, {}, judge(study.expect, values, study.metric), runs, 3.0, **more)
 
 
-def plant(store: str, given: StudyResult, folder: Path) -> str:
-    """A study's run in MLflow, as the end of one leaves it."""
+def plant(store: str, given: StudyResult, folder: Path, seeds: int = 3, **more: str) -> str:
+    """A study's run in MLflow, as the end of one leaves it; more: tags."""
     tags = {
         "contray.kind": "study",
         "contray.study": given.study.name,
         "contray.scale": given.scale,
         "contray.verdict": given.verdict.word,
-    }
-    run = track.begin(store, "contray", "study", params={}, tags={**tags, "contray.seeds": "3", "contray.left": str(given.left)})
+        "contray.seeds": str(seeds),
+        "contray.left": str(given.left),
+        "contray.declared": CURVE.digest("digits"),
+    } | more
+    run = track.begin(store, "contray", "study", params={}, tags=tags)
     (folder / "study.json").write_text(json.dumps(given.as_json()))
     run.log_artifact(folder / "study.json")
     run.finish("FINISHED")
@@ -125,17 +128,40 @@ def test_the_list_has_the_latest_verdicts(store: str, tmp_path: Path, monkeypatc
         "verdict": "supported",
         "seeds": 3,
         "left": 0,
+        "data": "",
         "run_id": last,
         "url": "",
     }
     assert (new["verdicts"], new["cost"]) == ({}, {"digits": 6, "cifar": None})
-    assert listing.judged(f"sqlite:///{tmp_path}/none.db", "contray") == {}
+    assert listing.judged(f"sqlite:///{tmp_path}/none.db", "contray", [CURVE]) == {}
+
+
+def test_only_a_run_of_the_files_own_arms_counts_and_more_seeds_count_more(store: str, tmp_path: Path) -> None:
+    """Of a toy run, a file of one's own and an older claim nothing is shown; fewer seeds do not hide more."""
+    found = result(CURVE, {0.1: 60, 0.2: 70, 0.5: 55})
+    foreign = replace(CURVE, space={"method.temperature": [0.1, 0.2, 0.4]})
+    for digest in ("", foreign.digest("digits"), replace(CURVE, expect=(Order(),)).digest("digits")):
+        plant(store, found, tmp_path, **{"contray.declared": digest})
+    assert listing.judged(store, "contray", [CURVE]) == {}
+    many = plant(store, found, tmp_path, seeds=5)
+    plant(store, found, tmp_path, seeds=1)
+    plant(store, replace(found, left=2), tmp_path, seeds=8)
+    (run,) = listing.judged(store, "contray", [CURVE]).values()
+    assert run.info.run_id == many
 
 
 # ---------------------------------------------------------------- the page
 
 
-def test_the_page_is_made_of_what_mlflow_keeps(store: str, tmp_path: Path) -> None:
+def test_a_record_of_other_arms_keeps_its_own_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    today = replace(CURVE, claim="another claim")
+    monkeypatch.setattr(page, "load_study", lambda name: today)
+    assert page._declared(result(CURVE, {0.1: 60, 0.2: 70, 0.5: 55})) is today
+    assert page._declared(result(CURVE, {0.1: 60, 0.2: 70, 0.4: 55})) is CURVE
+
+
+def test_the_page_is_made_of_what_mlflow_keeps(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "shipped", lambda: [CURVE])
     docs, records = tmp_path / "docs", tmp_path / "records"
     docs.mkdir()
     settings = {"train.steps": 100, "data.root": "/home/me", "track.uri": store}

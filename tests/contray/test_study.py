@@ -16,14 +16,17 @@ from contray import track
 from contray.cli import main
 from contray.config.sources import computed
 from contray.errors import UserError
+from contray.storage.folder import Storage
 from contray.studies import Above, Order, picture
 from contray.studies import study as studies
 from contray.studies.form import Study, load_study, study_of
+from contray.studies.listing import judged
 from contray.studies.result import StudyResult
 from contray.studies.rounds import Made, Rounds
 from contray.studies.runs import Found, Pace, Wanted, found, wanted
 from contray.studies.trial import conditions
 from contray.training.launch import launch
+from contray.training.lease import held
 from contray.training.signature import TAG
 
 TINY = {
@@ -92,6 +95,15 @@ def _module(**changed: Any) -> ModuleType:
         ({"SCALES": {}}, "SCALES must name at least one"),
         ({"COST": {}}, "COST must say what the scale digits costs"),
         ({"SEEDS": 0}, "SEEDS must be a whole number"),
+        ({"SEEDS": True}, "SEEDS must be a whole number"),
+        ({"COST": {"digits": -5}}, "COST of digits must be minutes"),
+        ({"COST": {"digits": math.nan}}, "COST of digits must be minutes"),
+        ({"COST": {"digits": ()}}, "COST of digits must be minutes"),
+        ({"PAPER": {0.1: math.nan}}, "PAPER of 0.1 must be a number"),
+        ({"BASE": {"seed": 1}}, "BASE must not set seed"),
+        ({"BASE": {1: 1}}, "BASE has the key 1"),
+        ({"SCALES": {"digits": {"track.name": "x"}}}, "SCALES of digits must not set track.name"),
+        ({"SPACE": {"data.size": [{"a": 1}, {"b": 1}]}}, "SPACE has a value that is a dictionary"),
         ({"EXPECTS": 1}, "EXPECTS is no field of a study"),
     ],
 )
@@ -109,6 +121,12 @@ def test_arms_stand_above_the_line_that_stands_above_the_file(file: str) -> None
     assert {(config.train.batch_size, config.data.size) for config in arms.values()} == {(48, 20)}
     assert study.arms("digits")[0.1].train.batch_size == 32
     assert study.arms("digits")[0.1].eval.every_epochs == 0, "of the scale"
+
+
+def test_a_list_of_a_grid_is_an_arm() -> None:
+    space = {"eval.linear.lrs": ([0.1, 1.0], [0.3])}
+    study = study_of(_module(SPACE=space, PAPER={(0.3,): 1.0}, EXPECT=[Above((0.1, 1.0), (0.3,))]), "s")
+    assert study.settings("digits") == {arm: {"eval.linear.lrs": arm} for arm in ((0.1, 1.0), (0.3,))}
 
 
 def test_a_scale_has_its_own_grid_and_an_arm_its_own_method() -> None:
@@ -250,6 +268,27 @@ def test_the_second_call_answers_from_the_firsts_runs(file: str, here: dict[str,
     more = studies.study(file, here, seeds=4, quiet=True)
     assert planted["made"][6:] == [(0.1, 3), (1.0, 3)]
     assert more.run_id == first.run_id, "one run of MLflow's for the same arms"
+
+
+def test_fewer_seeds_take_nothing_from_a_verdict_and_settings_make_no_verdict_of_the_study(
+    file: str, here: dict[str, Any], planted: dict[str, Any]
+) -> None:
+    study = load_study(file)
+    whole = studies.study(file, here, seeds=4, quiet=True)
+    fewer = studies.study(file, here, seeds=1, quiet=True)
+    assert (fewer.values, fewer.run_id) == (whole.values, whole.run_id)
+    toy = studies.study(file, {**here, "train.steps": 2}, seeds=5, quiet=True)
+    assert toy.run_id != whole.run_id
+    (counts,) = judged(here["track.uri"], "contray", [study]).values()
+    assert (counts.info.run_id, counts.data.tags["contray.seeds"]) == (whole.run_id, "4")
+
+
+def test_the_second_of_two_at_once_is_told_to_wait(file: str, here: dict[str, Any], planted: dict[str, Any]) -> None:
+    home = Storage(here["scale.storage"]) / studies.plan(file, here).name
+    home.create()
+    with held(home), pytest.raises(UserError, match=r"study cold: is being run by process .*; wait for its end") as error:
+        studies.study(file, here, quiet=True)
+    assert "track.name" not in str(error.value)
 
 
 def test_a_study_that_was_interrupted_goes_on(file: str, here: dict[str, Any], planted: dict[str, Any]) -> None:

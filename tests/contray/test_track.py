@@ -325,3 +325,19 @@ def test_links_land_on_model_training_pages_without_a_login() -> None:
     query = parse_qs(urlsplit(urlsplit(link).fragment).query)
     assert {key: json.loads(value) for key, (value,) in query.items()} == {"runs": ["r1", "r2"], "experiments": ["1"]}
     assert track.compare_url("https://t", ["1", "2"], ["r"]).endswith("experiments=%5B%221%22%2C%222%22%5D")
+
+
+def test_a_look_at_a_store_in_use_loses_nothing(tmp_path: Path) -> None:
+    """Closing the file drops this process's locks on it: the next to close the database took itself for the last and removed the log in use."""
+    path = tmp_path / "mlflow.db"
+    track.store.use_wal(path)
+    count = (
+        f"import sqlite3; c = sqlite3.connect({str(path)!r}); print(c.execute('select count(*) from t').fetchone()[0]); c.close()"
+    )
+    with closing(sqlite3.connect(path, isolation_level=None)) as used:
+        used.execute("create table t (a)")
+        for number in (1, 2):
+            used.execute("insert into t values (1)")
+            track.check(f"sqlite:///{path}")
+            told = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True).stdout
+            assert int(told) == number

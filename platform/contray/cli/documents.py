@@ -50,7 +50,10 @@ EVALUATIONS = "of each evaluation, about, needs, ranks (metrics that rank trials
 CHECKED = "method, preset, ok, checks (of each check, ok, skipped (why), wrong (of each words, mend, line))"
 INSPECTED = "name, ok, sampled, notes, splits, classes, findings (of each severity, kind, words, mend, count, names), duplicates, channels, speed, memory, command"
 RECORDS = "of each record, what, command, by, machine, machine_is, commit, where, notes, rows (of each name and numbers, units in their names)"
-STUDIES = "of each study, claim, source, method, metric, seeds, cost (by scale), verdicts (of each scale: verdict, seeds, left (runs not made), run_id, url)"
+STUDIES = (
+    "of each study, claim, source, method, metric, seeds, cost (by scale), "
+    "verdicts (of each scale: verdict, seeds, left (runs not made), data (data.source if given), run_id, url)"
+)
 SPACES = "of each space, method, about, keys"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import re
@@ -85,6 +86,12 @@ class Study:
         except UserError as error:
             raise UserError(f"arm {spoken(arm)} of {self.name} at scale {scale}: {error}") from None
 
+    def digest(self, scale: str) -> str:
+        """Of what is compared at a scale and of what is to hold: the same for files that ask the same."""
+        own = {key: value for key, value in self.scales[scale].items() if key != "SPACE"}
+        asked = self.method, [*self.settings(scale).items()], self.base, own, self.metric, tuple(self.expect)
+        return hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
+
     def minutes(self, scale: str, seeds: int) -> float:
         """What COST says of so many seeds at a scale, in minutes of one core; not a number where it has none there."""
         known = self.cost.get(scale)
@@ -148,18 +155,26 @@ def study_of(module: ModuleType, name: str) -> Study:
     if not isinstance(known["EXPECT"], (list, tuple)) or not known["EXPECT"]:
         raise refuse("EXPECT", "must be a list of forms, such as [Above(0.1, 1.0)]")
     seeds = known.get("SEEDS", 3)
-    if not isinstance(seeds, int) or seeds < 1:
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise refuse("SEEDS", f"must be a whole number, at least 1, got {seeds!r}")
     for scale, own in known["SCALES"].items():
         if scale not in SCALES:
             raise refuse("SCALES", f"has no scale {scale!r}; {nearest(str(scale), SCALES)}")
         if not isinstance(own, Mapping):
             raise refuse("SCALES", f"of {scale} must be a dictionary of settings")
+    for each, settings in {
+        "BASE": known.get("BASE", {}),
+        **{f"SCALES of {scale}": own for scale, own in known["SCALES"].items()},
+    }.items():
+        if problem := _foreign(settings):
+            raise refuse(each, problem)
     if not known["SCALES"]:
         raise refuse("SCALES", "must name at least one scale")
     for scale in known["SCALES"]:
         if scale not in known["COST"]:
             raise refuse("COST", f"must say what the scale {scale} costs: minutes of one core, or words")
+        if not isinstance(cost := known["COST"][scale], str) and not (_number(cost) and cost > 0):
+            raise refuse("COST", f"of {scale} must be minutes of one core, above 0, or words, got {cost!r}")
     spaces = {scale: own.get("SPACE", known["SPACE"]) for scale, own in known["SCALES"].items()}
     every: dict[Arm, None] = {}
     for scale, space in {"": known["SPACE"], **spaces}.items():
@@ -178,7 +193,7 @@ def study_of(module: ModuleType, name: str) -> Study:
     for arm, value in known.get("PAPER", {}).items():
         if arm not in every:
             raise refuse("PAPER", f"names the arm {spoken(arm)}, which there is not: {', '.join(map(spoken, every))}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not _number(value):
             raise refuse("PAPER", f"of {spoken(arm)} must be a number, got {value!r}")
     return Study(name, **{each.lower(): value for each, value in known.items()})
 
@@ -193,22 +208,34 @@ def _misformed(space: Any) -> str:
         return "must be a grid {key: [values]} or named arms {name: {key: value}}"
     if not _is_grid(space) and not all(isinstance(values, Mapping) for values in space.values()):
         return "must be a grid {key: [values]} or named arms {name: {key: value}}, not of both"
+    if any(isinstance(value, (Mapping, set)) for values in space.values() if _is_grid(space) for value in values):
+        return "has a value that is a dictionary or a set; name the arms instead: {name: {key: value}}"
     arms = _arms(space)
     if len(arms) < 2:
         return "must have two arms at least"
     if len(arms) < math.prod(len(values) for values in space.values() if _is_grid(space)):
         return "has a value twice"
-    for settings in arms.values():
-        for key in settings:
-            if key in NOT_FREE:
-                return f"must not set {key}: seeds and names are the study's"
+    return next(filter(None, map(_foreign, arms.values())), "")
+
+
+def _foreign(settings: Mapping[Any, Any]) -> str:
+    """Why these are no settings of a study's; empty: they are."""
+    for key in settings:
+        if not isinstance(key, str):
+            return f"has the key {key!r}, must be a text"
+        if key in NOT_FREE:
+            return f"must not set {key}: seeds and names are the study's"
     return ""
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _arms(space: Mapping[str, Any]) -> dict[Arm, dict[str, Any]]:
     if not _is_grid(space):
         return {arm: dict(settings) for arm, settings in space.items()}
-    cells = itertools.product(*space.values())
+    cells = itertools.product(*(arm_of([*values]) for values in space.values()))  # of a value that is a list the tuple
     return {cell if len(space) > 1 else cell[0]: dict(zip(space, cell, strict=True)) for cell in cells}
 
 

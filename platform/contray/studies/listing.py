@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import track
@@ -14,32 +14,48 @@ from ..track.runs import all_runs
 from .form import Study, load_study
 from .scales import SCALES
 
+DECLARED = "contray.declared"  # a tag: the digest of the study's file, where it ran as that says
+FREE = ("track.", "scale.", "data.root", "data.source")  # settings that are no departure from it
 
-def judged(uri: str, experiment: str) -> dict[tuple[str, str], Any]:
-    """Of each study and scale the run that was the last to reach a verdict; none where nothing was tracked yet."""
+
+def judged(uri: str, experiment: str, studies: Iterable[Study]) -> dict[tuple[str, str], Any]:
+    """Of each of these studies and scale the run with the verdict that counts: of the arms and the claim that its file has, run as the file says; of
+    several a whole one before a part, more seeds before fewer, the newer before the older. None where nothing was tracked yet.
+    """
     path = track.sqlite_path(uri)
     if path and not path.exists():
         return {}
     with track.asking(uri, "looking for studies") as talk:
         place = talk.get_experiment_by_name(experiment)
         runs = all_runs(talk, place.experiment_id, "tags.`contray.kind` = 'study'") if place else []
-    ended = sorted(runs, key=lambda run: run.info.end_time or 0)
-    tagged = ((run.data.tags, run) for run in ended if run.data.tags.get("contray.verdict"))
-    return {(tags["contray.study"], tags["contray.scale"]): run for tags, run in tagged}
+    digests = {(study.name, scale): study.digest(scale) for study in studies for scale in study.scales}
+    known = [((run.data.tags.get("contray.study", ""), run.data.tags.get("contray.scale", "")), run) for run in runs]
+    counting = [(key, run) for key, run in known if key in digests and run.data.tags.get(DECLARED) == digests[key]]
+    return {key: run for key, run in sorted(counting, key=lambda each: _weight(each[1])) if run.data.tags.get("contray.verdict")}
+
+
+def shipped() -> Iterator[Study]:
+    """Every study that has a name. A file that is no study is left out, and said."""
+    for name in study_names():
+        try:
+            yield load_study(name)
+        except UserError as error:
+            print(f"contray: left out: {error}", file=sys.stderr)
+
+
+def _weight(run: Any) -> tuple[bool, int, int]:
+    tags = run.data.tags
+    return tags.get("contray.left") == "0", int(tags.get("contray.seeds", 0)), run.info.end_time or 0
 
 
 def study_rows(uri: str, experiment: str) -> list[dict[str, Any]]:
-    """Every study: its claim, whose it is, what it costs, and its latest verdict at each scale. A file that is no study is left out, and said."""
-    found = judged(uri, experiment)
+    """Every study: its claim, whose it is, what it costs, and its verdict at each scale. A file that is no study is left out, and said."""
+    studies = [*shipped()]
+    found = judged(uri, experiment, studies)
     rows = []
-    for name in study_names():
-        try:
-            study = load_study(name)
-        except UserError as error:
-            print(f"contray: left out: {error}", file=sys.stderr)
-            continue
-        verdicts = {scale: _verdict(uri, found[name, scale]) for scale in SCALES if (name, scale) in found}
-        rows.append({"study": name, **_facts(study), "verdicts": verdicts})
+    for study in studies:
+        verdicts = {scale: _verdict(uri, found[study.name, scale]) for scale in SCALES if (study.name, scale) in found}
+        rows.append({"study": study.name, **_facts(study), "verdicts": verdicts})
     return rows
 
 
@@ -54,18 +70,24 @@ def _verdict(uri: str, run: Any) -> dict[str, Any]:
     tags = run.data.tags
     return {
         "verdict": tags["contray.verdict"], "seeds": int(tags.get("contray.seeds", 0)), "left": int(tags.get("contray.left", 0)),
+        "data": run.data.params.get("data.source", ""),
         "run_id": run.info.run_id, "url": track.run_url(uri, run.info.experiment_id, run.info.run_id),
     }  # fmt: skip
 
 
 def studies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each study; a verdict of runs that are not all there stands in brackets."""
+    """A row for each study; a verdict of runs that are not all there stands in brackets, data other than the scale's beside it."""
     table = Table(
         "contray study STUDY", "study", "claim", "cost at digits, min", *SCALES, left=(0, 1, *range(3, 3 + len(SCALES)))
     )
     for row in rows:
         words = (row["verdicts"].get(scale) for scale in SCALES)
-        told = (("({})" if each["left"] else "{}").format(each["verdict"]) if each else "" for each in words)
+        told = (_told(each) if each else "" for each in words)
         minutes = row["cost"].get("digits")
         table.add(row["study"], row["claim"], f"{minutes:g}" if isinstance(minutes, (int, float)) else "-", *told)
     return table
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    word = f"({found['verdict']})" if found["left"] else found["verdict"]
+    return f"{word}, {found['data']}" if found["data"] else word

@@ -17,7 +17,7 @@ from .. import track
 from ..errors import UserError
 from ..tables import Table
 from .form import Study, load_study
-from .listing import judged
+from .listing import judged, shipped
 from .picture import draw
 from .result import StudyResult
 from .scales import SCALES
@@ -52,7 +52,7 @@ def write(uri: str, experiment: str, docs: Path, records: Path) -> list[str]:
     What MLflow keeps of a study in a damaged form is said, and its record stays as it was.
     """
     records.mkdir(parents=True, exist_ok=True)
-    for (name, scale), run in sorted(judged(uri, experiment).items()):
+    for (name, scale), run in sorted(judged(uri, experiment, shipped()).items()):
         path = records / f"{name}_{scale}.json"
         try:
             path.write_text(compact(_fetched(uri, run)))
@@ -75,7 +75,7 @@ def _fetched(uri: str, run: Any) -> StudyResult:
 
 def compact(result: StudyResult) -> str:
     """As a record keeps it: a line for each run, of its metrics those that studies are about, and nothing of the machine's own paths."""
-    about = [*_declared(result.study).metrics, *KEPT]
+    about = [*_declared(result).metrics, *KEPT]
     names = dict.fromkeys(kept for name in about for kept in (name, f"random_{name}"))
     values = {
         arm: {seed: {name: row[name] for name in names if name in row} for seed, row in seeds.items()}
@@ -92,12 +92,14 @@ def compact(result: StudyResult) -> str:
     return head + ',\n "arms": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
-def _declared(study: Study) -> Study:
-    """As its file has it today; what the record knows of it where there is none any more."""
+def _declared(result: StudyResult) -> Study:
+    """Its study as the file has it today; what the record knows of it where there is none any more, or one of other arms or another metric."""
     try:
-        return load_study(study.name)
+        study = load_study(result.study.name)
     except UserError:
-        return study
+        return result.study
+    same = result.scale in study.scales and study.metric == result.study.metric
+    return study if same and {*study.settings(result.scale)} == {*result.values} else result.study
 
 
 def _read(path: Path) -> StudyResult:
@@ -105,7 +107,7 @@ def _read(path: Path) -> StudyResult:
         result = StudyResult.from_json(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no record of a study ({type(error).__name__}: {error})") from None
-    return replace(result, study=_declared(result.study))
+    return replace(result, study=_declared(result))
 
 
 def _notes(path: Path) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 from ..tables import Shown, Table
 from .claims import Values, factor, spoken
 from .form import Arm, Study, arm_of
-from .verdict import CONTRADICTED, Verdict
+from .verdict import CONTRADICTED, DUST, Verdict
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,9 +153,8 @@ class Summary(Shown):
         for each in self.results:
             seeds = max((len(seeds) for seeds in each.values.values()), default=0)
             table.add(each.study.name, each.study.claim, each.verdict.word, str(seeds), str(each.left), f"{each.minutes:.1f}")
-        late = (
-            f"no time was left for {', '.join(self.not_reached)}: the same command goes on with them" if self.not_reached else ""
-        )
+        why = "stopped before" if self.interrupted else "no time was left for"
+        late = f"{why} {', '.join(self.not_reached)}: the same command goes on with them" if self.not_reached else ""
         words = [*self.failed.values(), *filter(None, [late])]
         return [table, *words, f"{self.minutes:.1f} min"]
 
@@ -178,6 +177,8 @@ def number(value: float | None) -> str:
     if not _known(value):
         return "-"
     assert value is not None
+    if abs(value) < DUST:  # rounding's
+        return "0"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 

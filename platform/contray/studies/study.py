@@ -21,14 +21,14 @@ from ..config.registry import study_names
 from ..errors import UserError
 from ..storage.folder import Storage
 from ..training.describing import NOTE
-from ..training.lease import Lease, held
+from ..training.lease import Held, Lease, held
 from ..training.ray_train import check_machines, ray_session
 from ..training.records import tags_of
 from ..training.stop import Status, ending
 from ..tuning.outcome import end_trials
 from .claims import spoken
 from .form import Study, load_study
-from .listing import judged
+from .listing import DECLARED, FREE, judged
 from .result import StudyResult, Summary
 from .rounds import Made, make_all
 from .runs import COSTS, Found, Pace, Wanted, check_metric, found, wanted
@@ -83,6 +83,12 @@ class Plan:
         first = [each.signature for each in self.runs if each.seed == 0]
         return f"study-{_slug(self.study.name)}-{self.scale}-{hashlib.sha256(' '.join(first).encode()).hexdigest()[:8]}"
 
+    @property
+    def plain(self) -> bool:
+        """Whether it runs as its file says; data of one's own are, but for the built-in digits, no departure."""
+        free = FREE if self.scale != "digits" else tuple(key for key in FREE if key != "data.source")
+        return all(key.startswith(free) for key in self.settings)
+
     def look(self) -> Plan:
         """The same, with the runs that there are by now."""
         config = self.config
@@ -136,9 +142,8 @@ def study_all(
         raise UserError(next(iter(summary.failed.values()), f"--scale: no study has the scale {scale}"))
     at_once = jobs or max(1, os.cpu_count() or 1)
     where = plans[0].config.track
-    judged_by_now = {
-        key for key, run in judged(track.resolve_uri(where.uri), where.experiment).items() if run.data.tags.get(LEFT) == "0"
-    }
+    verdicts = judged(track.resolve_uri(where.uri), where.experiment, [each.study for each in plans])
+    judged_by_now = {key for key, run in verdicts.items() if run.data.tags.get(LEFT) == "0"}
     order = sorted(
         plans, key=lambda each: ((each.study.name, scale) in judged_by_now, _finite(each.minutes(at_once)), each.study.name)
     )
@@ -177,10 +182,18 @@ def _run(plan: Plan, began: float, minutes: float, quiet: bool) -> StudyResult:
     home = storage / plan.name
     home.create()
     ends = began + 60 * minutes - min(WRAP_SECONDS, WRAP_SHARE * 60 * minutes) if minutes else math.inf
-    with held(home, quiet) as lease:
+    with contextlib.ExitStack() as stack:
+        try:
+            lease = stack.enter_context(held(home, quiet))
+        except Held as error:
+            after = "wait for its end, the same command then answers from its runs"
+            raise UserError(f"study {plan.study.name}: is being run by {error.who}; {after}") from None
         source = data.open_source(config)
         tags = tags_of(config, source, plan.name)
-        parent = _parent(plan, tags)
+        parent, seeds = _parent(plan, tags)
+        if seeds > plan.seeds:
+            more = replace(plan, runs=wanted(plan.study, plan.scale, seeds, plan.settings), seeds=seeds).look()
+            plan = plan if more.todo else more
         if not quiet:
             print(f"{plan.study.name} at scale {plan.scale}: {_outlook(plan)}; {parent.url}", flush=True)
         result: list[StudyResult] = []
@@ -224,8 +237,8 @@ def _outlook(plan: Plan) -> str:
     return f"{words}, {todo} runs to make" if todo else f"{words}, all runs are there"
 
 
-def _parent(plan: Plan, about: Mapping[str, str]) -> track.TrackedRun:
-    """The study's own run in MLflow: a new one, or that of these arms, which goes on."""
+def _parent(plan: Plan, about: Mapping[str, str]) -> tuple[track.TrackedRun, int]:
+    """The study's own run in MLflow: a new one, or that of these arms, which goes on; and the seeds of the verdict that it has, 0 without one."""
     config, study = plan.config, plan.study
     uri = track.resolve_uri(config.track.uri)
     apart = ("contray.differs", "contray.group", "contray.given")
@@ -235,7 +248,7 @@ def _parent(plan: Plan, about: Mapping[str, str]) -> track.TrackedRun:
         "contray.study": study.name,
         "contray.scale": plan.scale,
         "contray.claim": study.claim[:5000],
-    }
+    } | ({DECLARED: study.digest(plan.scale)} if plan.plain else {})
     params = {
         "study": study.name, "scale": plan.scale, "method": study.method, "metric": study.metric, "source": study.source,
         "arms": "; ".join(spoken(arm) for arm in dict.fromkeys(each.arm for each in plan.runs)), **plan.settings,
@@ -244,9 +257,10 @@ def _parent(plan: Plan, about: Mapping[str, str]) -> track.TrackedRun:
         place = talk.get_experiment_by_name(config.track.experiment)
         before = place and talk.search_runs([place.experiment_id], f"tags.`contray.name` = '{plan.name}'", max_results=1)
     run_id = before[0].info.run_id if before else None
-    return track.begin(
-        uri, config.track.experiment, f"study {study.name} at scale {plan.scale}", params=params, tags=tags, run_id=run_id
-    )
+    known = before[0].data.tags if before else {}
+    seeds = int(known.get("contray.seeds", 0)) if known.get(LEFT) == "0" else 0
+    title = f"study {study.name} at scale {plan.scale}"
+    return track.begin(uri, config.track.experiment, title, params=params, tags=tags, run_id=run_id), seeds
 
 
 def _result(plan: Plan, made: Made, parent: track.TrackedRun, commit: str, minutes: float) -> StudyResult:

@@ -161,10 +161,8 @@ def _check_file(path: Path) -> None:
     place = next(parent for parent in path.parents if parent.exists())
     if path.is_dir():
         raise ConfigError("track.uri", f"{path} is a folder; name a file in it: --track.uri {_sqlite(path / 'mlflow.db')}")
-    if path.exists():
-        with path.open("rb") as file:
-            if file.read(15) not in (b"", b"SQLite format 3"):
-                raise ConfigError("track.uri", f"{path} is no SQLite file; name another one")
+    if path.exists() and not _is_database(path):
+        raise ConfigError("track.uri", f"{path} is no SQLite file; name another one")
     if not place.is_dir():
         raise ConfigError("track.uri", f"cannot create {path}: {place} is no folder")
     for needed in (place, *([path] if path.exists() else [])):
@@ -172,6 +170,20 @@ def _check_file(path: Path) -> None:
             raise ConfigError(
                 "track.uri", f"cannot write to {needed}; name another file, for example --track.uri sqlite:////tmp/mlflow.db"
             )
+
+
+def _is_database(path: Path) -> bool:
+    """Asked of SQLite. To read the file here would lose data: closing it drops the locks that this process's connections hold on it (POSIX), so
+    that the next process to close the database removes the log that they still write to.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("PRAGMA schema_version")
+    except sqlite3.OperationalError:  # it is busy, or may not be read: who writes to it will say
+        return True
+    except sqlite3.DatabaseError:
+        return False
+    return True
 
 
 def client(uri: str) -> MlflowClient:

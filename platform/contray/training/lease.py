@@ -244,14 +244,22 @@ def _read(folder: Storage) -> dict[str, Any]:
     return dict(GARBLED)
 
 
-def _held(folder: Storage, owner: Mapping[str, Any]) -> UserError:
+class Held(UserError):
+    """Another driver holds the lease. who: that driver, in words."""
+
+    def __init__(self, name: str, who: str) -> None:
+        super().__init__(f"track.name: {name} is being trained by {who}; wait for its end, or give this run another --track.name")
+        self.who = who
+
+
+def _held(folder: Storage, owner: Mapping[str, Any]) -> Held:
     name = folder.address.rstrip("/").rpartition("/")[2]
     who = (
         f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}"
         if owner.get("pid")
         else "another process"
     )
-    return UserError(f"track.name: {name} is being trained by {who}; wait for its end, or give this run another --track.name")
+    return Held(name, who)
 
 
 def _lost(folder: Storage, owner: Mapping[str, Any]) -> LeaseLost:
