@@ -30,6 +30,7 @@ KEPT = (
     "seconds",
     "images_per_second",
     "memory_gb",
+    "test_images",
 )  # of every run, besides what its study is about
 NOTES = "notes.yaml"  # beside the records: NAME_SCALE: what was found out about a verdict
 HERE = ("track.", "scale.", "data.root")  # settings that say where a study ran, not what
