@@ -77,6 +77,7 @@ def make_all(
     orders = Orders(
         {name: each.config.replace({**lone, "track.name": name, "scale.storage": storage.address}).to_yaml() for name, each in named.items()},
         {name: title_of(each.config, name) for name, each in named.items()},
+        {name: each.signature for name, each in named.items()},
         parent, board, jobs, tuple({code: None for each in todo for code in code_of(each.config)}), remembered(),
     )  # fmt: skip
     state = Rounds(list(named), named, pace, ends, asked, made)

@@ -233,7 +233,7 @@ def _make(plan: Plan, parent: track.TrackedRun, storage: Storage, lease: Lease, 
 def _outlook(plan: Plan) -> str:
     """What there is and what is to be made, in words."""
     arms, todo = len({each.arm for each in plan.runs}), len(plan.todo)
-    words = f"{arms} arms, {plan.seeds} seeds"
+    words = f"{arms} arms, {plan.seeds} seed{'s' * (plan.seeds > 1)}"
     return f"{words}, {todo} runs to make" if todo else f"{words}, all runs are there"
 
 

@@ -19,6 +19,7 @@ from ..training.finite import NON_FINITE
 from ..training.launch import launch
 from ..training.records import read
 from ..training.result import Result
+from ..training.signature import TAG
 from ..training.worker import Asked
 from .runs import CONDITIONS, COSTS, DIVERGED, MINUTES
 
@@ -29,6 +30,7 @@ class Orders:
 
     configs: Mapping[str, str]  # by the run's name: YAML
     titles: Mapping[str, str]
+    signatures: Mapping[str, str]
     parent: str
     board: Any
     jobs: int
@@ -51,7 +53,7 @@ def make(params: Mapping[str, Any], orders: Orders) -> None:
         if result.finished and not watch.resumed:
             tell(config, result, (time.monotonic() - began) / 60, orders)
     except UserError as error:
-        ended = "diverged" if diverged(config, name, str(error)) else str(error)
+        ended = "diverged" if diverged(config, name, orders.signatures[name], str(error)) else str(error)
     tune.report({"ended": ended, "minutes": (time.monotonic() - began) / 60, "whole": not watch.resumed})
 
 
@@ -64,12 +66,12 @@ def tell(config: RunConfig, result: Result, minutes: float, orders: Orders) -> N
         run.set_tags({MINUTES: f"{minutes:.4f}", CONDITIONS: conditions(orders.jobs)})
 
 
-def diverged(config: RunConfig, name: str, words: str) -> bool:
+def diverged(config: RunConfig, name: str, signature: str, words: str) -> bool:
     """Whether a run failed because its loss is no number. That is kept with it: it would end so again."""
     if NON_FINITE not in words:
         return False
     run_id = read(Storage(config.scale.storage) / name, quiet=True).get("run_id", "")
-    track.TrackedRun(track.resolve_uri(config.track.uri), "", run_id).set_tags({DIVERGED: words[:500]})
+    track.TrackedRun(track.resolve_uri(config.track.uri), "", run_id).set_tags({TAG: signature, DIVERGED: words[:500]})
     return True
 
 

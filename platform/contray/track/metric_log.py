@@ -78,10 +78,13 @@ class MetricLog:
             self._tags |= tags
             self._start()
 
-    def inputs(self, datasets: Iterable[Dataset]) -> None:
-        """Name the run's data with the first points; MLflow keeps each once. A server that refuses them is told once, and has the points."""
+    def inputs(self, datasets: Iterable[Dataset], tags: Mapping[str, str] = {}) -> None:
+        """Name the run's data with the first points, and tags with them; MLflow keeps each once. A server that refuses them is told once, and has
+        the points.
+        """
         with self._wake:
             self._inputs.extend(datasets)
+            self._tags |= tags
             self._wake.notify_all()
 
     def durable(self, step: int) -> None:

@@ -27,6 +27,7 @@ from .describing import describe, title_of
 from .lease import held
 from .records import ENDED
 from .resend import resend
+from .signature import TAG, signature
 from .worker import VERDICT
 
 STORAGE = ScaleConfig.storage
@@ -155,6 +156,8 @@ def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> S
     try:
         if state and not run.data_names():
             run.log_inputs(track.datasets_of(data.open_source(config), state["fingerprint"]["data"], config.data.source))
+            if not trial:  # told with the data
+                run.set_tags({TAG: signature(config, state["fingerprint"])})
             added.append("data set")
         if not trial and describe(run, config, _name(folder)):
             added.append("description")

@@ -118,9 +118,8 @@ class Recorder(Listener):
 
     def opened(self, source: data.Source, fingerprint: Mapping[str, str]) -> None:
         if self.metrics:
-            self.metrics.inputs(datasets_of(source, fingerprint["data"], self._place))
-            if self._signed:
-                self.metrics.tag({TAG: signature(self._signed, fingerprint)})
+            signed = {TAG: signature(self._signed, fingerprint)} if self._signed else {}
+            self.metrics.inputs(datasets_of(source, fingerprint["data"], self._place), signed)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.step = step
