@@ -5,7 +5,7 @@
 Values of arms vary by one point over seeds, independently, and are read on 360 test images. An effect of 0 lies on the border of the claim:
 no difference; for `Peak, levelling off` a curve that rises by 4 points to a level (the effect: its last arm falls again); for `Same` the
 whole margin; for `Collapse` just the margin above the untrained encoder; for `Agrees` two rankings that have nothing to do with each other.
-Each unit of effect is one point into the claim.
+Each unit of effect is one point into the claim. The last columns are of who adds seeds until there is a verdict: after 3, 5, 8 and 12.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Callable
 
 from contray.studies import Above, Agrees, Collapse, Order, Peak, Same
 from contray.studies.claims import Form
-from contray.studies.verdict import WORDS, judge
+from contray.studies.verdict import UNDECIDED, WORDS, judge
 from contray.tables import Table
 
 IMAGES = 360
-EFFECTS, SEEDS = (0, 1, 2, 4), (3, 5)
+EFFECTS, SEEDS, STAGES = (0, 1, 2, 4), (3, 5), (3, 5, 8, 12)
 MARGIN = 4
 Means = dict[str, tuple[float, float]]  # of each arm the metric and another measure, in points
 
@@ -80,15 +80,32 @@ def rates(name: str, effect: float, seeds: int, studies: int, seed: int = 0) -> 
     return {word: words[word] / studies for word in WORDS}
 
 
+def until_decided(name: str, effect: float, studies: int, seed: int = 0) -> dict[str, float]:
+    """How often each word is the verdict if seeds are added at STAGES until it is another than undecided."""
+    expect, means = PLANTED[name]
+    draw = random.Random(f"{seed} {name} {effect} until decided")
+
+    def word() -> str:
+        whole = study(means(effect, draw), STAGES[-1], draw)
+        made = ({arm: dict([*each.items()][:seeds]) for arm, each in whole.items()} for seeds in STAGES)
+        words = (judge(expect, values, "linear_top1").word for values in made)
+        return next((each for each in words if each != UNDECIDED), UNDECIDED)
+
+    words = Counter(word() for _ in range(studies))
+    return {word: words[word] / studies for word in WORDS}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--studies", type=int, default=2000, help="of each form, effect and number of seeds")
     options = parser.parse_args()
-    columns = [f"{word}, {seeds} seeds" for seeds in SEEDS for word in WORDS[:2]]
+    ways = [*(f"{seeds} seeds" for seeds in SEEDS), "until decided"]
+    columns = [f"{word}, {way}" for way in ways for word in WORDS[:2]]
     table = Table(f"% of {options.studies:,} simulated studies", "claim", "effect", *columns)
     for name in PLANTED:
         for effect in EFFECTS:
             found = [rates(name, effect, seeds, options.studies) for seeds in SEEDS]
+            found.append(until_decided(name, effect, options.studies))
             table.add(name, str(effect), *(f"{100 * each[word]:.1f}" for each in found for word in WORDS[:2]))
         table.divide()
     print(table)

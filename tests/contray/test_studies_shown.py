@@ -29,8 +29,8 @@ def result(study: Study, means: dict, seeds: int = 3, **more) -> StudyResult:
     values = {
         arm: {
             seed: {
-                "linear_top1": (mean + 0.5 * ((seed + place) % 3 + place % 2)) / 100, "random_linear_top1": 0.3, "knn_top1": mean / 200, "memory_gb": 1 + place,
-                "rankme": mean + seed, "not_kept": 1.0, "seconds": 20.0,
+                "linear_top1": (mean + 0.5 * (seed + place % 2)) / 100, "random_linear_top1": 0.3, "knn_top1": mean / 200, "memory_gb": 1 + place,
+                "rankme": mean + seed, "not_kept": 1.0, "seconds": 20.0, "test_images": 360,
             }
             for seed in range(seeds)
         }
@@ -201,7 +201,8 @@ def test_the_page_is_made_of_what_mlflow_keeps(store: str, tmp_path: Path, monke
 def test_a_damaged_study_keeps_its_record_and_the_others_go_on(
     damaged: str | None, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr(page, "shipped", lambda: [CURVE, replace(CURVE, name="whole")])
+    whole = replace(CURVE, name="whole")
+    monkeypatch.setattr(page, "shipped", lambda: [CURVE, whole])
     docs, records = tmp_path / "docs", tmp_path / "records"
     docs.mkdir()
     given = result(CURVE, {0.1: 60, 0.2: 70, 0.5: 55})
@@ -212,7 +213,7 @@ def test_a_damaged_study_keeps_its_record_and_the_others_go_on(
     run = track.TrackedRun(store, "", plant(store, given, tmp_path))
     kept = next(tmp_path.rglob(f"{run.run_id}/artifacts/study.json"))
     kept.unlink() if damaged is None else kept.write_text(damaged)
-    plant(store, replace(given, study=replace(CURVE, name="whole")), tmp_path)
+    plant(store, replace(given, study=whole), tmp_path, **{"contray.declared": whole.digest("digits")})
     assert write(store, "contray", docs, records) == ["planted_digits", "whole_digits"]
     assert (records / "planted_digits.json").read_text() == before
     said = capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from ray import tune
 
-from contray import RunConfig, track
+from contray import RunConfig, data, track
 from contray.errors import UserError
 from contray.storage import sealed
 from contray.storage.folder import Storage
@@ -23,7 +24,7 @@ from contray.tuning.outcome import Trial
 from contray.tuning.picture import draw
 from contray.tuning.search import Search, _optuna, _scheduler
 from contray.tuning.trial import REPORTS
-from contray.tuning.warm import Warm, warm
+from contray.tuning.warm import CONDITIONS, GIVEN, Warm, identity, warm
 
 METRIC, ONLINE = "linear_val_top1", "knn_val_top1"
 SPACE = {
@@ -118,25 +119,30 @@ def config() -> RunConfig:
     return RunConfig.make("simclr", {"train.steps": 8}, preset="digits")
 
 
-def earlier(uri: str, config: RunConfig, values: list[tuple[float, float]]) -> str:
+@pytest.fixture
+def own(config: RunConfig) -> dict[str, str]:
+    return identity(config, data.open_source(config), 0)
+
+
+def earlier(uri: str, config: RunConfig, values: list[tuple[float, float]], own: Mapping[str, str]) -> str:
     """A finished sweep over optim.lr in MLflow; values: (lr, held-out k-NN top-1) of each trial. Its run's id."""
-    tags = {"contray.kind": "sweep", "contray.name": "tune-earlier"}
+    tags = {"contray.kind": "sweep", "contray.name": "tune-earlier", **own}
     parent = track.begin(uri, "contray", "earlier", params={"optim.lr": "a range"}, tags=tags)
     for lr, value in values:
         params = config.replace({"optim.lr": lr}).flat()
         child = track.begin(uri, "contray", "trial", params=params, tags={"contray.kind": "trial"}, parent_id=parent.run_id)
-        child.log_metrics({ONLINE: value}, step=8)
+        child.log_metrics({ONLINE: value, "seconds": 5.0}, step=8)
         child.finish("FINISHED")
     parent.log_params({"best.optim.lr": values[0][0]})
     parent.finish("FINISHED")
     return parent.run_id
 
 
-def test_a_search_goes_on_from_a_finished_sweep(config: RunConfig, store: str) -> None:
+def test_a_search_goes_on_from_a_finished_sweep(config: RunConfig, store: str, own: dict[str, str]) -> None:
     space = {key: SPACE[key] for key in ("optim.lr", "augment.strength")}
     values = [(0.3, 0.9), (0.1, 0.5), (0.03, 0.4), (0.02, 0.3), (7.0, 0.8)]  # 7.0: outside of this space
-    run_id = earlier(store, config, values)
-    known = warm("tune-earlier", store, config.replace({"seed": 3}), space, [ONLINE])
+    run_id = earlier(store, config, values, own)
+    known = warm("tune-earlier", store, config.replace({"seed": 3}), space, [ONLINE], own)
     assert known.run_id == run_id
     assert [(each.params["optim.lr"], each.values) for each in known.told] == [(lr, [value]) for lr, value in values[:-1]]
     assert known.told[0].params["augment.strength"] == config.augment.strength, (
@@ -144,18 +150,40 @@ def test_a_search_goes_on_from_a_finished_sweep(config: RunConfig, store: str) -
     )
     assert known.words == "4 of the 5 finished trials of tune-earlier are known to the search"
 
-    other = warm(run_id, store, config.replace({"train.steps": 99}), space, [ONLINE])
+    other = warm(run_id, store, config.replace({"train.steps": 99}), space, [ONLINE], own)
     assert not other.told, "numbers of another length of training"
     assert [each["optim.lr"] for each in other.tried] == [0.3, 0.1, 0.03]
     assert other.words.endswith("as train.steps differ")
 
     for run, within, metrics, said in (
         (run_id, {"backbone.width": tune.choice([16])}, [ONLINE], r"searched optim\.lr; this space searches backbone\.width"),
-        (run_id, space, [ONLINE, "seconds"], "no finished trial in this space with knn_val_top1 and seconds"),
+        (run_id, space, [ONLINE, "memory_gb"], "no finished trial in this space with knn_val_top1 and memory_gb"),
         (track.begin(store, "contray", "x", params={}, tags={"contray.kind": "run"}).run_id, space, [ONLINE], "is no sweep"),
     ):
         with pytest.raises(UserError, match=said):
-            warm(run, store, config, within, metrics)
+            warm(run, store, config, within, metrics, own)
+
+
+def test_numbers_of_other_data_code_or_machines_are_not_told(config: RunConfig, store: str, own: dict[str, str]) -> None:
+    """The config's keys may be the same all the same: a folder has other images, a method's file other code."""
+    space = {"optim.lr": SPACE["optim.lr"]}
+    run_id = earlier(store, config, [(0.3, 0.9), (0.1, 0.5)], own)
+
+    def known(metrics: list[str], **changed: str) -> Warm:
+        return warm(run_id, store, config, space, metrics, {**own, **changed})
+
+    given, both = json.loads(own[GIVEN]), [ONLINE, "seconds"]
+    assert {"data", "the method's code"} <= given.keys()
+    assert len(known(both).told) == 2
+    for name in ("data", "the method's code"):
+        other = known([ONLINE], **{GIVEN: json.dumps({**given, name: "other"})})
+        assert (len(other.told), len(other.tried)) == (0, 2)
+        assert other.words.endswith(f"as {name} differ")
+    away = {CONDITIONS: own[CONDITIONS].replace("--concurrent 0", "--concurrent 4")}
+    assert known([ONLINE], **away).told, "accuracy is the same anywhere"
+    assert not known(both, **away).told
+    track.TrackedRun(store, "", run_id).set_tags({GIVEN: "{}"})
+    assert "data and code (unknown) differ" in known([ONLINE]).words
 
 
 @pytest.mark.parametrize("against", ["", "seconds"])

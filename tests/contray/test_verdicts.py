@@ -10,8 +10,9 @@ from scipy.stats import ttest_1samp
 
 from contray.errors import UserError
 from contray.studies import Above, Agrees, At, Collapse, Mean, Minus, Order, Peak, Same
+from contray.studies.page import HEAD
 from contray.studies.verdict import CONTRADICTED, SUPPORTED, UNDECIDED, WORDS, judge
-from tests.benchmarks.verdicts import PLANTED, rates
+from tests.benchmarks.verdicts import PLANTED, rates, until_decided
 
 ARMS = ("a", "b", "c", "d")
 FORMS = (
@@ -53,6 +54,12 @@ def test_what_is_there_is_found(name: str) -> None:
     found = [rates(name, effect, 5, studies=100) for effect in (1, 2, 4)]
     assert found[0][SUPPORTED] < found[1][SUPPORTED] < found[2][SUPPORTED] > 0.9
     assert found[2][CONTRADICTED] == 0
+
+
+def test_seeds_added_until_decided_err_as_often_as_the_page_says() -> None:
+    rate = 100 * until_decided("Above", 0, studies=1000)[SUPPORTED]
+    assert rate == pytest.approx(13, abs=2.5)
+    assert "in 13 of 100 studies" in HEAD
 
 
 @pytest.mark.parametrize("form", [Above("a", "b"), Order(), Peak(), Collapse("a", "b"), Agrees("linear_top1", "linear_top1")])

@@ -37,7 +37,7 @@ from .outcome import SweepResult, crown, end_trials, ranked, trials_of
 from .picture import draw
 from .ranking import COSTS, check_metric, online_of
 from .search import LIVE_KEYS, SCHEDULERS, Search, run
-from .warm import Warm
+from .warm import Warm, identity
 from .warm import warm as read_warm
 
 VERSION, BEST = 2, "best.yaml"  # of how a sweep is kept; the winner's config
@@ -105,7 +105,8 @@ def sweep(
             raise UserError(
                 "--warm: a grid is tried whole, and a population learns from itself; take ranges or choices, and no pbt"
             )
-        known = read_warm(warm, uri, config, space, [metric, against] if against else [online_of(metric, config, source)])
+        wanted = [metric, against] if against else [online_of(metric, config, source)]
+        known = read_warm(warm, uri, config, space, wanted, identity(config, source, concurrent))
         words.append(known.words)
     if not resume:  # a sweep that goes on has its folder
         storage.create()
@@ -138,6 +139,7 @@ def _search(
     params = {**{key: value for key, value in config.flat().items() if key not in space}, **search.space}
     tags = {
         **tags_of(config, source, called),
+        **identity(config, source, search.concurrent),
         "contray.kind": "sweep",
         "contray.space": Path(name).stem,
         "contray.metric": metric,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import track
+from .. import data, track
 from ..config import WRITTEN, RunConfig
+from ..config.registry import method_code, own_code
 from ..errors import ConfigError, UserError
 from ..track.run import PARAM_CHARS
 from ..track.runs import children, find_run
+from ..training.start import marks
 from .domains import distribution
+from .ranking import COSTS
 
+GIVEN, CONDITIONS = "contray.given_digests", "contray.conditions"  # tags of a sweep
 TRIED = 3  # of the earlier sweep's best trials, where its numbers are no measure here
 
 
@@ -27,13 +33,23 @@ class Warm:
     words: str = ""
 
 
-def warm(run: str, uri: str, config: RunConfig, space: Mapping[str, Any], metrics: Sequence[str]) -> Warm:
-    """Of the finished sweep of that id or name. Its trials are told to Optuna where they differ from `config` in searched keys and the seed alone;
-    else (other data, more steps) their numbers would mislead, and the best of them are tried first (Feurer et al. 2015,
-    https://doi.org/10.1609/aaai.v29i1.9354).
+def identity(config: RunConfig, source: data.Source, concurrent: int) -> dict[str, str]:
+    """Tags of a sweep by which a later one knows whether its numbers are its own: digests of data, code and weights, and what costs depend on."""
+    given = data.fingerprint(source, config.data) | own_code(config) | marks(config)
+    given["the method's code"] = method_code(config.method.name)
+    digests = {name: value[:16] for name, value in sorted(given.items())}
+    return {GIVEN: json.dumps(digests), CONDITIONS: f"{socket.gethostname()}, --concurrent {concurrent}"}
 
-    metrics: what is searched for, the first to be large. A key that the earlier sweep did not search has the value that it had there. Raises
-    UserError for what is no sweep, has no searched key in common, or no finished trial with these metrics in this space.
+
+def warm(
+    run: str, uri: str, config: RunConfig, space: Mapping[str, Any], metrics: Sequence[str], tags: Mapping[str, str]
+) -> Warm:
+    """Of the finished sweep of that id or name. Its trials are told to Optuna where they differ from `config` in searched keys and the seed alone,
+    and are of the same data and code; else (other data, more steps) their numbers would mislead, and the best of them are tried first (Feurer et
+    al. 2015, https://doi.org/10.1609/aaai.v29i1.9354). Costs are compared on the same machine and with as many trials at once alone.
+
+    tags: this sweep's `identity`. metrics: what is searched for, the first to be large. A key that the earlier sweep did not search has the value
+    that it had there. Raises UserError for what is no sweep, has no searched key in common, or no finished trial with these metrics in this space.
     """
     import optuna
 
@@ -58,7 +74,7 @@ def warm(run: str, uri: str, config: RunConfig, space: Mapping[str, Any], metric
         found.append((made, _differing(each.params, config, space)))
     if not found:
         raise UserError(f"--warm: {name} has no finished trial in this space with {' and '.join(metrics)}")
-    others = sorted(set[str]().union(*(differs for _, differs in found)))
+    others = sorted(set[str]().union(*(differs for _, differs in found)) | _foreign(parent.data.tags, tags, metrics))
     whole = f"{len(found)} of the {len(trials)} finished trials of {name}"
     if not others:
         return Warm(parent.info.run_id, [made for made, _ in found], (), f"{whole} are known to the search")
@@ -79,3 +95,12 @@ def _differing(params: Mapping[str, str], config: RunConfig, space: Mapping[str,
         and f"'{key}'" not in settled
         and params.get(key, str(value)) != str(value)[:PARAM_CHARS]
     }
+
+
+def _foreign(theirs: Mapping[str, str], ours: Mapping[str, str], metrics: Sequence[str]) -> set[str]:
+    """What of data, code and, for costs, conditions is another there, or not known."""
+    before, now = (json.loads(tags.get(GIVEN, "{}")) for tags in (theirs, ours))
+    differs = {name for name in before | now if before.get(name) != now.get(name)}
+    if set(metrics) & COSTS.keys() and theirs.get(CONDITIONS) != ours[CONDITIONS]:
+        differs.add(f"the machine or --concurrent ({theirs.get(CONDITIONS, 'unknown')})")
+    return differs if before else {"data and code (unknown)", *(differs - now.keys())}
