@@ -196,6 +196,7 @@ def test_another_metric_without_a_number_is_no_collapse() -> None:
     made = values([[300, 100, 0, 0], [303, 101, 0, 0], [299, 98, 0, 0]], random_linear_top1=0.2, alignment=None)
     assert judge([Collapse("a", "b")], made, "linear_top1").word == CONTRADICTED
     made["a"] = {seed: {"knn_top1": None} for seed in range(3)}  # all that a study keeps of a run that diverged
+    assert judge([Above("b", "a")], made, "knn_top1").text.endswith("a diverged in 3 of 3 seeds")
     assert judge([Collapse("a", "b")], made, "linear_top1").word != CONTRADICTED
 
 

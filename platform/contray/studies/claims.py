@@ -279,7 +279,10 @@ class _Several(Form):
 
 @dataclass(frozen=True, init=False)
 class Order(_Several):
-    """The metric rises over the arms in the order given: the rise of a line fitted over their ranks, from the first to the last."""
+    """The metric rises over the arms in the order given: the rise of a line fitted over their ranks, from the first to the last.
+
+    A trend: a curve that rises and falls back a little has one too.
+    """
 
     arms: tuple[Any, ...]
     metric: str
@@ -288,7 +291,7 @@ class Order(_Several):
         metric = self.metric or metric
         names, found = self._rows(values, metric)
         slope = _line(len(names))
-        words = f"rising from {names[0]} to {names[-1]}"
+        words = f"a rising trend from {names[0]} to {names[-1]}"
         yield Part(words, [_dot(slope, row) for row in found], unit=_unit(metric, *self.named))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from statistics import mean, stdev
 from typing import Any
 
-from .claims import Form, Part, Values, seeds
+from .claims import Form, Part, Values, seeds, spoken
 
 LEVEL = 0.05
 LEAST = 3  # seeds
@@ -85,7 +85,15 @@ def judge(expect: Sequence[Form], values: Values, metric: str) -> Verdict:
     words = {each.word for each in found}
     word = CONTRADICTED if CONTRADICTED in words else SUPPORTED if words == {SUPPORTED} else UNDECIDED
     few = f" ({_few(len(seeds(values)))})" if len(seeds(values)) < LEAST else ""
-    return Verdict(word, tuple(found), f"{word}{few}: " + "; ".join(each.text for each in found))
+    return Verdict(word, tuple(found), f"{word}{few}: " + "; ".join([*(each.text for each in found), *_lost(values, metric)]))
+
+
+def _lost(values: Values, metric: str) -> Iterator[str]:
+    """Arms whose runs diverged, which contrasts leave out."""
+    for arm, runs in values.items():
+        count = sum(metric in each and each[metric] is None for each in runs.values())
+        if count:
+            yield f"{spoken(arm)} diverged in {count} of {len(runs)} seeds"
 
 
 def _few(count: int) -> str:
