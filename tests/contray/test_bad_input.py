@@ -112,7 +112,7 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "tune simclr --metric linear_top1": ("--metric", "linear_top1", "linear_val_top1", "test set"),
     "tune simclr --method.projector_dim 0": ("method.projector_dim", "got 0", ">= 1"),
     "eval": ("contray eval NAME", "contray evaluations"),
-    "eval svm --checkpoint x": ("svm", "no such evaluation", "known: attentive", "linear", "geometry"),
+    "eval svm --checkpoint x": ("svm", "no such evaluation", "known: attention", "linear", "geometry"),
     "eval linaer --checkpoint x": ("linaer", "no such evaluation", "did you mean linear"),
     "eval linear --protocol paper --checkpoint x": ("--protocol", "contray eval paper"),
     "eval knn --eval.finetune.lrs 1 --checkpoint x": ("eval.finetune.lrs", "of eval finetune", "not of eval knn"),
