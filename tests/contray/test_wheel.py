@@ -39,7 +39,7 @@ def test_a_wheel_holds_all_of_it_under_one_name(wheel: Path) -> None:
         Path("contray") / path.relative_to(REPO) for name in ("methods", "tune_spaces") for path in (REPO / name).rglob("*.py")
     ]
     examples = [Path("contray") / "examples" / path.name for path in (REPO / "docs" / "examples").iterdir() if path.is_file()]
-    records = [Path("contray") / "records" / path.name for path in (REPO / "records").iterdir()]
+    records = [Path("contray") / path.relative_to(REPO) for path in (REPO / "records").rglob("*") if path.is_file()]
     assert set(map(str, [*tracked, *sciences, *examples, *records])) == set(names)
 
 
