@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from ..tables import Shown, Table
 from .claims import Values, factor, spoken
 from .form import Arm, Study, arm_of
-from .verdict import CONTRADICTED, DUST, Verdict
+from .verdict import CONTRADICTED, DUST, Verdict, half
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,15 +167,9 @@ class Summary(Shown):
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """The mean of some seeds and half of its 95 % interval by Student's t; not a number below two."""
-    if not values:
-        return math.nan, math.nan
-    mean = sum(values) / len(values)
     if len(values) < 2:
-        return mean, math.nan
-    from scipy.stats import t
-
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return mean, float(t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+        return (values[0] if values else math.nan), math.nan
+    return mean(values), half(stdev(values) / math.sqrt(len(values)), len(values))
 
 
 def number(value: float | None) -> str:

@@ -21,10 +21,10 @@ from ..evaluation.common.tables import GEOMETRY
 from ..storage.names import slug
 from ..training.signature import TAG, signature
 from ..training.start import marks, resolved, started
+from ..tuning.ranking import COSTS
 from .claims import SHARES, spoken
 from .form import NOT_FREE, Arm, Study
 
-COSTS = ("seconds", "images_per_second", "memory_gb")  # that a run took; measured where a study's own process makes it
 DIVERGED, MINUTES, CONDITIONS = "contray.diverged", "contray.minutes", "contray.conditions"  # tags of a run that a study made
 
 

@@ -26,12 +26,13 @@ from ..training.ray_train import check_machines, ray_session
 from ..training.records import tags_of
 from ..training.stop import Status, ending
 from ..tuning.outcome import end_trials
+from ..tuning.ranking import COSTS
 from .claims import spoken
 from .form import Study, load_study
 from .listing import DECLARED, FREE, judged
 from .result import StudyResult, Summary
 from .rounds import Made, make_all
-from .runs import COSTS, Found, Pace, Wanted, check_metric, found, wanted
+from .runs import Found, Pace, Wanted, check_metric, found, wanted
 from .trial import conditions
 from .verdict import judge
 
@@ -66,7 +67,7 @@ class Plan:
     @property
     def costs(self) -> bool:
         """Whether its verdict goes by time or memory."""
-        return bool(set(self.study.metrics) & set(COSTS))
+        return bool(set(self.study.metrics) & COSTS.keys())
 
     @property
     def pace(self) -> Pace:

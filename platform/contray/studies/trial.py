@@ -21,7 +21,8 @@ from ..training.records import read
 from ..training.result import Result
 from ..training.signature import TAG
 from ..training.worker import Asked
-from .runs import CONDITIONS, COSTS, DIVERGED, MINUTES
+from ..tuning.ranking import COSTS
+from .runs import CONDITIONS, DIVERGED, MINUTES
 
 
 @dataclass(frozen=True)

@@ -152,8 +152,13 @@ def _error(part: Part) -> float:
 def _interval(part: Part) -> tuple[float | None, float | None]:
     if len(part.numbers) < 2 or (error := _error(part)) < DUST:
         return None, None
-    reach = float(import_module("scipy.special").stdtrit(len(part.numbers) - 1, 1 - LEVEL / 2)) * error
+    reach = half(error, len(part.numbers))
     return mean(part.numbers) - reach, mean(part.numbers) + reach
+
+
+def half(error: float, count: int) -> float:
+    """Half of the 95 % interval of a mean of so many numbers with this standard error, by Student's t."""
+    return float(import_module("scipy.special").stdtrit(count - 1, 1 - LEVEL / 2)) * error
 
 
 def _holm(found: Sequence[float | None]) -> list[float | None]:
