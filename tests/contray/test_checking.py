@@ -64,6 +64,14 @@ BROKEN = {
         own((PROJECTOR, CENTRE % ""), (RETURN, "        self.centre.copy_(h.detach().mean((0, 1)))\n" + RETURN)),
         "buffers", "the buffer centre is written in `represent` or `loss`", "self.centre.copy_",
     ),
+    "buffer_with_a_graph": (
+        own(
+            (PROJECTOR, PROJECTOR + '        self.register_buffer("centre", torch.zeros(self.config.projector_dim))\n'),
+            (RETURN, '        reps["x"] = gather(x, batch.size).mean(0)\n' + RETURN),
+            ("\n    def potential(", '\n    def update(self, reps, batch, clock):\n        self.centre = self.centre + reps["x"]\n\n    def potential('),
+        ),
+        "buffers", "centre drags the graph of every step along", "def update",
+    ),
     "average_forgotten": (
         MOCO.replace("        yield self.backbone, self.key_backbone\n", ""), "average networks", "key_backbone is a frozen copy of backbone", "self.key_backbone =",
     ),

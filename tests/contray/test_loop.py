@@ -220,3 +220,9 @@ def test_in_single_precision_workers_drift_no_further_than_rows_that_change_plac
     control = max(drift(1, shuffle) for shuffle in (1, 2))
     assert control > 0
     assert max(drift(2), drift(3)) <= 5 * control
+
+
+def test_the_averaged_network_drags_no_graph_along():
+    outcome, _ = run(tiny("moco", train__steps=2))
+    assert all(parameter.is_leaf for parameter in outcome.method.parameters())
+    assert not any(parameter.requires_grad for parameter in outcome.method.key_backbone.parameters())

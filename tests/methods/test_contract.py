@@ -165,6 +165,11 @@ def test_a_state_goes_on_bit_equal(worlds: Worlds, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_nothing_that_stays_drags_a_graph_along(worlds: Worlds, case: str) -> None:
+    assert not laws.graphless(worlds[1][0][case]["graphs"])
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_targets_start_as_exact_copies(case: str) -> None:
     assert not laws.exact_copies(model.build(config_of(case), SAMPLES), load_method(case.split()[0]).paper.ema)
 

@@ -17,7 +17,7 @@ CHECKS = {  # in order, with what each holds
     "losses": "finite, and so are gradients",
     "gradients": "every trained parameter gets one",
     "draws": "none from a global generator",
-    "buffers": "written by `update` alone",
+    "buffers": "written by `update` alone, and without a graph",
     "checkpoints": "gone on from any step, bit-equal",
     "chunks": "in parts as in one, to 1e-9",
     "average networks": "start as exact copies, and move",

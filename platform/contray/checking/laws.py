@@ -113,6 +113,18 @@ def equal_buffers(together: Sequence[Mapping[str, Any]], names: Sequence[str], f
     ]
 
 
+def graphless(names: Sequence[str], file: str = "") -> list[Wrong]:
+    """Parameters and buffers are leaves after some steps; names: of those that are not. Memory grows with every step else."""
+    return [
+        Wrong(
+            f"{name} drags the graph of every step along that was made",
+            "write what stays from step to step under torch.no_grad(), from detached values",
+            line_of(file, "update") or line_of(file, name.partition(".")[0]),
+        )
+        for name in names
+    ]
+
+
 def finite(steps: Sequence[Mapping[str, Any]], file: str = "") -> list[Wrong]:
     """Losses, metrics and gradients that are numbers."""
     for number, step in enumerate(steps, 1):

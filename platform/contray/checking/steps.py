@@ -6,6 +6,7 @@ SGD moves the weights, since an adaptive rate would hide gradients that are off 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -132,9 +133,7 @@ def one_step(
     method.after_backward(clock)
     optimizer.step()
     optimizer.zero_grad()
-    for online, target in method.ema_pairs():
-        for a, b in zip(online.parameters(), target.parameters(), strict=True):
-            b.data.lerp_(a.data, 1 - method.ema_momentum(clock))
+    optim.Average(method).move(clock)
     method.update(reps, batch, clock)
     return {"values": dict(zip(out, values, strict=True)), "gradients": gradients}
 
@@ -150,4 +149,5 @@ def some_steps(rank: int, world: int, config: RunConfig, steps: range = range(ST
     for step in steps:
         done.append(one_step(config, method, optimizer, step, rank, world))
         states.append(copy.deepcopy({"method": method.state_dict(), "optimizer": optimizer.state_dict()}))
-    return {"steps": done, "states": states}
+    kept = itertools.chain(method.named_parameters(), method.named_buffers())
+    return {"steps": done, "states": states, "graphs": [name for name, value in kept if value.grad_fn is not None]}

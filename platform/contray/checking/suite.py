@@ -165,7 +165,7 @@ class _Suite:
         self.held("losses", lambda: [*laws.finite(steps, self.path)])
         self.held("gradients", lambda: laws.trained(steps, self.path))
         self.note("draws", drawn)
-        self.note("buffers", wrote)
+        self.note("buffers", [*wrote, *laws.graphless(self.alone["graphs"], self.path)])
         self.held("checkpoints", lambda: [] if drawn else laws.goes_on(self.config, self.alone, self._changed, self.path))
         self.held("chunks", lambda: [] if drawn or wrote else self._chunks(method))
         self.held("average networks", lambda: self._targets(method))

@@ -211,6 +211,7 @@ class Average:
         self.online: list[Tensor] = [p for online, _ in pairs for p in online.parameters()]
         self.targets: list[Tensor] = [p for _, target in pairs for p in target.parameters()]
 
+    @torch.no_grad()
     def move(self, clock: Clock) -> None:
         """target <- m * target + (1 - m) * online."""
         if self.targets:
