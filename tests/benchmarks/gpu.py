@@ -1,11 +1,10 @@
 """How fast contray trains on one GPU, through its own loop, views and methods, and what the features are worth: needs neither Ray nor MLflow.
 
-    PYTHONPATH=platform:. python tests/benchmarks/gpu.py cifar --data FOLDER [--epochs 200] [--minutes 10] [--eager] [--json FILE] [--dotted.key VALUE ...]
+    PYTHONPATH=platform:. python tests/benchmarks/gpu.py cifar --data FOLDER [--method simclr] [--epochs 200] [--eager] [--json FILE] [--dotted.key VALUE ...]
     PYTHONPATH=platform:. python tests/benchmarks/gpu.py vit [--steps 100]
 
-`cifar`: SimCLR of a ResNet-18 on CIFAR-10 (a folder of train.parquet and test.parquet) by lightly's recipe
-(docs/source/getting_started/benchmarks/cifar10_benchmark.py of lightly-ai/lightly: 200 epochs of batch 512, SGD of 0.06 x batch / 128, weight decay 5e-4,
-cosine, a projector of 512 hidden features, no blur), then weighted k-NN of the test images (k 200, T 0.1). `vit`: SimCLR of a ViT-S/16, batch 256,
+`cifar`: a ResNet-18 on CIFAR-10 (a folder of train.parquet and test.parquet) by a method's preset `cifar_lightly`, which is the recipe of lightly's
+cifar10_benchmark.py for 200 epochs of batch 512, then weighted k-NN of the test images (k 200, T 0.1). `vit`: SimCLR of a ViT-S/16, batch 256,
 two views of 224 px of synthetic images of 256 px that lie on the device. `--smoke`: a few steps of a tiny network on the built-in digits, on a CPU.
 
 `busy` is the share of time in which a kernel ran, by NVML's samples; --profile names the kernels of some steps in the middle of the run.
@@ -34,30 +33,23 @@ from contray.evaluation.common.run import run as evaluated
 from contray.training.loop import Listener, Outcome, train
 
 COMMON = {
-    "optim.name": "sgd", "optim.momentum": 0.9, "optim.weight_decay": 5e-4, "optim.decay_norms": True, "optim.lr_scaling": "linear",
-    "optim.schedule": "cosine", "optim.lr_end": 0.0, "optim.warmup_epochs": 0, "method.temperature": 0.5,
     "train.checkpoint_seconds": 1e9, "train.log_every": 97, "train.deterministic": False, "data.augment_on": "device",
     "eval.online": ("knn",), "eval.final": (), "eval.knn.k": 200, "eval.knn.temperature": 0.1,
 }  # fmt: skip
-CIFAR = {
-    "size": 32, "crop": (0.08, 1.0), "interpolation": "linear", "flip": 0.5, "jitter": (0.4, 0.4, 0.4, 0.1), "jitter_p": 0.8, "gray": 0.2,
-    "blur": 0.0,
-}  # fmt: skip
-MODES: dict[str, dict[str, Any]] = {
-    "cifar": {
-        "train.batch_size": 512, "train.epochs": 200, "optim.lr": 0.12, "method.projector_hidden": 512, "backbone.name": "resnet18",
-        "backbone.stem": "cifar", "backbone.zero_init_residual": False, **{f"views.view.{key}": value for key, value in CIFAR.items()},
-        "eval.every_epochs": 50, "train.precision": "bf16", "train.compile": True, "data.workers": 6,
-    },
-    "vit": {
-        "train.batch_size": 256, "train.steps": 100, "backbone.name": "vit_small", "eval.every_epochs": 0, "train.log_every": 10,
-        "train.precision": "bf16", "train.compile": True, "data.workers": 6,
-    },
-    "smoke": {
-        "train.batch_size": 32, "train.steps": 4, "backbone.name": "resnet_small", "backbone.width": 8, "eval.every_epochs": 0,
-        "train.log_every": 2, "train.device": "cpu", "train.precision": "fp32", "data.renderings": 1, "data.workers": 0,
-        "method.projector_hidden": 32, "eval.knn.k": 20,
-    },
+FAST = {"train.precision": "bf16", "train.compile": True, "data.workers": 6}
+MODES: dict[str, tuple[str, dict[str, Any]]] = {  # the preset and what is otherwise than in it
+    "cifar": ("cifar_lightly", {"eval.every_epochs": 50, **FAST}),
+    "vit": (
+        "paper",
+        {"train.batch_size": 256, "train.steps": 100, "backbone.name": "vit_small", "eval.every_epochs": 0, "train.log_every": 10, **FAST},
+    ),
+    "smoke": (
+        "digits",
+        {
+            "train.batch_size": 32, "train.steps": 4, "backbone.name": "resnet_small", "backbone.width": 8, "eval.every_epochs": 0,
+            "train.log_every": 2, "train.device": "cpu", "train.precision": "fp32", "data.renderings": 1, "data.workers": 0, "eval.knn.k": 20,
+        },
+    ),
 }  # fmt: skip
 WARM = 50  # steps before the pace counts: kernels are chosen and compiled
 PROFILED = 20  # steps
@@ -144,9 +136,9 @@ def synchronized() -> None:
         torch.cuda.synchronize()
 
 
-def config_of(mode: str, keys: Mapping[str, Any]) -> RunConfig:
-    preset = {"cifar": "cifar", "vit": "paper", "smoke": "digits"}[mode]
-    return RunConfig.make("simclr", {**COMMON, **MODES[mode], **keys}, preset=preset)
+def config_of(mode: str, method: str, keys: Mapping[str, Any]) -> RunConfig:
+    preset, settings = MODES[mode]
+    return RunConfig.make(method, {**COMMON, **settings, **keys}, preset=preset)
 
 
 def synthetic(count: int = 1024, side: int = 256) -> data.Source:
@@ -171,7 +163,8 @@ def measure(config: RunConfig, source: data.Source, minutes: float = 1e6, profil
         synchronized()
         trained = time.monotonic()
     found = {
-        "mode": config.backbone.name, "machine": machine(device), "config": {key: value for key, value in config.flat().items() if key not in ("method.preset",)},
+        "method": config.method.name, "mode": config.backbone.name, "machine": machine(device),
+        "config": {key: value for key, value in config.flat().items() if key not in ("method.preset",)},
         "steps": outcome.step, "of": total, "epochs": round(outcome.step / epoch, 3),
         "seconds": {"decoding": decoded - began, "training": trained - decoded},
         "images_per_second": (outcome.step - WARM) * config.train.batch_size / (trained - watch.warm) if watch.warm else None,
@@ -202,6 +195,7 @@ def main(words: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("mode", choices=["cifar", "vit"], nargs="?", default="cifar")
     parser.add_argument("--data", default="", help="folder of CIFAR-10's train.parquet and test.parquet")
+    parser.add_argument("--method", default="simclr", help="one with the preset cifar_lightly (default: simclr)")
     parser.add_argument("--epochs", type=int, help="of the cosine, too")
     parser.add_argument("--steps", type=int, help="optimiser steps, for short tries; wins over --epochs")
     parser.add_argument("--minutes", type=float, default=1e6, help="of training, after which it stops where it is")
@@ -222,7 +216,7 @@ def main(words: list[str]) -> dict[str, Any]:
         if not options.data:
             parser.error("--data must name the folder of CIFAR-10's train.parquet and test.parquet")
         keys["data.source"] = options.data
-    config = config_of(mode, keys)
+    config = config_of(mode, options.method, keys)
     source = synthetic() if mode == "vit" else data.open_source(config)
     found = measure(config, source, options.minutes, options.profile)
     text = json.dumps(found, indent=1, default=str)
