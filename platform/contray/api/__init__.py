@@ -4,6 +4,7 @@ from .check import check
 from .check_data import check_data
 from .compare import compare
 from .curate import curate
+from .doctor import doctor
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
@@ -24,6 +25,7 @@ __all__ = [
     "check_data",
     "compare",
     "curate",
+    "doctor",
     "embed",
     "evaluate",
     "export",

@@ -49,6 +49,7 @@ METHODS = "of each method, year, paper, contrasts, negatives, queue, EMA, predic
 EVALUATIONS = "of each evaluation, about, needs, ranks (metrics that rank trials), paper, year, url, keys"
 CHECKED = "method, preset, ok, checks (of each check, ok, skipped (why), wrong (of each words, mend, line))"
 INSPECTED = "name, ok, sampled, notes, splits, classes, findings (of each severity, kind, words, mend, count, names), duplicates, channels, speed, memory, command"
+DIAGNOSED = "ok, nodes, seconds, findings (of each check, state (ok, odd, wrong), where (empty: all nodes), words, mend)"
 RECORDS = "of each record, what, command, by, machine, machine_is, commit, where, notes, rows (of each name and numbers, units in their names)"
 STUDIES = (
     "of each study, claim, source, method, metric, seeds, cost (by scale), "

@@ -15,7 +15,8 @@ from ..storage.logins import scrubbed
 MOVED = {"distill": "it is contray eval distill now, and contray eval crd and noisy_student; the options are the same"}
 COMMANDS = {  # as typed: the file of this folder
     "train": "train", "tune": "tune", "study": "study", "eval": "evaluate", "plot": "plot", "export": "export",
-    "import": "import_", "embed": "embed", "curate": "curate", "compare": "compare", "report": "report", "sync": "sync", "ui": "ui", "check": "check", "new": "new",
+    "import": "import_", "embed": "embed", "curate": "curate", "compare": "compare", "report": "report", "sync": "sync", "ui": "ui",
+    "check": "check", "doctor": "doctor", "new": "new",
     "methods": "methods", "evaluations": "evaluations", "spaces": "spaces", "studies": "studies", "records": "records",
     "data check": "data_check", "data preview": "preview", "data scenes": "scenes", "completion": "completion",
 }  # fmt: skip
@@ -39,6 +40,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   sync [RUN ...]        send what an MLflow outage left unsent of ended runs
   ui                    MLflow's UI on this machine, opened at the right page
   check METHOD          whether a method of your own is right, also on several workers: what is wrong, where, how to mend it
+  doctor                what this machine, or every node of a cluster, lacks for a run, and how to mend it
   new KIND NAME         write a file of your own to begin with: a method, evaluation, backbone, source, listener
   methods [METHOD ...]  what can be trained
   evaluations           what can be measured
