@@ -3,7 +3,7 @@
     PYTHONPATH=platform:. python tests/benchmarks/peers.py lightly --data FOLDER [--epochs 50] [--workers 8] [--json FILE]
     PYTHONPATH=platform:. python tests/benchmarks/peers.py supervised --data FOLDER [--epochs 30] [--json FILE]
 
-FOLDER holds CIFAR-10's train.parquet and test.parquet, as for gpu.py. `lightly` is SimCLR put together from lightly's own pieces (`pip install lightly`)
+FOLDER holds CIFAR-10's train.parquet and test.parquet, as for gpu.py. `lightly` is SimCLR put together from lightly's own pieces (`pip install contray[bench]`)
 as its cifar10_benchmark.py has it for batches of 512: SimCLRTransform on PIL images, ResNetGenerator("resnet-18"), SimCLRProjectionHead,
 NTXentLoss, SGD of 0.06 x batch / 128, its k-NN (k 200, T 0.1) on the training images. Beside it: `gpu.py cifar --epochs 50`.
 `supervised` trains torchvision's ResNet-18 with a stem for CIFAR on the labels, with crops and flips; on lossless CIFAR-10 such a run of 30 epochs
