@@ -90,6 +90,11 @@ def test_a_cluster_that_may_grow_by_unknown_nodes_is_waited_for(monkeypatch: pyt
         demand(config(1, 1, gpus_per_worker=1), cluster(2))
 
 
+def test_kinds_of_nodes_are_counted() -> None:
+    gpu = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:A10G": 1.0, "memory": 1e9}
+    assert nodes.kinds(cluster(gpu, 2, gpu)) == "2 x {CPU: 8, GPU: 1} A10G, 1 x {CPU: 2}"
+
+
 # ---------------------------------------------------------------- waiting
 
 

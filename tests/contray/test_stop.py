@@ -202,6 +202,7 @@ def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
 def test_a_run_says_who_started_it_where_and_how(keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONTRAY_USER", "ada")
     monkeypatch.setenv("CONTRAY_COMMIT", "abc123")
+    monkeypatch.setenv("CONTRAY_IMAGE", "contray:cpu")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_1"}}')
     monkeypatch.setattr(
         "sys.argv",
@@ -212,11 +213,13 @@ def test_a_run_says_who_started_it_where_and_how(keys: dict[str, Any], monkeypat
     tags = run.data.tags
     assert (tags["mlflow.user"], tags["contray.job"], tags["mlflow.source.git.commit"]) == ("ada", "raysubmit_1", "abc123")
     assert tags["contray.host"]
+    assert tags["contray.image"] == "contray:cpu"
     assert tags["contray.command"] == "contray train --track.uri http://mlflow:5000 '--api-token=***' --password '***'"
     assert tags[records.FOLDER] == str(keys["scale.storage"] / "r")
 
 
 @pytest.mark.parametrize("text", ["", "no json", "[]", '{"metadata": 3}'])
 def test_without_a_job_there_is_no_job(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", text)
     assert records._job() == ""

@@ -132,6 +132,7 @@ def provenance(record: Record) -> Section:
         ("run", record.own or record.name), ("MLflow run", record.tracked.run_id if record.tracked else ""),
         ("MLflow page", record.tracked.url if record.tracked else ""), ("commit", tags.get("mlflow.source.git.commit", "")),
         ("host", tags.get("contray.host", "")), ("user", tags.get("mlflow.user", "")), ("job", tags.get("contray.job", "")),
+        ("image", tags.get("contray.image", "")), ("nodes", tags.get("contray.nodes", "")),
         ("folder", record.checkpoint), ("this page by", f"{installed}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d %H:%M')}"),
     ]  # fmt: skip
     command = tags.get("contray.command", "")

@@ -21,7 +21,7 @@ from .audit import check_audit
 from .describing import describe, title_of
 from .extend import check_extension
 from .lease import Fenced, Guarded, Lease, LeaseLost, NotSeen, Watcher, held
-from .nodes import nodes, uses_gpu
+from .nodes import kinds, nodes, uses_gpu
 from .progress import TROUBLES, TrainingBar, lasting
 from .ray_train import check_machines, fit, ray_session
 from .records import FAILURE, FOLDER, end, name_of, note, record_config, repeatable, tags_of
@@ -276,6 +276,8 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
 
 def _on_ray(config: RunConfig, name: str, folder: Fenced, run: track.TrackedRun, bar: Watcher) -> dict[str, Any]:
     with ray_session(config):
+        with contextlib.suppress(track.TrackingError):
+            run.set_tags({"contray.nodes": kinds(nodes())})
         if model.open_keys(config):
             config = settle(config, folder, uses_gpu(config, nodes()))
             folder.write("config.yaml", repeatable(config).encode())

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,15 @@ def words(resources: Mapping[str, float]) -> str:
     return (
         "{" + ", ".join(f"{key}: {resources.get(key, 0):g}" for key in ("CPU", "GPU") if key in resources or key == "CPU") + "}"
     )
+
+
+def kinds(there: Sequence[Node]) -> str:
+    """What nodes there are: 2 x {CPU: 8, GPU: 1} A10G, 1 x {CPU: 2}"""
+    counted = Counter(
+        " ".join([words(node.total), *sorted(key.partition(":")[2] for key in node.total if key.startswith("accelerator_type:"))])
+        for node in there
+    )
+    return ", ".join(f"{count} x {kind}" for kind, count in counted.most_common())
 
 
 def room_for(totals: Iterable[Mapping[str, float]], asked: Mapping[str, float]) -> int:

@@ -175,6 +175,7 @@ def tags_of(config: RunConfig, source: data.Source, name: str = "") -> dict[str,
         "mlflow.user": _user(),
         "contray.host": socket.gethostname(),
         "contray.job": _job(),
+        "contray.image": os.environ.get("CONTRAY_IMAGE", ""),
         "contray.command": shown(sys.argv),
         "mlflow.source.git.commit": os.environ.get("CONTRAY_COMMIT", "") or _commit(),
     }
@@ -206,12 +207,13 @@ def _user() -> str:
 
 
 def _job() -> str:
-    """The id that `ray job submit` gave, empty outside a job."""
+    """The id that `ray job submit` gave, or Slurm; empty outside a job."""
     try:
         known = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
         return str(known["metadata"]["job_submission_id"])
     except (ValueError, KeyError, TypeError):
-        return ""
+        slurm = os.environ.get("SLURM_JOB_ID", "")
+        return f"slurm {slurm}" if slurm else ""
 
 
 def _commit() -> str:
