@@ -92,7 +92,20 @@ def test_the_engine_reaches_methods_through_the_registry() -> None:
 # From the ground up: each imports those before it alone
 ROOMS = [
     *["errors", "drawing", "tables", "methods", "storage", "config", "data", "model", "evaluation", "track", "pictures"],
-    *["planning", "training", "tuning", "studies", "exchange", "reporting", "inspection", "machines", "checking", "api", "cli", "__main__"],
+    *[
+        "planning",
+        "training",
+        "tuning",
+        "studies",
+        "exchange",
+        "reporting",
+        "inspection",
+        "machines",
+        "checking",
+        "api",
+        "cli",
+        "__main__",
+    ],
 ]
 
 
@@ -111,7 +124,8 @@ def test_imports_run_downhill() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "rooms"), [("ray", {"training", "tuning", "studies", "exchange", "machines"}), ("mlflow", {"track"}), ("timm", {"model"})]
+    ("library", "rooms"),
+    [("ray", {"training", "tuning", "studies", "exchange", "machines"}), ("mlflow", {"track"}), ("timm", {"model"})],
 )
 def test_libraries_are_known_where_they_belong(library: str, rooms: set[str]) -> None:
     found = {room_of(path) for path in ENGINE.rglob("*.py") for name in imports_of(path) if within(name, library)}

@@ -107,6 +107,9 @@ def test_what_has_no_value_is_said() -> None:
     found = result(study, {"all": 70, "none": 31})
     values = {**found.values, "none": {seed: {"linear_top1": None} for seed in range(3)}}
     assert "no value" in words(figure(study, replace(found, values=values)))
+    assert "none\n3 of 3 diverged" in words(figure(study, replace(found, values=values)))
+    values = {**found.values, "none": {**found.values["none"], 1: {"linear_top1": None}}}
+    assert "none\n1 of 3 diverged" in words(figure(study, replace(found, values=values)))
 
 
 # ---------------------------------------------------------------- the list
@@ -115,6 +118,8 @@ def test_what_has_no_value_is_said() -> None:
 def test_the_list_has_the_latest_verdicts(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(listing, "study_names", lambda: ["planted", "new"])
     monkeypatch.setattr(listing, "load_study", lambda name: replace(CURVE, name=name))
+    mine = replace(result(CURVE, {0.1: 60, 0.2: 70, 0.5: 55}), study=replace(CURVE, name="mine"))
+    plant(store, mine, tmp_path, **{"contray.claim": "what I think"})
     first = result(CURVE, {0.1: 70, 0.2: 65, 0.5: 60}, left=2)
     plant(store, first, tmp_path)
     capsys.readouterr()
@@ -123,7 +128,10 @@ def test_the_list_has_the_latest_verdicts(store: str, tmp_path: Path, monkeypatc
     assert "(contradicted)" in capsys.readouterr().out
     last = plant(store, result(CURVE, {0.1: 60, 0.2: 70, 0.5: 55}), tmp_path)
     assert main(["studies", "--track.uri", store, "--json"]) == 0
-    planted, new = json.loads(capsys.readouterr().out)
+    planted, new, own = json.loads(capsys.readouterr().out)
+    assert (own["study"], own["claim"], own["verdicts"]["digits"]["verdict"]) == ("mine", "what I think", "supported"), (
+        "a file of one's own"
+    )
     assert planted["verdicts"]["digits"] | {"url": ""} == {
         "verdict": "supported",
         "seeds": 3,

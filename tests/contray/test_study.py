@@ -6,6 +6,7 @@ import json
 import math
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -413,6 +414,12 @@ def test_no_run_is_begun_that_would_not_end_in_time(file: str) -> None:
     assert rounds.ended(runs[1].name, {}, "Killed") == f"{runs[1].name} failed: Killed"
     rounds.asked[0] = True
     assert rounds.over
+
+
+def test_where_time_suffices_for_no_run_ray_is_not_started(file: str, here: dict[str, Any]) -> None:
+    planned = studies.plan(file, here)
+    assert [studies._begins(planned, time.monotonic() + seconds) for seconds in (-1, 5, 60)] == [False, False, True]
+    assert not studies._begins(replace(planned, runs=[]), time.monotonic() + 60), "nothing is left"
 
 
 def test_time_and_memory_count_where_they_are_comparable(file: str, here: dict[str, Any]) -> None:

@@ -35,5 +35,5 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         rows = study_rows(track.resolve_uri(options.track__uri), options.track__experiment)
         tell(rows)
         if not options.json:
-            show(studies_table(rows), *(f"{row['study']}: {row['source']}" for row in rows))
+            show(studies_table(rows), "whose claim each is: contray study STUDY --dry-run, or contray studies --json")
     return 0

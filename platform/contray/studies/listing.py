@@ -22,16 +22,21 @@ def judged(uri: str, experiment: str, studies: Iterable[Study]) -> dict[tuple[st
     """Of each of these studies and scale the run with the verdict that counts: of the arms and the claim that its file has, run as the file says; of
     several a whole one before a part, more seeds before fewer, the newer before the older. None where nothing was tracked yet.
     """
-    path = track.sqlite_path(uri)
-    if path and not path.exists():
-        return {}
-    with track.asking(uri, "looking for studies") as talk:
-        place = talk.get_experiment_by_name(experiment)
-        runs = all_runs(talk, place.experiment_id, "tags.`contray.kind` = 'study'") if place else []
+    runs = _studied(uri, experiment)
     digests = {(study.name, scale): study.digest(scale) for study in studies for scale in study.scales}
     known = [((run.data.tags.get("contray.study", ""), run.data.tags.get("contray.scale", "")), run) for run in runs]
     counting = [(key, run) for key, run in known if key in digests and run.data.tags.get(DECLARED) == digests[key]]
     return {key: run for key, run in sorted(counting, key=lambda each: _weight(each[1])) if run.data.tags.get("contray.verdict")}
+
+
+def _studied(uri: str, experiment: str) -> list[Any]:
+    """The runs of MLflow's that are studies'."""
+    path = track.sqlite_path(uri)
+    if path and not path.exists():
+        return []
+    with track.asking(uri, "looking for studies") as talk:
+        place = talk.get_experiment_by_name(experiment)
+        return all_runs(talk, place.experiment_id, "tags.`contray.kind` = 'study'") if place else []
 
 
 def shipped() -> Iterator[Study]:
@@ -49,14 +54,31 @@ def _weight(run: Any) -> tuple[bool, int, int]:
 
 
 def study_rows(uri: str, experiment: str) -> list[dict[str, Any]]:
-    """Every study: its claim, whose it is, what it costs, and its verdict at each scale. A file that is no study is left out, and said."""
+    """Every study: its claim, whose it is, what it costs, and its verdict at each scale; below them those of files of one's own, as the store knows
+    them. A file that is no study is left out, and said.
+    """
     studies = [*shipped()]
     found = judged(uri, experiment, studies)
     rows = []
     for study in studies:
         verdicts = {scale: _verdict(uri, found[study.name, scale]) for scale in SCALES if (study.name, scale) in found}
         rows.append({"study": study.name, **_facts(study), "verdicts": verdicts})
-    return rows
+    return rows + _own(uri, experiment, {study.name for study in studies})
+
+
+def _own(uri: str, experiment: str, named: set[str]) -> list[dict[str, Any]]:
+    """What studies of one's own files came to, by what their runs say of them."""
+    rows: dict[str, dict[str, Any]] = {}
+    for run in sorted(_studied(uri, experiment), key=_weight):
+        tags, params = run.data.tags, run.data.params
+        name, scale = tags.get("contray.study", ""), tags.get("contray.scale", "")
+        if name in named or not tags.get("contray.verdict"):
+            continue
+        facts = {"claim": tags.get("contray.claim", ""), **{key: params.get(key, "") for key in ("source", "method", "metric")}}
+        row = rows.setdefault(name, {"study": name, "seeds": int(tags.get("contray.seeds", 0)), "cost": {}, "verdicts": {}})
+        row |= facts
+        row["verdicts"][scale] = _verdict(uri, run)
+    return list(rows.values())
 
 
 def _facts(study: Study) -> dict[str, Any]:

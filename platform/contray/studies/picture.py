@@ -72,6 +72,13 @@ def _numbers(result: StudyResult, arm: Arm, metric: str) -> tuple[list[float], f
     return seeds, mean, half if math.isfinite(half) else 0.0
 
 
+def _arm(result: StudyResult, arm: Arm) -> str:
+    """An arm's name, with how many of its seeds diverged: they have no dot."""
+    lost = sum(each.get(result.study.metric, 0.0) is None for each in result.values[arm].values())
+    name = drawable(spoken(arm), NAME)
+    return f"{name}\n{lost} of {len(result.values[arm])} diverged" if lost else name
+
+
 def _label(metric: str) -> str:
     return metric.replace("_top1", " top-1").replace("_", " ") + (" %" if factor(metric) == 100 else "")
 
@@ -99,7 +106,7 @@ def _curve(axis: Any, metrics: Sequence[str], study: Study, result: StudyResult)
         for place, (seeds, _, _) in enumerate(found):
             axis.plot([place + 0.06] * len(seeds), seeds, ".", color=look["color"], alpha=0.6, ms=5)
     _untrained(axis.axhline, metrics, result)
-    axis.set_xticks(range(len(arms)), [spoken(arm) for arm in arms])
+    axis.set_xticks(range(len(arms)), [_arm(result, arm) for arm in arms])
     axis.set_xlim(-0.3, len(arms) - 0.7)
     axis.set(xlabel=", ".join(study.space), ylabel=_label(metrics[0]) if len(metrics) == 1 else "%")
     _tidy(axis)
@@ -135,7 +142,7 @@ def _dots(axis: Any, metrics: Sequence[str], study: Study, result: StudyResult) 
                 middle = {"transform": axis.get_yaxis_transform(), "ha": "center", "va": "center"}
                 axis.text(0.5, place, "no value", fontsize=8, color="0.4", **middle)
     _untrained(axis.axvline, metrics, result)
-    axis.set_yticks(range(len(arms)), [drawable(spoken(arm), NAME) for arm in arms])
+    axis.set_yticks(range(len(arms)), [_arm(result, arm) for arm in arms])
     axis.set_ylim(len(arms) - 0.5, -0.5)
     axis.set_xlabel(_label(metrics[0]) if len(metrics) == 1 else "%")
     axis.margins(x=0.08)

@@ -206,13 +206,19 @@ def _run(plan: Plan, began: float, minutes: float, quiet: bool) -> StudyResult:
                 parent.finish(status)
 
         with ending(lambda: parent.finish("KILLED"), end) as how:
-            made = _make(plan, parent, storage, lease, ends, quiet) if plan.todo else Made()
+            made = _make(plan, parent, storage, lease, ends, quiet) if _begins(plan, ends) else Made()
             plan = plan.look()
             check_metric(plan.study, plan.known, not plan.todo)
             result.append(_result(plan, made, parent, tags.get(COMMIT, ""), (time.monotonic() - began) / 60))
             result[0] = _keep(result[0], parent, home, plan)
             how.status = "KILLED" if made.interrupted else "FINISHED"
     return result[0]
+
+
+def _begins(plan: Plan, ends: float) -> bool:
+    """Whether time suffices for any run that is left: else Ray need not start."""
+    left = (ends - time.monotonic()) / 60
+    return left > 0 and any(not plan.pace.of(each.arm) > left for each in plan.todo)
 
 
 def _make(plan: Plan, parent: track.TrackedRun, storage: Storage, lease: Lease, ends: float, quiet: bool) -> Made:
