@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
+    from ._norms import BatchNorm
     from ._parts import mlp, normalize
-    from ._ranks import BatchNorm, gather, total, world_size
+    from ._ranks import gather, total, world_size
 
 # What a file of one's own imports from here
-_PARTS, _RANKS = ("mlp", "normalize"), ("BatchNorm", "gather", "total", "world_size")
+_LIES = {"BatchNorm": "_norms", "mlp": "_parts", "normalize": "_parts"} | dict.fromkeys(("gather", "total", "world_size"), "_ranks")
 __all__ = [
     "Batch",
     "BatchNorm",
@@ -40,9 +41,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """The interface is imported when it is first used: to list the methods needs no torch."""
     if name in __all__:
-        from . import _base, _parts, _ranks
-
-        return getattr(_parts if name in _PARTS else _ranks if name in _RANKS else _base, name)
+        return getattr(importlib.import_module(f".{_LIES.get(name, '_base')}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

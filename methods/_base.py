@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ._draws import bits, uniform
-from ._ranks import Scope, norm_scope
+from ._norms import Scope, norm_scope
 from ._views import View as View
 from ._views import evaluation_view as evaluation_view
 from ._views import setting as setting

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Limit
-from ._ranks import BatchNorm, DropPath, full, gather, total
+from ._norms import BatchNorm, DropPath
+from ._ranks import full, gather, total
 from ._similarity import hits, identify, tiled
 
 

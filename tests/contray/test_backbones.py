@@ -9,8 +9,8 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 
 from contray.config import RunConfig
 from contray.methods._base import View
+from contray.methods._norms import BatchNorm, norm_scope
 from contray.methods._parts import apart
-from contray.methods._ranks import BatchNorm, norm_scope
 from contray.model import backbones, resnet
 from contray.model.vit import _Bicubic, _bicubic
 

@@ -21,7 +21,7 @@ from contray.evaluation.common.labelled import cropped_views, first_inputs, scor
 from contray.evaluation.common.settings import Augmented
 from contray.evaluation.finetune import Config
 from contray.methods._base import Batch, View
-from contray.methods._ranks import DropPath
+from contray.methods._norms import DropPath
 from tests.contray.evaluations import CPU, evaluated
 from tests.contray.test_evaluate_protocols import RESNET, built, coloured, quiet, vit_config
 

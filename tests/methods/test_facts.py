@@ -218,7 +218,7 @@ def test_moco_v3_s_patch_projection_gets_no_gradient() -> None:
 
 
 def test_byol_without_batch_statistics_has_no_batch_norm() -> None:
-    from contray.methods._ranks import BatchNorm
+    from contray.methods._norms import BatchNorm
 
     method = build("byol", preset="digits_gn_ws")
     norms = [module for module in method.modules() if isinstance(module, (BatchNorm, nn.modules.batchnorm._BatchNorm))]

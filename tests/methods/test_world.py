@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from contray.methods._base import Batch
 from contray.methods._draws import normal
-from contray.methods._ranks import BatchNorm, DropPath, gather, norm_scope, shares
+from contray.methods._norms import BatchNorm, DropPath, norm_scope
+from contray.methods._ranks import gather, shares
 from tests.ranks import run_ranks
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..config import RunConfig
 from ..methods._base import Method
-from ..methods._ranks import BatchNorm
+from ..methods._norms import BatchNorm
 from ..model.chunks import divide
 from .findings import Wrong
 from .gaps import Gap, gaps

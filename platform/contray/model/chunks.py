@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..methods._base import Method
-from ..methods._ranks import BatchNorm, shares
+from ..methods._norms import BatchNorm
+from ..methods._ranks import shares
 
 
 @dataclass(frozen=True)

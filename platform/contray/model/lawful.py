@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..methods._base import Batch
-from ..methods._ranks import BatchNorm, Dropout, DropPath, folding
+from ..methods._norms import BatchNorm, Dropout, DropPath, folding
 
 DROPOUTS = {nn.Dropout: False, nn.Dropout1d: True, nn.Dropout2d: True, nn.Dropout3d: True}  # whether whole channels go
 ROWS = 8  # that `broken` tries: two norm groups; over two rows of one pixel each, batch norm would blow rounding up

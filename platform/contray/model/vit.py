@@ -14,8 +14,9 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 
 from ..config.sections import BackboneConfig
 from ..errors import ConfigError
+from ..methods._norms import DropPath
 from ..methods._parts import sincos_2d
-from ..methods._ranks import DropPath, full
+from ..methods._ranks import full
 
 SHAPES = {  # blocks, heads, features of a token (0: backbone.width)
     "vit_mini": (4, 4, 0),

@@ -12,7 +12,8 @@ from .. import model
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
 from ..methods._base import Batch, Clock, Method, Reps
-from ..methods._ranks import BatchNorm, apply_statistics, shares
+from ..methods._norms import BatchNorm, apply_statistics
+from ..methods._ranks import shares
 from ..model.chunks import Chunk, divide
 from ..storage import sealed
 from ..storage.folder import Storage

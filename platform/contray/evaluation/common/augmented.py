@@ -17,7 +17,7 @@ from ...config import RunConfig
 from ...data.draws import generator
 from ...errors import ConfigError
 from ...methods._base import Batch
-from ...methods._ranks import DropPath
+from ...methods._norms import DropPath
 from ...model.anatomy import transformers_in
 from .classifier import Classifier, Loss, Recipe
 from .labelled import cropped_views

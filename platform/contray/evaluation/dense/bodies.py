@@ -23,7 +23,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 from ...config import RunConfig
 from ...errors import ConfigError, UserError
 from ...methods._base import Method
-from ...methods._ranks import Dropout, DropPath
+from ...methods._norms import Dropout, DropPath
 from ...model.anatomy import Stage, Transformer, as_map, stages, transformer_of
 from ...model.plain import plain_backbone
 
