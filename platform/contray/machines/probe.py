@@ -115,7 +115,9 @@ def _torch_cuda() -> dict[str, Any] | None:
         return None
     nccl = None
     with contextlib.suppress(Exception):
-        nccl = ".".join(map(str, torch.cuda.nccl.version()))
+        from torch.cuda.nccl import version
+
+        nccl = ".".join(map(str, version()))
     return {"built": torch.version.cuda, "usable": torch.cuda.is_available(), "nccl": nccl}
 
 
