@@ -112,6 +112,22 @@ def test_what_has_no_value_is_said() -> None:
     assert "none\n1 of 3 diverged" in words(figure(study, replace(found, values=values)))
 
 
+@pytest.mark.parametrize("space", [{"method.temperature": [0.1, 0.2]}, {"a": {}, "b": {}}])
+def test_untrained_encoders_are_one_line_where_they_are_alike(space: dict) -> None:
+    arms = space.get("method.temperature") or list(space)
+    study = replace(CURVE, space=space, paper={}, expect=(Above(*arms),))
+    found = result(study, dict(zip(arms, (40, 70), strict=True)))
+    for apart, value in ((0.02, 1), (0.3, 2)):
+        values = {
+            arm: {seed: {**each, "random_linear_top1": 0.3 + apart * place} for seed, each in found.values[arm].items()}
+            for place, arm in enumerate(arms)
+        }
+        (axis,) = figure(study, replace(found, values=values)).axes
+        (line,) = [line for line in axis.lines if line.get_label() == "untrained"]
+        drawn = sorted({round(float(number), 6) for number in [*line.get_xdata(), *line.get_ydata()]} - {0.0, 1.0})
+        assert drawn == ([31.0] if value == 1 else [30.0, 60.0])
+
+
 # ---------------------------------------------------------------- the list
 
 

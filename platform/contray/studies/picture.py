@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from ..drawing import COLOURS, DASHES, MARKERS, drawable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 THEIRS = COLOURS[1]
 OURS = (COLOURS[0], *COLOURS[2:])
 WORDS = {"supported": "#00734f", "contradicted": "#b03a00", "undecided": "#555555"}
+ALIKE = 5.0  # points within which the arms' untrained encoders are drawn as one
 WIDTH, NAME = 100, 34  # characters of a line of the title, and of an arm
 
 
@@ -105,7 +107,7 @@ def _curve(axis: Any, metrics: Sequence[str], study: Study, result: StudyResult)
         axis.errorbar(range(len(arms)), means, halves, **look, capsize=4, lw=1.8, label=label)
         for place, (seeds, _, _) in enumerate(found):
             axis.plot([place + 0.06] * len(seeds), seeds, ".", color=look["color"], alpha=0.6, ms=5)
-    _untrained(axis.axhline, metrics, result)
+    _untrained(axis, True, metrics, result)
     axis.set_xticks(range(len(arms)), [_arm(result, arm) for arm in arms])
     axis.set_xlim(-0.3, len(arms) - 0.7)
     axis.set(xlabel=", ".join(study.space), ylabel=_label(metrics[0]) if len(metrics) == 1 else "%")
@@ -141,7 +143,7 @@ def _dots(axis: Any, metrics: Sequence[str], study: Study, result: StudyResult) 
             if not seeds:
                 middle = {"transform": axis.get_yaxis_transform(), "ha": "center", "va": "center"}
                 axis.text(0.5, place, "no value", fontsize=8, color="0.4", **middle)
-    _untrained(axis.axvline, metrics, result)
+    _untrained(axis, False, metrics, result)
     axis.set_yticks(range(len(arms)), [_arm(result, arm) for arm in arms])
     axis.set_ylim(len(arms) - 0.5, -0.5)
     axis.set_xlabel(_label(metrics[0]) if len(metrics) == 1 else "%")
@@ -160,12 +162,25 @@ def _dots(axis: Any, metrics: Sequence[str], study: Study, result: StudyResult) 
     _legend(axis, handles, labels)
 
 
-def _untrained(line: Any, metrics: Sequence[str], result: StudyResult) -> None:
-    """Where the untrained encoders are in the mean, unless that lies so far off that the arms would stand in a heap."""
+def _untrained(axis: Any, across: bool, metrics: Sequence[str], result: StudyResult) -> None:
+    """Where the untrained encoders are: one line where they are alike, else each arm's own; nothing where that lies so far off that the arms would
+    stand in a heap. across: arms stand from left to right.
+    """
     every = [value for metric in metrics for arm in result.values for value in _numbers(result, arm, metric)[0]]
-    known = [value for arm in result.values for value in _numbers(result, arm, f"random_{metrics[0]}")[0]]
-    if known and every and min(every) - sum(known) / len(known) < max(every) - min(every):
-        line(sum(known) / len(known), color="0.5", ls=":", lw=1.4, label="untrained")
+    known = {
+        place: mean(found)
+        for place, arm in enumerate(result.values)
+        if (found := _numbers(result, arm, f"random_{metrics[0]}")[0])
+    }
+    if not known or not every or min(every) - mean(known.values()) >= max(every) - min(every):
+        return
+    look = {"color": "0.5", "ls": ":", "lw": 1.4, "label": "untrained"}
+    if max(known.values()) - min(known.values()) < ALIKE:
+        (axis.axhline if across else axis.axvline)(mean(known.values()), **look)
+    elif across:
+        axis.plot([*known], [*known.values()], **look)
+    else:
+        axis.plot([*known.values()], [*known], **look, marker="|", ms=16)
 
 
 def _legend(axis: Any, handles: list[Any], labels: list[str]) -> None:
