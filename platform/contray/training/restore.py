@@ -1,4 +1,4 @@
-"""Where a run goes on: rank 0 chooses the checkpoint, every rank reads that very file, and it fits the config and the data."""
+"""Where a run goes on: rank 0 chooses the checkpoint, every rank has that very one, and it fits the config and the data."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class DoesNotFit(OnAllRanks):
 def choose(ranks: Ranks, checkpoints: Checkpoints | None) -> dict[str, Any] | None:
     """The state of the newest whole checkpoint as rank 0 sees it, on every rank; None where there is none.
 
+    On a path every rank reads the file, which shows that all see one place; of a store, which is everybody's, rank 0 alone fetches it, for all.
     Raises UserError where none is whole, RanksDiffer naming the rank, its host and the file where one cannot read the same.
     """
     if checkpoints is None:
@@ -36,6 +37,8 @@ def choose(ranks: Ranks, checkpoints: Checkpoints | None) -> dict[str, Any] | No
         own["state"] = found.state if found else None
         return (found.name, found.digest) if found else None
 
+    if ranks.world > 1 and not checkpoints.storage.local:
+        return ranks.first(lambda: own["state"] if newest() else None)
     chosen = ranks.first(newest)
     if ranks.world == 1 or chosen is None:
         return own.get("state")
