@@ -14,6 +14,7 @@ import contray
 from contray.cli import main
 from contray.machines import checks, probe
 from contray.machines.findings import CHECKS, Finding
+from tests.object_store import serving
 
 GIB = 2**30
 H100 = {"name": "NVIDIA H100", "mib": 81559, "driver": "580.1"}
@@ -129,6 +130,21 @@ def test_a_job_s_own_folder_is_no_place_for_runs(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     wrong = [each.words for each in contray.doctor(quiet=True).findings if each.state == "wrong"]
     assert sum("lies in the job's own folder, which Ray deletes" in words for words in wrong) == 2, wrong
+
+
+def test_an_object_store_is_written_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from pyarrow import fs
+
+    with serving():
+        found = contray.doctor({"scale.storage": "s3://pictures/runs"}, quiet=True)
+        (storage,) = found.of("storage")
+        assert (storage.state, storage.words.partition(":")[0]) == ("ok", "s3"), storage
+        system, _ = fs.FileSystem.from_uri("s3://pictures")
+        left = system.get_file_info(fs.FileSelector("pictures", recursive=True))
+        assert not [each.path for each in left if each.is_file]
+        (lost,) = contray.doctor({"scale.storage": "s3://nowhere/runs"}, quiet=True).of("storage")
+        assert lost.state == "wrong"
+        assert lost.mend
 
 
 def test_what_a_look_does_not_take_is_refused() -> None:
