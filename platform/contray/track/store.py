@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 3.0
 _MEND = "start it, or log to a file with --track.uri sqlite:///mlflow.db"
 _LOGIN = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"}
-DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql, and write mysql+pymysql://", "mssql": "pyodbc"}
+DATABASES = ("postgresql", "mysql", "mssql")
+DRIVERS = {  # by the module that SQLAlchemy asks for, which its version decides: what brings it
+    "psycopg": "'psycopg[binary]'",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "pymysql, and write mysql+pymysql://",
+}
 PATIENCE = {  # MLflow's own values wait for minutes; training must notice an outage in seconds. What the user set wins.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -141,7 +146,7 @@ def _check_login(uri: str) -> None:
 
 def _check_driver(uri: str) -> None:
     """A database needs a package that MLflow does not bring."""
-    if not uri.startswith(tuple(DRIVERS)):
+    if not uri.startswith(DATABASES):
         return  # MLflow itself says what it does not know
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -149,7 +154,7 @@ def _check_driver(uri: str) -> None:
     try:
         make_url(full(uri)).get_dialect().import_dbapi()
     except ModuleNotFoundError as error:
-        package = DRIVERS[uri[: uri.index(":")].partition("+")[0]]
+        package = DRIVERS.get(str(error.name), error.name)
         raise ConfigError(
             "track.uri", f"{uri} needs the package {error.name}, which is not installed: pip install {package}"
         ) from None
