@@ -21,5 +21,5 @@ SCALES = {
     },
     "paper": {"method.preset": "vit_b", "backbone.frozen_patches": False, "train.epochs": 100},
 }
-COST = {"digits": 7, "paper": "4 x 100 epochs of ViT-B"}
+COST = {"digits": 36, "paper": "4 x 100 epochs of ViT-B"}
 SMALL = "the same samples in larger batches are few steps: that a batch of 256 is worse here says little of instability"

@@ -45,6 +45,12 @@ TINY = [
 ]  # fmt: skip
 
 
+def end_group(group: int) -> None:
+    """A process that has a session of its own, with all that it started there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
 class Team:
     """All of it, on this machine. env: what whoever works with it has set."""
 
@@ -80,13 +86,20 @@ class Team:
             ],
         )
         self.until(lambda: self.opens(self.dashboard))
-        self.nodes = [self.add(i) for i in (1, 2)]
-        self.until(lambda: self.doctor()["nodes"] == 3)
+        self.nodes = []
+        for i in (1, 2):  # one after the other: raylets that begin together on one machine take each other's ports
+            self.nodes.append(self.add(i))
+            self.until(lambda i=i: self.doctor()["nodes"] == i + 1)
 
     def start(self, name: str, command: Sequence[str], **env: str) -> subprocess.Popen[bytes]:
         log = (self.home / f"{name}.log").open("w")
         self.stack.callback(log.close)
-        return subprocess.Popen(command, cwd=self.home, env={**self.env, **env}, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=self.home, env={**self.env, **env}, stdout=log, stderr=log, start_new_session=True
+        )
+        self.stack.callback(process.wait)
+        self.stack.callback(end_group, process.pid)
+        return process
 
     def begin_postgres(self, port: int) -> None:
         """As another user: it does not run as root."""
@@ -253,7 +266,7 @@ def test_doctor_finds_a_node_on_which_few_files_may_be_open(team: Team) -> None:
             "Ray counts 2, the driver shows 0"
         ]
     finally:
-        os.killpg(ill.pid, signal.SIGKILL)
+        end_group(ill.pid)
         team.until(lambda: team.doctor()["nodes"] == 3)
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == usual
 
@@ -285,8 +298,7 @@ def test_a_job_outlives_its_node(team: Team) -> None:
     from contray.storage.folder import Storage
 
     team.until(lambda: any(name.startswith("step-") for name in Storage("s3://pictures/runs/job").names()))
-    os.killpg(team.nodes[0].pid, signal.SIGKILL)
-    end_all_of(team.nodes[0].pid)
+    end_group(team.nodes[0].pid)
     assert job.wait(timeout=600) == 0, (team.home / "job.log").read_text()[-3000:]
     (run,) = runs(team, "team")
     assert (run["status"], run["mlflow.user"]) == ("FINISHED", "ada")
@@ -316,11 +328,3 @@ def test_a_sweep_is_a_job(team: Team) -> None:
     ended = team.job("tune", str(space), "--train.steps", "4", *TINY, *keys)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
     assert sum(run["status"] == "FINISHED" for run in runs(team, "sweeps")) >= 2
-
-
-def end_all_of(group: int) -> None:
-    """What a killed node's processes have left in sessions of their own."""
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            if entry.name.isdigit() and os.getpgid(int(entry.name)) == group:
-                os.kill(int(entry.name), signal.SIGKILL)

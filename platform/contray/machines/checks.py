@@ -142,9 +142,9 @@ def storage(address: str, local: bool, looks: Mapping[str, Mapping[str, Any]], l
         yield Finding("storage", "ok", f"{address}: writes {write:.0f} MB/s, reads {read:.0f} (median of nodes, {32} MB)")
 
 
-def tracking(uri: str, file: bool, troubles: Mapping[str, str]) -> Iterator[Finding]:
-    """file: the store is a file; troubles: {node: why it does not answer there, or nothing}."""
-    if file and len(troubles) > 1:
+def tracking(uri: str, apart: bool, troubles: Mapping[str, str]) -> Iterator[Finding]:
+    """apart: the store is a file, and there are several nodes; troubles: {node: why it does not answer there, or nothing}."""
+    if apart:
         yield Finding("MLflow", "wrong", f"{uri} is a file, for one machine", "", SERVER)
         return
     for node, words in troubles.items():

@@ -24,6 +24,7 @@ from . import checks, probe
 from .findings import Diagnosis, Finding, ordered
 
 ANSWER_SECONDS = 90.0  # that a node may take for one answer: its first imports torch
+HERE = "this machine"
 JOB = "/working_dir_files/"  # within the path of a job's copy of its working directory
 ASKED = 5  # times that a clock is read: the quickest answer counts
 Say = Callable[[str], None]
@@ -43,7 +44,7 @@ def diagnose(config: RunConfig, say: Say = lambda words: None) -> Diagnosis:
     began, address = time.monotonic(), cluster_of(config)
     if not address:
         examiner = probe.Examiner()
-        here = Asked("this machine", lambda what, *given: getattr(examiner, what)(*given), "127.0.0.1")
+        here = Asked(HERE, lambda what, *given: getattr(examiner, what)(*given), "127.0.0.1")
         findings = [Finding("cluster", "ok", "none is named (--cluster, RAY_ADDRESS): this machine alone")]
         findings += _looked(config, [here], lambda promises: promises, {}, say)
         findings += _demanded(config, [Node("here", "this machine", resources := _own_resources(), resources)])
@@ -135,9 +136,11 @@ def _looked(
     uri = track.resolve_uri(config.track.uri)
     if JOB in uri:
         found.append(Finding("MLflow", "wrong", f"{uri} lies in the job's own folder, which Ray deletes", "", checks.SERVER))
-    file = track.sqlite_path(uri) is not None
-    troubles = each("tracking", uri) if not (file and len(asked) > 1) else dict.fromkeys(facts, "")
-    found += checks.tracking(scrubbed(uri), file, troubles)
+    apart = track.sqlite_path(uri) is not None and len(asked) > 1
+    troubles: dict[str, str] = {} if apart else each("tracking", uri)
+    if asked and asked[0].name != HERE and not apart:  # a node's environment has its own login, and so has this process's
+        troubles = {"this process": probe.Examiner().tracking(uri), **troubles}
+    found += checks.tracking(scrubbed(uri), apart, troubles)
     found += [
         Finding("cluster", "wrong", f"no answer ({what})", name, "look at the node's memory and at Ray's logs there")
         for name, what in dead.items()
