@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ._ranks import gather, total, world_size
 
 # What a file of one's own imports from here
-_LIES = {"BatchNorm": "_norms", "mlp": "_parts", "normalize": "_parts"} | dict.fromkeys(("gather", "total", "world_size"), "_ranks")
+_LIES = {"BatchNorm": "_norms", "mlp": "_parts", "normalize": "_parts"} | dict.fromkeys(
+    ("gather", "total", "world_size"), "_ranks"
+)
 __all__ = [
     "Batch",
     "BatchNorm",

@@ -325,6 +325,6 @@ def test_a_sweep_is_a_job(team: Team) -> None:
         "1",
         "1",
     ]
-    ended = team.job("tune", str(space), "--train.steps", "4", *TINY, *keys)
+    ended = team.job("tune", str(space), "--metric", "knn_val_top1", "--train.steps", "4", *TINY, *keys)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
     assert sum(run["status"] == "FINISHED" for run in runs(team, "sweeps")) >= 2
