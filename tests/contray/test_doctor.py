@@ -14,6 +14,7 @@ import contray
 from contray.cli import main
 from contray.machines import checks, probe
 from contray.machines.findings import CHECKS, Diagnosis, Finding
+from contray.storage import logins
 from tests.object_store import serving
 
 GIB = 2**30
@@ -149,6 +150,15 @@ def test_an_object_store_is_written_and_left_as_it_was(monkeypatch: pytest.Monke
         (lost,) = contray.doctor({"scale.storage": "s3://nowhere/runs"}, quiet=True).of("storage")
         assert lost.state == "wrong"
         assert lost.mend
+
+
+def test_a_node_is_given_the_logins_that_stood_in_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logins, "_logins", {})
+    given = logins.bare("s3://KEY:swordfish@bucket/runs"), logins.remembered()
+    monkeypatch.setattr(logins, "_logins", {})
+    assert given[0] == "s3://bucket/runs"
+    assert probe.Examiner().know(given[1]) == ""
+    assert logins.full(given[0]) == "s3://KEY:swordfish@bucket/runs"
 
 
 def test_what_a_look_does_not_take_is_refused() -> None:

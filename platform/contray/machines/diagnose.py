@@ -17,7 +17,7 @@ from ..config import RunConfig
 from ..errors import ConfigError, UserError
 from ..planning.facts import cluster_of
 from ..storage.folder import Storage
-from ..storage.logins import full, scrubbed
+from ..storage.logins import remembered, scrubbed
 from ..training.nodes import Node, demand, nodes, room_for, words
 from ..training.ray_train import check_cluster, ray_session
 from . import checks, probe
@@ -100,7 +100,8 @@ def _gathered(promises: Mapping[str, Any]) -> dict[str, Any]:
     """What the nodes said; an exception in the place of what did not come in time."""
     import ray
 
-    ray.wait(list(promises.values()), num_returns=len(promises), timeout=ANSWER_SECONDS)
+    if promises:
+        ray.wait(list(promises.values()), num_returns=len(promises), timeout=ANSWER_SECONDS)
     found: dict[str, Any] = {}
     for name, promise in promises.items():
         try:
@@ -131,6 +132,7 @@ def _looked(
     found += checks.clocks(_clocks(asked, gathered))
     found += checks.network(facts, _unreached(asked, gathered))
     say("storage")
+    each("know", remembered())
     found += _stored(config, asked, gathered, dead)
     say("MLflow")
     uri = track.resolve_uri(config.track.uri)
@@ -199,7 +201,7 @@ def _stored(
                 "look at --scale.storage, its rights or its login (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL)",
             )
         ]
-    address = place.root if place.local else full(config.scale.storage)
+    address = place.root if place.local else config.scale.storage
     try:
         answers = gathered({one.name: one.ask("storage", address, token, own[one.name], place.local) for one in asked})
         looks = {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}

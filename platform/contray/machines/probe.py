@@ -60,6 +60,15 @@ class Examiner:
                 found[name] = str(error)
         return found
 
+    def know(self, logins: dict[str, tuple[str, str]]) -> str:
+        """Take the logins that the driver was given in addresses, as a run's workers are; why that cannot be."""
+        try:
+            from contray.storage.logins import remember
+        except ImportError as error:
+            return str(error)
+        remember(logins)
+        return ""
+
     def storage(self, address: str, token: str, name: str, local: bool) -> dict[str, Any]:
         """Whether the token that the driver left at the address is there, whether `name` can be written beside it, and MB/s of both ways."""
         try:
