@@ -174,7 +174,7 @@ def test_no_cluster_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+def cluster() -> Iterator[Any]:
     """A head, and a node on which few files may be open and whose Ray was told of GPUs that it does not have."""
     from ray.cluster_utils import Cluster
 
