@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,11 +37,11 @@ class Scope:
     statistics: list[Statistic] | None  # of a chunk: kept here for `apply_statistics`
     waiting: list[
         Statistic
-    ]  # of several ranks: applied at the end of the outermost scope, those of own groups after one sum over ranks
+    ]  # of several ranks: applied at the outermost scope's end, those of own groups after one sum over ranks
     known: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     rows: int = 0  # R of the network that runs now, where it tells by `folding`
 
-    @property
+    @cached_property  # every layer asks
     def own(self) -> bool:
         """Whether each norm group lies on one rank as a whole: then no layer asks another rank for anything."""
         starts = [share.start for share in shares(self.size, world_size())[1:]]

@@ -139,7 +139,7 @@ def storage(address: str, local: bool, looks: Mapping[str, Mapping[str, Any]], l
             )
     if fine and looks:
         write, read = (median(look[way] for look in looks.values()) for way in ("write", "read"))
-        yield Finding("storage", "ok", f"{address}: writes {write:.0f} MB/s, reads {read:.0f} (median of nodes, {32} MB)")
+        yield Finding("storage", "ok", f"{address}: writes {write:.0f} MB/s, reads {read:.0f} (median of nodes, 32 MB)")
 
 
 def tracking(uri: str, apart: bool, troubles: Mapping[str, str]) -> Iterator[Finding]:

@@ -247,7 +247,7 @@ def _demanded(config: RunConfig, there: list[Node]) -> list[Finding]:
 
 def _own_resources() -> dict[str, float]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    gpus = len(probe.Examiner().facts()["gpus"])
+    gpus = len(probe.gpus())
     return {"CPU": float(cores), **({"GPU": float(gpus)} if gpus else {})}
 
 

@@ -35,7 +35,7 @@ class Examiner:
         return {
             "host": socket.gethostname(),
             "versions": {"python": ".".join(map(str, sys.version_info[:3])), **{name: _version(name) for name in LIBRARIES}},
-            "gpus": _gpus(),
+            "gpus": gpus(),
             "torch_cuda": _torch_cuda(),
             "shm_free": shm.free if shm else None,
             "open_files": files,
@@ -104,7 +104,7 @@ def _version(name: str) -> str:
     return "not installed" if importlib.util.find_spec(name) is None else "of the job's own files"
 
 
-def _gpus() -> list[dict[str, Any]]:
+def gpus() -> list[dict[str, Any]]:
     """Name, MiB and driver of each, as the driver tells."""
     fields = ("name", "memory.total", "driver_version")
     try:

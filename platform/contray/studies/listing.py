@@ -22,7 +22,11 @@ def judged(uri: str, experiment: str, studies: Iterable[Study]) -> dict[tuple[st
     """Of each of these studies and scale the run with the verdict that counts: of the arms and the claim that its file has, run as the file says; of
     several a whole one before a part, more seeds before fewer, the newer before the older. None where nothing was tracked yet.
     """
-    runs = _studied(uri, experiment)
+    return _counting(_studied(uri, experiment), studies)
+
+
+def _counting(runs: Sequence[Any], studies: Iterable[Study]) -> dict[tuple[str, str], Any]:
+    """Of the runs that are studies' those that count, as `judged` says."""
     digests = {(study.name, scale): study.digest(scale) for study in studies for scale in study.scales}
     known = [((run.data.tags.get("contray.study", ""), run.data.tags.get("contray.scale", "")), run) for run in runs]
     counting = [(key, run) for key, run in known if key in digests and run.data.tags.get(DECLARED) == digests[key]]
@@ -58,18 +62,19 @@ def study_rows(uri: str, experiment: str) -> list[dict[str, Any]]:
     them. A file that is no study is left out, and said.
     """
     studies = [*shipped()]
-    found = judged(uri, experiment, studies)
+    runs = _studied(uri, experiment)
+    found = _counting(runs, studies)
     rows = []
     for study in studies:
         verdicts = {scale: _verdict(uri, found[study.name, scale]) for scale in SCALES if (study.name, scale) in found}
         rows.append({"study": study.name, **_facts(study), "verdicts": verdicts})
-    return rows + _own(uri, experiment, {study.name for study in studies})
+    return rows + _own(uri, runs, {study.name for study in studies})
 
 
-def _own(uri: str, experiment: str, named: set[str]) -> list[dict[str, Any]]:
+def _own(uri: str, runs: Sequence[Any], named: set[str]) -> list[dict[str, Any]]:
     """What studies of one's own files came to, by what their runs say of them."""
     rows: dict[str, dict[str, Any]] = {}
-    for run in sorted(_studied(uri, experiment), key=_weight):
+    for run in sorted(runs, key=_weight):
         tags, params = run.data.tags, run.data.params
         name, scale = tags.get("contray.study", ""), tags.get("contray.scale", "")
         if name in named or not tags.get("contray.verdict"):
