@@ -39,18 +39,23 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, size: int) -> Tensor:
         parts = shares(size, world_size())
-        ctx.own = parts[dist.get_rank()]
+        ctx.own, ctx.even = parts[dist.get_rank()], len(parts[0]) == len(parts[-1])
         if len(x) != len(ctx.own):
             raise ValueError(f"this rank holds {len(x)} rows, its share of {size} is {len(ctx.own)}")
         padded = F.pad(x, [0, 0] * (x.ndim - 1) + [0, len(parts[0]) - len(x)]).contiguous()
         found = gathered(padded)
-        if len(parts[0]) == len(parts[-1]):
+        if ctx.even:
             return found.flatten(0, 1)
         return torch.cat([rows[: len(part)] for rows, part in zip(found, parts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        total = grads[0].contiguous().clone()
+        grad = grads[0].contiguous()
+        if ctx.even:  # each rank its own rows alone
+            own = grad.new_empty(len(ctx.own), *grad.shape[1:])
+            (getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor)(own, grad)
+            return own, None
+        total = grad.clone()
         dist.all_reduce(total)
         return total[ctx.own.start : ctx.own.stop], None
 
@@ -79,18 +84,22 @@ def total(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _Total.apply(x)  # pyright: ignore[reportReturnType]
 
 
-_side: tuple[Any, Any] = (None, None)
+_groups: dict[str, tuple[Any, Any]] = {}
+
+
+def group(name: str, **options: Any) -> Any:
+    """A group of all ranks beside the first one, `options` as of torch's new_group. Ranks must come to its first use together."""
+    if _groups.get(name, (None,))[0] is not dist.group.WORLD:
+        _groups[name] = dist.group.WORLD, dist.new_group(**options)
+    return _groups[name][1]
 
 
 def side_group() -> Any:
     """A gloo group of all ranks, for what one rank may need long for while the others wait, and for what is no tensor on the device.
 
-    It waits for a day, where NCCL's and Ray's groups give up after minutes. Ranks must come to its first use together.
+    It waits for a day, where NCCL's and Ray's groups give up after minutes.
     """
-    global _side
-    if _side[0] is not dist.group.WORLD:
-        _side = dist.group.WORLD, dist.new_group(backend="gloo", timeout=timedelta(days=1))
-    return _side[1]
+    return group("side", backend="gloo", timeout=timedelta(days=1))
 
 
 def from_first(compute: Callable[[], Sequence[Tensor]], like: Sequence[Tensor]) -> Sequence[Tensor]:

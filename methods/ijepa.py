@@ -187,7 +187,7 @@ class IJEPA(Method):
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         loss, spread = distance(self.predict(reps["seen"], reps["context"], reps["targets"]), reps["goal"], batch.size)
-        seen = loss.new_tensor(reps["context"].shape[1] / len(self.positions) * len(reps["context"]) / batch.size)
+        seen = loss.new_full((), reps["context"].shape[1] / len(self.positions) * len(reps["context"]) / batch.size)
         return {"loss": loss, "target_spread": spread, "context": seen}
 
     def predict(self, seen: Tensor, context: Tensor, targets: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ def left_over(config: Config, side: int) -> float:
 
 def placed(draws: Tensor, size: tuple[int, int], side: int) -> Tensor:
     """(N, T, 2) draws -> which patches the blocks hold: (N, T, L) bool. None reaches the last row or column, as in the release."""
-    sides = torch.tensor(size, device=draws.device)
+    sides = torch.stack([draws.new_full((), edge) for edge in size])
     return inside((draws * (side - sides)).floor(), sides.expand_as(draws), side)
 
 

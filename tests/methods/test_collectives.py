@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import collections
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from contray.checking.steps import batch_of, begun, clock_of, small
+from contray.methods._base import Method
 from contray.methods._norms import BatchNorm, norm_scope
 from contray.methods._ranks import shares
-from contray.model import optim
+from contray.model import gradients
 from contray.model.chunks import divide
+from contray.model.gradients import Gradients
 from contray.training.step import forward_backward
 from tests.ranks import run_ranks
 
-COUNTED = ("all_reduce", "all_gather", "all_gather_single", "all_gather_into_tensor", "broadcast")
+GATHERS = ("all_gather", "all_gather_single", "all_gather_into_tensor")
+COUNTED = ("all_reduce", *GATHERS, "broadcast", "reduce_scatter_single", "reduce_scatter_tensor")
 
 
 def counting() -> collections.Counter[str]:
@@ -27,7 +31,7 @@ def counting() -> collections.Counter[str]:
 
     def counted(name: str, real: Any) -> Any:
         def call(*given: Any, **named: Any) -> Any:
-            counts["gather" if "gather" in name else name] += 1
+            counts["gradients" if "async_op" in named else "gather" if "gather" in name else name] += 1
             return real(*given, **named)
 
         return call
@@ -48,11 +52,8 @@ def step_of(rank: int, world: int, groups: int) -> dict[str, int]:
     counts = counting()
     batch = batch_of(config, 0, rank, world)
     chunks = divide(method, batch.size, batch.groups, 0, world, rank)
-    forward_backward(config, method, batch, clock_of(0), chunks)
-    found = {"forward and backward": sum(counts.values()), "layers": calls[0]}
-    counts.clear()
-    optim.sum_gradients([p for p in method.parameters() if p.requires_grad], world)
-    return found | {"gradients": sum(counts.values())}
+    forward_backward(config, method, batch, clock_of(0), chunks, Gradients(method))
+    return {"gradients": counts.pop("gradients"), "forward and backward": sum(counts.values()), "layers": calls[0]}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,52 @@ def test_groups_within_a_rank_ask_nobody(steps: dict[int, dict[str, int]]) -> No
 
 def test_gradients_go_in_few_buckets(steps: dict[int, dict[str, int]]) -> None:
     assert steps[1]["gradients"] == 1
+
+
+class Stack(Method):
+    """Five layers, of which the fourth has no part in the loss and the last is used twice, after what could be a norm."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.Linear(8, 8, dtype=torch.float64) for _ in range(5)])
+        self.layers[1].weight.data = self.layers[1].weight.data.T.contiguous().T  # as channels_last has it: other strides
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in [*self.layers[:3], self.layers[4]]:
+            x = layer(x).tanh()
+        return self.layers[4](x).square().sum()
+
+
+def in_buckets(rank: int, world: int, passes: int) -> dict[str, Any]:
+    """Gradients of two steps, and whether a bucket was on its way before the backward pass had come to the first layer."""
+    gradients.BUCKET = 8 * (64 + 8)  # one layer each
+    method, found, under_way = Stack(), [], []
+    sums = Gradients(method)
+    method.layers[0].weight.register_hook(lambda grad: under_way.append(sums.sent))
+    rows = torch.randn(2, 12, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    own = shares(12, world)[rank]
+    for each in rows:
+        for i, part in enumerate(each[own.start : own.stop].chunk(passes)):
+            with sums.overlapped() if i + 1 == passes else nullcontext():
+                method(part).backward()
+        sums.sum()
+        found.append({name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None})
+        method.zero_grad(set_to_none=True)
+    return {"found": found, "under_way": under_way, "buckets": len(sums.buckets)}
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_gradients_are_sent_while_the_backward_pass_runs(passes: int) -> None:
+    alone, together = in_buckets(0, 1, 1), run_ranks(in_buckets, 2, passes)
+    for step, whole in enumerate(alone["found"]):
+        for name, grad in together[0]["found"][step].items():
+            assert torch.equal(grad, together[1]["found"][step][name]), "bit for bit on all ranks"
+            torch.testing.assert_close(grad, whole.get(name, torch.zeros_like(grad)), rtol=1e-12, atol=1e-12)
+    assert together[0]["buckets"] == 5
+    early = together[0]["under_way"][passes - 1 :: passes]
+    assert early == [1, 1], "the last layer's; the fourth's, which waits for what never comes, holds the others up"
+    assert not any(together[0]["under_way"][: passes - 1]), "nothing is sent before the last pass"
 
 
 def normed(rank: int, world: int, size: int, groups: int, layout: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ..methods._base import Batch, Clock, Method, View
 from ..methods._ranks import shares
 from ..model import backbones, optim
 from ..model.chunks import divide
+from ..model.gradients import Gradients
 from ..training.step import forward_backward
 
 SIZE, SAMPLES, GROUPS, STEPS = 13, 2000, 3, 3
@@ -123,9 +124,10 @@ def one_step(
     batch, clock = batch_of(config, step, rank, world), clock_of(step)
     params = {name: p for name, p in method.named_parameters() if p.requires_grad}
     chunks = divide(method, batch.size, batch.groups, config.scale.max_batch_per_worker, world, rank)
-    reps, out = forward_backward(config, method, batch, clock, chunks)
+    sums = Gradients(method)
+    reps, out = forward_backward(config, method, batch, clock, chunks, sums)
+    sums.close()
     between()
-    optim.sum_gradients(list(params.values()), world)
     gradients = {name: None if p.grad is None else p.grad.clone() for name, p in params.items()}
     values = torch.stack([value.detach().double() for value in out.values()])
     if world > 1:

@@ -18,6 +18,7 @@ from ..errors import UserError, nearest
 from ..methods._base import Batch, Method
 from ..model import optim
 from ..model.chunks import divide
+from ..model.gradients import Gradients
 from ..training.step import forward_backward
 from . import draws, file, laws
 from .findings import CHECKS, Finding, Findings, Wrong
@@ -300,7 +301,7 @@ class _Suite:
         optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], RATE, weight_decay=0.0)
         losses = []
         for _ in range(TRIES):
-            _, out = forward_backward(config, method, batch, clock, chunks)
+            _, out = forward_backward(config, method, batch, clock, chunks, Gradients(method))
             losses.append(out["loss"].item())
             method.after_backward(clock)
             optimizer.step()

@@ -99,7 +99,7 @@ class Frozen:
             raise ConfigError(
                 size if (size := f"{self.key}_size") in self.config.flat() else self.key, f"{words}; give {patch} or more"
             )
-        mean, std = self._mean.to(pixels), self._std.to(pixels)
+        self._mean, self._std = mean, std = self._mean.to(pixels), self._std.to(pixels)
         images, side, (found, size) = (pixels - mean) / std, min(pixels.shape[-2:]), (transformer_of(net), f"{self.key}_size")
         if found is not None and any(edge % found.patch for edge in images.shape[-2:]):
             words = (

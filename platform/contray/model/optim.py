@@ -51,8 +51,7 @@ class LARS(Optimizer):
             if wide:
                 weights, raw = [params[i] for i in wide], [grads[i] for i in wide]
                 updates = torch._foreach_add(raw, weights, alpha=group["weight_decay"])
-                measured = zip(torch._foreach_norm(weights), torch._foreach_norm(raw if self.clip_lr else updates), strict=True)
-                torch._foreach_mul_(updates, [self.ratio(w, g, group) for w, g in measured])
+                torch._foreach_mul_(updates, self.ratios(_norms(weights), _norms(raw if self.clip_lr else updates), group))
                 for i, update in zip(wide, updates, strict=True):
                     grads[i] = update
             buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
@@ -60,13 +59,18 @@ class LARS(Optimizer):
             torch._foreach_add_(buffers, grads, alpha=group["lr"] if self.rate_in_velocity else 1)
             torch._foreach_add_(params, buffers, alpha=-1 if self.rate_in_velocity else -group["lr"])
 
-    def ratio(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> Tensor:
-        """q, from the norms of a tensor and of its gradient (its update, without clip_lr); 1 where one of them is zero."""
+    def ratios(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> tuple[Tensor, ...]:
+        """q of each tensor, from their norms and those of their gradients (updates, without clip_lr); 1 where one of them is zero."""
         if self.clip_lr:
             q = (group["trust"] * w / (g + group["weight_decay"] * w + 1e-8) / max(group["lr"], 1e-30)).clamp(max=1)
         else:
             q = group["trust"] * w / g
-        return torch.where((w > 0) & (g > 0), q, torch.ones_like(w))
+        return torch.where((w > 0) & (g > 0), q, torch.ones_like(w)).unbind()
+
+
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    """(n,) of n tensors: scalars apart would take a kernel for each operation of each."""
+    return torch.stack(torch._foreach_norm(list(tensors)))
 
 
 class LARC(Optimizer):
@@ -88,11 +92,9 @@ class LARC(Optimizer):
                 continue
             grads, decay = [p.grad for p in params], group["weight_decay"]
             updates = torch._foreach_add(grads, params, alpha=decay)
-            ratios = [
-                torch.where((w > 0) & (g > 0), group["trust"] * w / (g + decay * w), torch.ones_like(w))
-                for w, g in zip(torch._foreach_norm(params), torch._foreach_norm(grads), strict=True)
-            ]
-            torch._foreach_mul_(updates, ratios)
+            w, g = _norms(params), _norms(grads)
+            ratios = torch.where((w > 0) & (g > 0), group["trust"] * w / (g + decay * w), torch.ones_like(w))
+            torch._foreach_mul_(updates, ratios.unbind())
             buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
             torch._foreach_mul_(buffers, group["momentum"])
             torch._foreach_add_(buffers, updates)
@@ -144,8 +146,8 @@ def build(config: RunConfig, method: Method) -> Optimizer:
         own = {"clip_lr": optim.clip_lr, "rate_in_velocity": optim.rate_in_velocity}
         return LARS(groups, **shared, **own) if optim.name == "lars" else LARC(groups, **shared)
     if optim.name == "adamw":
-        return AdamW(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True)
-    return SGD(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, foreach=True)
+        return AdamW(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
+    return SGD(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True)
 
 
 def weight_decay(config: RunConfig, clock: Clock) -> float:
@@ -173,34 +175,6 @@ def clip_gradients(config: OptimConfig, params: Sequence[Tensor]) -> Tensor:
     elif config.clip:
         torch.nn.utils.clip_grads_with_norm_(params, config.clip, norm)
     return norm
-
-
-def sum_gradients(params: Sequence[Tensor], world: int) -> None:
-    """Sums gradients over ranks (the ranks' losses sum to the global loss), in buckets of 32 MB; a missing gradient counts as zero.
-
-    Ours rather than DistributedDataParallel: that averages, and re-buckets after its first step, so that a resumed run would add in another order.
-    """
-    if world == 1:
-        return
-    import torch.distributed as dist
-
-    for p in params:
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    grads = [p.grad for p in params if p.grad is not None]
-    bucket: list[Tensor] = []
-    pending = []
-    for i, grad in enumerate(grads):
-        bucket.append(grad)
-        if i + 1 == len(grads) or grads[i + 1].dtype != grad.dtype or sum(g.nbytes for g in bucket) > 32 * 2**20:
-            flat = torch.cat([g.reshape(-1) for g in bucket])
-            pending.append((dist.all_reduce(flat, async_op=True), flat, bucket))
-            bucket = []
-    for work, flat, members in pending:
-        assert work is not None
-        work.wait()
-        for grad, summed in zip(members, flat.split([g.numel() for g in members]), strict=True):
-            grad.copy_(summed.view_as(grad))
 
 
 class Average:

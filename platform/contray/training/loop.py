@@ -166,8 +166,7 @@ def _train(
                 batch = Batch(views, index, slot, size, config.seed, run.step - 1, groups=config.train.norm_groups)
                 lr = optim.set_schedules(optimizer, config, clock)
                 with draws.watched(run.step):
-                    reps, out = step(batch, clock)  # represent, loss, backward
-                    optim.sum_gradients(params, ranks.world)
+                    reps, out = step(batch, clock)  # represent, loss, backward, sums over ranks
                     if logs:
                         log.gradients()
                     grad_norm = optim.clip_gradients(config.optim, params)

@@ -1,9 +1,10 @@
-"""One step up to its gradients, undivided or in chunks, in the memory that there is."""
+"""One step up to its gradients, summed over ranks, undivided or in chunks, in the memory that there is."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from ..methods._base import Batch, Clock, Method, Reps
 from ..methods._norms import BatchNorm, apply_statistics
 from ..methods._ranks import shares
 from ..model.chunks import Chunk, divide
+from ..model.gradients import Gradients
 from ..storage import sealed
 from ..storage.folder import Storage
 from .agreement import Ranks
@@ -23,9 +25,9 @@ LIMIT = "max_batch.json"
 
 
 def forward_backward(
-    config: RunConfig, method: Method, batch: Batch, clock: Clock, chunks: Sequence[Chunk]
+    config: RunConfig, method: Method, batch: Batch, clock: Clock, chunks: Sequence[Chunk], gradients: Gradients
 ) -> tuple[Reps, dict[str, Tensor]]:
-    """The representations, with what `loss` left in them, and what `loss` gave; gradients are in the parameters.
+    """The representations, with what `loss` left in them, and what `loss` gave; gradients, summed over ranks, are in the parameters.
 
     In chunks: the same by cached gradients (GradCache, Gao et al. 2021, arXiv 2101.06983, §3.2): representations without their graphs,
     the loss and its gradient of them, then chunk by chunk once more with that gradient.
@@ -34,13 +36,15 @@ def forward_backward(
         with model.autocast(config, batch.slot.device), batch.norm("blocks"):
             reps = method.represent(batch, clock)
             out = method.loss(reps, batch, clock)
-        out["loss"].backward()
+        with gradients.overlapped():
+            out["loss"].backward()
+        gradients.sum()
         return reps, out
-    return (_cached if method.couples else _accumulated)(config, method, batch, clock, chunks)
+    return (_cached if method.couples else _accumulated)(config, method, batch, clock, chunks, gradients)
 
 
 def _cached(
-    config: RunConfig, method: Method, batch: Batch, clock: Clock, chunks: Sequence[Chunk]
+    config: RunConfig, method: Method, batch: Batch, clock: Clock, chunks: Sequence[Chunk], gradients: Gradients
 ) -> tuple[Reps, dict[str, Tensor]]:
     def represent(chunk: Chunk, track: bool) -> Reps:
         part = _part(method, batch, chunk, track)
@@ -65,18 +69,19 @@ def _cached(
         with model.autocast(config, batch.slot.device):
             out = method.loss(reps, batch, clock)
         out["loss"].backward()
-        gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        wanted = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
         for chunk in chunks:
             again = represent(chunk, False)
             torch.autograd.backward(
-                [again[name] for name in gradients],
-                [gradient[_rows(method, name, chunk)] for name, gradient in gradients.items()],
+                [again[name] for name in wanted],
+                [gradient[_rows(method, name, chunk)] for name, gradient in wanted.items()],
             )
+    gradients.sum()
     return reps, out
 
 
 def _accumulated(
-    config: RunConfig, method: Method, batch: Batch, clock: Clock, chunks: Sequence[Chunk]
+    config: RunConfig, method: Method, batch: Batch, clock: Clock, chunks: Sequence[Chunk], gradients: Gradients
 ) -> tuple[Reps, dict[str, Tensor]]:
     """Where no rows are coupled the chunks' losses sum to the batch's."""
     parts, outs, statistics = [], [], []
@@ -89,11 +94,13 @@ def _accumulated(
             out = method.loss(reps, part, clock)
         if set(reps) != names:
             raise RuntimeError(f"{type(method).__name__} couples no rows, yet its loss left {sorted(set(reps) - names)} in reps")
-        out["loss"].backward()
+        with gradients.overlapped() if chunk is chunks[-1] else nullcontext():
+            out["loss"].backward()
         parts.append({name: rep.detach() for name, rep in reps.items()})
         outs.append({name: value.detach() for name, value in out.items()})
         statistics.append(scope.statistics)
         del reps, out
+    gradients.sum()
     apply_statistics(statistics)
     return _merge(method, parts, chunks), {name: torch.stack([out[name] for out in outs]).sum(0) for name in outs[0]}
 
@@ -136,6 +143,7 @@ class Stepper:
         if kept.get("given") == self.limit:  # else the user has chosen anew
             self.limit, self.halved = kept["limit"], True
         self.chunks = self._divide()
+        self.gradients = Gradients(method)
         layers = [layer for layer in method.modules() if isinstance(layer, BatchNorm)]
         self.statistics = [buffer for layer in layers for buffer in layer.buffers()]
         self.before = [buffer.clone() for buffer in self.statistics]
@@ -150,7 +158,7 @@ class Stepper:
         if not self.halved and self.world == 1:
             _copy(self.before, self.statistics)
         try:
-            return forward_backward(self.config, self.method, batch, clock, self.chunks)
+            return forward_backward(self.config, self.method, batch, clock, self.chunks, self.gradients)
         except torch.OutOfMemoryError:
             pass  # the rest after this clause, since its traceback holds what filled the memory
         self._halve()
