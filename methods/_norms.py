@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -88,6 +88,24 @@ def norm_scope(
         yield _scope
         if outer is None:
             _keep(waiting)
+    finally:
+        _scope = outer
+
+
+def again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Around what is computed now, and around the same once more in the backward pass (torch's checkpoint, context_fn), when this scope is gone.
+
+    Then the same rows are normed and drawn alike, and the running statistics are left alone.
+    """
+    return nullcontext(), _once_more(replace(_scope, track=False, calls=dict(_scope.calls), waiting=[]) if _scope else None)
+
+
+@contextmanager
+def _once_more(scope: Scope | None) -> Iterator[None]:
+    global _scope
+    outer, _scope = _scope, scope
+    try:
+        yield
     finally:
         _scope = outer
 

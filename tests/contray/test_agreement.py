@@ -16,6 +16,7 @@ from PIL import Image
 from contray import RunConfig, data, model
 from contray.errors import OnAllRanks, UserError
 from contray.model import optim
+from contray.model.sharding import Sharded
 from contray.storage.checkpoint import latest
 from contray.storage.folder import Storage
 from contray.training import agreement, loop, restore
@@ -222,7 +223,7 @@ def test_ranks_hold_the_same_bits(seen: tuple[list[dict[str, Any]], Path]) -> No
 def test_the_checksum_sees_every_bit_and_every_place(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "PIECE", 64)  # 300 elements are several pieces
     outcome, _ = run(tiny("simclr", train__steps=1))
-    state = State(Ranks(), outcome.method, torch.optim.SGD(outcome.method.parameters()))
+    state = State(Ranks(), outcome.method, Sharded(torch.optim.SGD(outcome.method.parameters()), False))
     values = torch.arange(300).square().remainder(97).remainder(2 if dtype == torch.bool else 97).to(dtype)
 
     def checksum(tensor: torch.Tensor) -> int:
@@ -249,7 +250,7 @@ def test_names_are_those_of_the_state() -> None:
     for param in outcome.method.parameters():
         param.grad = torch.ones_like(param)
     optimizer.step()
-    names = list(State(Ranks(), outcome.method, optimizer).tensors())
+    names = list(State(Ranks(), outcome.method, Sharded(optimizer, False)).tensors())
     assert "method.backbone.conv1.weight" in names
     assert "optimizer.momentum_buffer of backbone.conv1.weight" in names
 

@@ -324,6 +324,14 @@ class ScaleConfig:
         unit="samples",
         ge=0,
     )
+    activation_checkpointing: bool = setting(
+        False,
+        "keep what goes into each block of the networks, and compute the rest again in the backward pass: less memory, a third more time",
+    )
+    shard_optimizer: bool = setting(
+        False,
+        "each worker keeps the optimiser's state of its part of the weights, and tells the others how they move (ZeRO, stage 1)",
+    )
     storage: str = setting("contray_runs", "where runs and checkpoints are kept: a path or an s3://, gs:// address")
     max_unsaved_minutes: float = setting(
         30.0,

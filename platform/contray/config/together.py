@@ -28,6 +28,10 @@ def check_together(config: RunConfig) -> None:
             "scale.workers",
             f"got up to {most} workers for a global batch of {config.train.batch_size} (train.batch_size): at most one per row",
         )
+    if config.train.compile and config.scale.activation_checkpointing:
+        raise ConfigError(
+            "scale.activation_checkpointing", "got true with train.compile, whose compiler does the same by itself; leave one out"
+        )
     if config.train.batch_size < 2 * config.train.norm_groups:
         raise ConfigError(
             "train.norm_groups",

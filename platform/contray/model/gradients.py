@@ -29,7 +29,7 @@ class Gradients:
 
     def __init__(self, method: Method) -> None:
         params = [p for p in method.parameters() if p.requires_grad] if world_size() > 1 else []
-        self.buckets = [_Bucket(each) for each in _divided(params[::-1])]
+        self.buckets = [_Bucket(each) for each in divided(params[::-1], BUCKET)]
         # a group of their own: layers that ask ranks during the backward pass do not stand behind them
         self.group = group("gradients") if self.buckets else None
         self.overlaps, self.sent = False, 0
@@ -75,9 +75,7 @@ class _Bucket:
 
     def __init__(self, params: Sequence[Tensor]) -> None:
         self.params, self.waits, self.work = params, set(params), None
-        self.flat = torch.empty(sum(p.numel() for p in params), dtype=params[0].dtype, device=params[0].device)
-        pieces = self.flat.split([p.numel() for p in params])
-        self.views = [piece.as_strided(p.shape, p.stride()) for piece, p in zip(pieces, params, strict=True)]
+        self.flat, self.views = packed(params)
 
     @torch.no_grad()
     def send(self, among: Any) -> None:
@@ -96,10 +94,18 @@ class _Bucket:
         self.work, self.waits = None, set(self.params)
 
 
-def _divided(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def packed(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """One tensor for all elements of several of one type, and in it a view like each."""
+    sizes = [each.numel() for each in tensors]
+    flat = torch.empty(sum(sizes), dtype=tensors[0].dtype, device=tensors[0].device)
+    return flat, [piece.as_strided(each.shape, each.stride()) for piece, each in zip(flat.split(sizes), tensors, strict=True)]
+
+
+def divided(params: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:
+    """Runs of them, of one type and at most so many bytes each, but for a parameter that is larger alone."""
     bucket: list[Tensor] = []
     for p in params:
-        if bucket and (p.dtype != bucket[0].dtype or sum(each.nbytes for each in bucket) + p.nbytes > BUCKET):
+        if bucket and (p.dtype != bucket[0].dtype or sum(each.nbytes for each in bucket) + p.nbytes > most):
             yield bucket
             bucket = []
         bucket.append(p)

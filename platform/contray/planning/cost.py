@@ -104,6 +104,8 @@ class Cost:
     def memory(self, config: RunConfig, rows: int) -> tuple[float, float]:
         """Bytes on the device and in the host's memory of a worker through which `rows` go at once; on a CPU they are one, in the second."""
         used = float(self.trial.fixed + rows * self.trial.activations)
+        if config.scale.shard_optimizer:
+            used -= self.trial.optimizer * (1 - 1 / max(config.scale.workers[0], 1))
         host = PROCESS + (self.images.nbytes * self.images.count if self.images.cached and not self.images.generated else 0)
         host += 0.15e9 * config.data.workers
         return (used, host) if self.machine.kind == "cuda" else (0.0, host + used)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import model
 from ..config import RunConfig
@@ -18,6 +18,7 @@ from ..data.recipe import Recipes
 from ..data.views import Pipeline
 from ..methods._base import Batch, Clock, Method, View
 from ..model import optim, shapes
+from ..model.recompute import recompute
 from .facts import Images, cores
 
 SECONDS = 0.6  # that the measured steps of one trial take, about
@@ -30,8 +31,8 @@ class Trial:
 
     seconds: a sample's forward and backward pass; update: a step's optimiser and buffers; views: CPU seconds to draw a sample's
     views; encode: an image's features; epoch: what comes between epochs, per sample; activations: bytes per sample that the backward pass needs;
-    fixed: bytes of weights, gradients, optimiser and buffers; rows: of the measured step; speed: of a step on all cores, as a multiple of one
-    thread's, by the wall's clock: two cores may do the work of 1.3, and small networks gain less.
+    fixed: bytes of weights, gradients, optimiser and buffers; optimizer: of these the optimiser's; rows: of the measured step; speed: of a step
+    on all cores, as a multiple of one thread's, by the wall's clock: two cores may do the work of 1.3, and small networks gain less.
     """
 
     seconds: float
@@ -43,6 +44,7 @@ class Trial:
     fixed: int
     rows: int
     speed: float = 1.0
+    optimizer: int = 0
 
 
 def measure(config: RunConfig, images: Images) -> Trial:
@@ -53,13 +55,14 @@ def measure(config: RunConfig, images: Images) -> Trial:
         method = model.build(config, samples).to(device).train()
         if model.channels_last(config):
             method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        blocks = recompute(method) if config.scale.activation_checkpointing else []
         optimizer, average = optim.build(config, method), optim.Average(method)
         for (
             each
         ) in method.buffers():  # what a run's first step fits, such as the tokens of patches, is not measured in every step
             if each.is_floating_point() and not each.any():
                 each.normal_()
-        step = _Step(config, method, device)
+        step = _Step(config, method, device, blocks)
         rows = min(config.train.batch_size, 2)
         seconds = step(rows)
         while seconds < 0.15 * SECONDS and rows < config.train.batch_size:
@@ -71,16 +74,18 @@ def measure(config: RunConfig, images: Images) -> Trial:
         update = _best(lambda: _update(step, optimizer, average), 0.2 * SECONDS)
         encode = _best(lambda: step.encode(rows), 0.2 * SECONDS) / rows
         speed = _speed(step, rows, seconds, config.scale.cpus_per_worker or cores()) if device.type == "cpu" else 1.0
-        fixed = _nbytes([*method.parameters(), *method.buffers()]) + _nbytes(bare) + _optimizer_bytes(optimizer)
+        state = _optimizer_bytes(optimizer)
+        fixed = _nbytes([*method.parameters(), *method.buffers()]) + _nbytes(bare) + state
         epoch = _epoch(config, encode, device, step.now)
-    return Trial(seconds / rows, update, draw_seconds(config, images), encode, epoch, step.kept // rows, fixed, rows, speed)
+    views, kept = draw_seconds(config, images), step.kept // rows
+    return Trial(seconds / rows, update, views, encode, epoch, kept, fixed, rows, speed, state)
 
 
 class _Step:
     """Forward and backward passes on noise, timed; `kept`: bytes that the last one kept for its backward pass."""
 
-    def __init__(self, config: RunConfig, method: Method, device: torch.device) -> None:
-        self.config, self.method, self.device, self.kept = config, method, device, 0
+    def __init__(self, config: RunConfig, method: Method, device: torch.device, blocks: Sequence[nn.Module]) -> None:
+        self.config, self.method, self.device, self.kept, self.blocks = config, method, device, 0, blocks
         self.own = {each.untyped_storage().data_ptr() for each in [*method.parameters(), *method.buffers()]}
         self.reps: dict[str, Tensor] = {}
         self.now = time.process_time if device.type == "cpu" else time.perf_counter
@@ -96,6 +101,9 @@ class _Step:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
+        inputs = [
+            block.register_forward_pre_hook(lambda _, given: [keep(each) for each in given] and None) for block in self.blocks
+        ]
         self.method.zero_grad(set_to_none=True)
         began = self.now()
         with (
@@ -105,6 +113,8 @@ class _Step:
         ):
             self.reps = self.method.represent(self.batch, self.clock)
             loss = self.method.loss(self.reps, self.batch, self.clock)["loss"]
+        for hook in inputs:
+            hook.remove()
         loss.backward()
         loss.item()  # waits for the device
         self.kept = sum(size for place, size in kept.items() if place not in self.own)

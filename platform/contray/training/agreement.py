@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.optim import Optimizer
 
 from ..data import GlobalBatches
 from ..errors import DataError, OnAllRanks, UserError
 from ..methods._base import Method
 from ..methods._ranks import side_group, world_size
+from ..model.sharding import Sharded
 from .finite import MENDING, NEVER, NON_FINITE, NonFiniteLoss, NonFiniteState
 
 T = TypeVar("T")
@@ -129,10 +129,10 @@ def note(batches: GlobalBatches, broken: Mapping[int, str]) -> None:
 
 
 class State:
-    """The tensors that a checkpoint is made of, to be compared between ranks by a checksum of each one's bits."""
+    """The tensors that a checkpoint is made of, to be compared between ranks by a checksum of each one's bits, where ranks have them in common."""
 
-    def __init__(self, ranks: Ranks, method: Method, optimizer: Optimizer) -> None:
-        self.ranks, self.method, self.optimizer = ranks, method, optimizer
+    def __init__(self, ranks: Ranks, method: Method, sharded: Sharded) -> None:
+        self.ranks, self.method, self.sharded, self.optimizer = ranks, method, sharded, sharded.optimizer
         self.names = {param: name for name, param in method.named_parameters()}
         self.weights: dict[torch.device, Tensor] = {}
 
@@ -151,7 +151,8 @@ class State:
         (in step `bad`, or NEVER), RanksDiffer naming the first tensor or fact that differs, NonFiniteState.
         """
         tensors = self.tensors()
-        told = {**{key: repr(value) for key, value in facts.items()}, "tensors": repr(list(tensors)), "groups": self._groups()}
+        common = {name: each for name, each in tensors.items() if not (self.sharded.shard and name.startswith("optimizer."))}
+        told = {**{key: repr(value) for key, value in facts.items()}, "tensors": repr(list(common)), "groups": self._groups()}
         own = _number(repr(told))
         worst, *both = self.ranks.most([-bad, own, ~own]).tolist()
         if -worst < NEVER:
@@ -162,11 +163,13 @@ class State:
                 ", ".join(f"has {key} {told[key][:200]} instead of {first[key][:200]}" for key in told if told[key] != first[key])
             )
         if self.ranks.world > 1:
-            sums = self._checksums(list(tensors.values()))
+            sums = self._checksums(list(common.values()))
             most = self.ranks.most(torch.cat([sums, ~sums]))
             if bool((most[: len(sums)] != ~most[len(sums) :]).any()):
-                self._name_the_differing(step, list(tensors), sums)
+                self._name_the_differing(step, list(common), sums)
         strange = _not_finite(tensors)
+        if self.sharded.shard:
+            strange = next(filter(None, self.ranks.all(strange)), "")
         if strange:
             raise NonFiniteState(
                 step, f"{strange} is not finite, although loss and gradients were; nothing of it is saved, the newest checkpoint is from before it. "

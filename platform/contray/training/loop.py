@@ -16,6 +16,8 @@ from ..methods._base import Batch, Clock, Method
 from ..methods._ranks import shares
 from ..model import optim
 from ..model.determinism import make_deterministic
+from ..model.recompute import recompute
+from ..model.sharding import Sharded
 from ..model.weights import Given
 from ..storage.folder import Storage
 from .agreement import Ranks, State, caught, meet, note, same_data
@@ -109,9 +111,10 @@ def _train(
     guide(method, ranks)
     params = [p for p in method.parameters() if p.requires_grad]
     optimizer, average = optim.build(config, method), optim.Average(method)
+    sharded = Sharded(optimizer, config.scale.shard_optimizer)
     step = Stepper(config, method, ranks.rank, ranks.world, storage)
     draws = Draws(config.method.name, device, ranks.rank)
-    run = TrainState(config, method, optimizer, listener, fingerprint, skipped, [ranks.world])
+    run = TrainState(config, method, sharded, listener, fingerprint, skipped, [ranks.world])
     run.restore(state)
     listener.opened(source, fingerprint)
     source.train.prepare()
@@ -139,7 +142,7 @@ def _train(
     # What evaluates, saves, compares and logs on the way.
     run.begin()
     online, saver, finite = Online(run, crew, epoch, total), Saver(run, checkpoints, ranks, total), Finite(device)
-    agreed = State(ranks, method, optimizer)
+    agreed = State(ranks, method, sharded)
     agreed.check(run.step, NEVER, run.facts())
     audit = Audit(storage, run.step, ranks.world, ranks.rank, device) if storage and config.train.audit else None
     log, lr = StepLog(config, method, ranks, listener, audit, run.step, total), 0.0
@@ -154,7 +157,7 @@ def _train(
             clock = Clock(run.step * size, total * size, epoch * size, size)
             if run.step % epoch == 0:
                 for param in method.begin_epoch(clock, lambda: embed(config, method, source, device, ranks)):
-                    optimizer.state.pop(param, None)
+                    sharded.forget(param)
             run.step += 1
             trains = run.step not in run.skipped
             logs, evaluates = trains and log.due(run.step), online.due(run.step)
@@ -171,7 +174,7 @@ def _train(
                         log.gradients()
                     grad_norm = optim.clip_gradients(config.optim, params)
                     method.after_backward(clock)
-                    optimizer.step()
+                    sharded.step()
                     optimizer.zero_grad(set_to_none=True)
                     average.move(clock)
                     with model.autocast(config, device):
@@ -186,7 +189,7 @@ def _train(
             improved = False
             if evaluates:
                 with log.paused():
-                    improved = online()
+                    improved = bool(ranks.most([online()]))  # rank 0 knows, and all take part in saving
             if saves or stops or improved:
                 saver(best=improved, last=stops or run.step == total)
             if stops:
@@ -209,6 +212,8 @@ def _built(config: RunConfig, samples: int, device: torch.device, start: Given |
     method = method.to(device)
     if model.channels_last(config):
         method = method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if config.scale.activation_checkpointing:
+        recompute(method)
     if config.train.compile:
         method.represent = torch.compile(method.represent, dynamic=False)
     return method.train()

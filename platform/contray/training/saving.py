@@ -37,6 +37,7 @@ class Saver:
 
     def __call__(self, best: bool, last: bool) -> None:
         """Write beside training; the last checkpoint is waited for. Raises as Checkpoints.save does."""
+        state = self.run.snapshot()
         if self.checkpoints:
-            self.checkpoints.save(self.run.step, self.run.snapshot(), best=best, wait=last)
+            self.checkpoints.save(self.run.step, state, best=best, wait=last)
             self._saved = time.monotonic()

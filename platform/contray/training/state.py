@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.optim import Optimizer
-
 from ..config import RunConfig
 from ..evaluation.common.watch import Watch
 from ..methods._base import Method
+from ..model.sharding import Sharded
 from .listener import Listener
 from .restore import check_fits
 
@@ -26,7 +25,7 @@ class TrainState:
 
     config: RunConfig
     method: Method
-    optimizer: Optimizer
+    optimizer: Sharded
     listener: Listener
     fingerprint: Mapping[str, str]
     skipped: set[int]
@@ -64,7 +63,7 @@ class TrainState:
         return self._seconds + time.monotonic() - self._began
 
     def snapshot(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """What a checkpoint holds, on rank 0. All ranks come to it together."""
         return {
             "format": 1,
             "step": self.step,

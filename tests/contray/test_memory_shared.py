@@ -1,0 +1,200 @@
+"""Less memory for the same numbers: the optimiser's state shared out over ranks, and blocks that are computed again in the backward pass."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from contray.checking.steps import batch_of, begun, clock_of, small
+from contray.config import RunConfig
+from contray.errors import ConfigError
+from contray.methods._base import Method
+from contray.model import optim
+from contray.model.chunks import divide
+from contray.model.gradients import Gradients
+from contray.model.recompute import blocks_of, recompute
+from contray.model.sharding import Sharded
+from contray.storage.checkpoint import BEST
+from contray.storage.folder import Storage
+from contray.training.step import forward_backward
+from tests.contray.test_loop import Losses, run, tiny
+from tests.ranks import run_ranks
+
+# ---------------------------------------------------------------- the optimiser's state
+
+
+def config_of(optimiser: str) -> RunConfig:
+    """Channels last, since what is sent must keep its layout."""
+    return small("byol", "digits", size=12).replace({"optim.name": optimiser, "optim.decay_norms": False})
+
+
+def steps(rank: int, world: int, optimiser: str, shard: bool, state: Any = None, count: int = 3) -> dict[str, Any]:
+    """Weights after some steps, this rank's optimiser state in bytes, and what a checkpoint holds."""
+    config = config_of(optimiser)
+    method = begun(config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    sharded = Sharded(optim.build(config, method), shard)
+    first = 0
+    if state:
+        method.load_state_dict(state["method"])
+        sharded.load_state_dict(copy.deepcopy(state["optimizer"]))
+        first = 3
+    strides = {name: p.stride() for name, p in method.named_parameters()}
+    for step in range(first, first + count):
+        batch, clock = batch_of(config, step, rank, world), clock_of(step)
+        chunks = divide(method, batch.size, batch.groups, 0, world, rank)
+        optim.set_schedules(sharded.optimizer, config, clock)
+        forward_backward(config, method, batch, clock, chunks, Gradients(method))
+        sharded.step()
+        sharded.optimizer.zero_grad()
+    own = sum(v.nbytes for of in sharded.optimizer.state.values() for v in of.values() if isinstance(v, torch.Tensor))
+    return {
+        "weights": {name: p.detach() for name, p in method.named_parameters()}, "bytes": own,
+        "kept": {"method": method.state_dict(), "optimizer": sharded.state_dict()},
+        "strides": strides == {name: p.stride() for name, p in method.named_parameters()},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw", "lars"])
+def test_a_shared_out_state_makes_the_same_steps_and_the_same_checkpoint(optimiser: str) -> None:
+    whole, parts = run_ranks(steps, 2, optimiser, False), run_ranks(steps, 2, optimiser, True)
+    for each in parts:
+        assert each["strides"]
+        for name, weight in whole[0]["weights"].items():
+            assert torch.equal(each["weights"][name], weight), name
+    assert sum(each["bytes"] for each in parts) == whole[0]["bytes"]
+    assert max(each["bytes"] for each in parts) < 0.7 * whole[0]["bytes"]
+    ours, theirs = parts[0]["kept"]["optimizer"], whole[0]["kept"]["optimizer"]
+    assert ours["param_groups"] == theirs["param_groups"]
+    assert ours["state"].keys() == theirs["state"].keys()
+    for i, of in theirs["state"].items():
+        for key, value in of.items():
+            assert (
+                torch.equal(ours["state"][i][key], value) if isinstance(value, torch.Tensor) else ours["state"][i][key] == value
+            )
+
+
+def test_any_world_goes_on_from_a_shared_out_state() -> None:
+    """Two ranks, then three, against two that have all: within what a sum over other shares rounds to."""
+    kept = run_ranks(steps, 2, "adamw", True)[0]["kept"]
+    apart, whole, alone = (
+        run_ranks(steps, 3, "adamw", True, kept)[0], run_ranks(steps, 3, "adamw", False, kept)[0], steps(0, 1, "adamw", True, kept),
+    )  # fmt: skip
+    for name, weight in whole["weights"].items():
+        assert torch.equal(apart["weights"][name], weight), name
+        torch.testing.assert_close(alone["weights"][name], weight, rtol=1e-8, atol=1e-8)
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def gradients_of(rank: int, world: int, name: str, again: bool, limit: int = 0) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Gradients, buffers, and the most elements that the forward pass left for the backward pass."""
+    config = small(name, "digits", size=12, groups=4).replace({"scale.max_batch_per_worker": limit})
+    if config.backbone.name == "vit_mini":
+        config = config.replace({"backbone.drop_path": 0.5})
+    method, kept = begun(config), dict[int, int]()
+    blocks = recompute(method) if again else []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.numel()
+        return x
+
+    for block in blocks:
+        block.register_forward_pre_hook(lambda _, given: [keep(each) for each in given] and None)
+    batch = batch_of(config, 0, rank, world)
+    chunks = divide(method, batch.size, batch.groups, limit, world, rank)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        forward_backward(config, method, batch, clock_of(0), chunks, Gradients(method))
+    gradients = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
+    return gradients, dict(method.named_buffers()), sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "world", "limit"), [("moco", 1, 0), ("moco", 2, 0), ("byol", 1, 6), ("dino", 1, 0), ("mae", 2, 0)]
+)
+def test_blocks_computed_again_change_no_bit(name: str, world: int, limit: int) -> None:
+    """Gradients and running statistics, where norms ask other ranks and where paths are dropped."""
+    if world == 1:
+        plain, again = gradients_of(0, 1, name, False, limit), gradients_of(0, 1, name, True, limit)
+    else:
+        plain, again = (run_ranks(gradients_of, world, name, each, limit)[0] for each in (False, True))
+    for ours, theirs in zip(again[:2], plain[:2], strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            assert torch.equal(ours[key], value), key
+    assert again[2] < 0.8 * plain[2]
+
+
+def test_a_network_without_blocks_is_refused() -> None:
+    class Plain(nn.Module):
+        out_dim = 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(4, 4)
+
+    class Holder(Method):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            self.backbone = Plain()
+
+    with pytest.raises(
+        ConfigError, match=r"scale.activation_checkpointing: backbone \(Plain\) has no blocks.*max_batch_per_worker"
+    ):
+        recompute(Holder())
+    with pytest.raises(ConfigError, match="compile"):
+        RunConfig.make("simclr", {"scale.activation_checkpointing": True, "train.compile": True}, preset="digits")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_residual_network_has_its_blocks(name: str) -> None:
+    import torchvision
+
+    net = getattr(torchvision.models, name)()
+    assert blocks_of(net) == [block for stage in (net.layer1, net.layer2, net.layer3, net.layer4) for block in stage]
+
+
+# ---------------------------------------------------------------- whole runs
+
+KEYS = {"train.precision": "fp64", "train.steps": 6, "eval.every_epochs": 0.1, "optim.name": "adamw", "train.checkpoint_steps": 2}
+
+
+class Stops(Losses):
+    """Someone asks the run to stop after `at` steps."""
+
+    at = 0
+
+    def stop(self) -> bool:
+        return bool(self.at) and max(self.loss, default=0) >= self.at
+
+
+def part_of_a_run(rank: int, world: int, folder: str, thrifty: bool, at: int) -> tuple[dict[int, float], dict[str, Any]]:
+    keys = {"scale.shard_optimizer": thrifty, "scale.activation_checkpointing": thrifty}
+    config = tiny("moco").replace({**KEYS, **keys})
+    told = Stops()
+    told.at = at
+    storage = Storage(folder)
+    storage.create()
+    outcome, _ = run(config, storage, told)
+    return told.loss, outcome.method.state_dict()
+
+
+def test_a_thrifty_run_goes_on_with_more_workers_and_with_fewer(tmp_path: Path) -> None:
+    """With the best checkpoint of an online evaluation, which rank 0 alone knows of."""
+    losses, state = part_of_a_run(0, 1, str(tmp_path / "whole"), False, 0)
+    thrifty: dict[int, float] = {}
+    for world, at in ((2, 2), (3, 4), (1, 0)):
+        found, ours = run_ranks(part_of_a_run, world, str(tmp_path / "thrifty"), True, at)[0]
+        thrifty |= found
+    assert thrifty.keys() == losses.keys()
+    for step, loss in losses.items():
+        assert math.isclose(loss, thrifty[step], rel_tol=1e-9), step
+    for key, value in state.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-7, atol=1e-9)
+    assert (tmp_path / "thrifty" / BEST).exists()
