@@ -117,8 +117,11 @@ class DataConfig:
         "value needs, of floats 0 to 1 or 0 to 255 where they fit, else what was measured; one for the whole set",
         empty="measured",
     )
-    workers: int = setting(
-        1, "processes per training worker that prepare batches, of evaluations too; 0: in the training process", ge=0
+    workers: int | Literal["auto"] = setting(
+        "auto",
+        "processes per training worker that prepare batches, of evaluations too; 0: in the training process; auto: the worker's cores less one, 16 at most; "
+        "on a CPU one where the images are in memory",
+        ge=0,
     )
     augment_on: Literal["auto", "cpu", "device"] = setting(
         "auto",
