@@ -104,6 +104,11 @@ class DataConfig:
         unit="px",
         ge=0,
     )
+    reduce: Literal["area", "dct"] = setting(
+        "area",
+        "how data.shorter_side is reached: area = exactly, by means of areas, of JPEGs decoded at the next larger scale; dct = JPEGs alone, at a half, a quarter "
+        "or an eighth, their shorter side at least that: quickest",
+    )
     channels: int = setting(
         0,
         "files, Parquet and shards: channels of each image, taken as the file has them, in more than 8 bits where it has more (TIFF of any bands and pages, "

@@ -86,6 +86,7 @@ LATER = {
     "train.init": "",
     "train.init_layout": "",
     "data.augment_on": "auto",
+    "data.reduce": "area",
 }
 EARLIER = {"data.workers": 1}  # defaults of before, which the names of runs still count
 MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
