@@ -32,6 +32,7 @@ from contray import RunConfig, data, model, track
 from contray.cli.options import split_dotted
 from contray.methods._base import Batch, Clock
 from contray.model import optim
+from contray.model.hardware import loaders
 from contray.training.loop import Listener, train
 from contray.training.ray_train import ray_session
 
@@ -126,7 +127,7 @@ def measure(config: RunConfig, rounds: int, chosen: list[str]) -> dict[str, list
         "contray": lambda turn: contray_rate(config, f"round-{turn}"),
         "loop alone": lambda turn: alone_rate(config, source),
         "bare": lambda turn: bare_rate(config, source, (ready[step % READY] for step in range(steps))),
-        "bare + loader": lambda turn: bare_rate(config, source, loaded(config, source, steps, config.data.workers)),
+        "bare + loader": lambda turn: bare_rate(config, source, loaded(config, source, steps, loaders(config))),
     }
     rates: dict[str, list[float]] = {name: [] for name in chosen}
     for turn in range(rounds):
@@ -166,7 +167,7 @@ def main() -> None:
     size = max(view.size for view in config.views.values())
     print(
         f"{options.method}, {config.backbone.name}, {config.data.source} at {size} px, batch {config.train.batch_size}, {config.train.precision}, "
-        f"{options.steps} steps x {options.rounds} rounds, {options.threads} thread(s), {config.data.workers} loader process(es)"
+        f"{options.steps} steps x {options.rounds} rounds, {options.threads} thread(s), {loaders(config)} loader process(es)"
     )
     Console().print(table)
 

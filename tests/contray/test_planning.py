@@ -18,7 +18,8 @@ from contray.cli.main import main
 from contray.config import RunConfig
 from contray.config.registry import builtin, load_method
 from contray.errors import ConfigError, UserError
-from contray.planning import facts, rules, words
+from contray.model import hardware
+from contray.planning import rules, words
 from contray.planning.cost import Cost, loaders_for
 from contray.planning.estimates import estimate, guard, refuse, small
 from contray.planning.facts import Images, Machine, look, machine
@@ -166,10 +167,10 @@ def test_a_plan_trains_in_this_process_where_one_has_all_there_is(monkeypatch: p
 
 @pytest.mark.parametrize(("threads", "found"), [("1", 1), ("1,2", 1), (" 1 ", 1), ("", 2), ("0", 1), ("many", 2), ("64", 2)])
 def test_threads_are_limited_as_everywhere(threads: str, found: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts.os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(facts, "_words", lambda _: [])
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(hardware, "words_in", lambda _: [])
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    assert facts.cores() == found
+    assert hardware.cores() == found
 
 
 def test_loaders_are_there_where_they_are_worth_a_core() -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from ..errors import ConfigError, UserError, shown
 from ..storage.logins import bare
@@ -52,6 +53,9 @@ class Key:
 
     def _scalar(self, key: str, kind: Any, given: Any) -> Any:
         text = str(given).strip()
+        words, kind = _worded(kind)
+        if text in words:
+            return text
         if get_origin(kind) is Literal:
             if isinstance(given, bool):
                 text = text.lower()  # YAML's true and false
@@ -101,10 +105,20 @@ class Key:
             kinds = get_args(kind)
             many = "one or more of " if kinds[-1] is Ellipsis else f"{len(kinds)} times "
             kind = kinds[0]
+        words, kind = _worded(kind)
         name = {bool: "true or false", int: "an integer", float: "a number", str: "text"}[kind]
         signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
         span = " and ".join(f"{signs[bound]} {limit:g}" for bound, limit in self.bounds.items())
-        return f"{many}{name}{' ' + span if span else ''}{', or ' + self.empty if self.empty else ''}"
+        others = [*words, *([self.empty] if self.empty else [])]
+        return f"{many}{name}{' ' + span if span else ''}{''.join(f', or {word}' for word in others)}"
+
+
+def _worded(kind: Any) -> tuple[tuple[str, ...], Any]:
+    """(the words, the type besides) of a type such as int | Literal["auto"]; no words of other types."""
+    if get_origin(kind) not in (Union, UnionType):
+        return (), kind
+    plain, words = get_args(kind)
+    return get_args(words), plain
 
 
 def declared_keys(config: RunConfig, parts: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Key]]:

@@ -104,6 +104,11 @@ class DataConfig:
         unit="px",
         ge=0,
     )
+    reduce: Literal["area", "dct"] = setting(
+        "area",
+        "how data.shorter_side is reached: area = exactly, by means of areas, of JPEGs decoded at the next larger scale; dct = JPEGs alone, at a half, a quarter "
+        "or an eighth, their shorter side at least that: quickest",
+    )
     channels: int = setting(
         0,
         "files, Parquet and shards: channels of each image, taken as the file has them, in more than 8 bits where it has more (TIFF of any bands and pages, "
@@ -117,8 +122,11 @@ class DataConfig:
         "value needs, of floats 0 to 1 or 0 to 255 where they fit, else what was measured; one for the whole set",
         empty="measured",
     )
-    workers: int = setting(
-        1, "processes per training worker that prepare batches, of evaluations too; 0: in the training process", ge=0
+    workers: int | Literal["auto"] = setting(
+        "auto",
+        "processes per training worker that prepare batches, of evaluations too; 0: in the training process; auto: the worker's cores less one, 16 at most; "
+        "on a CPU one where the images are in memory",
+        ge=0,
     )
     augment_on: Literal["auto", "cpu", "device"] = setting(
         "auto",
@@ -325,12 +333,10 @@ class ScaleConfig:
         ge=0,
     )
     activation_checkpointing: bool = setting(
-        False,
-        "keep what goes into each block of the networks, and compute the rest again in the backward pass: less memory, a third more time",
+        False, "compute what is in the networks' blocks again in the backward pass: less memory, a third more time"
     )
     shard_optimizer: bool = setting(
-        False,
-        "each worker keeps the optimiser's state of its part of the weights, and tells the others how they move (ZeRO, stage 1)",
+        False, "a worker keeps the optimiser's state of its part of the weights alone (ZeRO, stage 1)"
     )
     storage: str = setting("contray_runs", "where runs and checkpoints are kept: a path or an s3://, gs:// address")
     max_unsaved_minutes: float = setting(

@@ -41,6 +41,14 @@ def check_together(config: RunConfig) -> None:
         raise ConfigError("train.on_collapse", "got stop, but eval.online lacks geometry, by which a collapse is seen")
     if config.train.audit and config.train.log_every != 1:
         raise ConfigError("train.audit", f"records every step, so train.log_every must be 1 (got {config.train.log_every})")
+    if config.data.reduce == "dct" and not config.data.shorter_side and not config.fills("data.shorter_side"):
+        raise ConfigError(
+            "data.reduce", "got dct, but data.shorter_side 0 reduces nothing; give it, such as 2.5 times the largest view"
+        )
+    if config.data.reduce == "dct" and config.data.channels:
+        raise ConfigError(
+            "data.reduce", f"got dct, but with data.channels {config.data.channels} files are decoded whole; give area"
+        )
     if len(config.data.range) not in (0, 2) or (config.data.range and not operator.lt(*config.data.range)):
         got = " ".join(f"{value:g}" for value in config.data.range)
         raise ConfigError("data.range", f"got {got}, must be two numbers, the lower one first, or measured")

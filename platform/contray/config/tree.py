@@ -86,7 +86,11 @@ LATER = {
     "train.init": "",
     "train.init_layout": "",
     "data.augment_on": "auto",
+    "data.reduce": "area",
+    "scale.activation_checkpointing": False,
+    "scale.shard_optimizer": False,
 }
+EARLIER = {"data.workers": 1}  # defaults of before, which the names of runs still count
 MEASURED = ("augment.mean", "augment.std", "data.range")  # empty until a run measures them
 
 
@@ -361,7 +365,7 @@ def _still(given: Iterable[str], overrides: Mapping[str, Any]) -> list[str]:
 
 def _default(key: str) -> Any:
     section, _, name = key.partition(".")
-    return getattr({"data": DataConfig, "train": TrainConfig}[section](), name)
+    return EARLIER.get(key, getattr({"data": DataConfig, "train": TrainConfig}[section](), name))
 
 
 def _get(config: RunConfig, key: str) -> Any:

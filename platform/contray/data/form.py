@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -20,14 +21,15 @@ from .pixels import BrokenImage, Depth, Pixels, decode, reduced
 
 @dataclass(frozen=True)
 class Form:
-    """channels: data.channels, 0 for RGB of 8 bits; range: data.range, () where it is measured."""
+    """channels: data.channels, 0 for RGB of 8 bits; range: data.range, () where it is measured; reduce: data.reduce."""
 
     channels: int = 0
     range: tuple[float, ...] = ()
+    reduce: Literal["area", "dct"] = "area"
 
     @classmethod
     def of(cls, config: DataConfig) -> Form:
-        return cls(config.channels, tuple(map(float, config.range)))
+        return cls(config.channels, tuple(map(float, config.range)), config.reduce)
 
     @property
     def given(self) -> Depth | None:
@@ -44,7 +46,7 @@ class Form:
         if not self.channels:
             within = depth or (lambda: self.given if self.range else None)
             known = (lambda: pixels.of_set(within(), where)) if depth or self.range else None
-            return decode(data, where, known, shorter_side=shorter_side)
+            return decode(data, where, known, shorter_side=shorter_side, exact=self.reduce == "area")
         image = native(data, where, self.channels)
         scale = self.given or (depth() if depth else None if image.dtype == np.uint8 else Depth.of([image]))
         return reduced(scaled(image, scale, where), shorter_side)

@@ -144,19 +144,20 @@ def decode(
     depth: Callable[[], Depth] | None = None,
     stored: bool = False,
     shorter_side: int = 0,
+    exact: bool = True,
 ) -> np.ndarray:
     """An encoded image as (H, W, 3) uint8 RGB: turned as its EXIF says, without alpha and further channels, the first of several pages.
 
     depth: asked for where the image has more than 8 bits; None: it belongs to no set, and its own range is taken. stored: pixel for pixel as the
     file has them, neither turned nor reduced, for whoever has coordinates in it. shorter_side: reduced to this many px, never enlarged; 0: not.
-    Raises BrokenImage.
+    exact False: not below it, by the scale alone at which a JPEG is decoded. Raises BrokenImage.
     """
     if not data:
         raise BrokenImage(where, "no bytes")
     image = values_of(data, where, stored, shorter_side)
     if image.dtype != np.uint8:
         image = (depth() if depth else Depth.of([image]))(image)
-    return reduced(image, shorter_side)
+    return reduced(image, shorter_side) if exact else image
 
 
 def reduced(image: np.ndarray, shorter_side: int) -> np.ndarray:

@@ -201,7 +201,12 @@ class EncodedSplit(Split):
     def content(self) -> str:
         depth = self.depth("image")
         channels = [self.channels] if self.channels else []
-        pixels = [*channels, *([] if depth is None else [depth]), *([self.shorter_side] if self.shorter_side else [])]
+        pixels = [
+            *channels,
+            *([] if depth is None else [depth]),
+            *([self.shorter_side] if self.shorter_side else []),
+            *([self.form.reduce] if self.form.reduce != "area" else []),
+        ]
         return digest(len(self), self.encoded.content(), self.labels, self.classes, *pixels)
 
     def scale_as(self, other: EncodedSplit) -> None:

@@ -19,7 +19,7 @@ class Subset(Split):
         self.base, self.ids = base, ids
         self.labels = None if base.labels is None else base.labels[ids]
         self.groups = None if base.groups is None else base.groups[ids]
-        self.generated, self.columns, self.channels = base.generated, base.columns, base.channels
+        self.generated, self.columns, self.channels, self.decoded = base.generated, base.columns, base.channels, base.decoded
 
     def __len__(self) -> int:
         return len(self.ids)

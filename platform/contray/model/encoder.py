@@ -61,7 +61,7 @@ class Encoder:
         if lacking:
             raise UserError(f"{self.config.method.name} encodes more than an image: give a dict with {', '.join(lacking)} too")
         side, pictures = (
-            self.config.data.shorter_side,
+            self.config.data.shorter_side if self.form.reduce == "area" else 0,
             {view.source for view in views.values() if view.kind in ("image", "patches")},
         )
         sample = {name: reduced(held, side) if name in pictures else held for name, held in sample.items()}

@@ -1,14 +1,17 @@
-"""What the processor at hand is good at. Nothing else asks the hardware what a run should compute."""
+"""What the processor at hand is good at, and how much of it there is. Nothing else asks the hardware what a run should compute."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
+from ..config import RunConfig
 from ..errors import UserError
 
 OVERRIDE = "CONTRAY_BF16"  # yes or no: what to take the hardware for
+MOST = 16  # loader processes that are started unasked: each holds three batches in shared memory
 
 
 def quick_bf16(kind: str) -> tuple[bool, str]:
@@ -29,3 +32,41 @@ def quick_bf16(kind: str) -> tuple[bool, str]:
     if torch.cpu._is_avx512_bf16_supported():
         return True, "this processor has AVX512-BF16"
     return False, "this processor has neither AMX nor AVX512-BF16"
+
+
+def cores() -> int:
+    """CPUs that this process may use: by its affinity, its control group, and OMP_NUM_THREADS, which is how one limits threads."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, period = ([*words_in("/sys/fs/cgroup/cpu.max"), "max", "1"])[:2]
+    if quota != "max":
+        count = min(count, max(1, round(float(quota) / float(period))))
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdigit():
+        count = min(count, int(asked))
+    return max(count, 1)
+
+
+def words_in(file: str) -> list[str]:
+    """The words of a file of the system's; none where there is no such file."""
+    try:
+        return Path(file).read_text().split()
+    except OSError:
+        return []
+
+
+def loaders(config: RunConfig, held: bool = False) -> int:
+    """How many processes prepare this worker's batches: data.workers, whose `auto` is decided where it runs, by the cores that it has.
+
+    held: whether the images are held decoded.
+    """
+    asked, kind = config.data.workers, "cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu"
+    return spared(min(cores(), torch.get_num_threads()), held, kind)[0] if asked == "auto" else asked
+
+
+def spared(count: int, held: bool, kind: str) -> tuple[int, str]:
+    """(the loader processes that `count` cores have room for beside the training process, why); kind: of the device that trains."""
+    if count == 1:
+        return (1, "one core, beside a GPU") if kind == "cuda" else (0, "one core")
+    if held and kind == "cpu":  # a step's threads wait for each one whose core a loader has
+        return 1, "the images are in memory, and the cores train"
+    return min(count - 1, MOST), f"{count} cores less one{f', {MOST} at most' if count > MOST + 1 else ''}"

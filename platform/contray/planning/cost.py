@@ -9,6 +9,7 @@ from .. import model
 from ..config import RunConfig
 from ..config.evaluations import needing_labels
 from ..evaluation.common.protocol import PIXELS_SIDE
+from ..model.hardware import spared
 from .facts import Images, Machine
 from .trial import Trial
 
@@ -47,10 +48,12 @@ class Cost:
 
     @classmethod
     def of(cls, config: RunConfig, images: Images, machine: Machine, trial: Trial) -> Cost:
-        cores, planned = machine.cores, "data.workers" in config.train.planned
+        cores, loaders = machine.cores, config.data.workers
         load = trial.views + (0.0 if images.cached else images.decode)
         speed = min(trial.speed, float(cores)) if machine.kind == "cpu" else 1.0
-        loaders = loaders_for(load, trial.seconds / speed, machine) if planned else config.data.workers
+        if loaders == "auto":
+            planned = "data.workers" in config.train.planned
+            loaders = loaders_for(load, trial.seconds / speed, machine) if planned else spare(config, images, machine)[0]
         sample = sample_seconds(load, trial.seconds / speed, loaders, machine)
         encode = trial.encode / speed + images.decode * (not images.cached)
         labels = images.classes > 1 and bool(needing_labels(config.eval.final))
@@ -107,7 +110,7 @@ class Cost:
         if config.scale.shard_optimizer:
             used -= self.trial.optimizer * (1 - 1 / max(config.scale.workers[0], 1))
         host = PROCESS + (self.images.nbytes * self.images.count if self.images.cached and not self.images.generated else 0)
-        host += 0.15e9 * config.data.workers
+        host += 0.15e9 * self.loaders
         return (used, host) if self.machine.kind == "cuda" else (0.0, host + used)
 
 
@@ -128,6 +131,13 @@ def sample_seconds(load: float, compute: float, loaders: int, machine: Machine) 
     if machine.kind == "cpu":  # a loader takes its time from the same cores
         return max(CONTENDED * (compute + load / machine.cores), load / min(loaders, machine.cores))
     return max(compute, load / min(loaders, machine.cores))
+
+
+def spare(config: RunConfig, images: Images, machine: Machine) -> tuple[int, str]:
+    """What data.workers auto comes to on this machine, as model.hardware.loaders has it on a worker, and why."""
+    scale = config.scale
+    count = scale.cpus_per_worker or max(machine.cores // max(scale.workers[1], 1), 1)
+    return spared(count, images.cached, machine.kind)
 
 
 def loaders_for(load: float, compute: float, machine: Machine) -> int:

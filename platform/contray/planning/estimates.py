@@ -15,7 +15,7 @@ from ..model import backbones, hardware, optim
 from ..model.chunks import divide, normed
 from ..model.laws import power_below
 from ..tables import hanging
-from .cost import Cost
+from .cost import Cost, spare
 from .facts import look, machine
 from .trial import measure
 from .words import DAY, duration, nbytes
@@ -175,7 +175,7 @@ def _facts(found: Estimate, source: data.Source, asked: list[str]) -> dict[str, 
         "norm groups": f"{config.train.norm_groups} of {batch // config.train.norm_groups} samples, whatever the number of workers",
         "workers": f"{workers}; in chunks: {chunks}" if chunks else workers,
         "precision": _precision(config, asked, cost.machine.kind),
-        "views": _views(config, asked, cost.machine.kind),
+        "views": _views(config, asked, cost),
         "parameters": f"{counts[0]:.1f} M trained, {counts[1]:.1f} M in all",
         "memory": f"about {nbytes(found.memory)} in all, {gpu}{nbytes(found.host)} per worker ({nbytes(trial.fixed)} weights and optimiser, "
         f"{nbytes(trial.activations)} per sample of a step; data {_data_memory(config, source, cost)})",
@@ -210,18 +210,17 @@ def _precision(config: RunConfig, asked: list[str], kind: str) -> str:
     return f"{config.train.precision}, {layout} (auto: {hardware.quick_bf16(kind)[1]}{where})"
 
 
-def _views(config: RunConfig, asked: list[str], kind: str) -> str:
+def _views(config: RunConfig, asked: list[str], cost: Cost) -> str:
     """Where the views are made, and why."""
+    rest, count = data.uncovered(config.views, config.data.channels), cost.loaders
+    processes = f"{f'{count} process' if count else 'the training process'}{'es' if count > 1 else ''} of each worker"
+    if config.data.workers == "auto":
+        where = "; a cluster's workers may have others" if config.scale.address else ""
+        processes += f" (auto: {spare(config, cost.images, cost.machine)[1]}{where})"
     if config.data.augment_on == "device":
-        return "made in batches on the device, from whole images of 8 bits"
-    rest = data.uncovered(config.views, config.data.channels)
-    why = f" (auto: {rest} is made there alone)" if rest and kind == "cuda" and "data.augment_on" in asked else ""
-    processes = (
-        f"{config.data.workers} process{'es' if config.data.workers > 1 else ''}"
-        if config.data.workers
-        else "the training process"
-    )
-    return f"made on the CPU, in {processes} of each worker{why}"
+        return f"made in batches on the device, from whole images of 8 bits that {processes} read{'s' * (count < 2)}"
+    why = f" ({rest} is made there alone)" if rest and cost.machine.kind == "cuda" and "data.augment_on" in asked else ""
+    return f"made on the CPU{why}, in {processes}"
 
 
 def _data_memory(config: RunConfig, source: data.Source, cost: Cost) -> str:

@@ -17,6 +17,7 @@ import torch
 from .. import data, model
 from ..config import RunConfig
 from ..data.splits import ArraySplit, BrokenImage, EncodedSplit
+from ..model.hardware import cores, words_in
 from ..storage.folder import Storage
 
 LOOKED, SECONDS = 64, 2.0  # images that are decoded at most, and how long it may take
@@ -95,10 +96,10 @@ def look(config: RunConfig, source: data.Source) -> Images:
     grey = not split.channels and all(
         image.ndim == 2 or image.shape[2] == 1 or bool((image == image[..., :1]).all()) for image in found
     )
-    fits = not isinstance(split, EncodedSplit) or nbytes * len(split) <= config.data.memory_gb * 1e9
+    cached = split.decoded or (isinstance(split, EncodedSplit) and nbytes * len(split) <= config.data.memory_gb * 1e9)
     return Images(
         **facts, side=int(statistics.median(side[0] for side in sides)), longest=int(statistics.median(side[1] for side in sides)), grey=grey,
-        decode=0.0 if isinstance(split, ArraySplit) else float(np.median(taken)), nbytes=nbytes, cached=fits and not split.generated,
+        decode=0.0 if isinstance(split, ArraySplit) else float(np.median(taken)), nbytes=nbytes, cached=cached,
         some=tuple(found[:_KEPT]),
     )  # fmt: skip
 
@@ -121,18 +122,6 @@ def cluster_of(config: RunConfig) -> str:
     return "" if address == "local" or config.scale.workers == (0, 0) else address
 
 
-def cores() -> int:
-    """CPUs that this process may use: by its affinity, its control group, and OMP_NUM_THREADS, which is how one limits threads."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, period = ([*_words("/sys/fs/cgroup/cpu.max"), "max", "1"])[:2]
-    if quota != "max":
-        count = min(count, max(1, round(float(quota) / float(period))))
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if asked.isdigit():
-        count = min(count, int(asked))
-    return max(count, 1)
-
-
 def free_disk(address: str) -> float:
     """Bytes that are free where the storage lies, or would; inf for an object store."""
     if not Storage(address).local:
@@ -143,13 +132,6 @@ def free_disk(address: str) -> float:
     return float(shutil.disk_usage(place).free)
 
 
-def _words(file: str) -> list[str]:
-    try:
-        return Path(file).read_text().split()
-    except OSError:
-        return []
-
-
 def _number(file: str) -> float:
-    word = next(iter(_words(file)), "max")
+    word = next(iter(words_in(file)), "max")
     return math.inf if word == "max" else float(word)

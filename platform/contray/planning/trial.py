@@ -18,8 +18,9 @@ from ..data.recipe import Recipes
 from ..data.views import Pipeline
 from ..methods._base import Batch, Clock, Method, View
 from ..model import optim, shapes
+from ..model.hardware import cores
 from ..model.recompute import recompute
-from .facts import Images, cores
+from .facts import Images
 
 SECONDS = 0.6  # that the measured steps of one trial take, about
 _CLUSTERED = 2048  # samples on which what a method does between epochs is measured

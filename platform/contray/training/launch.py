@@ -11,9 +11,10 @@ from ..config import RunConfig
 from ..config.registry import code_of, own_code
 from ..errors import UserError
 from ..evaluation.common.samples import check_measurable
+from ..model.hardware import cores
 from ..planning import Plan as Planned
 from ..planning import adopted, guard, keep, planned
-from ..planning.facts import cluster_of, cores
+from ..planning.facts import cluster_of
 from ..storage.checkpoint import latest, newest_step
 from ..storage.folder import Storage
 from ..tables import hanging

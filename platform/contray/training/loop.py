@@ -16,6 +16,7 @@ from ..methods._base import Batch, Clock, Method
 from ..methods._ranks import shares
 from ..model import optim
 from ..model.determinism import make_deterministic
+from ..model.hardware import loaders
 from ..model.recompute import recompute
 from ..model.sharding import Sharded
 from ..model.weights import Given
@@ -147,7 +148,8 @@ def _train(
     audit = Audit(storage, run.step, ranks.world, ranks.rank, device) if storage and config.train.audit else None
     log, lr = StepLog(config, method, ranks, listener, audit, run.step, total), 0.0
     renderer = data.Renderer(batches, device, config.train.compile) if isinstance(batches, data.DeviceBatches) else None
-    stream = iter(data.loader(batches, range(run.step, total), own, workers=config.data.workers, pin=device.type == "cuda"))
+    workers = loaders(config, held=source.train.decoded)
+    stream = iter(data.loader(batches, range(run.step, total), own, workers=workers, pin=device.type == "cuda"))
     try:
         for raw, error in caught(renderer.ahead(stream) if renderer else stream):
             saves, stops, met = meet(ranks, raw["broken"], error, *saver.asked())

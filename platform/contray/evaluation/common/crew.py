@@ -24,6 +24,7 @@ from ...data.digests import digest
 from ...errors import UserError
 from ...methods._base import Method, View
 from ...methods._ranks import side_group, world_size
+from ...model.hardware import loaders
 from .._base import ENCODERS, Show
 from .parts import Kept, Rows, Whole
 from .protocol import pixels
@@ -155,7 +156,7 @@ class Crew:
             split.prepare()  # else all ranks would decode all of it
         views = asked.views or load_method(config.method.name).method.eval_views(config.views)
         draw = None if asked.draw is None else (*asked.draw, config.augment.strength)
-        return data.EvalImages(split, views, asked.ids, config.eval.batch_size, draw, config.data.max_broken, config.data.workers)
+        return data.EvalImages(split, views, asked.ids, config.eval.batch_size, draw, config.data.max_broken, loaders(config))
 
     def _parts(
         self, asked: Asked, images: data.EvalImages, methods: Mapping[str, Method | None]

@@ -16,6 +16,7 @@ from ...config.registry import load_method
 from ...errors import DataError
 from ...methods._base import Method
 from ...model import backbones
+from ...model.hardware import loaders
 from .._base import Features, Parts, Show, Subject
 from .crew import Asked, Crew
 from .parts import in_memory
@@ -25,7 +26,7 @@ from .protocol import encode
 def images_of(config: RunConfig, split: data.Split, ids: Sequence[int] | np.ndarray) -> data.EvalImages:
     """The evaluation inputs of some samples, as the method declares them; more broken ones than data.max_broken allows are refused."""
     views = load_method(config.method.name).method.eval_views(config.views)
-    most, workers = config.data.max_broken, config.data.workers
+    most, workers = config.data.max_broken, loaders(config)
     return data.EvalImages(split, views, np.asarray(ids), config.eval.batch_size, max_broken=most, workers=workers)
 
 

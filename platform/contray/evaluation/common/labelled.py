@@ -17,6 +17,7 @@ from ...config import RunConfig
 from ...config.registry import load_method
 from ...errors import DataError
 from ...methods._base import Batch, View
+from ...model.hardware import loaders
 from .features import images_of
 
 Inputs = Mapping[str, Tensor]
@@ -71,7 +72,9 @@ class CroppedImages:
         """The first `steps` batches, each with its labels (B,) or probabilities (B, C), on the device."""
         normalise = model.normaliser(self.config, self.device)
         slots, pin = range(self.batch_size), self.device.type == "cuda"
-        with closing(data.loader(self.batches, range(steps), slots, workers=self.config.data.workers, pin=pin)) as stream:  # pyright: ignore[reportArgumentType]
+        self.batches.split.prepare()
+        workers = loaders(self.config, held=self.batches.split.decoded)
+        with closing(data.loader(self.batches, range(steps), slots, workers=workers, pin=pin)) as stream:  # pyright: ignore[reportArgumentType]
             for step, drawn in enumerate(stream):
                 views = {name: normalise(view) for name, view in drawn["views"].items()}
                 index, slot = drawn["index"], drawn["slot"].to(self.device)

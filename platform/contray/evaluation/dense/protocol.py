@@ -19,6 +19,7 @@ from torch.optim import SGD
 
 from ...config import RunConfig
 from ...errors import ConfigError
+from ...model.hardware import loaders
 from ...model.seeds import seeded
 from .._base import Measured, Show, Subject
 from ..common.settings import Dense
@@ -156,7 +157,7 @@ def train(task: Task, network: nn.Module, config: RunConfig, device: torch.devic
     order = training_order(config.seed, len(task.train), options.batch, steps, task.flip)
     wanted = Wanted(task.name == "segmentation", task.masks, task.size if task.name == "segmentation" else 0)
     network.train()
-    for step, batch in enumerate(batches(task.train, order, wanted, config.data.workers)):
+    for step, batch in enumerate(batches(task.train, order, wanted, loaders(config))):
         for group in optimizer.param_groups:
             group["lr"] = options.lr * rate(step, steps)
         loss = losses(task, network, batch, device)
@@ -176,7 +177,7 @@ def remember(task: Task, network: frozen.Neighbours, config: RunConfig) -> None:
     """Fill a network of neighbours with tokens of all training images."""
     ids = [(i, False) for i in range(len(task.train))]
     order = [ids[start : start + task.options.batch] for start in range(0, len(ids), task.options.batch)]
-    network.eval().fill(batches(task.train, order, Wanted(True, size=task.size), config.data.workers), len(ids), config.seed)
+    network.eval().fill(batches(task.train, order, Wanted(True, size=task.size), loaders(config)), len(ids), config.seed)
 
 
 @torch.no_grad()
@@ -186,7 +187,7 @@ def test(task: Task, network: nn.Module, config: RunConfig) -> dict[str, float]:
     ids = [(i, False) for i in range(len(task.test))]
     size = 1 if task.masks else task.options.batch  # a hundred masks of each image, at its own size, are held at once
     order = [ids[start : start + size] for start in range(0, len(ids), size)]
-    stream = partial(batches, task.test, order, workers=config.data.workers)
+    stream = partial(batches, task.test, order, workers=loaders(config))
     if task.name == "segmentation":
         confusion, side = Confusion(len(task.test.classes) + 1), task.size
         for (sample,) in stream(Wanted(True)):
