@@ -335,9 +335,7 @@ class ScaleConfig:
     activation_checkpointing: bool = setting(
         False, "compute what is in the networks' blocks again in the backward pass: less memory, a third more time"
     )
-    shard_optimizer: bool = setting(
-        False, "a worker keeps the optimiser's state of its part of the weights alone (ZeRO, stage 1)"
-    )
+    shard_optimizer: bool = setting(False, "a worker keeps the optimiser's state of its part of the weights (ZeRO 1)")
     storage: str = setting("contray_runs", "where runs and checkpoints are kept: a path or an s3://, gs:// address")
     max_unsaved_minutes: float = setting(
         30.0,
