@@ -5,9 +5,9 @@
 Each round measures four loops over the same config, model, optimiser and number of torch threads, one after the other:
 `contray` (a Ray Train worker, with tracking, checkpoints and augmentation in its loader's process), `loop alone` (contray's loop in this
 process: no Ray, no checkpoints, nothing logged), `bare` (the step alone, on ready batches held in memory, which no loop with augmentation
-can pass) and `bare + loader` (the same step, fed by contray's loader). So contray / loop alone is the price of checkpoints, logging
-and elasticity together. Rounds alternate so that what else the machine does meets all alike. Default: ResNet-18 with CIFAR's stem,
-batch 64, 32 px.
+can pass) and `bare + loader` (the same step, fed by contray's loader); in all of them malloc keeps what is freed, as contray's loop has
+it. So contray / loop alone is the price of checkpoints, logging and elasticity together. Rounds alternate so that what else the machine
+does meets all alike. Default: ResNet-18 with CIFAR's stem, batch 64, 32 px.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from contray.methods._base import Batch, Clock
 from contray.model import optim
 from contray.model.hardware import loaders
 from contray.training.loop import Listener, train
+from contray.training.memory import kept
 from contray.training.ray_train import ray_session
 
 WARM = (
@@ -132,7 +133,8 @@ def measure(config: RunConfig, rounds: int, chosen: list[str]) -> dict[str, list
     rates: dict[str, list[float]] = {name: [] for name in chosen}
     for turn in range(rounds):
         for name in chosen:
-            rates[name].append(loops[name](turn))
+            with kept(device):
+                rates[name].append(loops[name](turn))
             print(f"round {turn + 1}: {name} {rates[name][-1]:.1f} images/s", flush=True)
     return rates
 

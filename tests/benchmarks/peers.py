@@ -2,12 +2,13 @@
 
     PYTHONPATH=platform:. python tests/benchmarks/peers.py lightly --data FOLDER [--epochs 50] [--workers 8] [--json FILE]
     PYTHONPATH=platform:. python tests/benchmarks/peers.py supervised --data FOLDER [--epochs 30] [--json FILE]
+    PYTHONPATH=platform:. python tests/benchmarks/peers.py speed --data FOLDER [--images N] [--rounds 3] [--steps 6] [--batch 256] [--json FILE] [--dotted.key VALUE ...]
 
 FOLDER holds CIFAR-10's train.parquet and test.parquet, as for gpu.py. `lightly` is SimCLR put together from lightly's own pieces (`pip install contray[bench]`)
 as its cifar10_benchmark.py has it for batches of 512: SimCLRTransform on PIL images, ResNetGenerator("resnet-18"), SimCLRProjectionHead,
 NTXentLoss, SGD of 0.06 x batch / 128, its k-NN (k 200, T 0.1) on the training images. Beside it: `gpu.py cifar --epochs 50`.
 `supervised` trains torchvision's ResNet-18 with a stem for CIFAR on the labels, with crops and flips; on lossless CIFAR-10 such a run of 30 epochs
-reaches 94 to 95 %. Both compute in bf16 where the device does.
+reaches 94 to 95 %. Both compute in bf16 where the device does. `speed` is training on a CPU, lightly's beside contray's: peers_speed.py says how.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ BATCH = 512
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def read(file: Path) -> tuple[np.ndarray, Tensor]:
-    """Pixels [N, 32, 32, 3] of uint8 and labels [N]."""
-    table = parquet.read_table(file)
+def read(file: Path, images: int | None = None) -> tuple[np.ndarray, Tensor]:
+    """Pixels [N, 32, 32, 3] of uint8 and labels [N], of the first `images`."""
+    table = parquet.read_table(file).slice(0, images)
     labels = next(name for name in table.column_names if "label" in name)
-    images = next(name for name in table.column_names if name != labels)
-    cells = table[images].to_pylist()
+    pictures = next(name for name in table.column_names if name != labels)
+    cells = table[pictures].to_pylist()
     pixels = [Image.open(io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell)).convert("RGB") for cell in cells]
     return np.stack([np.asarray(each) for each in pixels]), torch.tensor(table[labels].to_pylist())
 
@@ -79,31 +80,44 @@ def nearest(net: nn.Module, train: tuple[Tensor, Tensor], test: tuple[Tensor, Te
     return float((torch.cat(guesses) == test[1]).double().mean())
 
 
-def lightly(options: argparse.Namespace, device: torch.device, amp: torch.autocast) -> dict[str, Any]:
-    import lightly as package
+def simclr() -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Network, head and loss from lightly's own pieces."""
     from lightly.loss import NTXentLoss
     from lightly.models import ResNetGenerator
     from lightly.models.modules import SimCLRProjectionHead
+
+    net = nn.Sequential(*list(ResNetGenerator("resnet-18").children())[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return net, SimCLRProjectionHead(512, 512, 128), NTXentLoss()
+
+
+def loader(pixels: np.ndarray, batch: int, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Two views of each image by lightly's transform for CIFAR-10."""
     from lightly.transforms import SimCLRTransform
 
-    pixels, labels = read(options.data / "train.parquet")
-    checked, truth = (part[: options.images] for part in read(options.data / "test.parquet"))
-    pixels, labels = pixels[: options.images], labels[: options.images]
-    bank, queries = (normalised(pixels, device), labels.to(device)), (normalised(checked, device), truth.to(device))
-    net = nn.Sequential(*list(ResNetGenerator("resnet-18").children())[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    net = net.to(device, memory_format=torch.channels_last)
-    head, criterion = SimCLRProjectionHead(512, 512, 128).to(device), NTXentLoss()
     views = Views(pixels, SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0))
-    loader = DataLoader(
-        views, BATCH, shuffle=True, drop_last=True, num_workers=options.workers, persistent_workers=options.workers > 0
-    )
-    rate = 0.06 * BATCH / 128
-    optimizer = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=rate, momentum=0.9, weight_decay=5e-4)
+    return DataLoader(views, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
+
+
+def sgd(batch: int, *modules: nn.Module) -> torch.optim.SGD:
+    params = [param for module in modules for param in module.parameters()]
+    return torch.optim.SGD(params, lr=0.06 * batch / 128, momentum=0.9, weight_decay=5e-4)
+
+
+def lightly(options: argparse.Namespace, device: torch.device, amp: torch.autocast) -> dict[str, Any]:
+    import lightly as package
+
+    pixels, labels = read(options.data / "train.parquet", options.images)
+    checked, truth = read(options.data / "test.parquet", options.images)
+    bank, queries = (normalised(pixels, device), labels.to(device)), (normalised(checked, device), truth.to(device))
+    net, head, criterion = simclr()
+    net = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    head, batches = head.to(device), loader(pixels, BATCH, options.workers)
+    optimizer = sgd(BATCH, net, head)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs)
     found: dict[str, Any] = {"package": f"lightly {package.__version__}", "untrained": nearest(net, bank, queries), "knn": {}}
     for epoch in range(1, options.epochs + 1):
         losses = []
-        for first, second in loader:
+        for first, second in batches:
             with amp:
                 first, second = (
                     head(net(view.to(device, memory_format=torch.channels_last, non_blocking=True))) for view in (first, second)
@@ -121,10 +135,10 @@ def lightly(options: argparse.Namespace, device: torch.device, amp: torch.autoca
 
 
 def supervised(options: argparse.Namespace, device: torch.device, amp: torch.autocast) -> dict[str, Any]:
-    pixels, labels = read(options.data / "train.parquet")
-    checked, truth = (part[: options.images] for part in read(options.data / "test.parquet"))
-    images, labels = normalised(pixels[: options.images], device), labels[: options.images].to(device)
-    net = torchvision.models.resnet18(num_classes=10)
+    pixels, labels = read(options.data / "train.parquet", options.images)
+    checked, truth = read(options.data / "test.parquet", options.images)
+    images, labels = normalised(pixels, device), labels.to(device)
+    net: Any = torchvision.models.resnet18(num_classes=10)
     net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
     net = net.to(device, memory_format=torch.channels_last)
     steps = options.epochs * (len(images) // BATCH)
@@ -152,13 +166,25 @@ def supervised(options: argparse.Namespace, device: torch.device, amp: torch.aut
 
 def main(words: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("which", choices=["lightly", "supervised"])
+    parser.add_argument("which", choices=["lightly", "supervised", "speed"])
     parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10's train.parquet and test.parquet")
     parser.add_argument("--epochs", type=int, default=50, help="of the cosine, too")
-    parser.add_argument("--workers", type=int, default=8, help="processes that make views")
+    parser.add_argument(
+        "--workers", type=int, default=8, help="processes that make lightly's views; speed: of the processor's cores at most"
+    )
     parser.add_argument("--images", type=int, help="as many of each split, for short tries")
+    parser.add_argument("--cases", nargs="+", help="speed: which are measured, lightly first (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="speed: how often each is measured")
+    parser.add_argument("--steps", type=int, default=6, help="speed: steps that are timed")
+    parser.add_argument("--batch", type=int, default=256, help="speed: images of a batch")
     parser.add_argument("--json", type=Path, help="where the result is written")
-    options = parser.parse_args(words)
+    options, rest = parser.parse_known_args(words)
+    if options.which == "speed":
+        from tests.benchmarks.peers_speed import speed
+
+        return speed(options, rest)
+    if rest:
+        parser.error(f"unknown: {' '.join(rest)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
     amp = torch.autocast(device.type, torch.bfloat16, enabled=fast)

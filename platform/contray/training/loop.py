@@ -28,6 +28,7 @@ from .clustering import embed
 from .draws import Draws
 from .finite import NEVER, Finite, NonFiniteLoss, NonFiniteState
 from .listener import Listener
+from .memory import kept
 from .online import Online, watched
 from .restore import choose
 from .saving import Saver
@@ -76,7 +77,8 @@ def train(
     skipped: set[int] = set()  # with those that the checkpoint knows of, which a start after an interruption has from there alone
     while True:
         try:
-            return _train(config, source, storage, listener or Listener(), start, skipped)
+            with kept(model.device_of(config)):
+                return _train(config, source, storage, listener or Listener(), start, skipped)
         except NonFiniteLoss as error:
             if config.train.on_nan == "stop" or error.step in skipped or isinstance(error, NonFiniteState):
                 raise
