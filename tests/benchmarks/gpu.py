@@ -1,11 +1,12 @@
 """How fast contray trains on one GPU, through its own loop, views and methods, and what the features are worth: needs neither Ray nor MLflow.
 
     PYTHONPATH=platform:. python tests/benchmarks/gpu.py cifar --data FOLDER [--method simclr] [--epochs 200] [--eager] [--json FILE] [--dotted.key VALUE ...]
-    PYTHONPATH=platform:. python tests/benchmarks/gpu.py vit [--steps 100]
+    PYTHONPATH=platform:. python tests/benchmarks/gpu.py vit | resnet50 | mae [--steps 100]
 
 `cifar`: a ResNet-18 on CIFAR-10 (a folder of train.parquet and test.parquet) by a method's preset `cifar_lightly`, which is the recipe of lightly's
 cifar10_benchmark.py for 200 epochs of batch 512, then weighted k-NN of the test images (k 200, T 0.1). `vit`: SimCLR of a ViT-S/16, batch 256,
-two views of 224 px of synthetic images of 256 px that lie on the device. `--smoke`: a few steps of a tiny network on the built-in digits, on a CPU.
+two views of 224 px of synthetic images of 256 px that lie on the device; `resnet50`: MoCo v2's, `mae`: MAE's ViT-L with the 64 images that each of
+64 GPUs has of its paper's batch of 4096, both on the same images. `--smoke`: a few steps of a tiny network on the built-in digits, on a CPU.
 
 `busy` is the share of time in which a kernel ran, by NVML's samples; --profile names the kernels of some steps in the middle of the run.
 """
@@ -37,13 +38,14 @@ COMMON = {
     "eval.online": ("knn",), "eval.final": (), "eval.knn.k": 200, "eval.knn.temperature": 0.1,
 }  # fmt: skip
 FAST = {"train.precision": "bf16", "train.compile": True, "data.workers": 6}
-MODES: dict[str, tuple[str, dict[str, Any]]] = {  # the preset and what is otherwise than in it
-    "cifar": ("cifar_lightly", {"eval.every_epochs": 50, **FAST}),
-    "vit": (
-        "paper",
-        {"train.batch_size": 256, "train.steps": 100, "backbone.name": "vit_small", "eval.every_epochs": 0, "train.log_every": 10, **FAST},
-    ),
+SPEED = {"train.batch_size": 256, "train.steps": 100, "eval.every_epochs": 0, "train.log_every": 10, **FAST}
+MODES: dict[str, tuple[str, str, dict[str, Any]]] = {  # the method, its preset, and what is otherwise than in that
+    "cifar": ("simclr", "cifar_lightly", {"eval.every_epochs": 50, **FAST}),
+    "vit": ("simclr", "paper", {**SPEED, "backbone.name": "vit_small"}),
+    "resnet50": ("moco", "v2", SPEED),
+    "mae": ("mae", "vit_l", {**SPEED, "train.batch_size": 64}),
     "smoke": (
+        "simclr",
         "digits",
         {
             "train.batch_size": 32, "train.steps": 4, "backbone.name": "resnet_small", "backbone.width": 8, "eval.every_epochs": 0,
@@ -137,8 +139,8 @@ def synchronized() -> None:
 
 
 def config_of(mode: str, method: str, keys: Mapping[str, Any]) -> RunConfig:
-    preset, settings = MODES[mode]
-    return RunConfig.make(method, {**COMMON, **settings, **keys}, preset=preset)
+    own, preset, settings = MODES[mode]
+    return RunConfig.make(method or own, {**COMMON, **settings, **keys}, preset=preset)
 
 
 def synthetic(count: int = 1024, side: int = 256) -> data.Source:
@@ -193,9 +195,9 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def main(words: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("mode", choices=["cifar", "vit"], nargs="?", default="cifar")
+    parser.add_argument("mode", choices=[mode for mode in MODES if mode != "smoke"], nargs="?", default="cifar")
     parser.add_argument("--data", default="", help="folder of CIFAR-10's train.parquet and test.parquet")
-    parser.add_argument("--method", default="simclr", help="one with the preset cifar_lightly (default: simclr)")
+    parser.add_argument("--method", default="", help="of cifar: one with the preset cifar_lightly (default: simclr)")
     parser.add_argument("--epochs", type=int, help="of the cosine, too")
     parser.add_argument("--steps", type=int, help="optimiser steps, for short tries; wins over --epochs")
     parser.add_argument("--minutes", type=float, default=1e6, help="of training, after which it stops where it is")
@@ -217,7 +219,7 @@ def main(words: list[str]) -> dict[str, Any]:
             parser.error("--data must name the folder of CIFAR-10's train.parquet and test.parquet")
         keys["data.source"] = options.data
     config = config_of(mode, options.method, keys)
-    source = synthetic() if mode == "vit" else data.open_source(config)
+    source = data.open_source(config) if mode in ("cifar", "smoke") else synthetic()
     found = measure(config, source, options.minutes, options.profile)
     text = json.dumps(found, indent=1, default=str)
     if options.json:

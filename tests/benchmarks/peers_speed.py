@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-WARM = 2  # steps before the clock starts: processes start, oneDNN chooses its kernels
+WARM = 5  # steps before the clock starts: processes start, Ray's own among them, oneDNN chooses its kernels
 AHEAD = 3  # steps after it stops: contray's loader has no more to prepare in a run's last ones
 CASES = ("lightly", "lightly bf16", "contray fp32", "contray bf16")
 

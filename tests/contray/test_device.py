@@ -222,6 +222,13 @@ def test_who_makes_the_views_is_settled(keys: dict[str, Any], rest: str) -> None
         assert model.settled(asked, "cpu").data.augment_on == "device"
 
 
+@pytest.mark.parametrize("mode", gpu.MODES)
+def test_every_mode_of_the_benchmark_of_a_gpu_is_a_config(mode: str) -> None:
+    config = gpu.config_of(mode, "", {"train.steps": 2})
+    assert config.backbone.name in {"vit": "vit_small", "mae": "vit_large"}.get(mode, config.backbone.name)
+    assert model.settled(config, "cuda").data.augment_on == "device"
+
+
 def test_the_benchmark_of_a_gpu_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On a CPU, with a tiny network on the digits."""
     gpu.main(["--smoke", "--json", str(tmp_path / "found.json")])

@@ -64,6 +64,8 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials find a relative data.source or my_method.py where the user does
+        # Ray trains in a thread, whose own arena gives every 64 MB that are free back at once, whatever `memory.kept` asks of malloc
+        "MALLOC_ARENA_MAX": "1",
     }
     for key, value in quiet.items():
         os.environ.setdefault(key, value)
