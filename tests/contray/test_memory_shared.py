@@ -26,6 +26,8 @@ from contray.training.step import forward_backward
 from tests.contray.test_loop import Losses, run, tiny
 from tests.ranks import run_ranks
 
+OPTIMISERS, TOGETHER = ("sgd", "adamw", "lars"), ("moco", "mae")
+
 # ---------------------------------------------------------------- the optimiser's state
 
 
@@ -60,9 +62,21 @@ def steps(rank: int, world: int, optimiser: str, shard: bool, state: Any = None,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw", "lars"])
-def test_a_shared_out_state_makes_the_same_steps_and_the_same_checkpoint(optimiser: str) -> None:
-    whole, parts = run_ranks(steps, 2, optimiser, False), run_ranks(steps, 2, optimiser, True)
+def all_steps(rank: int, world: int, shard: bool) -> dict[str, Any]:
+    return {optimiser: steps(rank, world, optimiser, shard) for optimiser in OPTIMISERS}
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[list[Any], list[Any]]:
+    """Of two ranks that have all, and of two that share it out."""
+    return run_ranks(all_steps, 2, False), run_ranks(all_steps, 2, True)
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_a_shared_out_state_makes_the_same_steps_and_the_same_checkpoint(
+    optimiser: str, both: tuple[list[Any], list[Any]]
+) -> None:
+    whole, parts = ([each[optimiser] for each in found] for found in both)
     for each in parts:
         assert each["strides"]
         for name, weight in whole[0]["weights"].items():
@@ -79,15 +93,12 @@ def test_a_shared_out_state_makes_the_same_steps_and_the_same_checkpoint(optimis
             )
 
 
-def test_any_world_goes_on_from_a_shared_out_state() -> None:
-    """Two ranks, then three, against two that have all: within what a sum over other shares rounds to."""
-    kept = run_ranks(steps, 2, "adamw", True)[0]["kept"]
-    apart, whole, alone = (
-        run_ranks(steps, 3, "adamw", True, kept)[0], run_ranks(steps, 3, "adamw", False, kept)[0], steps(0, 1, "adamw", True, kept),
-    )  # fmt: skip
-    for name, weight in whole["weights"].items():
-        assert torch.equal(apart["weights"][name], weight), name
-        torch.testing.assert_close(alone["weights"][name], weight, rtol=1e-8, atol=1e-8)
+def test_any_world_goes_on_from_a_shared_out_state(both: tuple[list[Any], list[Any]]) -> None:
+    """Two ranks, then three, against one: within what a sum over other shares rounds to."""
+    kept = both[1][0]["adamw"]["kept"]
+    three, alone = run_ranks(steps, 3, "adamw", True, kept)[0], steps(0, 1, "adamw", True, kept)
+    for name, weight in alone["weights"].items():
+        torch.testing.assert_close(three["weights"][name], weight, rtol=1e-8, atol=1e-8)
 
 
 # ---------------------------------------------------------------- blocks
@@ -115,15 +126,25 @@ def gradients_of(rank: int, world: int, name: str, again: bool, limit: int = 0) 
     return gradients, dict(method.named_buffers()), sum(kept.values())
 
 
+def on_two_ranks(rank: int, world: int, again: bool) -> dict[str, Any]:
+    return {name: gradients_of(rank, world, name, again) for name in TOGETHER}
+
+
+@pytest.fixture(scope="module")
+def together() -> list[dict[str, Any]]:
+    """Without and with it, on the first of two ranks."""
+    return [run_ranks(on_two_ranks, 2, again)[0] for again in (False, True)]
+
+
 @pytest.mark.parametrize(
-    ("name", "world", "limit"), [("moco", 1, 0), ("moco", 2, 0), ("byol", 1, 6), ("dino", 1, 0), ("mae", 2, 0)]
+    ("name", "world", "limit"), [("moco", 1, 0), ("byol", 1, 6), ("dino", 1, 0), *((name, 2, 0) for name in TOGETHER)]
 )
-def test_blocks_computed_again_change_no_bit(name: str, world: int, limit: int) -> None:
+def test_blocks_computed_again_change_no_bit(name: str, world: int, limit: int, together: list[dict[str, Any]]) -> None:
     """Gradients and running statistics, where norms ask other ranks and where paths are dropped."""
     if world == 1:
-        plain, again = gradients_of(0, 1, name, False, limit), gradients_of(0, 1, name, True, limit)
+        plain, again = (gradients_of(0, 1, name, each, limit) for each in (False, True))
     else:
-        plain, again = (run_ranks(gradients_of, world, name, each, limit)[0] for each in (False, True))
+        plain, again = (found[name] for found in together)
     for ours, theirs in zip(again[:2], plain[:2], strict=True):
         assert ours.keys() == theirs.keys()
         for key, value in theirs.items():
