@@ -203,9 +203,11 @@ class BatchNorm(nn.Module):
         if groups == 0:
             raise RuntimeError("this pass runs in chunks that are not whole norm groups, and met batch norm outside any backbone")
         if groups == 1 and world_size() == 1:
+            running = (self.running_mean, self.running_var)
             if track:
                 self.num_batches_tracked += 1
-            running = (self.running_mean, self.running_var) if track else (None, None)
+            else:  # copies, not none: autograd keeps as many tensors whether it is tracked or not (see `again`)
+                running = (self.running_mean.clone(), self.running_var.clone())
             return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
         whole = _scope is None or _scope.statistics is None
         if x.is_cuda and groups == 1 and whole:  # with torch's fused kernels

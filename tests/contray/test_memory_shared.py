@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from contray import model
 from contray.checking.steps import batch_of, begun, clock_of, small
 from contray.config import RunConfig
 from contray.errors import ConfigError
@@ -18,7 +20,7 @@ from contray.methods._base import Method
 from contray.model import optim
 from contray.model.chunks import divide
 from contray.model.gradients import Gradients
-from contray.model.recompute import blocks_of, recompute
+from contray.model.recompute import blocks_of, recompute, unlike
 from contray.model.sharding import Sharded
 from contray.storage.checkpoint import BEST
 from contray.storage.folder import Storage
@@ -104,9 +106,11 @@ def test_any_world_goes_on_from_a_shared_out_state(both: tuple[list[Any], list[A
 # ---------------------------------------------------------------- blocks
 
 
-def gradients_of(rank: int, world: int, name: str, again: bool, limit: int = 0) -> tuple[dict[str, Any], dict[str, Any], int]:
+def gradients_of(
+    rank: int, world: int, name: str, again: bool, limit: int = 0, groups: int = 4
+) -> tuple[dict[str, Any], dict[str, Any], int]:
     """Gradients, buffers, and the most elements that the forward pass left for the backward pass."""
-    config = small(name, "digits", size=12, groups=4).replace({"scale.max_batch_per_worker": limit})
+    config = small(name, "digits", size=12, groups=groups).replace({"scale.max_batch_per_worker": limit})
     if config.backbone.name == "vit_mini":
         config = config.replace({"backbone.drop_path": 0.5})
     method, kept = begun(config), dict[int, int]()
@@ -137,12 +141,15 @@ def together() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "world", "limit"), [("moco", 1, 0), ("byol", 1, 6), ("dino", 1, 0), *((name, 2, 0) for name in TOGETHER)]
+    ("name", "world", "limit", "groups"),
+    [("moco", 1, 0, 4), ("simclr", 1, 0, 1), ("byol", 1, 6, 4), ("dino", 1, 0, 4), *((name, 2, 0, 4) for name in TOGETHER)],
 )
-def test_blocks_computed_again_change_no_bit(name: str, world: int, limit: int, together: list[dict[str, Any]]) -> None:
+def test_blocks_computed_again_change_no_bit(
+    name: str, world: int, limit: int, groups: int, together: list[dict[str, Any]]
+) -> None:
     """Gradients and running statistics, where norms ask other ranks and where paths are dropped."""
     if world == 1:
-        plain, again = (gradients_of(0, 1, name, each, limit) for each in (False, True))
+        plain, again = (gradients_of(0, 1, name, each, limit, groups) for each in (False, True))
     else:
         plain, again = (found[name] for found in together)
     for ours, theirs in zip(again[:2], plain[:2], strict=True):
@@ -152,33 +159,81 @@ def test_blocks_computed_again_change_no_bit(name: str, world: int, limit: int, 
     assert again[2] < 0.8 * plain[2]
 
 
-def test_a_network_without_blocks_is_refused() -> None:
-    class Plain(nn.Module):
-        out_dim = 4
+class Net(nn.Module):
+    """Blocks that take a list and write into it, or, `in_place`, into the tensors that they are given."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = nn.Linear(4, 4)
+    out_dim = 4
 
+    def __init__(self, in_place: bool = False) -> None:
+        super().__init__()
+        self.begin = nn.Conv2d(3, 4, 3)
+        self.blocks = nn.Sequential(*(Block(in_place) for _ in range(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks([self.begin(x)])[0].mean((2, 3))
+
+
+class Block(nn.Module):
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.in_place = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), in_place
+
+    def forward(self, xs: list[Tensor]) -> list[Tensor]:
+        if self.in_place:
+            xs[0] += 1
+        xs[0] = xs[0] + self.b(self.a(xs[0]).tanh())
+        return xs
+
+
+class Keeping(Net):
+    """Its blocks count how often they ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for block in self.blocks:
+            block.forward = partial(self.counting, block, block.forward)
+
+    def counting(self, block: Any, forward: Any, xs: list[Tensor]) -> list[Tensor]:
+        block.calls = getattr(block, "calls", 0) + 1
+        return [x * block.calls for x in forward(xs)]
+
+
+def test_what_cannot_be_computed_again_is_refused() -> None:
     class Holder(Method):
         def __init__(self) -> None:
             nn.Module.__init__(self)
-            self.backbone = Plain()
+            self.backbone = nn.Sequential(nn.Linear(4, 4))
+            self.backbone.out_dim = 4  # pyright: ignore[reportArgumentType]
 
     with pytest.raises(
-        ConfigError, match=r"scale.activation_checkpointing: backbone \(Plain\) has no blocks.*max_batch_per_worker"
+        ConfigError, match=r"scale.activation_checkpointing: backbone \(Sequential\) has no blocks.*max_batch_per_worker"
     ):
         recompute(Holder())
     with pytest.raises(ConfigError, match="compile"):
         RunConfig.make("simclr", {"scale.activation_checkpointing": True, "train.compile": True}, preset="digits")
+    keys = {"backbone.name": "alexnet", "views.view.size": 64, "scale.activation_checkpointing": True}
+    with pytest.raises(ConfigError, match="got true, but alexnet has no blocks"):
+        model.check(RunConfig.make("simclr", keys, preset="digits"), 1000)
+    assert unlike(Net(), 3, 16) == ""
+    assert "other gradients" in unlike(Keeping(), 3, 16)
+    with pytest.raises(ConfigError, match=r"a block \(Block\) changes in place what it is given"):
+        unlike(Net(in_place=True), 3, 16)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_a_residual_network_has_its_blocks(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "count"),
+    [
+        ("resnet18", "BasicBlock", 8), ("convnext_tiny", "CNBlock", 18), ("swin_t", "SwinTransformerBlock", 12), ("densenet121", "_DenseLayer", 58),
+        ("mobilenet_v3_small", "InvertedResidual", 11),
+    ],
+)  # fmt: skip
+def test_blocks_are_the_least_that_a_stage_holds(name: str, kind: str, count: int) -> None:
     import torchvision
 
-    net = getattr(torchvision.models, name)()
-    assert blocks_of(net) == [block for stage in (net.layer1, net.layer2, net.layer3, net.layer4) for block in stage]
+    with torch.device("meta"):
+        blocks = blocks_of(getattr(torchvision.models, name)())
+    assert {type(block).__name__ for block in blocks} == {kind}
+    assert len(blocks) == count
 
 
 # ---------------------------------------------------------------- whole runs

@@ -82,6 +82,10 @@ def check(config: RunConfig, samples: int) -> None:
     from .shapes import check as check_shapes  # which builds the method by this module
 
     check_shapes(config)
+    if config.scale.activation_checkpointing:
+        from .recompute import check as check_recompute
+
+        check_recompute(config)
     batch, (least, most) = config.train.batch_size, config.scale.workers
     try:
         for world in range(max(least, 1), max(most, 1) + 1):

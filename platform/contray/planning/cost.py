@@ -25,6 +25,7 @@ PROBES = {
     "cuda": 8e-10,
 }  # seconds of the grid of linear probes for each image that fits it, class, and dimension of the features
 LEAST_SHARE = 0.3  # of the budget that trains, even where the verdict takes more than the rest
+LOADER = 0.15e9  # bytes of a process that prepares batches
 PROCESS = 0.7e9  # bytes of a worker with torch, before it has anything
 
 
@@ -110,7 +111,7 @@ class Cost:
         if config.scale.shard_optimizer:
             used -= self.trial.optimizer * (1 - 1 / max(config.scale.workers[0], 1))
         host = PROCESS + (self.images.nbytes * self.images.count if self.images.cached and not self.images.generated else 0)
-        host += 0.15e9 * self.loaders
+        host += LOADER * self.loaders
         return (used, host) if self.machine.kind == "cuda" else (0.0, host + used)
 
 

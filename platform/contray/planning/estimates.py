@@ -15,7 +15,7 @@ from ..model import backbones, hardware, optim
 from ..model.chunks import divide, normed
 from ..model.laws import power_below
 from ..tables import hanging
-from .cost import Cost, spare
+from .cost import LOADER, Cost, spare
 from .facts import look, machine
 from .trial import measure
 from .words import DAY, duration, nbytes
@@ -132,6 +132,12 @@ def _fitting(found: Estimate, what: str, needs: float, has: float, processes: in
         if not config.scale.max_batch_per_worker
         else min(config.scale.max_batch_per_worker, -(-batch // processes))
     )
+    loaders = processes * LOADER * found.cost.loaders
+    if loaders > 0.5 * has:
+        return (
+            "data.workers",
+            f"got {config.data.workers}: {told.partition(', ')[2]}, {nbytes(loaders)} of it theirs; auto suits the cores",
+        )
     spare = has - (needs - processes * rows * trial.activations)
     fits = math.floor(0.9 * spare / processes / max(trial.activations, 1))
     auto = "--preset auto is fitted to this machine"

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 STATUS, MARK = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # proc(5)
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # mallopt(3)
+_lock, _keeping = threading.Lock(), 0  # runs of this process that train
 
 
 @contextlib.contextmanager
@@ -22,19 +24,29 @@ def kept(device: torch.device) -> Iterator[None]:
     glibc maps every tensor of more than 32 MB anew and gives it back when it is freed, and the kernel fills its pages with zeros each time: a sixth
     of a step's time (ResNet-18, fp32, one AMD core). At its end all that is free goes back to the system.
     """
+    global _keeping
     libc = ctypes.CDLL(None) if device.type == "cpu" and sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "gnu_get_libc_version"):
         yield
         return
-    libc.mallopt(MMAP_MAX, 0)
-    libc.mallopt(TRIM_THRESHOLD, -1)  # never
+    with _lock:
+        _keeping += 1
+        libc.mallopt(MMAP_MAX, 0)
+        libc.mallopt(TRIM_THRESHOLD, -1)  # never
     try:
         yield
     finally:
-        libc.mallopt(MMAP_MAX, 65536)  # glibc's own
-        libc.mallopt(MMAP_THRESHOLD, 32 << 20)  # to which, and twice that, it raises them by itself when large blocks are freed
-        libc.mallopt(TRIM_THRESHOLD, 64 << 20)
-        libc.malloc_trim(0)
+        with _lock:
+            _keeping -= 1
+            if not _keeping:  # the last of runs in several threads
+                _give_back(libc)
+
+
+def _give_back(libc: ctypes.CDLL) -> None:
+    libc.mallopt(MMAP_MAX, 65536)  # glibc's own
+    libc.mallopt(MMAP_THRESHOLD, 32 << 20)  # to which, and twice that, it raises them by itself when large blocks are freed
+    libc.mallopt(TRIM_THRESHOLD, 64 << 20)
+    libc.malloc_trim(0)
 
 
 class Peak:
