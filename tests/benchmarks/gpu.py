@@ -6,7 +6,7 @@
 `cifar`: a ResNet-18 on CIFAR-10 (a folder of train.parquet and test.parquet) by a method's preset `cifar_lightly`, which is the recipe of lightly's
 cifar10_benchmark.py for 200 epochs of batch 512, then weighted k-NN of the test images (k 200, T 0.1). `vit`: SimCLR of a ViT-S/16, batch 256,
 two views of 224 px of synthetic images of 256 px that lie on the device; `resnet50`: MoCo v2's, `mae`: MAE's ViT-L with the 64 images that each of
-64 GPUs has of its paper's batch of 4096, both on the same images. `--smoke`: a few steps of a tiny network on the built-in digits, on a CPU.
+64 GPUs has of its paper's batch of 4096, both on the same images, cropped without antialiasing, which the device has not. `--smoke`: a few steps of a tiny network on the built-in digits, on a CPU.
 
 `busy` is the share of time in which a kernel ran, by NVML's samples; --profile names the kernels of some steps in the middle of the run.
 """
@@ -42,8 +42,8 @@ SPEED = {"train.batch_size": 256, "train.steps": 100, "eval.every_epochs": 0, "t
 MODES: dict[str, tuple[str, str, dict[str, Any]]] = {  # the method, its preset, and what is otherwise than in that
     "cifar": ("simclr", "cifar_lightly", {"eval.every_epochs": 50, **FAST}),
     "vit": ("simclr", "paper", {**SPEED, "backbone.name": "vit_small"}),
-    "resnet50": ("moco", "v2", SPEED),
-    "mae": ("mae", "vit_l", {**SPEED, "train.batch_size": 64}),
+    "resnet50": ("moco", "v2", {**SPEED, "views.query.interpolation": "linear", "views.key.interpolation": "linear"}),
+    "mae": ("mae", "vit_l", {**SPEED, "train.batch_size": 64, "views.view.interpolation": "linear"}),
     "smoke": (
         "simclr",
         "digits",
