@@ -6,7 +6,8 @@
 `cifar`: a ResNet-18 on CIFAR-10 (a folder of train.parquet and test.parquet) by a method's preset `cifar_lightly`, which is the recipe of lightly's
 cifar10_benchmark.py for 200 epochs of batch 512, then weighted k-NN of the test images (k 200, T 0.1). `vit`: SimCLR of a ViT-S/16, batch 256,
 two views of 224 px of synthetic images of 256 px that lie on the device; `resnet50`: MoCo v2's, `mae`: MAE's ViT-L with the 64 images that each of
-64 GPUs has of its paper's batch of 4096, both on the same images, cropped without antialiasing, which the device has not. `--smoke`: a few steps of a tiny network on the built-in digits, on a CPU.
+64 GPUs has of its paper's batch of 4096, both on the same images, cropped without antialiasing, which the device has not.
+`--smoke`: a few steps of a tiny network on the built-in digits, on a CPU.
 
 `busy` is the share of time in which a kernel ran, by NVML's samples; --profile names the kernels of some steps in the middle of the run.
 """
