@@ -20,7 +20,7 @@ from contray.methods._base import Method
 from contray.model import optim
 from contray.model.chunks import divide
 from contray.model.gradients import Gradients
-from contray.model.recompute import blocks_of, recompute, unlike
+from contray.model.recompute import blocks_of, recompute, seen, unlike
 from contray.model.sharding import Sharded
 from contray.storage.checkpoint import BEST
 from contray.storage.folder import Storage
@@ -120,8 +120,7 @@ def gradients_of(
         kept[x.untyped_storage().data_ptr()] = x.numel()
         return x
 
-    for block in blocks:
-        block.register_forward_pre_hook(lambda _, given: [keep(each) for each in given] and None)
+    seen(blocks, keep)
     batch = batch_of(config, 0, rank, world)
     chunks = divide(method, batch.size, batch.groups, limit, world, rank)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
@@ -196,6 +195,13 @@ class Keeping(Net):
     def counting(self, block: Any, forward: Any, xs: list[Tensor]) -> list[Tensor]:
         block.calls = getattr(block, "calls", 0) + 1
         return [x * block.calls for x in forward(xs)]
+
+
+def test_what_goes_into_a_block_is_seen_in_lists_too() -> None:
+    net, found = Net(), list[Tensor]()
+    seen(blocks_of(net), found.append)
+    net(torch.rand(2, 3, 16, 16))
+    assert [each.shape for each in found] == [(2, 4, 14, 14)] * 2
 
 
 def test_what_cannot_be_computed_again_is_refused() -> None:

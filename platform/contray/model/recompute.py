@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 
 from ..config import RunConfig
 from ..errors import ConfigError
@@ -38,6 +39,16 @@ def forget(blocks: list[nn.Module]) -> list[nn.Module]:
     for block in blocks:
         block.forward = partial(_forgetting, block.forward, type(block).__name__)
     return blocks
+
+
+def seen(blocks: Sequence[nn.Module], keep: Callable[[Tensor], object]) -> list[RemovableHandle]:
+    """Have `keep` see what goes into each block, which torch's saved_tensors_hooks do not; what ends that."""
+
+    def see(block: nn.Module, given: Any) -> None:
+        for each in _tensors(given):
+            keep(each)
+
+    return [block.register_forward_pre_hook(see) for block in blocks]
 
 
 def blocks_of(net: nn.Module) -> list[nn.Module]:

@@ -19,7 +19,7 @@ from ..data.views import Pipeline
 from ..methods._base import Batch, Clock, Method, View
 from ..model import optim, shapes
 from ..model.hardware import cores
-from ..model.recompute import recompute
+from ..model.recompute import recompute, seen
 from .facts import Images
 
 SECONDS = 0.6  # that the measured steps of one trial take, about
@@ -102,9 +102,7 @@ class _Step:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        inputs = [
-            block.register_forward_pre_hook(lambda _, given: [keep(each) for each in given] and None) for block in self.blocks
-        ]
+        inputs = seen(self.blocks, keep)
         self.method.zero_grad(set_to_none=True)
         began = self.now()
         with (
