@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from contray import RunConfig, model
 from contray.methods import byol, deepcluster, mae, simsiam, swav
 from contray.methods._base import Batch, Clock
-from contray.methods.variants import byol_ablated, deepcluster_ablated, mae_masks, simsiam_ablated, simsiam_em, swav_ablated
+from contray.methods.variants import (
+    byol_ablated,
+    byol_multicrop,
+    deepcluster_ablated,
+    mae_masks,
+    simsiam_ablated,
+    simsiam_em,
+    swav_ablated,
+)
 
 CLOCK = Clock(0, 100, 100, 10)
 
@@ -76,6 +84,25 @@ def test_byol_without_a_predictor() -> None:
     assert not list(ablated.predictor.parameters())
     plain.predictor = nn.Identity()
     assert torch.equal(plain.loss(reps, batch_of(6), CLOCK)["loss"], ablated.loss(reps, batch_of(6), CLOCK)["loss"])
+
+
+def test_byol_with_small_crops() -> None:
+    plain, many = built(byol, "BYOL", dim=8, hidden=4), built(byol_multicrop, "MultiCropBYOL", dim=8, hidden=4)
+    large = {"online0": rows(0), "online1": rows(1), "target0": rows(2), "target1": rows(3)}
+    small = torch.stack([rows(4), rows(5)], 1)  # (B, 2, 8)
+
+    def loss(method: nn.Module, reps: dict[str, Tensor]) -> Tensor:
+        return method.loss(reps, batch_of(6), CLOCK)["loss"]
+
+    torch.testing.assert_close(loss(plain, dict(large)), loss(many, dict(large)))  # of two crops it is BYOL's
+    alone = [loss(plain, large | {"online0": a, "online1": b}) for a, b in ((small[:, 0],) * 2, (small[:, 1],) * 2)]
+    # a small crop predicts both targets: with it in both large ones' place the loss is its two pairs', as is that of the large ones
+    torch.testing.assert_close(loss(many, large | {"small": small}), torch.stack([loss(plain, large), *alone]).mean())
+
+    views = {"first": rows(0), "second": rows(1), "small0": rows(4), "small1": rows(5)}
+    reps = many.represent(Batch(views, torch.arange(6), torch.arange(6), 6), CLOCK)
+    assert torch.equal(reps["small"], small)
+    assert {key for key in reps if key.startswith("target")} == {"target0", "target1"}, "the target network sees no small crop"
 
 
 def test_swav_s_codes_without_balance() -> None:
