@@ -1,12 +1,19 @@
 """Settings that all tests share."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share few cores: threads that wait for each other's took twice as long
 os.environ.setdefault("CONTRAY_BF16", "no")  # what tests compute depends on no processor
 os.environ.setdefault("RAY_worker_niceness", "0")  # stock 15: tests beside them would starve Ray's workers
+
+if (
+    "PYTEST_XDIST_WORKER" not in os.environ
+):  # all that tests and their Rays leave lies in one place; its name is short, for Ray's sockets lie in it
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ct-")
 
 import pytest
 import torch
@@ -39,6 +46,15 @@ LONGEST = [
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # xdist would have the files of the most tests go first
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    else:
+        print(f"\nwhat the tests left lies in {os.environ['TMPDIR']}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -206,9 +206,9 @@ class Loaded:
         return (Path.touch, (self.trace,))
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> Path:
-    state = dict(resnet().state_dict())
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp_path, state = tmp_path_factory.mktemp("files"), dict(resnet().state_dict())
     torch.save(state, tmp_path / "resnet.pth")
     torch.save(moco(state), tmp_path / "moco.pth")
     (tmp_path / "torn.pth").write_bytes((tmp_path / "resnet.pth").read_bytes()[:-900])
@@ -269,16 +269,17 @@ def test_refused_in_one_line(
     assert sorted(files.iterdir()) == before, "nothing written, and nothing unpickled"
 
 
-def test_the_pickled_file_is_converted_by_what_the_message_says(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pickled_file_is_converted_by_what_the_message_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As typed, but for the object, which is trusted here to be a harmless one."""
     import subprocess
 
-    monkeypatch.chdir(files)
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": dict(resnet().state_dict()), "args": Loaded(tmp_path / "unpickled")}, "pickled.pth")
     with pytest.raises(UserError) as refused:
-        import_file(files / "pickled.pth", "timm", files / "ours")
+        import_file(tmp_path / "pickled.pth", "timm", tmp_path / "ours")
     command = str(refused.value).partition(": python")[2]
     subprocess.run(f"python{command}", shell=True, check=True, executable="/bin/bash", env=_path())
-    import_file(files / "tensors.pt", "timm", files / "ours")
+    import_file(tmp_path / "tensors.pt", "timm", tmp_path / "ours")
 
 
 def _path() -> dict[str, str]:
