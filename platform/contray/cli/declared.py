@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def evaluations() -> list[str]:
     """The names of `contray evaluations`."""
     files = sorted((ENGINE / "evaluation").glob("[!_]*.py"))
     own = (path.stem for path in files if any(isinstance(each, ast.Constant) for each in _assigned(path, "ABOUT")))
-    return sorted({*own, *_entries("evaluations")})
+    return sorted({*own, *_entries("evaluations", *sys.path)})
 
 
 def keys(method: str = "") -> dict[str, tuple[str, ...]]:
@@ -111,10 +112,12 @@ def method_of(space: str) -> str:
 
 
 def _named(folder: str) -> list[str]:
-    return sorted({*(path.stem for path in (ENGINE / folder).glob("[!_]*.py")), *_entries(folder)})
+    return sorted({*(path.stem for path in (ENGINE / folder).glob("[!_]*.py")), *_entries(folder, *sys.path)})
 
 
-def _entries(group: str) -> list[str]:
+@functools.cache
+def _entries(group: str, *path: str) -> list[str]:
+    """Of the packages on the path: `registry` has them with what they lead to."""
     from importlib.metadata import entry_points
 
     return [entry.name for entry in entry_points(group=f"contray.{group}")]

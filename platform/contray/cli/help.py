@@ -41,7 +41,8 @@ def _page(command: Any, words: Sequence[str], prog: str) -> Iterable[str]:
         return _screen(command, given, prog, rest, width)
     keys = _keys(command.keys(given))
     if hasattr(command, "takes"):
-        keys = {key: told for key, told in keys.items() if any(fnmatch.fnmatchcase(key, each) for each in command.takes(given))}
+        taken = command.takes(given)
+        keys = {key: told for key, told in keys.items() if any(fnmatch.fnmatchcase(key, each) for each in taken)}
     chosen = [key for each in asked for key in _within(keys, each)] if asked else list(keys)
     if not chosen:
         raise UserError(f"--help {' '.join(asked)}: contray {prog} takes no such keys; contray {prog} --help-all has all")

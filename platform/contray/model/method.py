@@ -100,7 +100,8 @@ def check(config: RunConfig, samples: int) -> None:
 
 def open_keys(config: RunConfig) -> list[str]:
     """The keys that are left to the hardware still."""
-    return [key for key in HARDWARE if config.flat()[key] == "auto"]
+    flat = config.flat()
+    return [key for key in HARDWARE if flat[key] == "auto"]
 
 
 def settled(config: RunConfig, kind: str, bf16: bool | None = None) -> RunConfig:

@@ -89,7 +89,8 @@ def _launch(
         config = measure(config, source, lease.fenced(), quiet)
         if not cluster_of(config):  # else the workers' hardware says, which is not in reach yet
             config = settle(config, lease.fenced())
-        params = {key: value for key, value in config.flat().items() if key not in model.open_keys(config)}
+        undecided = model.open_keys(config)
+        params = {key: value for key, value in config.flat().items() if key not in undecided}
         steps = _check_kept(folder, config, source, bool(known.get("finished")))
         before, own = known.get("run_id"), {FOLDER: folder.address, **({FAILURE: ""} if known else {})}
         run = track.begin(
