@@ -1,5 +1,6 @@
 """Settings that all tests share."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -10,13 +11,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share few cores: threads 
 os.environ.setdefault("CONTRAY_BF16", "no")  # what tests compute depends on no processor
 os.environ.setdefault("RAY_worker_niceness", "0")  # stock 15: tests beside them would starve Ray's workers
 
-if (
-    "PYTEST_XDIST_WORKER" not in os.environ
-):  # all that tests and their Rays leave lies in one place; its name is short, for Ray's sockets lie in it
+# All that tests and their Rays leave lies in one place, of a short name, for Ray's sockets lie in it
+if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ct-")
 
 import pytest
 import torch
+
+gc.disable()  # until all is collected: a fifth of the time of imports went into looking for garbage among what they define
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +48,11 @@ LONGEST = [
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # xdist would have the files of the most tests go first
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()  # what is there stays: each full collection looked at all of it again
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

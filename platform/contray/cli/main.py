@@ -1,5 +1,6 @@
 """The command line. Dotted options (`--train.epochs 10`) set config keys; every error that a user can mend is one line and exit code 2."""
 
+import gc
 import io
 import os
 import sys
@@ -60,6 +61,7 @@ Scripts:      contray COMMAND --json                 where a table is printed: o
 
 
 PLAIN = warnings.formatwarning
+QUIET = 20_000  # objects between two looks for garbage; Python's 700 are a sixth of the time that torch, Ray and MLflow take to import
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be text, and a terminal may lack a character
             stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = _one_line
+    gc.set_threshold(QUIET)
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
