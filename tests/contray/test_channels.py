@@ -239,6 +239,13 @@ def test_damage_breaks_an_image_and_nothing_else(kind: str, drawn: some.DataObje
             assert native(data_, "x", 3).shape[2] == 3
 
 
+def test_a_file_that_python_2_wrote_is_read_without_a_word() -> None:
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (4L, 4L, 3L), }\n"
+    pixels = values(channels=3)[:4, :4].astype(np.uint8)
+    file = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + pixels.tobytes()
+    np.testing.assert_array_equal(native(file, "x", 3), pixels)
+
+
 def test_a_tag_whose_number_became_text_breaks_the_image() -> None:
     whole = bytearray(WHOLE["tiff"])
     whole[12] = 1  # the width's kind: bytes

@@ -151,7 +151,9 @@ def _npy(data: bytes | memoryview, where: str) -> np.ndarray:
             if np.lib.format.read_magic(stream)[0] == 1
             else np.lib.format.read_array_header_2_0
         )
-        shape, fortran, kind = read(stream)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that Python 2 wrote, which are read all the same
+            shape, fortran, kind = read(stream)
         numbers = kind.kind in "buif" and kind.subdtype is None and kind.itemsize <= 8 and all(side > 0 for side in shape)
     except (
         ValueError,

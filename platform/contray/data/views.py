@@ -8,17 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from ..errors import ConfigError
 from ..methods._base import View
-from . import byte_pairs, photometry
+from . import byte_pairs
 from .draws import Draws, stream
 from .pixels import antialiased, resized
-from .policy import Image, Step, steps
+
+if TYPE_CHECKING:
+    from .policy import Image, Step
 
 Fetch = Callable[
     [str, np.random.Generator], Any
@@ -58,7 +61,7 @@ class Pipeline:
         self._stages: list[_Stage] = []
         check_shapes(views)
         for name, view in views.items():
-            policy = photometry.steps(view, strength, self._draws) if channels else steps(view, strength, self._draws)
+            policy = _policy(view, strength, self._draws, channels)
             texts = byte_pairs.read(view.merges, f"views.{name}.merges") if view.merges else tokens
             for number, key in enumerate(view.names(name)):
                 place = f"group {view.geometry} {number}" if view.geometry else f"place {name} {number}"
@@ -115,6 +118,21 @@ class Pipeline:
             if p >= 1 or self._draws.random() < p:
                 image = operation(image)
         return np.rint(image * 255).astype(np.uint8) if whole else image
+
+
+def _policy(view: View, strength: float, draws: Draws, channels: int) -> list[Step]:
+    """A view's photometric policy. Its library takes a second to import, which who only encodes images can spare."""
+    if not strength:
+        return []
+    from . import policy
+
+    return (_photometry() if channels else policy).steps(view, strength, draws)
+
+
+def _photometry() -> ModuleType:
+    from . import photometry
+
+    return photometry
 
 
 PAD, END, VOCABULARY = 0, 257, 258  # tokens: 1 + byte
@@ -256,7 +274,7 @@ def _converted(image: Image, view: View) -> Image:
     if view.sobel:
         image = _sobel(image)
     if view.space == "gray":
-        return as_rgb(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)) if _is_rgb(image) else photometry.gray(image)
+        return as_rgb(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)) if _is_rgb(image) else _photometry().gray(image)
     if view.space == "lab":
         return cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     if view.space == "ycbcr":
@@ -310,7 +328,7 @@ def _is_rgb(image: Image) -> bool:
 def _sobel(image: Image) -> Image:
     """Gradient magnitude of the grey image, a quarter of the 3x3 Sobel sums, so that a full step edge is white."""
     if not _is_rgb(image):
-        return photometry.sobel(image)
+        return _photometry().sobel(image)
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     across, down = cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)
     size = np.sqrt(across * across + down * down) * np.float32(
