@@ -128,6 +128,24 @@ def test_untrained_encoders_are_one_line_where_they_are_alike(space: dict) -> No
         assert drawn == ([31.0] if value == 1 else [30.0, 60.0])
 
 
+def test_each_metric_has_its_own_untrained_encoder() -> None:
+    study = replace(CURVE, paper={}, expect=(Above(At("a", "knn_top1"), "b"),))
+    found = result(study, {"a": 40, "b": 70})
+    values = {
+        arm: {seed: {**each, "random_knn_top1": 0.25} for seed, each in seeds.items()} for arm, seeds in found.values.items()
+    }
+    drawn = figure(study, replace(found, values=values))
+    lines = {line.get_label(): line for line in drawn.axes[0].lines}
+    linear, knn = (lines[f"untrained: {name} top-1 %"] for name in ("linear", "knn"))
+    assert [round(float(each.get_xdata()[0]), 6) for each in (linear, knn)] == [30.0, 25.0]
+    assert linear.get_color() != knn.get_color()
+    drawn.canvas.draw()
+    (legend,) = drawn.legends
+    inside, whole = legend.get_window_extent(), drawn.bbox
+    assert whole.x0 <= inside.x0
+    assert inside.x1 <= whole.x1
+
+
 # ---------------------------------------------------------------- the list
 
 

@@ -163,29 +163,36 @@ def _dots(axis: Any, metrics: Sequence[str], study: Study, result: StudyResult) 
 
 
 def _untrained(axis: Any, across: bool, metrics: Sequence[str], result: StudyResult) -> None:
-    """Where the untrained encoders are: one line where they are alike, else each arm's own; nothing where that lies so far off that the arms would
-    stand in a heap. across: arms stand from left to right.
+    """Where the untrained encoders are, by each metric in its colour: one line where they are alike, else each arm's own; nothing where that lies so far
+    off that the arms would stand in a heap. across: arms stand from left to right.
     """
     every = [value for metric in metrics for arm in result.values for value in _numbers(result, arm, metric)[0]]
-    known = {
-        place: mean(found)
-        for place, arm in enumerate(result.values)
-        if (found := _numbers(result, arm, f"random_{metrics[0]}")[0])
-    }
-    if not known or not every or min(every) - mean(known.values()) >= max(every) - min(every):
-        return
-    look = {"color": "0.5", "ls": ":", "lw": 1.4, "label": "untrained"}
-    if max(known.values()) - min(known.values()) < ALIKE:
-        (axis.axhline if across else axis.axvline)(mean(known.values()), **look)
-    elif across:
-        axis.plot([*known], [*known.values()], **look)
-    else:
-        axis.plot([*known.values()], [*known], **look, marker="|", ms=16)
+    for number, metric in enumerate(metrics):
+        known = {
+            place: mean(found)
+            for place, arm in enumerate(result.values)
+            if (found := _numbers(result, arm, f"random_{metric}")[0])
+        }
+        if not known or not every or min(every) - mean(known.values()) >= max(every) - min(every):
+            continue
+        one = len(metrics) == 1
+        look = {
+            "color": "0.5" if one else OURS[number % len(OURS)],
+            "label": "untrained" if one else f"untrained: {_label(metric)}",
+        }
+        look |= {"ls": ":", "lw": 1.4}
+        if max(known.values()) - min(known.values()) < ALIKE:
+            (axis.axhline if across else axis.axvline)(mean(known.values()), **look)
+        elif across:
+            axis.plot([*known], [*known.values()], **look)
+        else:
+            axis.plot([*known.values()], [*known], **look, marker="|", ms=16)
 
 
 def _legend(axis: Any, handles: list[Any], labels: list[str]) -> None:
     if len(labels) > 1:
-        axis.figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        columns = 4 if sum(sorted(map(len, labels))[-4:]) < 13 * axis.figure.get_figwidth() else 2
+        axis.figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
 def _matrices(axes: Sequence[Any], study: Study, result: StudyResult) -> None:
