@@ -186,7 +186,7 @@ def _untrained(axis: Any, across: bool, metrics: Sequence[str], result: StudyRes
         elif across:
             axis.plot([*known], [*known.values()], **look)
         else:
-            axis.plot([*known.values()], [*known], **look, marker="|", ms=16)
+            axis.plot([*known.values()], [*known], **look | {"ls": "", "marker": "|", "ms": 16})
 
 
 def _legend(axis: Any, handles: list[Any], labels: list[str]) -> None:
