@@ -129,7 +129,7 @@ def submitted(
     return subprocess.Popen(["bash", DEPLOY / "slurm" / script, *words], env=env, cwd=tmp_path, start_new_session=True), said
 
 
-def heard(said: Path, words: str, seconds: float = 30) -> str:
+def heard(said: Path, words: str, seconds: float = 120) -> str:
     ends = time.monotonic() + seconds
     while words not in said.read_text():
         assert time.monotonic() < ends, f"{words!r} is not in {said.read_text()}"
@@ -155,7 +155,7 @@ def test_notice_brings_a_checkpoint_and_a_place_in_the_queue(script: str, tmp_pa
             assert "--scale.workers 1 8" in started
         time.sleep(0.3)  # the stub has set its trap
         job.send_signal(signal.SIGTERM)
-        assert job.wait(timeout=30) == 130
+        assert job.wait(timeout=120) == 130
         ended = said.read_text()
         assert ended.index("run: checkpoint") < ended.index("scontrol requeue 7" + "_3" * bool(array))
     finally:
@@ -166,5 +166,5 @@ def test_notice_brings_a_checkpoint_and_a_place_in_the_queue(script: str, tmp_pa
 def test_a_run_s_own_end_is_the_job_s(tmp_path: Path) -> None:
     array = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7"}
     job, said = submitted("seeds.sbatch", tmp_path, "nonsense", python="exit 2", **array)
-    assert job.wait(timeout=30) == 2
+    assert job.wait(timeout=120) == 2
     assert "requeue" not in said.read_text()
