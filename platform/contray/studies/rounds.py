@@ -225,9 +225,9 @@ def _watch(state: Rounds, board: Any, bar: TrainingBar, lease: Lease) -> Any:
 
 
 def _last_line(trial: Any) -> str:
-    """Why a trial failed: the last line of what Ray keeps of it."""
+    """Why a trial failed: the last line of what Ray keeps of it; empty where it keeps nothing, as of a process that was lost."""
     with contextlib.suppress(Exception):
-        return str(trial.get_error()).strip().splitlines()[-1][:300]
+        return str(trial.get_error() or "").strip().splitlines()[-1][:300]
     return ""
 
 
