@@ -179,8 +179,9 @@ def _untrained(axis: Any, across: bool, metrics: Sequence[str], result: StudyRes
         look = {
             "color": "0.5" if one else OURS[number % len(OURS)],
             "label": "untrained" if one else f"untrained: {_label(metric)}",
+            "ls": ":",
+            "lw": 1.4,
         }
-        look |= {"ls": ":", "lw": 1.4}
         if max(known.values()) - min(known.values()) < ALIKE:
             (axis.axhline if across else axis.axvline)(mean(known.values()), **look)
         elif across:
