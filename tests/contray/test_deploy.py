@@ -97,13 +97,13 @@ def test_the_image_is_built_of_files_that_are_there() -> None:
 # ---------------------------------------------------------------- Slurm
 
 STUBS = {
-    "scontrol": 'if [ "$1" = show ]; then printf "n1\\nn2\\n"; else echo "scontrol $*" >>"$SAID"; fi',
+    "scontrol": 'if [ "$1" = show ]; then echo n1; sleep 0.2; echo n2; else echo "scontrol $*" >>"$SAID"; fi',
     "srun": 'echo "srun $*" >>"$SAID"; while [ "${1#-}" != "$1" ]; do [ "$1" = -w ] && shift; [ "$1" = --exclude ] && shift; shift; done; exec "$@"',
     "ray": 'echo "ray $*" >>"$SAID"; port=$(echo "$*" | sed "s/.*--port \\([0-9]*\\).*/\\1/")\n'
     'case "$*" in *--head*) exec python3 -m http.server --bind 127.0.0.1 "$port" ;; esac; exec sleep 60',
     "hostname": "echo 127.0.0.1",
-    "python": 'if [ "$1" = -c ]; then exec python3 "$@"; fi; echo "RAY_ADDRESS=${RAY_ADDRESS:-} python $*" >>"$SAID"\n'
-    'trap \'echo "run: checkpoint" >>"$SAID"; exit 130\' TERM; for i in $(seq 300); do sleep 0.1; done',
+    "python": 'if [ "$1" = -c ]; then exec python3 "$@"; fi; trap \'echo "run: checkpoint" >>"$SAID"; exit 130\' TERM\n'
+    'echo "RAY_ADDRESS=${RAY_ADDRESS:-} python $*" >>"$SAID"; for i in $(seq 300); do sleep 0.1; done',
 }  # fmt: skip
 
 
@@ -129,9 +129,10 @@ def submitted(
     return subprocess.Popen(["bash", DEPLOY / "slurm" / script, *words], env=env, cwd=tmp_path, start_new_session=True), said
 
 
-def heard(said: Path, words: str, seconds: float = 120) -> str:
+def heard(job: subprocess.Popen[bytes], said: Path, words: str, seconds: float = 120) -> str:
     ends = time.monotonic() + seconds
     while words not in said.read_text():
+        assert job.poll() is None, f"ended with {job.returncode} before {words!r}: {said.read_text()}"
         assert time.monotonic() < ends, f"{words!r} is not in {said.read_text()}"
         time.sleep(0.05)
     return said.read_text()
@@ -142,18 +143,18 @@ def test_notice_brings_a_checkpoint_and_a_place_in_the_queue(script: str, tmp_pa
     array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "7"} if script == "seeds.sbatch" else {}
     job, said = submitted(script, tmp_path, "moco", "--data.source", "my images", **array)
     try:
-        started = heard(said, "-m contray train moco --data.source my images")
+        started = heard(job, said, "-m contray train moco --data.source my images")
         if array:
             assert "--seed 3" in started
         else:
             port = re.search(r"--head --node-ip-address 127.0.0.1 --port (\d+) --num-cpus 8 --num-gpus 4", started)
             assert port, started
             assert f"ray start --block --address 127.0.0.1:{port.group(1)} --num-cpus 8 --num-gpus 4" in heard(
-                said, "--block --address"
+                job, said, "--block --address"
             )
             assert f"RAY_ADDRESS=127.0.0.1:{port.group(1)} python" in started
             assert "--scale.workers 1 8" in started
-        time.sleep(0.3)  # the stub has set its trap
+        time.sleep(0.3)  # the script has set its trap
         job.send_signal(signal.SIGTERM)
         assert job.wait(timeout=120) == 130
         ended = said.read_text()
@@ -161,6 +162,7 @@ def test_notice_brings_a_checkpoint_and_a_place_in_the_queue(script: str, tmp_pa
     finally:
         with contextlib.suppress(ProcessLookupError):  # all of them have ended
             os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
 
 
 def test_a_run_s_own_end_is_the_job_s(tmp_path: Path) -> None:
