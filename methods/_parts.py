@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import Limit
+from ._base import Batch, Limit, Reps
 from ._norms import BatchNorm, DropPath
 from ._ranks import full, gather, total
 from ._similarity import hits, identify, tiled
@@ -131,6 +131,12 @@ def standard(x: Tensor) -> Tensor:
 def input_channels(net: nn.Module) -> int:
     """Channels of the images that a network takes, by its first convolution; 3 where it has none."""
     return next((layer.in_channels for layer in net.modules() if isinstance(layer, nn.Conv2d)), 3)
+
+
+def encode_crops(net: nn.Module, batch: Batch, *names: str) -> Reps:
+    """Features of all crops of these view entries, one pass for each, for their sizes differ: (B, V, F) by name. Entries that the batch lacks are left out."""
+    counts = {name: sum(key.startswith(name) for key in batch.views) for name in names}
+    return {name: net(batch.crops(name)).unflatten(0, (count, -1)).transpose(0, 1) for name, count in counts.items() if count}
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

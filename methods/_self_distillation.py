@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Reps, View
 from ._masks import hide
-from ._parts import apart, mlp, normalize, precise
+from ._parts import apart, encode_crops, mlp, normalize, precise
 from ._ranks import full
 
 _VIEW = View(crop=(0.4, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="antialiased_cubic")
@@ -79,9 +79,7 @@ def seen_in_part(method: Any, batch: Batch) -> Reps:
     large = torch.cat([batch.views["large_a"], batch.views["large_b"]])  # (2B, C, H, W)
     hidden = method.hidden(batch, large.shape[-1] // net.patch_size)  # (B, 2, L)
     reps = {"hidden": hidden} | two_crops(net, hide(net, large, hidden.transpose(0, 1).flatten(0, 1), method.mask_token))
-    small = sum(key.startswith("small") for key in batch.views)
-    if small:
-        reps["small"] = net(batch.crops("small")).unflatten(0, (small, -1)).transpose(0, 1)  # (B, V-2, F)
+    reps |= encode_crops(net, batch, "small")  # (B, V-2, F)
     with torch.no_grad():
         reps |= {f"teacher_{name}": value for name, value in two_crops(teacher, teacher.patches(large)).items()}
     return reps

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import kmeans, mlp, normalize, precise, whiten
+from ._parts import encode_crops, kmeans, mlp, normalize, precise, whiten
 from ._ranks import from_first, gather
 from ._recipes import SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN
 
@@ -141,12 +141,7 @@ class DeepClusterV2(Method):
         return F.pad(z, (0, self.config.dim - z.shape[1])).expand_as(self.bank).contiguous()
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
-        reps = {}
-        for name in ("large", "small"):  # one pass per resolution
-            count = sum(key.startswith(name) for key in batch.views)
-            if count:
-                reps[name] = self.backbone(batch.crops(name)).unflatten(0, (count, -1)).transpose(0, 1)  # (B, V, F)
-        return reps
+        return encode_crops(self.backbone, batch, "large", "small")
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         h = torch.cat([reps[name] for name in reps], 1).transpose(0, 1)  # (V, B, F), the large crops first

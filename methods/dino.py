@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, setting
-from ._parts import average_of, cosine
+from ._parts import average_of, cosine, encode_crops
 from ._ranks import full, total
 from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, by_epochs, crops, match
@@ -156,9 +156,7 @@ class DINO(Method):
     def represent(self, batch: Batch, clock: Clock) -> Reps:
         large = torch.cat([batch.views["large_a"], batch.views["large_b"]])  # (2B, C, H, W)
         reps = {"large": self.backbone(large).unflatten(0, (2, -1)).transpose(0, 1)}  # (B, 2, F)
-        small = sum(key.startswith("small") for key in batch.views)
-        if small:
-            reps["small"] = self.backbone(batch.crops("small")).unflatten(0, (small, -1)).transpose(0, 1)  # (B, V-2, F)
+        reps |= encode_crops(self.backbone, batch, "small")  # (B, V-2, F)
         with torch.no_grad():
             reps["teacher"] = self.teacher(large).unflatten(0, (2, -1)).transpose(0, 1)  # (B, 2, F)
         return reps

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._draws import normal
-from ._parts import mlp, precise
+from ._parts import encode_crops, mlp, precise
 from ._ranks import full, total, world_size
 
 PAPER = Paper(
@@ -103,12 +103,7 @@ class LeJEPA(Method):
         self.projector = mlp(self.out_dim, config.hidden, config.hidden, config.dim)
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
-        reps = {}
-        for name in ("large", "small"):
-            count = sum(key.startswith(name) for key in batch.views)
-            if count:
-                reps[name] = self.backbone(batch.crops(name)).unflatten(0, (count, -1)).transpose(0, 1)  # (B, V', F)
-        return reps
+        return encode_crops(self.backbone, batch, "large", "small")
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         crops = torch.cat(list(reps.values()), 1).transpose(0, 1)  # (V, B, F), the large ones first

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import mlp, normalize, nt_xent
+from ._parts import encode_crops, mlp, normalize, nt_xent
 from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
@@ -141,13 +141,7 @@ class SimCLR(Method):
         return 2 * (batch - 1)
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
-        reps = {}
-        for name in ("view", "small"):  # one pass per resolution
-            crops = [key for key in batch.views if key.startswith(name)]
-            if crops:
-                h = self.backbone(batch.crops(name))  # (V*B, F)
-                reps[name] = h.unflatten(0, (len(crops), -1)).transpose(0, 1)  # (B, V, F)
-        return reps
+        return encode_crops(self.backbone, batch, "view", "small")
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         z = [normalize(crop) for h in reps.values() for crop in self.project(h)]  # V of (B, D)

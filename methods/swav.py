@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._parts import mlp, normalize, precise
+from ._parts import encode_crops, mlp, normalize, precise
 from ._ranks import full, gather, world_size
 from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 
@@ -139,12 +139,7 @@ class SwAV(Method):
         return {"prototypes": few} | queue
 
     def represent(self, batch: Batch, clock: Clock) -> Reps:
-        reps = {}
-        for name in ("large", "small"):  # one pass per resolution
-            count = sum(key.startswith(name) for key in batch.views)
-            if count:
-                reps[name] = self.backbone(batch.crops(name)).unflatten(0, (count, -1)).transpose(0, 1)  # (B, V, F)
-        return reps
+        return encode_crops(self.backbone, batch, "large", "small")
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         h = torch.cat([reps[name] for name in reps], 1).transpose(0, 1)  # (V, B, F), the large crops first

@@ -1,5 +1,6 @@
 """Settings that all tests share."""
 
+import atexit
 import gc
 import os
 import shutil
@@ -14,10 +15,14 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # stock 15: tests beside them
 # All that tests and their Rays leave lies in one place, of a short name, for Ray's sockets lie in it
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ct-")
+    atexit.register(
+        lambda: PASSED and shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    )  # the last to go: processes clean up in it
 
 import pytest
 import torch
 
+PASSED: list[bool] = []
 gc.disable()  # until all is collected: a fifth of the time of imports went into looking for garbage among what they define
 
 
@@ -59,7 +64,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+        PASSED.append(True)
     else:
         print(f"\nwhat the tests left lies in {os.environ['TMPDIR']}")
 

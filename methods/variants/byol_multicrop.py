@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._base import Batch, Clock, Preset, Reps
-from .._parts import negative_cosine
+from .._parts import encode_crops, negative_cosine
 from ..byol import BYOL, DIFFERS, DIGITS, DIGITS_VIEWS, METRICS, PAPER, RECIPE, VIEWS, Config
 from ..byol import PRESETS as BYOL_PRESETS
 
@@ -22,11 +22,7 @@ PRESETS = BYOL_PRESETS | {
 
 class MultiCropBYOL(BYOL):
     def represent(self, batch: Batch, clock: Clock) -> Reps:
-        reps = super().represent(batch, clock)
-        small = sum(key.startswith("small") for key in batch.views)
-        if small:
-            reps["small"] = self.backbone(batch.crops("small")).unflatten(0, (small, -1)).transpose(0, 1)  # (B, V-2, F)
-        return reps
+        return super().represent(batch, clock) | encode_crops(self.backbone, batch, "small")
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         crops = [reps["online0"], reps["online1"], *(reps["small"].unbind(1) if "small" in reps else ())]  # V times (B, F)
