@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +69,15 @@ def test_factors_are_those_of_the_images() -> None:
         assert found[f"factor_position{which}_top1"] == found[f"random_factor_position{which}_top1"] == 1
         assert found[f"factor_digit{which}_top1"] < 0.3
         assert found[f"factor_background{which}_top1"] < 0.3
+
+
+def test_factors_of_listed_digits_are_their_own(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("".join(f"{i}\n" for i in range(0, 1400, 2)))
+    linear = {key.replace("factors", "linear"): value for key, value in PROBE.items()}
+    config = config_of("simclr", **PROBE, **linear, **{"data.subset": str(tmp_path / "some.txt")})
+    source = data.open_source(config.data)
+    found = evaluated("factors linear", config, source, model.build(config, len(source.train)))
+    assert found["factor_digit_top1"] == found["linear_top1"]
 
 
 def test_what_cannot_be_measured_is_said() -> None:

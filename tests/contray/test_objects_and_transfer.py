@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
 
 from contray import RunConfig, data, model
-from contray.errors import ConfigError
+from contray.errors import ConfigError, UserError
 from contray.evaluation.common.crew import Crew
 from contray.pictures.attention import draw
 from contray.pictures.subject import Subject
@@ -72,3 +76,41 @@ def test_transfer_probes_the_other_labels(monkeypatch: pytest.MonkeyPatch) -> No
         not torch.equal(a, b) for a, b in zip(supervised.backbone.parameters(), untrained.backbone.parameters(), strict=True)
     ]
     assert any(moved), "the supervised network was trained"
+
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+
+
+def colours(folder: Path, hidden: bool = False) -> None:
+    """Plain images of a colour that `colour` names, and a label that says nothing. Hidden: beside test images, of which no colour is known."""
+    drawn, names = np.random.default_rng(0), list(COLOURS)
+    for part in ("train", "test") if hidden else ("train",):
+        which = drawn.choice(names, 80)
+        images = [cv2.imencode(".png", np.full((16, 16, 3), COLOURS[name], np.uint8))[1].tobytes() for name in which]
+        told = pa.array([None] * 80, pa.string()) if part == "test" else pa.array(which)
+        rows = {"image": pa.array(images, pa.binary()), "label": pa.array(drawn.choice(["a", "b"], 80)), "colour": told}
+        pq.write_table(pa.table(rows), folder / f"{part}.parquet")
+
+
+def transferred(folder: Path) -> dict[str, float]:
+    keys = SMALL | {
+        "data.source": str(folder),
+        "eval.transfer.column": "colour",
+        "eval.transfer.lrs": 0.01,
+        "train.batch_size": 16,
+    }
+    config = RunConfig.make("simclr", keys, preset="digits")
+    source = data.open_source(config.data)
+    return evaluated("transfer", config, source, model.build(config, len(source.train)).eval())
+
+
+def test_other_labels_are_those_of_the_same_images_where_none_test(tmp_path: Path) -> None:
+    """The tenth that tests is drawn by the labels: that of other labels is another."""
+    colours(tmp_path)
+    assert transferred(tmp_path)["transfer_top1"] == 1.0
+
+
+def test_test_images_without_other_labels_are_refused(tmp_path: Path) -> None:
+    colours(tmp_path, hidden=True)
+    with pytest.raises(UserError, match="the test images have no labels 'colour'"):
+        transferred(tmp_path)

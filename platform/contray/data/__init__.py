@@ -10,7 +10,7 @@ from .batches import EvalImages, GlobalBatches, check_views, loader
 from .device import DeviceBatches, Renderer
 from .order import holdout, part, permutation, window
 from .recipe import uncovered
-from .sources import announced, fingerprint, open_source
+from .sources import announced, fingerprint, open_source, other_labels
 from .splits import ArraySplit, BrokenImage, Encoded, EncodedSplit, Source, Split
 from .statistics import moments
 
@@ -32,6 +32,7 @@ __all__ = [
     "loader",
     "moments",
     "open_source",
+    "other_labels",
     "part",
     "permutation",
     "uncovered",

@@ -12,6 +12,7 @@ The fingerprint of what `Split.content` gives is in every checkpoint, so that no
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from importlib.metadata import version
@@ -160,6 +161,26 @@ def _check(part: str, split: Split, classes: list[str]) -> None:
         raise DataError(
             f"{part}: an image is {what}, must be uint8 (H, W, {channels}){' or float32 in [0, 1]' * (len(kinds) > 1)}"
         )
+
+
+def other_labels(source: Source, config: RunConfig, column: str) -> tuple[list[str], np.ndarray, np.ndarray | None]:
+    """What another label column says of a source's images: the classes, (N,) numbers of its training set and of its test set, None where that has none.
+
+    Told by the images' keys, not by their places: what tests of a set without a test set of its own is drawn by its labels, and lists leave images out.
+    """
+    keys = dataclasses.replace(config.data, label_column=column, test_share=0.0, subset="", labels="")
+    whole = open_source(dataclasses.replace(config, data=keys))
+
+    def told(of: Split | None, part: Split | None) -> np.ndarray | None:
+        if of is None or of.labels is None or part is None:
+            return None
+        numbers = dict(zip(of.all_keys(), of.labels.tolist(), strict=True))
+        return np.array([numbers[key] for key in part.all_keys()], np.int64)
+
+    train, test = told(whole.train, source.train), told(whole.train if source.tested else whole.test, source.test)
+    if train is None:
+        raise ConfigError("data.label_column", f"{source.name} has no labels {column!r}")
+    return list(whole.train.classes), train, test
 
 
 def fingerprint(source: Source, config: DataConfig) -> dict[str, str]:

@@ -29,7 +29,8 @@ def evaluate(subject: Subject, options: Config) -> Measured:
 
     Of the untrained encoder too, after random_. Features are encoded once for all. Raises UserError on any other source than the digits.
     """
-    from ..data.digits import FACTORS, open_digits
+    from .. import data
+    from ..data.digits import FACTORS
 
     if subject.config.data.source != "digits":
         raise UserError(f"eval factors: {subject.config.data.source} has no factors; they are of the built-in digits alone")
@@ -37,12 +38,12 @@ def evaluate(subject: Subject, options: Config) -> Measured:
     subject.encode(encoders)
     found: dict[str, float] = {}
     for factor in FACTORS:
-        train, test = open_digits(dataclasses.replace(subject.config.data, label_column=factor))
+        classes, train, test = data.other_labels(subject.source, subject.config, factor)
         for prefix in encoders:
             parts = subject.features(prefix)
-            fit, val = labelled(parts.fit, train.labels), labelled(parts.val, train.labels)
-            held = None if parts.test is None else labelled(parts.test, test.labels)
-            tops = probed(subject, options, Parts(fit, val, held), len(train.classes))
+            fit, val = labelled(parts.fit, train), labelled(parts.val, train)
+            held = None if parts.test is None else labelled(parts.test, test)
+            tops = probed(subject, options, Parts(fit, val, held), len(classes))
             found |= {f"{prefix}factor_{factor}{which}_top1": top for which, top in tops.items()}
     return Measured(found)
 

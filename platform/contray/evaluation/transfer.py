@@ -32,8 +32,6 @@ def evaluate(subject: Subject, options: Config) -> Measured:
 
     The supervised network is that of `supervised`. Raises ConfigError where eval.transfer.column is not given, UserError without a test set.
     """
-    from dataclasses import replace
-
     import numpy as np
     import torch
 
@@ -49,15 +47,16 @@ def evaluate(subject: Subject, options: Config) -> Measured:
         raise ConfigError("eval.transfer.column", "must name the labels that the probes tell, such as background")
     if test is None:
         raise UserError("eval transfer: it measures on a test set, and there is none")
-    other = data.open_source(replace(config.data, label_column=options.column))
+    classes, train_labels, test_labels = data.other_labels(subject.source, config, options.column)
+    if test_labels is None:
+        raise UserError(f"eval transfer: the test images have no labels {options.column!r}")
     trained = supervised(subject, options, "eval.transfer.").networks["supervised"].method
     fit, val = subject.held_out
     probing = config.parts["eval.linear"]
 
     def features(method: Method, ids: np.ndarray, tested: bool = False) -> Features:
         (x,), kept = subject.crew.encode(Asked(ids, tested=tested), {"": method})
-        labels = (other.test if tested else other.train).labels  # pyright: ignore[reportOptionalMemberAccess]
-        return Features(x, torch.as_tensor(labels)[kept], kept)
+        return Features(x, torch.as_tensor(test_labels if tested else train_labels)[kept], kept)
 
     found: dict[str, float] = {}
     for prefix, method in (("", subject.method), ("supervised_", trained), ("random_", subject.untrained)):
@@ -67,7 +66,7 @@ def evaluate(subject: Subject, options: Config) -> Measured:
         assert tests.y is not None
         probe = linear_probe(
             fitted.x, fitted.y, held.x, held.y, lrs=probing.lrs, decays=probing.decays, epochs=probing.epochs,
-            classes=len(other.train.classes), seed=config.seed, device=subject.device,
+            classes=len(classes), seed=config.seed, device=subject.device,
         )  # fmt: skip
         found[f"{prefix}transfer_top1"] = probe.top1(tests.x, tests.y)
     return Measured(found)
