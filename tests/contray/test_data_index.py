@@ -109,6 +109,15 @@ def test_a_change_in_the_moment_of_reading_is_seen(photos: Path, tmp_path: Path)
     assert "c/5.png" in told(opened(photos, tmp_path / "s", test_share=0.0))[1][0][0]
 
 
+def test_a_change_under_a_time_that_is_set_back_is_seen(photos: Path, tmp_path: Path) -> None:
+    """As a reproducible archive that is unpacked anew leaves it."""
+    opened(photos, tmp_path / "s")
+    time = os.stat(photos / "c").st_mtime_ns
+    (photos / "c" / "0.png").rename(photos / "c" / "5.png")
+    os.utime(photos / "c", ns=(time, time))
+    assert "c/5.png" in told(opened(photos, tmp_path / "s", test_share=0.0))[1][0][0]
+
+
 CHANGES = st.lists(st.tuples(st.sampled_from(["add", "drop", "folder", "away", "move", "table"]), st.integers(0, 9)), max_size=6)
 
 

@@ -150,9 +150,27 @@ def test_nothing_is_done_where_all_is_there_and_what_is_there_must_be_the_same(
     assert done == [2]
     with pytest.raises(UserError, match="of other images"):
         embedding.embed(str(images), out, trained, part=3)
-    other = Encoder(trained.config, model.build(trained.config.replace({"seed": 1}), 100).eval())
-    with pytest.raises(UserError, match="another encoder"):
-        embedding.embed(str(images), out, other, part=4)
+    others = [Encoder(trained.config, model.build(trained.config.replace({"seed": 1}), 100).eval())]
+    others += [
+        Encoder(trained.config.replace(keys), trained.method)
+        for keys in ({"augment.mean": (0.9, 0.9, 0.9)}, {"data.shorter_side": 16})
+    ]
+    for other in others:
+        with pytest.raises(UserError, match="another encoder"):
+            embedding.embed(str(images), out, other, part=4)
+    (tmp_path / "out" / embedding.PLAN).write_bytes(b"{")
+    with pytest.raises(UserError, match=r"_plan\.json, which says whose features these are, is damaged"):
+        embedding.embed(str(images), out, trained, part=4)
+
+
+def test_features_that_are_no_numbers_are_told_and_counted(encoder: Path, images: Path, tmp_path: Path) -> None:
+    broken = read_folder(encoder)
+    with torch.no_grad():
+        next(broken.method.backbone.parameters()).fill_(float("nan"))
+    found = embedding.embed(str(images), str(tmp_path / "out"), broken)
+    assert found.broken == found.rows == 7
+    errors = pq.read_table(tmp_path / "out").column("error").to_pylist()
+    assert errors == ["not decodable" if i == 2 else "its features are not finite" for i in range(7)]
 
 
 def embedded(

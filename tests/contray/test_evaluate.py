@@ -19,7 +19,7 @@ from contray import RunConfig, model
 from contray.api.opened import Opened
 from contray.errors import ConfigError, UserError
 from contray.evaluation import Features, knn, linear
-from contray.evaluation._base import Parts
+from contray.evaluation._base import NotFinite, Parts
 from contray.evaluation.common.protocol import encode, pixels, report
 from contray.evaluation.knn import _nearest, knn_predict, knn_top1, tile
 from contray.evaluation.linear import LinearProbes, Stacked, linear_probe
@@ -368,7 +368,7 @@ def test_measure_refuses_labels_that_cannot_serve() -> None:
 
 def test_features_must_be_finite_and_belong_together() -> None:
     x, y = blobs(5, 0)
-    with pytest.raises(FloatingPointError, match="1 of 5 images have features that are not finite, the first is image 13"):
+    with pytest.raises(NotFinite, match="1 of 5 images have features that are not finite, the first is image 13"):
         Features(x.index_fill(0, torch.tensor([3]), math.nan), y, torch.arange(10, 15))
     with pytest.raises(ValueError, match="do not belong together"):
         Features(x, y[:4], torch.arange(5))

@@ -329,6 +329,8 @@ def test_tensors_of_no_such_network_and_numbers_that_are_none_are_named(file: Pa
     name, held = "layer2.0.conv1.weight", residual["layer2.0.conv1.weight"]
     assert f"{name} holds numbers that are not finite" in refused({**residual, name: held * float("nan")})
     assert f"{name} holds numbers that are not finite" in refused({**residual, name: held / 0})
+    spread = "layer2.0.bn1.running_var"
+    assert f"{spread} holds a variance below 0" in refused({**residual, spread: residual[spread] - 9})
     assert f"{name} holds complex numbers" in refused({**residual, name: held + 0j})
 
 

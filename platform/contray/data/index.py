@@ -29,7 +29,7 @@ from .names import Tree
 from .places import File, Remote
 from .scratch import make, scratch_of, writing
 
-VERSION = 2  # raised whenever the same folder gives another index
+VERSION = 3  # raised whenever the same folder gives another index
 RECENT = 3600  # seconds in which the list of an object store is not asked for again: the workers of a run take that of its start
 FORGET = 90 * 86_400  # seconds after which an index is removed by the next one that is made; making it again takes seconds
 LARGE = 20_000  # images from which a folder has an index; of fewer the list is made as fast as it is read

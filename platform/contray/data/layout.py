@@ -68,10 +68,11 @@ _FRESH = 3_000_000_000  # ns within which a file system may not tell two changes
 class Folder:
     """What one folder holds besides its images: names of subfolders, of links to folders, of Parquet files, of shards; skipped: the rest, by its kind.
 
-    time: when the folder was changed last, ns; 0 where that was so short a time before it was read that a later change may bear the same.
+    time: when the folder was changed last, ns, when its entry was, which no program that unpacks or copies can set, and its number; empty where the first
+    was so short a time before it was read that a later change may bear the same.
     """
 
-    time: int = 0
+    time: list[int] = field(default_factory=list)
     below: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
@@ -214,9 +215,10 @@ def _read(place: str, before: Folder | None, key: str, also: frozenset[str]) -> 
     try:
         facts = os.stat(place)
         identity = _identity(place, facts)
-        if before and before.time == facts.st_mtime_ns:
+        at = [facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+        if before and before.time == at:
             return identity, before, None
-        here = Folder(facts.st_mtime_ns if facts.st_mtime_ns < time.time_ns() - _FRESH else 0)
+        here = Folder(at if facts.st_mtime_ns < time.time_ns() - _FRESH else [])
         with os.scandir(place) as entries:
             listed = list(entries)
     except OSError as error:

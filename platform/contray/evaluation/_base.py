@@ -73,11 +73,15 @@ class Measured(Shown, dict[str, float]):
         return [*tables_of(self), *self.pictures]
 
 
+class NotFinite(UserError, FloatingPointError):
+    """An encoder gives features that are no numbers."""
+
+
 @dataclass(frozen=True)
 class Features:
     """Frozen features of one split: x (N, D) float32 on the CPU, y (N,) int64 or None where there are no labels, ids (N,) int64.
 
-    Raises FloatingPointError where a feature is not finite.
+    Raises NotFinite where a feature is not finite.
     """
 
     x: Tensor
@@ -90,7 +94,7 @@ class Features:
             raise ValueError(f"features {tuple(self.x.shape)}, {labels} labels and {len(self.ids)} ids do not belong together")
         broken = self.ids[~torch.cat([rows.isfinite().all(1) for rows in self.x.split(ROWS)])].tolist()
         if broken:
-            raise FloatingPointError(
+            raise NotFinite(
                 f"{len(broken)} of {len(self.x)} images have features that are not finite, the first is image {broken[0]}"
             )
 

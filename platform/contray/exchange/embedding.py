@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .. import model
 from ..config import RunConfig
-from ..config.registry import code_of, name_code
+from ..config.registry import code_of, method_code, name_code
 from ..data.digests import digest
 from ..data.native import SUFFIXES as NATIVE
 from ..data.pixels import BrokenImage, Depth
@@ -109,7 +109,7 @@ def embed(
         parts = list(parts_of(images, found, source, column, part))
     state = {name: tensor.cpu() for name, tensor in trained.method.state_dict().items()}
     weights = digest(*(tensor.float().numpy() for tensor in state.values()))
-    plan = {"encoder": weights, "column": column, "images": digest(parts, content)}
+    plan = {"encoder": weights, "sees": _sees(trained.config), "column": column, "images": digest(parts, content)}
     storage.create()
     _agree(storage, plan)
     there = set(storage.names())
@@ -134,10 +134,21 @@ def _file(part: int) -> str:
     return f"part-{part:06d}.parquet"
 
 
+def _sees(config: RunConfig) -> str:
+    """A digest of what features depend on besides the weights: size, crop and normalisation of images, what of the tokens is taken, the method's code."""
+    return digest(config.digest("scale", "track", "train", "optim", "eval", "seed", chars=64), method_code(config.method.name))
+
+
 def _agree(storage: Storage, plan: dict[str, str]) -> None:
     """Note what `out` holds, or refuse where it holds something else."""
     names = storage.names()
-    if PLAN in names and json.loads(storage.read(PLAN)) != plan:
+    try:
+        there = json.loads(storage.read(PLAN)) if PLAN in names else plan
+    except ValueError:
+        raise UserError(
+            f"--out: {storage.address}/{PLAN}, which says whose features these are, is damaged; name another folder"
+        ) from None
+    if there != plan:
         raise UserError(f"--out: {storage.address} holds features of another encoder or of other images; name another folder")
     if PLAN not in names and names:
         raise UserError(f"--out: {storage.address} holds other files; name a new folder")
@@ -267,7 +278,8 @@ class _Embedder:
     def _flush(self, waiting: list[tuple[str, Inputs]], found: list[Any]) -> None:
         if waiting:
             features = self.encoder.encode([inputs for _, inputs in waiting]).numpy()  # (n, D)
-            found.extend((name, row, None) for (name, _), row in zip(waiting, features, strict=True))
+            for (name, _), row in zip(waiting, features, strict=True):
+                found.append((name, row, None) if np.isfinite(row).all() else (name, None, "its features are not finite"))
             waiting.clear()
 
 

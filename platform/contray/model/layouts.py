@@ -200,6 +200,8 @@ def unusable(state: Mapping[str, Tensor]) -> str:
             return f"{name} holds complex numbers"
         if not bool(torch.isfinite(value if value.dtype.itemsize > 1 else value.float()).all()):
             return f"{name} holds numbers that are not finite"
+        if name.endswith("running_var") and bool((value < 0).any()):
+            return f"{name} holds a variance below 0"
     return ""
 
 

@@ -166,7 +166,7 @@ def measure(job: Job, show: Callable[[dict[str, Any]], Asked]) -> dict[str, Any]
             with subject.crew.leading():
                 found = run(config.eval.final, subject)
                 subject.forget()
-        except (UserError, FloatingPointError) as error:  # other workers would meet it again
+        except UserError as error:  # other workers would meet it again
             return {"refused": str(error)}
         pictures = {str(path.relative_to(out)): path.read_bytes() for path in found.pictures}
     return {"metrics": {**found, **found.about}, "on": found.on, "tested": found.tested, "pictures": pictures}

@@ -112,7 +112,7 @@ class OnlineSubject(Subject):
             self.crew.encode(self.asked, {})
 
     def encode(self, encoders: Sequence[str]) -> None:
-        """Raises DataError where no image of a side can be read, FloatingPointError where a feature is not finite."""
+        """Raises DataError where no image of a side can be read, NotFinite where a feature is not finite."""
         if "" in self._features:
             return
         (x,), ids = self.crew.encode(self.asked, {"": self.method})

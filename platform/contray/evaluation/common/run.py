@@ -76,7 +76,7 @@ def measured(file: EvaluationFile, subject: Subject) -> Measured:
     with undisturbed(subject, called):
         try:
             found = file.evaluate(subject, subject.config.parts[file.prefix])
-        except (UserError, FloatingPointError):
+        except UserError:
             raise
         except (Exception, SystemExit) as error:
             if file.name in builtin("evaluation"):

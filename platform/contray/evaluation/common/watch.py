@@ -15,7 +15,7 @@ from ...config import RunConfig
 from ...config.evaluations import load_evaluation, needing_labels
 from ...errors import UserError
 from ...methods._base import Method
-from .._base import Measured
+from .._base import Measured, NotFinite
 from .crew import Crew
 from .features import OnlineSubject
 from .run import measured, served_by
@@ -85,7 +85,7 @@ class Watch:
             file = self.evaluations[name]
             try:
                 self.last[name] = measured(file, self.subject)
-            except FloatingPointError:  # the loop ends by itself where weights are no numbers
+            except NotFinite:  # the loop ends by itself where weights are no numbers
                 self.last[name] = Measured({**dict.fromkeys(file.metrics, math.nan), **self.subject.counts})
         return _merged(self.last[name] for name in names)
 
