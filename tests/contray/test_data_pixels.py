@@ -8,6 +8,8 @@ import resource
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from PIL import Image, ImageOps
 
 from contray.config.sections import DataConfig
 from contray.data import BrokenImage, Source, fingerprint, open_source, pixels, splits
+from contray.data.native import native
 from contray.data.pixels import Depth, decode, survey
 from contray.data.views import Pipeline
 from contray.errors import DataError
@@ -428,3 +431,39 @@ def test_whatever_a_file_holds_it_is_an_image_or_broken(seed: bytes, patches: li
             broken = str(error)
     assert "\n" not in broken
     assert (image.dtype, image.ndim, image.shape[2]) == (np.uint8, 3, 3)
+
+
+def damaged() -> Iterator[bytes]:
+    """An AVIF with one byte turned over, and a TIFF of whose tags one has another type or count."""
+    avif = encoded(RAMP, "AVIF")
+    for place in range(0, len(avif), 16):
+        yield avif[:place] + bytes([avif[place] ^ 0xFF]) + avif[place + 1 :]
+    for file in (tiff(GREY[..., None]), tiff(RGB.astype(np.float32), photometric=2)):
+        first = struct.unpack("<I", file[4:8])[0]
+        for entry in range(struct.unpack("<H", file[first : first + 2])[0]):
+            at = first + 2 + 12 * entry
+            for kind in range(1, 14):
+                for count in range(3):
+                    yield file[: at + 2] + struct.pack("<HI", kind, count) + file[at + 8 :]
+
+
+def test_damage_of_any_place_or_tag_breaks_an_image_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    for data in damaged():
+        for read in (lambda: decode(data, "x"), lambda: native(data, "x", 1)):  # noqa: B023
+            with suppress(BrokenImage):
+                assert read().ndim == 3
+    avif = encoded(RAMP, "AVIF")
+    with pytest.raises(BrokenImage, match="not decodable"):  # and no HEIC, whose brand it may bear
+        decode(avif[: len(avif) // 2], "x.avif")
+    capfd.readouterr()  # what libtiff says of it
+
+
+@pytest.mark.parametrize("most", [1, 15, 100, 254, 255])
+def test_the_largest_value_that_a_pnm_names_is_white(most: int) -> None:
+    values = [0, most // 3, most, most]
+    text = " ".join(map(str, values)).encode()
+    scaled = np.rint(np.array(values) * 255 / most)
+    for head, body in ((b"P5 # of a scanner\n4 1\n%d\n", bytes(values)), (b"P2\n4 1 %d\n", text)):
+        assert decode(head % most + body, "x.pgm")[0, :, 0].tolist() == pytest.approx(scaled, abs=1)
+    for head, body in ((b"P6\n2 2\n%d\n", bytes(3 * values)), (b"P3 2 2 %d\n", b" ".join([text] * 3))):
+        assert decode(head % most + body, "x.ppm").ravel().tolist() == pytest.approx(np.tile(scaled, 3), abs=1)

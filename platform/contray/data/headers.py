@@ -36,6 +36,12 @@ def is_heic(data: bytes | memoryview) -> bool:
     return not _brands(data).isdisjoint((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
 
 
+def is_narrow(data: bytes | memoryview) -> bool:
+    """Whether a PGM or PPM says that its largest value is less than 255, which OpenCV does not heed."""
+    found = re.match(rb"P[2356]" + 3 * rb"(?:\s|#.*\n)+(\d{1,9})", bytes(data[:4096]))
+    return found is not None and int(found[3]) < 255
+
+
 def claimed(data: bytes | memoryview, tags: Any) -> tuple[int, int] | None:
     """(width, height) that the header claims; None where it is of a format not known here."""
     head = bytes(data[:32])
@@ -106,10 +112,14 @@ def tags_of(data: bytes | memoryview) -> Any:
             stream.seek(found.next)
             found.load(stream)
             dict(found)  # tags are read when they are asked for
-            numbers = [found.get(number, 0) for number in NUMBERS]
+            for number in NUMBERS:
+                value: Any = found.get(number, 0)
+                if any(isinstance(part, (bytes, str)) for part in (value if isinstance(value, tuple) else (value,))):
+                    return None
+                tag(found, number)  # which no number can be made of where it is none, or infinite
     except Exception:  # Pillow's own checks are asserts, struct errors and others; the decoder says that it is torn
         return None
-    return None if any(isinstance(value, (bytes, str)) for value in numbers) else found
+    return found
 
 
 def tag(tags: Any, number: int, default: int = 1) -> int:

@@ -7,7 +7,6 @@ of each image would change how bright images are beside each other. So a set has
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import DataError
-from .headers import claimed, is_avif, is_heic, is_jpeg, is_tiff, left_out, may_be_deep, tag, tags_of
+from .headers import claimed, is_avif, is_heic, is_jpeg, is_narrow, is_tiff, left_out, may_be_deep, tag, tags_of
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what cannot be decoded is said by us, in one line
 
@@ -200,7 +199,7 @@ def values_of(data: bytes | memoryview, where: str, stored: bool = False, shorte
         elif size[0] * size[1] > REDUCED_FROM:
             check_size(size, where)
     # OpenCV turns no AVIF, and swaps the colours of those with alpha
-    if is_avif(data) or (tags is not None and not _opencv_understands(tags, where)):
+    if is_avif(data) or is_narrow(data) or (tags is not None and not _opencv_understands(tags, where)):
         return _pillow(data, where, stored)
     turn = cv2.IMREAD_IGNORE_ORIENTATION if stored else 0
     if stored and tags is not None and tag(tags, 274) != 1:  # OpenCV turns every TIFF
@@ -289,14 +288,16 @@ def _pillow(data: bytes | memoryview, where: str, stored: bool = False) -> np.nd
                 if turned.mode in ("I", "F") or turned.mode.startswith("I;"):
                     return _rgb_of(np.asarray(turned), where)
                 return np.array(turned.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, KeyError, struct.error, Image.DecompressionBombError):
+    except (BrokenImage, MemoryError):
+        raise
+    except Exception:  # of damaged files its plugins raise whatever they meet
         raise BrokenImage(where, _instead(data)) from None
 
 
 def _instead(data: bytes | memoryview) -> str:
     """What a file is that is no image, where it is one that people often have."""
     head = bytes(data[:64]).lstrip().lower()
-    if is_heic(data):
+    if is_heic(data) and not is_avif(data):  # both may bear the brand mif1
         return "it is HEIC, which is not read here; save it as JPEG or PNG"
     if head.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS, not the image; fetch it with git lfs pull"

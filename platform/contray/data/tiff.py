@@ -72,6 +72,8 @@ def page(data: bytes | memoryview, tags: Any, where: str) -> np.ndarray:
     bits, kinds = set(_bits(tags)), set(_many(tags, 339) or [1])
     if len(bits) > 1 or len(kinds) > 1 or not kinds <= _KINDS.keys() or (kinds == {3} and bits == {8}):
         raise BrokenImage(where, "its channels are no numbers of one kind, or complex ones")
+    if channels < 1:
+        raise BrokenImage(where, "no channels, so it is damaged")
     size = bits.pop() // 8
     kind = np.dtype(f"{'>' if bytes(data[:2]) == b'MM' else '<'}{_KINDS[kinds.pop()]}{size}")
     check_size((width, height), where, channels * size)
