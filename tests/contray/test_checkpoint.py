@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import errno
 import io
+import os
 import re
+import stat
 import threading
 import warnings
 from collections.abc import Callable
@@ -405,3 +409,20 @@ def test_determinism_sets_every_switch_of_a_gpu_and_none_for_a_cpu(
     make_deterministic(tiny("simclr", train__deterministic=False).train, torch.device("cuda"))
     assert switches() == (True, False, True, True)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("number", "stands"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_file_system_that_syncs_no_folder_keeps_files_all_the_same(
+    number: int, stands: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with contextlib.nullcontext() if stands else pytest.raises(OSError, match=os.strerror(number)):
+        Storage(str(tmp_path)).write("x", b"1")
+    assert (tmp_path / "x").read_bytes() == b"1"

@@ -333,3 +333,19 @@ def test_official_few_labels_are_fine_tuned_on(tmp_path: Path) -> None:
     assert set(few.fit) | set(few.val) == set(few.subset.ids)
     with pytest.raises(UserError, match=r"^--labels: .* names images of fewer than two classes"):
         FewLabels.of(source, written(tmp_path / "one.txt", "n01_1.JPEG", "n01_2.JPEG"), 0.25)
+
+
+def test_labels_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
+    """As a spreadsheet writes them: they would be in tables and pages that cannot be written then."""
+    root = folder(tmp_path / "set", all=12)
+    rows = "".join(f"{i}.png,{('café', 'thé')[i % 2]}\n" for i in range(12))
+    (tmp_path / "labels.csv").write_bytes(f"name,label\n{rows}".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"labels\.csv is not written in UTF-8: it has a label 'caf\\xe9'; write it as UTF-8"):
+        opened(root / "all", labels=str(tmp_path / "labels.csv"))
+
+
+def test_labels_of_lists_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", all=12)
+    pairs = [f"{i}.png {('cat', 'Cat')[i % 2]}" for i in range(12)]
+    notes = opened(root / "all", labels=written(tmp_path / "labels.txt", *pairs)).notes
+    assert any("differ in case or spaces alone and count as two" in note for note in notes)

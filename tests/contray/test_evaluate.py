@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from contray import RunConfig, model
+from contray import RunConfig, data, model
 from contray.api.opened import Opened
 from contray.errors import ConfigError, UserError
 from contray.evaluation import Features, knn, linear
@@ -23,6 +24,7 @@ from contray.evaluation._base import NotFinite, Parts
 from contray.evaluation.common.protocol import encode, pixels, report
 from contray.evaluation.knn import _nearest, knn_predict, knn_top1, tile
 from contray.evaluation.linear import LinearProbes, Stacked, linear_probe
+from tests.contray.test_data_aside import folder
 
 GRID = {"lrs": (0.3, 3.0, 30.0), "decays": (0.0, 1e-2), "epochs": 5, "batch_size": 64}
 
@@ -444,3 +446,20 @@ def test_numbers_of_other_images_never_take_the_place_of_a_runs_own(key, value):
         opened = Opened(SimpleNamespace(config=config), measured, run)
         opened.keep({"knn_top1": 0.5}, (), opened.data_name(lambda: source))
     assert kept == [{"knn_top1"}, {"digits.knn_top1"}]
+
+
+def test_images_that_test_under_other_labels_and_trained_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is set aside to test is drawn by the labels: another share, or labels of a list, set other images aside."""
+    root = str(folder(tmp_path / "photos", cat=40, dog=40))
+    config = RunConfig.make("simclr", {"data.source": root})
+    other = config.replace({"data.test_share": 0.3})
+    source = data.open_source(other)
+    Opened(SimpleNamespace(config=config), other, None).data_name(lambda: source)  # pyright: ignore[reportArgumentType]
+    trained = set(data.open_source(config).train.all_keys())
+    assert source.test is not None
+    count = sum(key in trained for key in source.test.all_keys())
+    assert count >= 10
+    assert f"{count} of the {len(source.test)} images that test trained the encoder" in capsys.readouterr().err
+    less = config.replace({"data.test_share": 0.05})
+    Opened(SimpleNamespace(config=config), less, None).data_name(lambda: data.open_source(less))  # pyright: ignore[reportArgumentType]
+    assert "trained" not in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,7 @@ def test_an_export_a_checkpoint_and_other_channels(tmp_path: Path) -> None:
     mean = backbone_of(config)["conv1.weight"].mean(1)
     assert torch.allclose(five.backbone.conv1.weight, (mean * 3 / 5)[:, None].expand(-1, 5, -1, -1))
     assert resolved(other.replace({"train.init": "moco-run", "scale.storage": "runs"})).train.init == "runs/moco-run"
+    assert resolved(other.replace({"train.init": "~/weights.pth"})).train.init == os.path.expanduser("~/weights.pth")
 
 
 def test_published_weights_of_the_libraries_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,16 +63,30 @@ class Opened:
         own = parts == others and all(getattr(ours, key) == getattr(theirs, key) for key in shown)
         if own and ours.test_share == theirs.test_share:
             return ""
+        self._warn_of_trained(source())
         labels = f"-{slug(Path(ours.labels).stem)}" if ours.labels and ours.labels != theirs.labels else ""
         name, tested = slug(source().name) + labels, source().tested or source().test is None
         if not own or labels:
             return name
-        if source().tested and ours.test_share > theirs.test_share:
+        return f"{name}-test_share-{ours.test_share:g}" if tested else ""  # a test set of its own: the share decides nothing
+
+    def _warn_of_trained(self, source: data.Source) -> None:
+        """Say how many images that were set aside to test trained the encoder: which these are changes with labels, lists and share."""
+        from .. import data
+
+        mine, theirs = (os.path.realpath(os.path.expanduser(config.data.source)) for config in (self.config, self.encoder.config))
+        if not source.tested or source.test is None or mine != theirs:
+            return
+        try:
+            trained = set(data.open_source(self.encoder.config).train.all_keys())
+        except UserError:  # not there any more as it was
+            return
+        count = sum(key in trained for key in source.test.all_keys())
+        if count:
             print(
-                f"contray: data.test_share: the encoder was trained with {theirs.test_share:g}, so images that trained it are among those that test",
+                f"contray: {count:,} of the {len(source.test):,} images that test trained the encoder, which had other labels or another data.test_share",
                 file=sys.stderr,
             )
-        return f"{name}-test_share-{ours.test_share:g}" if tested else ""  # a test set of its own: the share decides nothing
 
     def name_data(self, source: data.Source) -> None:
         """Have the run name the data of somebody else's that it was measured on; the results are kept, so that a refusal is only said."""

@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from ..config.sections import DataConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from .aside import part_of
 from .finding import AMBIGUOUS, MISSING, find
-from .layout import listing, plain
+from .layout import alikes, listing, plain
 from .lists import Listed, read_list
 from .splits import Source, Split
 
@@ -44,18 +44,22 @@ def labelled(source: Source, config: DataConfig) -> Source:
             f"{source.name} has no labels, and {pairs.place} gives none; write NAME LABEL on each line, or columns name and label",
         )
     train, note = places(source, pairs, tests=True)
+    foreign = next((label for label in pairs.labels if re.search("[\ud800-\udfff]", label)), "")
+    if foreign:  # bytes as they are in a file's name; in a label they would be in every table and page
+        raise ConfigError("data.labels", f"{pairs.place} is not written in UTF-8: it has a label '{foreign}'; write it as UTF-8")
     texts = [plain(label) for label in pairs.labels]
     classes = sorted(set(texts), key=lambda name: (0, int(name), name) if re.fullmatch(r"\d{1,18}", name) else (1, 0, name))
     numbers = {name: number for number, name in enumerate(classes)}
     count = len(source.train)
     labels = _spread(pairs, train, np.array([numbers[text] for text in texts], np.int64), count + len(source.test or ()))
+    classes = [shown(name) for name in classes]
     given = {"train": _copy(source.train, labels[:count], classes)}
     if source.test is not None and (labels[count:] >= 0).all():
         given["test"] = _copy(source.test, labels[count:], classes)
     words = (
         f"{pairs.place} gives {(labels[:count] >= 0).sum():,} of {count:,} training images a label ({len(classes)} classes){note}"
     )
-    return replace(source, **given, notes=[*source.notes, words], listed=pairs.digest)
+    return replace(source, **given, notes=[*source.notes, words, *alikes(numbers)], listed=pairs.digest)
 
 
 def restricted(source: Source, config: DataConfig) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -11,6 +12,13 @@ from typing import Any
 
 from ..errors import UserError
 from .logins import bare, full, scrubbed
+
+NO_FSYNC = (
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+)  # of file systems that have none of a folder: some of networks and of FUSE
 
 
 class Storage:
@@ -82,6 +90,9 @@ class Storage:
             folder = os.open(self.root, os.O_RDONLY)
             try:
                 os.fsync(folder)
+            except OSError as error:
+                if error.errno not in NO_FSYNC:
+                    raise
             finally:
                 os.close(folder)
         except BaseException:

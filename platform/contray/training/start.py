@@ -7,6 +7,7 @@ refused where they are others. A run that has a checkpoint goes on from that: wh
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -109,6 +110,8 @@ def refuse_searched(config: RunConfig, space: Iterable[str]) -> None:
 
 
 def _place(key: str, address: str, config: RunConfig) -> str:
+    if address.startswith("~"):
+        return os.path.expanduser(address)
     if address.startswith(LIBRARIES) or "/" in address or "." in address or Path(address).exists():
         return address
     if re.fullmatch("[0-9a-f]{32}", address):
