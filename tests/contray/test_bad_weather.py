@@ -198,6 +198,8 @@ def test_a_resumed_run_refuses_other_data_and_another_config(
     assert "resuming would not be exact: " in said
     assert "--train.allow_changes true goes on all the same" in said
     assert main(words({**keys, "train.allow_changes": "true"})) == 0
+    kept = track.client(keys["track.uri"]).search_runs(["0", "1"])
+    assert [run.data.tags.get(track.INEXACT) for run in kept] == ["went on although data changed"]
 
 
 # ---------------------------------------------------------------- data

@@ -193,6 +193,16 @@ def test_new_writes_a_part_under_its_name_once(
     assert Path("my_part.py").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["config", "none", "true", "tensor", "exception"])
+def test_a_name_that_is_something_elses_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "method", name]) == 2
+    assert f"NAME: {name} would name its class {name.capitalize()}, which is something else already" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_new_method_stands_in_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

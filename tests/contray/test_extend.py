@@ -86,7 +86,7 @@ def test_six_steps_and_four_more_are_ten(train: Train, store: str, capsys: pytes
         train("r", 10, "exact")
 
 
-def test_a_cosine_is_no_shorter_cosine(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cosine_is_no_shorter_cosine(train: Train, store: str) -> None:
     keys = {"optim.schedule": "cosine", "eval.final": ()}
     train("r", 6, **keys)
     with pytest.raises(
@@ -96,7 +96,12 @@ def test_a_cosine_is_no_shorter_cosine(train: Train, capsys: pytest.CaptureFixtu
         train("r", 10, "exact", **keys)
     with pytest.raises(UserError, match=r"it differs in optim\.lr"):
         train("r", 10, "anyway", **keys, **{"optim.lr": 0.5})
-    assert train("r", 10, "anyway", **keys).step == 10
+    longer = train("r", 10, "anyway", **keys)
+    assert longer.step == 10
+    assert (
+        track.client(store).get_run(longer.run_id).data.tags[track.INEXACT]
+        == "trained on from 6 to 10 steps, whose schedules differ"
+    )
 
 
 def test_an_extension_that_died_while_it_was_measured_goes_on(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,9 +123,10 @@ def test_what_is_no_number_is_never_the_best() -> None:
     def trial(name: str, value: float) -> Trial:
         return Trial(name, {}, "finished", {"linear_val_top1": value}, "", "", 1)
 
-    for values in ((math.nan, 0.2, 0.6), (0.6, math.nan, 0.2), (0.2, 0.6, math.nan)):
-        found = ranked([trial(str(value), value) for value in values], "linear_val_top1", "knn_val_top1")
-        assert [each.name for each in found] == ["0.6", "0.2", "nan"]
+    for low, high in ((0.2, 0.6), (-1.5, -1.2)):  # a metric of one's own may lie below 0
+        for values in ((math.nan, low, high), (high, math.nan, low), (low, high, math.nan)):
+            found = ranked([trial(str(value), value) for value in values], "linear_val_top1", "knn_val_top1")
+            assert [each.name for each in found] == [str(high), str(low), "nan"]
 
 
 def test_a_scheduler_is_told_the_worst_of_what_is_no_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

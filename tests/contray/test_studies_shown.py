@@ -192,6 +192,14 @@ def test_only_a_run_of_the_files_own_arms_counts_and_more_seeds_count_more(store
     assert run.info.run_id == many
 
 
+def test_a_file_of_ones_own_is_listed_by_what_it_says_not_by_settings_of_a_try(store: str, tmp_path: Path) -> None:
+    own = result(replace(CURVE, name="mine"), {0.1: 60, 0.2: 70, 0.5: 55})
+    plant(store, own, tmp_path, **{"contray.declared": ""})
+    assert "mine" not in [row["study"] for row in listing.study_rows(store, "contray")]
+    plant(store, own, tmp_path)
+    assert "mine" in [row["study"] for row in listing.study_rows(store, "contray")]
+
+
 # ---------------------------------------------------------------- the page
 
 

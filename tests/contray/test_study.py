@@ -18,7 +18,7 @@ from contray.cli import main
 from contray.config.sources import computed
 from contray.errors import UserError
 from contray.storage.folder import Storage
-from contray.studies import Above, At, Order, listing, picture
+from contray.studies import Above, Agrees, At, Minus, Order, listing, picture
 from contray.studies import study as studies
 from contray.studies.form import Study, load_study, study_of
 from contray.studies.listing import judged
@@ -106,6 +106,9 @@ def _module(**changed: Any) -> ModuleType:
         ({"SCALES": {"digits": {"track.name": "x"}}}, "SCALES of digits must not set track.name"),
         ({"SPACE": {"data.size": [{"a": 1}, {"b": 1}]}}, "SPACE has a value that is a dictionary"),
         ({"EXPECTS": 1}, "EXPECTS is no field of a study"),
+        ({"EXPECT": [Agrees("knn_top1")]}, "study cold: EXPECT: Agrees: sets knn_top1 against itself"),
+        ({"EXPECT": [Above(At(0.1, "knn_top1"), 0.1)]}, "EXPECT: Above: sets 0.1 against itself"),
+        ({"EXPECT": [Above(Minus(0.1, At(0.1, "knn_top1")), 1.0)]}, "EXPECT: Above: sets 0.1 against itself"),
     ],
 )
 def test_a_fault_of_a_file_is_named_with_its_field(changed: dict[str, Any], said: str) -> None:
@@ -186,6 +189,8 @@ def test_a_signature_is_of_what_is_computed(tmp_path: Path, file: str) -> None:
     [
         ({"SPACE": {"a": {}, "b": {"method.temperature": 0.1}}}, "the arms a and b are the same run"),
         ({"METRIC": "knn_topp1"}, "got the metric knn_topp1, which no run"),
+        ({"METRIC": "knnn_top1"}, "got the metric knnn_top1, which no run"),
+        ({"METRIC": "xknny_top1"}, "got the metric xknny_top1, which no run"),
         ({"METRIC": "linear_top1"}, "eval.final knn gives knn_top1"),
         ({"EXPECT": [Above("a", At("b", "rankmee"))]}, "got the metric rankmee"),
     ],
@@ -351,6 +356,26 @@ def test_studies_share_runs_and_a_run_that_diverged_or_failed_says_so(
     assert result.notes["none"][0] == "the disk is full"
     assert "not finite" in result.notes["warm"][2]
     assert result.left == 3, "those that failed are tried again, those that diverged would do so again"
+
+
+def test_what_is_no_run_of_its_config_is_not_taken_for_one(file: str, here: dict[str, Any]) -> None:
+    """One that was trained on anyway; and one that ended at a loss that is no number, where such steps are to be left out."""
+    first = studies.plan(file, here, seeds=1)
+    for each, value in zip(first.todo, (0.5, "diverged"), strict=True):
+        plant(each, value, None, Made())
+    assert not studies.plan(file, here, seeds=1).todo
+    skips = studies.plan(file, here | {"train.on_nan": "skip"}, seeds=1)
+    assert len(skips.todo) == 2
+    talk = track.client(here["track.uri"])
+    kept = found(here["track.uri"], "contray", [first.todo[0].signature], "", False)[first.todo[0].signature]
+    talk.set_tag(kept.run_id, track.INEXACT, "trained on from 6 to 12 steps, whose schedules differ")
+    assert [each.arm for each in studies.plan(file, here, seeds=1).todo] == [0.1]
+
+
+@pytest.mark.parametrize("value", ["3", 2.5, True, -1])
+def test_seeds_are_a_whole_number(file: str, here: dict[str, Any], value: Any) -> None:
+    with pytest.raises(UserError, match=r"--seeds: got .*, must be a whole number, at least 0"):
+        studies.plan(file, here, seeds=value)
 
 
 def test_a_budget_is_spent_on_studies_without_a_verdict_cheapest_first(

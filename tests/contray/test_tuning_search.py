@@ -15,14 +15,17 @@ import pytest
 from ray import tune
 
 from contray import RunConfig, data, track
+from contray.config.registry import load_space
 from contray.errors import UserError
 from contray.storage import sealed
 from contray.storage.folder import Storage
 from contray.tuning.front import front
 from contray.tuning.importance import LEAST, importance
+from contray.tuning.launch import _fitting
 from contray.tuning.outcome import Trial
 from contray.tuning.picture import draw
 from contray.tuning.search import Search, _optuna, _scheduler
+from contray.tuning.shown import _study
 from contray.tuning.trial import REPORTS
 from contray.tuning.warm import CONDITIONS, GIVEN, Warm, identity, warm
 
@@ -240,3 +243,39 @@ def test_the_median_rule_stops_what_is_behind_and_pauses_nothing() -> None:
         else:
             rule.on_trial_complete(waiting, trial, {"progress": 100, ONLINE: values[number]})
     assert said == {0: "", 1: "", 2: "", 3: "", 4: "STOP at 50"}
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ("{}", "SPACE must be a dictionary of keys"),
+        ("['optim.lr']", "SPACE must be a dictionary of keys"),
+        ("{'optim.lr': [0.1, 0.2]}", r"optim\.lr: got list \[0\.1, 0\.2\], must be tune\.choice"),
+        ("{'optim.lr': 0.1}", r"optim\.lr: got float 0\.1, must be"),
+        ("{'optim.lr': tune.sample_from(lambda spec: 0.1)}", r"optim\.lr: got Function"),
+        ("{'optim.lr': tune.choice([])}", r"optim\.lr: got Categorical"),
+        ("{'optim.lr': {'grid_search': []}}", r"optim\.lr: got dict"),
+        ("{'optim.lr': tune.randn(0, 1)}", r"optim\.lr: got Float"),
+    ],
+)
+def test_what_nothing_can_be_drawn_from_is_refused_by_its_key(space: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f'from ray import tune\nABOUT = "x"\nMETHOD = "simclr"\nSPACE = {space}\n')
+    with pytest.raises(UserError, match=rf"space .*mine\.py: {said}"):
+        load_space(str(file))
+
+
+def test_a_listed_value_that_is_a_list_may_be_left_out() -> None:
+    config = RunConfig.make("simclr", preset="digits")
+    space, words = _fitting(config, {"optim.betas": tune.choice([[0.9, 0.95], [0.9, 2.0]])}, 1000)
+    assert space["optim.betas"].categories == [[0.9, 0.95]]
+    assert words == ["optim.betas: [0.9, 2.0] left out (" + words[0].partition("(")[2]]
+
+
+def test_values_of_several_types_stand_in_one_table_over_seeds() -> None:
+    trials = [
+        Trial(str(place), {"data.workers": value, "seed": place % 2}, "finished", {"linear_val_top1": 0.5}, "", "", 1)
+        for place, value in enumerate(("auto", "auto", 10, 10, 2, 2))
+    ]
+    table = _study(SimpleNamespace(trials=trials, metric="linear_val_top1"), ["data.workers"])  # pyright: ignore[reportArgumentType]
+    assert [row[0] for row in table.rows] == ["auto", "2", "10"]

@@ -141,6 +141,8 @@ def test_seeds_say_whether_the_gain_is_more_than_they_differ_by() -> None:
     doubtful = [labelled(trained, 0.4, 0.02, 500) for trained in (0.3, 0.41, 0.6)]
     assert "the sign is not known" in over_seeds(doubtful)
     assert over_seeds(seeds[:1]) == over_seeds([]) == ""
+    alike = [labelled(0.4 + 1 / 500, 0.4, 0.02, 500) for _ in range(3)]
+    assert "the sign is not known" in over_seeds(alike), "one test image more in each"
 
 
 def test_seeds_without_labels_tell_their_ranks() -> None:

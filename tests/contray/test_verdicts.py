@@ -248,3 +248,16 @@ def test_a_form_that_can_say_nothing_is_refused(form, said: str) -> None:
     with pytest.raises(UserError, match=said):
         form.check(ARMS)
     Above(At("a", "h_top1"), "a", by=-1).check(ARMS)
+
+
+@pytest.mark.parametrize("form", [Above("a", "b", by=5), Same("a", "b"), Same("a", "b", within=40), Order(), Peak()])
+def test_a_gain_is_judged_in_points_as_the_share_that_it_is_of(form) -> None:
+    rows = [[200, 100, 150, 90], [205, 98, 149, 88], [202, 101, 152, 93]]
+    share = judge([form], values(rows, test_images=360), "linear_top1")
+    gained = {
+        arm: {seed: {"linear_gain": row["linear_top1"], "test_images": 360} for seed, row in each.items()}
+        for arm, each in values(rows).items()
+    }
+    gain = judge([form], gained, "linear_gain")
+    assert gain == share
+    assert gain.claims[0].unit == "points"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import keyword
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,10 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     if not re.fullmatch(r"[A-Za-z]\w*", options.name, re.ASCII):
         mend = re.sub(r"\W+", "_", options.name.removesuffix(".py"), flags=re.ASCII).strip("_0123456789") or "mine"
         raise UserError(f"NAME: got {options.name!r}, takes letters, digits and _, beginning with a letter, such as {mend}")
+    if not _free(options.kind, camel(options.name)):
+        raise UserError(
+            f"NAME: {options.name} would name its class {camel(options.name)}, which is something else already; take another"
+        )
     if options.name in TAKEN.get(options.kind, list)():
         raise UserError(f"NAME: {options.name} is the name of one that is there (contray {options.kind}s); take another")
     out = options.out or Path(f"{options.name}.py")
@@ -64,7 +70,23 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
 def form(kind: str, name: str, file: str) -> str:
     """The example of a kind, under another name."""
     stem = FORMS[kind][0]
-    text = (declared.ENGINE / "examples" / f"{stem}.py").read_text(encoding="utf-8")
-    camel, own = ("".join(word.capitalize() for word in each.split("_")) for each in (stem, name))
-    text = re.sub(rf"(docs/examples/)?\b{stem}\.py", lambda found: file, text)
-    return re.sub(rf"\b{camel}\b", own, text.replace(stem, name))
+    text = re.sub(rf"(docs/examples/)?\b{stem}\.py", lambda found: file, _example(kind))
+    return re.sub(rf"\b{camel(stem)}\b", camel(name), text.replace(stem, name))
+
+
+def camel(name: str) -> str:
+    """The name of its class."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def _free(kind: str, name: str) -> bool:
+    """Whether a class of the example may be called so."""
+    return not (
+        keyword.iskeyword(name)
+        or hasattr(builtins, name)
+        or (name != camel(FORMS[kind][0]) and re.search(rf"\b{name}\b", _example(kind)))
+    )
+
+
+def _example(kind: str) -> str:
+    return (declared.ENGINE / "examples" / f"{FORMS[kind][0]}.py").read_text(encoding="utf-8")

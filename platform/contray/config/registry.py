@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import math
 import pkgutil
 import re
 import sys
@@ -264,7 +265,22 @@ def load_space(name: str) -> ModuleType:
     for export in ("ABOUT", "METHOD", "SPACE"):
         if not hasattr(module, export):
             raise UserError(f"space {name}: the file must define {export}; see tune_spaces/simclr.py for the form")
+    if not isinstance(module.SPACE, Mapping) or not module.SPACE:
+        raise UserError(f"space {name}: SPACE must be a dictionary of keys and what they are drawn from, and name one at least")
+    for key, domain in module.SPACE.items():
+        if not _drawable(domain):
+            ways = "tune.choice([...]), tune.grid_search([...]) or a range such as tune.loguniform(low, high)"
+            raise UserError(f"space {name}: {key}: got {type(domain).__name__} {domain!r:.60}, must be {ways}")
     return module
+
+
+def _drawable(domain: Any) -> bool:
+    """Whether this is a grid, a choice or a range of Ray Tune's."""
+    listed = domain.get("grid_search") if isinstance(domain, Mapping) else getattr(domain, "categories", None)
+    if listed is not None:
+        return isinstance(listed, Sequence) and not isinstance(listed, str) and len(listed) > 0
+    ends = (getattr(domain, "lower", None), getattr(domain, "upper", None))
+    return all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends)
 
 
 def study_file(name: str) -> ModuleType:
@@ -276,7 +292,11 @@ def _space(name: str, called: str, known: Callable[[], list[str]]) -> ModuleType
     name_code(name)  # no file names a space: whoever calls this has it from the user
     if not name.endswith(".py") and name not in names("space"):
         raise UserError(f"{called} {name!r} is not known; {nearest(name, known())} (a path to a .py file works too)")
-    return find("space", name)
+    try:
+        return find("space", name)
+    except UserError as error:
+        words = str(error)
+        raise UserError(f"{called}{words.removeprefix('space')}" if words.startswith("space ") else words) from None
 
 
 def find(kind: str, name: str) -> ModuleType:

@@ -135,7 +135,7 @@ def study_of(module: ModuleType, name: str) -> Study:
     """What a study's file says, checked: fields there, of their types, arms of EXPECT and PAPER among those of the space."""
 
     def refuse(field: str, words: str) -> UserError:
-        return UserError(f"study {name}: {field} {words}; see tune_spaces/simclr_temperature.py for the form")
+        return UserError(f"study {name}: {f'{field} {words}'.strip()}; see tune_spaces/simclr_temperature.py for the form")
 
     for each in NEEDED:
         if not hasattr(module, each):
@@ -187,7 +187,7 @@ def study_of(module: ModuleType, name: str) -> Study:
             if not isinstance(form, Form):
                 raise refuse("EXPECT", f"holds {form!r}, which is no form of contray.studies (Above, Order, Peak, ...)")
             try:
-                form.check(list(arms))
+                form.check(list(arms), known["METRIC"])
             except UserError as error:
                 raise refuse("", f"{error} (scale {scale})") from None
     for arm, value in known.get("PAPER", {}).items():

@@ -77,7 +77,7 @@ def _own(uri: str, runs: Sequence[Any], named: set[str]) -> list[dict[str, Any]]
     for run in sorted(runs, key=_weight):
         tags, params = run.data.tags, run.data.params
         name, scale = tags.get("contray.study", ""), tags.get("contray.scale", "")
-        if name in named or not tags.get("contray.verdict"):
+        if name in named or not tags.get("contray.verdict") or not tags.get(DECLARED):
             continue
         facts = {"claim": tags.get("contray.claim", ""), **{key: params.get(key, "") for key in ("source", "method", "metric")}}
         row = rows.setdefault(name, {"study": name, "seeds": int(tags.get("contray.seeds", 0)), "cost": {}, "verdicts": {}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +109,10 @@ def _check_measured(study: Study, configs: Sequence[RunConfig]) -> None:
     ranked = {name: load_evaluation(name).metrics for name in evaluations}
     if not all(ranked.values()):
         return
-    stems = [metric.partition("_val_")[0].partition("*")[0] for metrics in ranked.values() for metric in metrics]
+    stems = [re.escape(name.partition("_val_")[0]).replace(r"\*", ".*") for names in ranked.values() for name in names]
     plain = {*COSTS, *GEOMETRY, *(name for config in configs for name in load_method(config.method.name).metrics)}
     for metric in study.metrics:
-        of_evaluation = metric.endswith((*SHARES, "_gain")) and any(stem in metric for stem in stems)
+        of_evaluation = metric.endswith(SHARES) and any(re.search(rf"(?:^|[_.]){stem}_", metric) for stem in stems)
         if not of_evaluation and metric.removeprefix("random_") not in plain:
             known = ", ".join(dict.fromkeys(name.replace("_val_", "_") for metrics in ranked.values() for name in metrics))
             said = f"METRIC, EXPECT: got the metric {metric}, which no run of {study.name} measures"
@@ -146,7 +147,7 @@ def _found(run: Any, conditions: str, needed: bool) -> Found | None:
     minutes = float(tags.get(MINUTES, "nan"))
     if tags.get(DIVERGED):
         return Found(run.info.run_id, {}, minutes, tags[DIVERGED])
-    if run.info.status != "FINISHED" or tags.get("contray.unmeasured") or (needed and not alike):
+    if run.info.status != "FINISHED" or tags.get("contray.unmeasured") or tags.get(track.INEXACT) or (needed and not alike):
         return None
     metrics = {name: value if math.isfinite(value) else None for name, value in run.data.metrics.items()}
     return Found(run.info.run_id, {name: value for name, value in metrics.items() if name not in COSTS or alike}, minutes)

@@ -105,8 +105,8 @@ class Plan:
 def plan(name: str, overrides: Mapping[str, Any], *, scale: str = "digits", seeds: int = 0, jobs: int = 0) -> Plan:
     """What a study would do. Everything that can be refused is refused here, before Ray starts."""
     for option, value in (("seeds", seeds), ("jobs", jobs)):
-        if value < 0:
-            raise UserError(f"--{option}: got {value}, must be at least 0")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise UserError(f"--{option}: got {value!r}, must be a whole number, at least 0")
     study = load_study(name)
     seeds = seeds or study.seeds
     made = Plan(study, scale, wanted(study, scale, seeds, overrides), {}, dict(overrides), jobs, seeds)

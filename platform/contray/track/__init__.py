@@ -6,11 +6,12 @@ from .listeners import Audience, Listener, Run
 from .metric_log import MetricLog, Point
 from .model import fetch_encoder, log_encoder
 from .registry import register
-from .run import RunGone, TrackedRun, attach, begin, with_gains
+from .run import INEXACT, RunGone, TrackedRun, attach, begin, with_gains
 from .store import TrackingError, asking, check, client, resolve_uri, sqlite_path
 from .views import compared_url, runs_url, sweep_url
 
 __all__ = [
+    "INEXACT",
     "UI_PORT",
     "Audience",
     "Dataset",

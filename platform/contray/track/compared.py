@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -146,7 +147,9 @@ def _differences(found: Comparison) -> list[Table]:
     tests = sorted({each.test for each in found.against} - {""})
     if tests:
         how = {"paired": "paired by seed", "Welch": "Welch's test"}
-        table.caption = f"{' or '.join(how[test] for test in tests)}; p corrected for {len(found.against)} comparisons (Holm)"
+        table.caption = (
+            f"{' or '.join(how[test] for test in tests)}; p corrected for all {math.comb(len(found.against) + 1, 2)} pairs (Holm)"
+        )
     else:
         table.caption = "contray train ... --seeds 3 tells a difference from chance"
     return [table]

@@ -153,7 +153,9 @@ def _judged(rows: Sequence[Row], further: Sequence[str]) -> list[Difference]:
     names = (*TOLD_BY, *further)
     counts = {name: sum(name in row.by_seed for row in rows) for name in names}
     metric = max(names, key=lambda name: counts[name])
-    return against([row.by_seed.get(metric, {}) for row in rows], metric) if counts[metric] > 1 else []
+    images = [row.metrics["test_images"].mean for row in rows if "test_images" in row.metrics]
+    finest = 1 / min(images) if len(images) == len(rows) and metric.endswith("_top1") and "_val_" not in metric else 0.0
+    return against([row.by_seed.get(metric, {}) for row in rows], metric, finest) if counts[metric] > 1 else []
 
 
 def _scores(metrics: Iterable[str], further: Sequence[str]) -> list[str]:
@@ -190,7 +192,8 @@ def grouped(runs: Iterable[Run]) -> list[tuple[list[Run], dict[str, str]]]:
     """The runs of each configuration (its seeds), and the settings in which it differs from others of its method, preset and data."""
     groups: dict[object, list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.data.tags.get("contray.group") or frozenset(_configuration(run).items())].append(run)
+        settings = _configuration(run)
+        groups[run.data.tags.get("contray.group") or frozenset(settings.items()), settings["train.extend"]].append(run)
     families: dict[tuple[str, str, str], list[Mapping[str, str]]] = defaultdict(list)
     for group in groups.values():
         families[family_of(group[0])].append(_configuration(group[0]))
@@ -217,8 +220,8 @@ def _row(talk: MlflowClient, runs: Sequence[Run], differs: Mapping[str, str], fu
     seeds = {name: _by_seed(runs, name) for name in names}
     metrics = {name: Spread.over(seeds[name].values()) for name in names}
     for kind, name in zip(("knn_gain", "linear_gain"), TEST, strict=True):
-        both = [run.data.metrics for run in runs if name in run.data.metrics and f"random_{name}" in run.data.metrics]
-        metrics[kind] = Spread.over(values[name] - values[f"random_{name}"] for values in both)
+        trained, untrained = seeds.get(name, {}), seeds.get(f"random_{name}", {})
+        metrics[kind] = Spread.over(trained[seed] - untrained[seed] for seed in trained if seed in untrained)
     called = tuple(known_as(run) for run in runs)
     return Row(
         *family_of(runs[0]),
@@ -245,8 +248,10 @@ def _by_seed(runs: Sequence[Run], name: str) -> dict[str, float]:
 
 def _configuration(run: Run) -> dict[str, str]:
     """Params by their names of today: runs of earlier versions stand beside new ones."""
-    params = translated(run.data.params)
-    return {key: str(value) for key, value in params.items() if not key.startswith(OWN)}
+    params = {key: str(value) for key, value in translated(run.data.params).items() if not key.startswith(OWN)}
+    if run.data.tags.get("contray.extended"):  # its params are those of its first length
+        params = {key: value for key, value in params.items() if key not in ("train.steps", "train.epochs")}
+    return params | {"train.extend": run.data.tags.get(track.INEXACT, "no")}
 
 
 def family_of(run: Run) -> tuple[str, str, str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+INEXACT = "contray.inexact"  # a tag: why a run is not what its config says, so that none takes its numbers for that config's
 PARAM_CHARS, PARAMS_PER_BATCH = 6000, 100  # MLflow's limits
 
 

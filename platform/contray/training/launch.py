@@ -112,7 +112,7 @@ def _launch(
                     flush=True,
                 )
             if steps and known.get("finished"):
-                _reopen(lease.fenced(), run, *steps)
+                _reopen(lease.fenced(), run, *steps, exact=config.train.extend == "exact")
             return _run(config, source, lease, run, name, quiet, watch)
 
 
@@ -155,9 +155,12 @@ def _check_kept(folder: Storage, config: RunConfig, source: data.Source, finishe
     return steps
 
 
-def _reopen(folder: Storage, run: track.TrackedRun, done: int, total: int) -> None:
+def _reopen(folder: Storage, run: track.TrackedRun, done: int, total: int, exact: bool) -> None:
     """A finished run trains on: what it came to stays on record under its step, and its new end will measure it anew."""
-    run.set_tags({"contray.extended": f"from {done} to {total} steps"})
+    longer = f"from {done} to {total} steps"
+    run.set_tags(
+        {"contray.extended": longer} | ({} if exact else {track.INEXACT: f"trained on {longer}, whose schedules differ"})
+    )
     words = f"going on from its end at step {done} to step {total}"
     if VERDICT in folder.names():
         kept = VERDICT.replace(".json", f"-{done}.json")

@@ -20,6 +20,7 @@ def signature(config: RunConfig, fingerprint: Mapping[str, str]) -> str:
     """
     facts = [config.digest("scale", "track", chars=64), method_code(config.method.name), _version()]
     facts += [f"{name}={value}" for name, value in sorted(fingerprint.items())]
+    facts += ["on_nan=skip"] * (config.train.on_nan == "skip")  # what leaves steps out is no run that would have stopped there
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 

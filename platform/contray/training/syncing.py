@@ -156,7 +156,7 @@ def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> S
     try:
         if state and not run.data_names():
             run.log_inputs(track.datasets_of(data.open_source(config), state["fingerprint"]["data"], config.data.source))
-            if not trial:  # told with the data
+            if not trial and RunConfig.from_yaml(state["config"]).train.extend != "anyway":  # told with the data
                 run.set_tags({TAG: signature(config, state["fingerprint"])})
             added.append("data set")
         if not trial and describe(run, config, _name(folder)):

@@ -78,8 +78,9 @@ def sweep(
     if scheduler not in SCHEDULERS:
         raise UserError(f"--scheduler: got {scheduler}, must be {', '.join(SCHEDULERS[:-1])} or {SCHEDULERS[-1]}")
     for option, value in (("samples", samples), ("concurrent", concurrent), ("minutes", minutes)):
-        if not value >= 0:  # nor not-a-number
-            raise UserError(f"--{option}: got {value:g}, must be at least 0")
+        whole = option != "minutes"
+        if not isinstance(value, int if whole else (int, float)) or not value >= 0:  # nor not-a-number
+            raise UserError(f"--{option}: got {value!r}, must be a {'whole ' * whole}number, at least 0")
     if not 0 < grace <= 1:
         raise UserError(f"--grace: got {grace:g}, must be above 0 and at most 1: the share of a run that every trial gets")
     source, storage = data.announced(config), Storage(config.scale.storage)
@@ -183,8 +184,9 @@ def _search(
         winner = None
         if best:
             place.check()
+            first = trials.index(best)
             best, winner = crown(config, best, parent)
-            trials[0] = best
+            trials[first] = best
         on_front = front(trials, metric, against) if against else []
         found: list[Importance] = []
         if search.scheduler != "pbt":  # whose trials have had other values on the way
@@ -228,12 +230,12 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
     for key, domain in list(space.items()):
         values = listed(domain)
         ends = values if values is not None else [domain.lower, domain.upper]  # pyright: ignore[reportAttributeAccessIssue]
-        refused: dict[Any, str] = {}
-        for value in ends:
+        refused: dict[int, str] = {}  # by place: a value may be a list
+        for place, value in enumerate(ends):
             try:
                 model.check(config.replace({key: value}), samples)
             except ConfigError as error:
-                refused[value] = error.problem if error.key == key else str(error)
+                refused[place] = error.problem if error.key == key else str(error)
         if len(refused) == len(ends) and config.fills(key) and len(space) > 1:
             del space[key]
             words.append(f"{key}: not searched, the plan's {config.flat()[key]} stands ({next(iter(refused.values()))})")
@@ -241,9 +243,9 @@ def _fitting(config: RunConfig, space: dict[str, Any], samples: int) -> tuple[di
         if refused and (values is None or len(refused) == len(ends)):
             raise ConfigError(key, f"this space cannot be searched here: {next(iter(refused.values()))}")
         if refused and values is not None:
-            kept = [value for value in values if value not in refused]
+            kept = [value for place, value in enumerate(values) if place not in refused]
             space[key] = {"grid_search": kept} if isinstance(domain, dict) else tune.choice(kept)
-            words.append(f"{key}: {', '.join(map(str, refused))} left out ({next(iter(refused.values()))})")
+            words.append(f"{key}: {', '.join(str(values[place]) for place in refused)} left out ({next(iter(refused.values()))})")
     return space, words
 
 

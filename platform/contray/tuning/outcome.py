@@ -106,8 +106,8 @@ def ranked(trials: list[Trial], metric: str, online: str) -> list[Trial]:
     """Finished trials first: what a stopped one had reached is no verdict. What is no number is worse than any."""
 
     def known(trial: Trial, name: str) -> float:
-        value = trial.metrics.get(name, -1.0)
-        return value if math.isfinite(value) else -1.0
+        value = trial.metrics.get(name, -math.inf)
+        return value if math.isfinite(value) else -math.inf
 
     def rank(trial: Trial) -> tuple[bool, float, float]:
         return trial.status == "finished", known(trial, metric), known(trial, online)

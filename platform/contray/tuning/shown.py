@@ -77,7 +77,12 @@ def _study(result: SweepResult, keys: Sequence[str]) -> Table:
             groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
     scale, unit = _scale(result.metric), " points" if _scale(result.metric) == 100 else ""
     table = Table(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
-    for values in sorted(groups):
+    for values in sorted(
+        groups,
+        key=lambda values: [
+            (isinstance(each, (int, float)), each if isinstance(each, (int, float)) else str(each)) for each in values
+        ],
+    ):
         mean, std = spread(groups[values])
         table.add(*map(str, values), str(len(groups[values])), f"{scale * mean:.1f}", f"{scale * std:.1f}")
     means = [spread(values)[0] for values in groups.values()]

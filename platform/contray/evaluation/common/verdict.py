@@ -305,12 +305,15 @@ def over_seeds(results: Sequence[Mapping[str, float]]) -> str:
         )
     gains = [each[score] - each[f"random_{score}"] for each in results if score in each and f"random_{score}" in each]
     mean, count = sum(gains) / len(gains), len(gains)
-    error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (count - 1) / count)
+    spread = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (count - 1))
+    counts = [{**each, **getattr(each, "about", {})}.get("test_images", 0) for each in results]
+    images = min(filter(None, counts), default=math.inf)
+    error = max(spread, 1 / images) / math.sqrt(count)  # few seeds may differ by less than one test image by chance
     sure = abs(mean) > _quantile(T975, count - 1, 2.2) * error and mean != 0
     how = "beyond what seeds differ by" if sure else "no more than seeds differ by: the sign is not known"
     verb = "gains" if mean >= 0 else "loses"
-    spread = f"{100 * min(gains):+.1f} to {100 * max(gains):+.1f}"
+    span = f"{100 * min(gains):+.1f} to {100 * max(gains):+.1f}"
     return (
         f"Over {count} seeds training {verb} {100 * abs(mean):.1f} ± {100 * error:.1f} points of {SCORES[score]} top-1 over the untrained encoder "
-        f"({spread}), {how}. All seeds are measured on the same images, whose choice this does not count."
+        f"({span}), {how}. All seeds are measured on the same images, whose choice this does not count."
     )
