@@ -40,6 +40,10 @@ PLANTED: dict[str, tuple[list[Form], Callable[[float, random.Random], Means]]] =
         [Peak()],
         lambda effect, draw: {arm: (50 + 4 * (rank > 0) - effect * (rank > 3), 0) for rank, arm in enumerate("abcde")},
     ),
+    "Peak of eight, levelling off": (
+        [Peak()],
+        lambda effect, draw: {arm: (50 + 4 * (rank > 0) - effect * (rank > 6), 0) for rank, arm in enumerate("abcdefgh")},
+    ),
     "Same": ([Same("a", "b", within=MARGIN)], lambda effect, draw: {"a": (50, 0), "b": (50 + MARGIN - effect, 0)}),
     "Collapse": ([Collapse("a", "b", within=MARGIN)], lambda effect, draw: {"a": (20 + MARGIN - effect, 0), "b": (50, 0)}),
     "Agrees of six": ([Agrees("other")], lambda effect, draw: {arm: _ranked(effect, draw) for arm in "abcdef"}),
