@@ -13,4 +13,4 @@ SCALES = {
     "cifar": {"SPACE": {"method.dim": [8, 32, 128, 512]}},
     "paper": {"train.epochs": 300},
 }
-COST = {"digits": 8, "cifar": "4 x 600 steps", "paper": "3 x 300 epochs of ResNet-50: about 1,350 GPU hours"}
+COST = {"digits": 20, "cifar": "4 x 600 steps", "paper": "3 x 300 epochs of ResNet-50: about 1,350 GPU hours"}

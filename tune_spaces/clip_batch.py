@@ -11,5 +11,5 @@ EXPECT = [Order()]
 BASE = {"train.steps": 0}
 SCALES = {"digits": {"SPACE": {"train.batch_size": [16, 64, 256]}, "train.epochs": 5}, "paper": {}}
 SEEDS = 3
-COST = {"digits": 8, "paper": "3 x 32 epochs of 400 million pairs"}
+COST = {"digits": 9, "paper": "3 x 32 epochs of 400 million pairs"}
 SMALL = "in so few epochs a large batch means a few dozen steps; captions name ten digits, so that a large batch holds many equal ones"

@@ -11,5 +11,5 @@ EXPECT = [Order(*(At(strength, "information") for strength in (2.0, 1.5, 1.0, 0.
 BASE = {"eval.final": ("knn", "linear", "information")}
 SCALES = {"digits": {}, "cifar": {}, "paper": {"train.epochs": 100}}
 SEEDS = 3
-COST = {"digits": 9, "cifar": "as many runs of a small net", "paper": "5 x 100 epochs of ResNet-50"}
+COST = {"digits": 15, "cifar": "as many runs of a small net", "paper": "5 x 100 epochs of ResNet-50"}
 SMALL = "the bound is at most the log of the pairs it is estimated from; where views share more than that, it says nothing"

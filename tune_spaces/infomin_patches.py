@@ -10,5 +10,5 @@ METRIC = "linear_top1"
 EXPECT = [Peak()]
 SCALES = {"digits": {}, "cifar": {}, "paper": {"train.epochs": 100}}
 SEEDS = 3
-COST = {"digits": 8, "cifar": "as many runs of a small net", "paper": "4 x 100 epochs of ResNet-50"}
+COST = {"digits": 10, "cifar": "as many runs of a small net", "paper": "4 x 100 epochs of ResNet-50"}
 SMALL = "a digit is hardly larger than a patch: those that are far apart show parts of it"

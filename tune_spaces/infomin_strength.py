@@ -11,4 +11,4 @@ EXPECT = [Peak()]
 BASE = {"eval.final": ("knn", "linear", "information")}
 SCALES = {"digits": {}, "cifar": {}, "paper": {"train.epochs": 100}}
 SEEDS = 3
-COST = {"digits": 9, "cifar": "as many runs of a small net", "paper": "5 x 100 epochs of ResNet-50"}
+COST = {"digits": 15, "cifar": "as many runs of a small net", "paper": "5 x 100 epochs of ResNet-50"}

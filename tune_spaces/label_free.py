@@ -16,5 +16,5 @@ SPACE = {
 METRIC = "linear_top1"
 EXPECT = [Agrees("rankme"), Agrees("uniformity", rising=False)]
 SCALES = {"digits": {"eval.final": ("knn", "linear", "geometry")}, "cifar": {"eval.final": ("knn", "linear", "geometry")}}
-COST = {"digits": 8, "cifar": "6 x 300 steps"}
+COST = {"digits": 18, "cifar": "6 x 300 steps"}
 SMALL = "six runs of one method: their ranking can agree by chance, which the test takes into account"

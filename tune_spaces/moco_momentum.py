@@ -16,5 +16,5 @@ SCALES = {
     "paper": {"method.preset": "v1", "method.queue_size": 4096},
 }
 SEEDS = 3
-COST = {"digits": 8, "cifar": "as many runs of a small net", "paper": "5 x 200 epochs of ResNet-50"}
+COST = {"digits": 14, "cifar": "as many runs of a small net", "paper": "5 x 200 epochs of ResNet-50"}
 SMALL = "a momentum of 0.999 remembers 1000 steps, more than the run has; batch norm in the head keeps momentum 0 from failing"

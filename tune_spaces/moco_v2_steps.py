@@ -27,5 +27,5 @@ SCALES = {
     "paper": {"method.preset": "v1"},
 }
 SEEDS = 3
-COST = {"digits": 8, "paper": "5 x 200 epochs of ResNet-50"}
+COST = {"digits": 15, "paper": "5 x 200 epochs of ResNet-50"}
 SMALL = "a digit of 20 px that is blurred is hard to read"

@@ -27,5 +27,5 @@ SCALES = {
     },
     "paper": {"method.preset": "vit_b", "train.epochs": 100},
 }
-COST = {"digits": 8, "paper": "4 x 100 epochs of ViT-B"}
+COST = {"digits": 34, "paper": "4 x 100 epochs of ViT-B"}
 SMALL = "four blocks on 64 patches do not show the instability of twelve blocks over tens of thousands of steps"

@@ -15,4 +15,4 @@ smaller = {"narrow": {"backbone.width": 8}, "middle": {"backbone.width": 16}, "w
 cheap = {"eval.finetune.epochs": 20, "eval.finetune.lrs": (3e-3,)}
 SCALES = {"digits": cheap | {"SPACE": smaller}, "paper": {}}
 SEEDS = 3
-COST = {"digits": 8, "paper": "800 epochs of ResNet-50 and of ResNet-152, three times as wide, both with selective kernels"}
+COST = {"digits": 25, "paper": "800 epochs of ResNet-50 and of ResNet-152, three times as wide, both with selective kernels"}
