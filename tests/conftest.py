@@ -15,9 +15,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # stock 15: tests beside them
 # All that tests and their Rays leave lies in one place, of a short name, for Ray's sockets lie in it
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ct-")
-    atexit.register(
-        lambda: PASSED and shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
-    )  # the last to go: processes clean up in it
+    # after all else that is registered: processes clean up in it
+    atexit.register(lambda: PASSED and shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True))
 
 import pytest
 import torch

@@ -295,8 +295,9 @@ def _space(name: str, called: str, known: Callable[[], list[str]]) -> ModuleType
     try:
         return find("space", name)
     except UserError as error:
-        words = str(error)
-        raise UserError(f"{called}{words.removeprefix('space')}" if words.startswith("space ") else words) from None
+        if called == "space" or not str(error).startswith("space "):
+            raise
+        raise UserError(f"{called}{str(error).removeprefix('space')}") from None
 
 
 def find(kind: str, name: str) -> ModuleType:

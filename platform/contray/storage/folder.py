@@ -18,7 +18,7 @@ NO_FSYNC = (
     errno.ENOTSUP,
     errno.EOPNOTSUPP,
     errno.ENOSYS,
-)  # of file systems that have none of a folder: some of networks and of FUSE
+)  # of folders on some file systems of networks and of FUSE
 
 
 class Storage:

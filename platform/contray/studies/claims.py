@@ -161,11 +161,12 @@ class Form:
         for name in (self.metric, getattr(self, "measure", ""), *(one for arm in self.named for one in told(arm))):
             if not isinstance(name, str):
                 raise refuse(f"got {name!r} for a metric, must be its name")
-        plain = [_itself(each, self.metric or metric) for each in self.named]
+        own = self.metric or metric
+        plain = [_itself(each, own) for each in self.named]
         for each in (one for arm in self.named for one in within(arm)):
             if isinstance(each, Mean) and not each.arms:
                 raise refuse("Mean() is of no arm; name those whose mean is meant")
-            if isinstance(each, Minus) and len({_itself(side, self.metric or metric) for side in (each.left, each.right)}) < 2:
+            if isinstance(each, Minus) and _itself(each.left, own) == _itself(each.right, own):
                 raise refuse(f"sets {spoken(each.left)} against itself")
             if not isinstance(each, (At, Minus, Mean)) and each not in arms:
                 raise refuse(f"got arm {each!r}; {nearest(str(each), map(str, arms))}")

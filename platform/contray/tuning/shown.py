@@ -77,12 +77,7 @@ def _study(result: SweepResult, keys: Sequence[str]) -> Table:
             groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
     scale, unit = _scale(result.metric), " points" if _scale(result.metric) == 100 else ""
     table = Table(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
-    for values in sorted(
-        groups,
-        key=lambda values: [
-            (isinstance(each, (int, float)), each if isinstance(each, (int, float)) else str(each)) for each in values
-        ],
-    ):
+    for values in sorted(groups, key=lambda values: [*map(_order, values)]):
         mean, std = spread(groups[values])
         table.add(*map(str, values), str(len(groups[values])), f"{scale * mean:.1f}", f"{scale * std:.1f}")
     means = [spread(values)[0] for values in groups.values()]
@@ -91,6 +86,12 @@ def _study(result: SweepResult, keys: Sequence[str]) -> Table:
         ratio = f"{(max(means) - min(means)) / pooled:.1f} times" if pooled else "more than"
         table.caption = f"range over values {scale * (max(means) - min(means)):.1f}{unit} = {ratio} the standard deviation over seeds ({scale * pooled:.2f}{unit})"
     return table
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    """Words before numbers, which one key may both have."""
+    number = isinstance(value, (int, float))
+    return number, value if number else str(value)
 
 
 def _digits(metric: str) -> int:
