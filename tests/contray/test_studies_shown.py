@@ -146,6 +146,16 @@ def test_each_metric_has_its_own_untrained_encoder() -> None:
     assert inside.x1 <= whole.x1
 
 
+def test_each_panel_has_a_legend_of_its_own_beside_the_other() -> None:
+    study = replace(CURVE, paper={}, expect=(Peak(), Order(metric="rankme")))
+    found = result(study, {0.1: 40, 0.2: 50, 0.5: 35})
+    values = {arm: {seed: {**each, "random_rankme": 30.0} for seed, each in seeds.items()} for arm, seeds in found.values.items()}
+    drawn = figure(study, replace(found, values=values))
+    drawn.canvas.draw()
+    left, right = (legend.get_window_extent() for legend in drawn.legends)
+    assert left.x1 < right.x0
+
+
 # ---------------------------------------------------------------- the list
 
 

@@ -191,9 +191,13 @@ def _untrained(axis: Any, across: bool, metrics: Sequence[str], result: StudyRes
 
 
 def _legend(axis: Any, handles: list[Any], labels: list[str]) -> None:
+    """Below the figure, on the side of the panel."""
     if len(labels) > 1:
-        columns = 4 if sum(sorted(map(len, labels))[-4:]) < 13 * axis.figure.get_figwidth() else 2
-        axis.figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+        panel = axis.get_subplotspec()
+        panels, number = panel.get_gridspec().ncols, panel.colspan.start
+        side = "center" if 0 < number < panels - 1 or panels == 1 else "right" if number else "left"
+        columns = 4 if sum(sorted(map(len, labels))[-4:]) < 13 * axis.figure.get_figwidth() / panels else 2
+        axis.figure.legend(handles, labels, loc=f"outside lower {side}", ncols=columns, frameon=False, fontsize=8)
 
 
 def _matrices(axes: Sequence[Any], study: Study, result: StudyResult) -> None:
