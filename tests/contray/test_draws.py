@@ -17,13 +17,14 @@ from .test_loop import TINY, DiesAt, Killed, run
 
 SIMCLR = Path(__file__).parents[2] / "methods" / "simclr.py"
 END = '        return {"loss": loss, "contrast_top1": accuracy}'
+CROPS = 'encode_crops(self.backbone, batch, "view", "small")'
 PLACES = {
     "the loss": (END, f"        loss = loss + 0.01 * torch.randn(()) * z[0].sum()\n{END}"),
     "from a later step on": (
         END,
         f"        if batch.step == 2:\n            loss = loss + 0 * torch.rand(()) * z[0].sum()\n{END}",
     ),
-    "represent": ("batch.crops(name))  # (V*B, F)", "nn.functional.dropout(batch.crops(name)))"),
+    "represent": (CROPS, f"{{name: nn.functional.dropout(h) for name, h in {CROPS}.items()}}"),
     "update": (
         "    def project(self",
         "    def update(self, reps, batch, clock):\n        torch.randperm(3)\n\n    def project(self",
