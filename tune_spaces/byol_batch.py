@@ -24,5 +24,5 @@ SCALES = {
     },
     "paper": {"train.epochs": 300},
 }
-COST = {"digits": 10, "paper": "4 x 300 epochs of ResNet-50: about 1,800 GPU hours"}
+COST = {"digits": 22, "paper": "4 x 300 epochs of ResNet-50: about 1,800 GPU hours"}
 SMALL = "ten classes are told apart with few negatives, and a small batch makes more steps of the same samples"

@@ -28,5 +28,5 @@ SCALES = {
     "cifar": {},
     "paper": {"method.preset": "e300"},
 }
-COST = {"digits": 9, "cifar": "5 x 600 steps", "paper": "5 x 300 epochs of ResNet-50: about 2,250 GPU hours"}
+COST = {"digits": 21, "cifar": "5 x 600 steps", "paper": "5 x 300 epochs of ResNet-50: about 2,250 GPU hours"}
 SMALL = "SimSiam (Chen & He 2021) has shown since that a copy need not collapse where the predictor learns fast enough, as in short runs"

@@ -30,5 +30,5 @@ PAPER_METRIC = "ImageNet linear top-1 %"
 METRIC = "linear_top1"
 EXPECT = [Collapse("none", "batch norm"), Collapse("none", "group norm")]
 SCALES = {"digits": {}, "paper": {}}
-COST = {"digits": 9, "paper": "4 x 1000 epochs of ResNet-50: about 6,000 GPU hours"}
+COST = {"digits": 24, "paper": "4 x 1000 epochs of ResNet-50: about 6,000 GPU hours"}
 SMALL = "a net of width 16 learns without any norm as well: what made deep ones fail is hardly there"

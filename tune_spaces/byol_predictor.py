@@ -21,5 +21,5 @@ PAPER_METRIC = "ImageNet linear top-1 %, 300 epochs"
 METRIC = "linear_top1"
 EXPECT = [Collapse("no predictor", "BYOL"), Collapse("no average", "BYOL"), Collapse("neither", "BYOL")]
 SCALES = {"digits": {}, "cifar": {}, "paper": {"method.preset": "e300"}}
-COST = {"digits": 9, "cifar": "4 x 600 steps", "paper": "4 x 300 epochs of ResNet-50: about 1,800 GPU hours"}
+COST = {"digits": 23, "cifar": "4 x 600 steps", "paper": "4 x 300 epochs of ResNet-50: about 1,800 GPU hours"}
 SMALL = "short runs have batch norm behind the projector (method.output_norm), which the paper has not and which hinders collapse"
