@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}  # that a page can show, and their kinds
 FILE_WIDTH = 140  # characters that a file or a pipe has room for
+SHARES = ("_top1", "_gain", "_ap", "_miou", "_jaccard", "_purity")  # ends of the names of metrics that are shares
 LEFT = 14  # characters that a column to the left keeps beside numbers that are not folded
 
 

@@ -449,9 +449,10 @@ def damaged() -> Iterator[bytes]:
 
 def test_damage_of_any_place_or_tag_breaks_an_image_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
     for data in damaged():
-        for read in (lambda: decode(data, "x"), lambda: native(data, "x", 1)):  # noqa: B023
-            with suppress(BrokenImage):
-                assert read().ndim == 3
+        with suppress(BrokenImage):
+            assert decode(data, "x").ndim == 3
+        with suppress(BrokenImage):
+            assert native(data, "x", 1).ndim == 3
     avif = encoded(RAMP, "AVIF")
     with pytest.raises(BrokenImage, match="not decodable"):  # and no HEIC, whose brand it may bear
         decode(avif[: len(avif) // 2], "x.avif")

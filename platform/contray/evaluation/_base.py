@@ -73,7 +73,7 @@ class Measured(Shown, dict[str, float]):
         return [*tables_of(self), *self.pictures]
 
 
-class NotFinite(UserError, FloatingPointError):
+class NotFinite(UserError):
     """An encoder gives features that are no numbers."""
 
 

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 from ..drawing import COLOURS, drawable
-from ..track.compared import SHARE
+from ..tables import SHARES
 from ..track.comparing import Comparison, Row
 
 STYLES = {  # shape and fill tell what colour does
@@ -42,7 +42,7 @@ def draw(found: Comparison, out: Path) -> Path:
     for axis, panel in zip(axes, panels, strict=True):
         styles = STYLES if not panel else {panel: (panel, "D", COLOURS[2], True)}
         for name, (word, marker, colour, full) in styles.items():
-            scale = 100 if SHARE.search(name) else 1
+            scale = 100 if name.endswith(SHARES) else 1
             points = [(row.metrics[name], place) for place, row in enumerate(rows) if name in row.metrics]
             if points:
                 axis.errorbar(

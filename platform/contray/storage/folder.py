@@ -13,12 +13,8 @@ from typing import Any
 from ..errors import UserError
 from .logins import bare, full, scrubbed
 
-NO_FSYNC = (
-    errno.EINVAL,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-)  # of folders on some file systems of networks and of FUSE
+# Of folders, on some file systems of networks and of FUSE
+NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Storage:

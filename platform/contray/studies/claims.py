@@ -13,9 +13,9 @@ from statistics import mean
 from typing import Any
 
 from ..errors import UserError, nearest
+from ..tables import SHARES
 
 Values = Mapping[Any, Mapping[int, Mapping[str, float | None]]]  # of each arm and seed the metrics
-SHARES = ("_top1", "_gain", "_ap", "_miou", "_jaccard", "_purity")  # ends of the names of metrics that are shares
 LEAST = 4  # arms whose ranking says something: of three, one of six is right by chance
 
 

@@ -20,10 +20,11 @@ from ..errors import ConfigError, UserError
 from ..evaluation.common.samples import check_measurable
 from ..evaluation.common.tables import GEOMETRY
 from ..storage.names import slug
+from ..tables import SHARES
 from ..training.signature import TAG, signature
 from ..training.start import marks, resolved, started
 from ..tuning.ranking import COSTS
-from .claims import SHARES, spoken
+from .claims import spoken
 from .form import NOT_FREE, Arm, Study
 
 DIVERGED, MINUTES, CONDITIONS = "contray.diverged", "contray.minutes", "contray.conditions"  # tags of a run that a study made

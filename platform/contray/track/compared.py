@@ -7,12 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..tables import Table
+from ..tables import SHARES, Table
 
 if TYPE_CHECKING:
     from .comparing import Comparison, Row, Spread
 
-SHARE = re.compile("(_top1|_ap|_miou|_gain|_purity|_jaccard)$")
 MAIN = {
     "knn_top1": "k-NN\n%", "knn_gain": "gain", "linear_top1": "linear\n%", "linear_gain": "gain", "pixels_linear_top1": "pixels\n%",
 }  # fmt: skip
@@ -35,7 +34,7 @@ def cell(name: str, spread: Spread | None) -> str:
     """A metric over seeds: in per cent where it is a share, with its standard deviation where there are several."""
     if spread is None:
         return "-"
-    if not SHARE.search(name):
+    if not name.endswith(SHARES):
         return f"{spread.mean:.4g}" + (f" ± {spread.std:.2g}" if spread.n > 1 else "")
     if name.endswith("_gain"):
         return f"{100 * spread.mean:+.1f}"
@@ -48,7 +47,7 @@ def heading(name: str) -> str:
     words = name.removesuffix("_linear_top1") if name.startswith("pixels") else name.removesuffix("_top1")
     words = re.sub("^(linear|finetune|scratch|distill|crd|noisy_student|supervised)_", "\\1\n", words)
     words = re.sub("(detection|segmentation)_", "\\1\n", words)
-    return f"{words}{' %' if SHARE.search(name) else ''}"
+    return f"{words}{' %' if name.endswith(SHARES) else ''}"
 
 
 def family(row: Row) -> str:
@@ -123,7 +122,7 @@ def _evaluations(found: Comparison) -> list[Table]:
 
 
 def _evaluation(name: str) -> str:
-    return name.removesuffix("_top1").replace("_", " ") + (", %" if SHARE.search(name) else "")
+    return name.removesuffix("_top1").replace("_", " ") + (", %" if name.endswith(SHARES) else "")
 
 
 def _starred(name: str, row: Row, best: float) -> str:
@@ -135,7 +134,7 @@ def _differences(found: Comparison) -> list[Table]:
     if not found.against:
         return []
     metric, best = found.against[0].metric, found.against[0].best
-    scale, unit = (100, "points") if SHARE.search(metric) else (1, metric)
+    scale, unit = (100, "points") if metric.endswith(SHARES) else (1, metric)
     table = Table(
         f"behind #{best} in {_evaluation(metric).removesuffix(', %')}, over seeds", "#", unit, "95 % interval", "p", "in words",
         left=(4,), dense=True,

@@ -53,7 +53,7 @@ def words(metrics: Mapping[str, float], curve: Sequence[tuple[float, float]] = (
 
     Empty where nothing was measured.
     """
-    about = {**metrics, **getattr(metrics, "about", {})}
+    about = _whole(metrics)
     scores = [name for name in SCORES if name in about and "_val_" not in name] or [name for name in SCORES if name in about]
     if not scores:
         return _unlabelled(about, told) if "rankme" in about else ""
@@ -289,6 +289,11 @@ def _mend(told: Told) -> str:
 # ---------------------------------------------------------------- over seeds
 
 
+def _whole(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics with what they stand on."""
+    return {**metrics, **getattr(metrics, "about", {})}
+
+
 def over_seeds(results: Sequence[Mapping[str, float]]) -> str:
     """The gain over the untrained encoder over seeds, with the standard error of its mean; without labels, what the features' ranks are. Empty for
     fewer than two seeds that were measured.
@@ -306,7 +311,7 @@ def over_seeds(results: Sequence[Mapping[str, float]]) -> str:
     gains = [each[score] - each[f"random_{score}"] for each in results if score in each and f"random_{score}" in each]
     mean, count = sum(gains) / len(gains), len(gains)
     spread = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (count - 1))
-    counts = [{**each, **getattr(each, "about", {})}.get("test_images", 0) for each in results]
+    counts = [_whole(each).get("test_images", 0) for each in results]
     images = min(filter(None, counts), default=math.inf)
     error = max(spread, 1 / images) / math.sqrt(count)  # few seeds may differ by less than one test image by chance
     sure = abs(mean) > _quantile(T975, count - 1, 2.2) * error and mean != 0
