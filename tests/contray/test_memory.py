@@ -33,10 +33,9 @@ def resident() -> float:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="glibc's malloc alone is told")
 def test_training_keeps_what_its_steps_free() -> None:
-    once = 80_000_000 // resource.getpagesize()
+    mapped = pages()  # anew for each of the ten
     with kept(CPU):
-        pages()  # some places are found too small by what came to lie beside them
-        assert pages() < once
+        assert pages() < 0.5 * mapped  # more than one of ten: places are found too small by what came to lie beside them
         held = resident()
     assert resident() < held - 60e6, "what is free goes back at the end"
 
