@@ -14,6 +14,7 @@ from ..data.recipe import uncovered
 from ..errors import ConfigError, UserError
 from ..methods._base import Method
 from . import backbones, laws
+from .attention import attend_in_fp32
 from .chunks import normed, plan
 from .hardware import quick_bf16
 from .seeds import seeded
@@ -195,7 +196,9 @@ def normaliser(config: RunConfig, device: torch.device) -> Callable[[Tensor], Te
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
-    """bf16 autocast where the config asks for it."""
+    """bf16 autocast where the config asks for it; attention on a CPU in fp32."""
     precision = config.train.precision
     enabled = precision == "bf16" or (precision == "auto" and quick_bf16(device.type)[0])
+    if enabled and device.type == "cpu":
+        attend_in_fp32()
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
