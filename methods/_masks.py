@@ -11,26 +11,16 @@ import torch
 from torch import Tensor
 
 
-def block_order(draws: Tensor, side: int, area: tuple[float, float] = (0.08, 0.4)) -> Tensor:
-    """An order of L = side^2 patches in which rectangles come first: uniform draws (B, T, 4) of T rectangles -> (B, L).
+def blocks(draws: Tensor, side: int, least: float, count: Tensor | int) -> Tensor:
+    """An order of L = side^2 patches of which the first `count` (an int, or one for each row: (B,)) lie in blocks: uniform draws (B, T, 4) -> (B, L).
 
-    BEiT's masking (Bao et al. 2021, arXiv 2106.08254, algorithm 1), of which a method takes as many from the front as it hides. area: of a
-    rectangle, as a share of the image; aspect ratios are 0.3 to 1 / 0.3. A patch stands where the first rectangle that holds it stands.
-    """
-    least, most = area
-    held = rectangles((least + (most - least) * draws[..., 0]) * side**2, draws, side)[0]  # (B, T, L)
-    found = torch.where(held.any(1), held.to(torch.int8).argmax(1), held.shape[1])  # (B, L)
-    return found.argsort(dim=1, stable=True)
-
-
-def blocks_within(draws: Tensor, side: int, least: float, count: int) -> Tensor:
-    """As `block_order`, of rectangles of at least a share of the image and at most what is left of `count` patches to hide: (B, T, 4) -> (B, L).
-
-    As BEiT's generator draws them, one that reaches across the image or hides more than what is left stands behind those that do not.
+    BEiT's masking (Bao et al. 2021, arXiv 2106.08254, algorithm 1) as its release does it and CAE, data2vec, iBOT and DINOv2 took it over: of T
+    rectangles, of at least a share of the image and at most what is left to hide, one that reaches across the image or hides more than what is
+    left stands behind those that do not. Aspect ratios are 0.3 to 1 / 0.3.
     """
     total = draws.shape[1]
     place = torch.full((len(draws), side**2), 2 * total, device=draws.device)  # (B, L)
-    left = torch.full((len(draws),), count, device=draws.device)  # (B,)
+    left = torch.zeros(len(draws), dtype=torch.long, device=draws.device) + count  # (B,)
     for at in range(total):
         draw, smallest = draws[:, at], least * side**2
         held, sides = rectangles(smallest + (left - smallest) * draw[:, 0], draw, side)  # (B, L), (B, 2)

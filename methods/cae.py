@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
-from ._masks import block_order
+from ._masks import blocks
 from ._parts import apart, input_channels, pick, precise
 from ._ranks import full
 from ._tokenizers import DalleTokenizer, PatchTokenizer, read_dalle
@@ -165,7 +165,7 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
         patches = net.patches(batch.views["view"])  # (B, L, D)
         side = round(patches.shape[1] ** 0.5)
         count = min(max(1, round(patches.shape[1] * self.config.mask_ratio)), patches.shape[1] - 1)
-        order = block_order(batch.rand("blocks", (16, 4)), side)  # (B, L), masked ones first
+        order = blocks(batch.rand("blocks", (32, 4)), side, 16 / 196, count)  # (B, L), masked ones first
         masked, visible = order[:, :count], order[:, count:]
         _, seen = apart(net, net.tokens(pick(patches, visible)))  # (B, L', D)
         with torch.no_grad():

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._masks import blocks_within, front, hide
+from ._masks import blocks, front, hide
 from ._parts import apart, average_of, pick, precise, standard
 from ._ranks import full
 
@@ -121,7 +121,7 @@ class Data2Vec(Method):
         images = batch.views["view"]
         side = images.shape[-1] // net.patch_size
         count = max(1, round(side**2 * self.config.mask_ratio))
-        order = blocks_within(batch.rand("blocks", (32, 4)), side, 16 / 196, count)  # (B, L), hidden ones first
+        order = blocks(batch.rand("blocks", (32, 4)), side, 16 / 196, count)  # (B, L), hidden ones first
         places = order[:, :count]  # (B, M)
         _, patches = apart(net, net.tokens(hide(net, images, front(order, count), self.mask_token)))  # (B, L, D)
         with torch.no_grad():

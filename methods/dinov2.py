@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._masks import block_order, front, rising
+from ._masks import blocks, front, rising
 from ._parts import apart, average_of, cosine, precise
 from ._ranks import full, gather, total, world_size
 from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, crops, hidden_match, seen_in_part
@@ -187,8 +187,9 @@ class DINOv2(Method):
         least, most = config.mask_ratio
         share = least + (most - least) * (place + batch.rand("ratio", (2,))) / max(masked, 1)
         share = torch.where(place < masked, share, 0.0)
-        order = block_order(batch.rand("blocks", (2, 16, 4)).flatten(0, 1), side, (4 / side**2, most))  # (B*2, L)
-        return front(order, (share * side**2).long().flatten()).unflatten(0, (-1, 2))
+        count = (share * side**2).long().flatten()  # (B*2,)
+        order = blocks(batch.rand("blocks", (2, 64, 4)).flatten(0, 1), side, 4 / side**2, count)  # (B*2, L)
+        return front(order, count).unflatten(0, (-1, 2))
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         config, hidden = self.config, reps["hidden"]

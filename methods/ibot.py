@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
-from ._masks import block_order, front, rising
+from ._masks import blocks, front, rising
 from ._parts import apart, average_of, cosine, precise
 from ._ranks import full, total
 from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, by_epochs, crops, hidden_match, match, seen_in_part
@@ -154,8 +154,9 @@ class IBOT(Method):
         config, draws = self.config, batch.rand("masked", (2, 2))  # whether, and how many
         least, most = config.mask_ratio
         share = torch.where(draws[..., 0] < config.mask_share, least + (most - least) * draws[..., 1], 0.0)  # (B, 2)
-        order = block_order(batch.rand("blocks", (2, 16, 4)).flatten(0, 1), side, (0.08, most))  # (B*2, L)
-        return front(order, (share * side**2).long().flatten()).unflatten(0, (-1, 2))
+        count = (share * side**2).long().flatten()  # (B*2,)
+        order = blocks(batch.rand("blocks", (2, 64, 4)).flatten(0, 1), side, (side // 3) ** 2 / side**2, count)  # (B*2, L)
+        return front(order, count).unflatten(0, (-1, 2))
 
     def loss(self, reps: Reps, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         config, hidden = self.config, reps["hidden"]

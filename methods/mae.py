@@ -122,9 +122,13 @@ class MAE(Method):
         net: Any = self.backbone
         patches = net.patches(batch.views["view"])  # (B, L, D)
         order = self.order(batch, patches.shape[1])
-        visible = order[:, : max(1, round(patches.shape[1] * (1 - self.config.mask_ratio)))]  # (B, L')
+        visible = order[:, : self.seen(patches.shape[1])]  # (B, L')
         whole, seen = apart(net, net.tokens(pick(patches, visible)))  # (B, D), (B, L', D)
         return {"tokens": torch.cat([whole[:, None], seen], 1), "order": order}  # (B, 1+L', D)
+
+    def seen(self, patches: int) -> int:
+        """How many of the patches of an image the encoder sees."""
+        return max(1, round(patches * (1 - self.config.mask_ratio)))
 
     def order(self, batch: Batch, patches: int) -> Tensor:
         """(B, L) the patches of each row, the visible ones first."""

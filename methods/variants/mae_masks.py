@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .._base import Batch, setting
-from .._masks import block_order
+from .._masks import blocks
 from ..mae import DIFFERS, MAE, METRICS, PAPER, PRESETS, RECIPE, VIEWS
 from ..mae import Config as MAEConfig
 
@@ -23,7 +23,8 @@ class MaskedMAE(MAE):
     def order(self, batch: Batch, patches: int) -> Tensor:
         side = round(patches**0.5)
         if self.config.masks == "blocks":
-            return block_order(batch.rand("blocks", (16, 4)), side).flip(1)  # (B, L)
+            hidden = patches - self.seen(patches)
+            return blocks(batch.rand("blocks", (32, 4)), side, 16 / 196, hidden).flip(1)  # (B, L), hidden ones last
         if self.config.masks == "grid":
             place = torch.arange(patches, device=batch.slot.device)
             hidden = (place // side % 2 + place % side % 2).clamp(max=1)  # (L,) 0 where both row and column are even

@@ -13,7 +13,7 @@ from contray import model
 from contray.config import RunConfig
 from contray.methods import data2vec, dinov2, ibot, ijepa
 from contray.methods._base import Batch, Clock
-from contray.methods._masks import blocks_within, front
+from contray.methods._masks import blocks, front
 from contray.methods._parts import unpatchify
 
 CLOCK, ROWS = Clock(50, 100, 10, 5), 5
@@ -77,7 +77,7 @@ def test_students_never_see_a_hidden_patch(name: str, views: list[str]) -> None:
     batch, reps, _ = step_of(method, *views)
     if name == "data2vec":
         count = reps["hidden"].shape[1]
-        hidden = [front(blocks_within(batch.rand("blocks", (32, 4)), 8, 16 / 196, count), count)]
+        hidden = [front(blocks(batch.rand("blocks", (32, 4)), 8, 16 / 196, count), count)]
     else:
         hidden = list(reps["hidden"].unbind(1)) if len(views) == 2 else [reps["hidden"]]
     assert any(each.any() for each in hidden)
@@ -102,7 +102,7 @@ def test_data2vec_predicts_the_mean_of_normed_blocks_normed_again() -> None:
     )
     outputs = [x := block(x) for block in net.encoder.layers][-3:]
     count = round(0.612 * 64)
-    order = blocks_within(batch.rand("blocks", (32, 4)), 8, 16 / 196, count)
+    order = blocks(batch.rand("blocks", (32, 4)), 8, 16 / 196, count)
     predicted, loss = method.predictor(reps["hidden"]), 0.0
     for row in range(ROWS):
         for place, patch in enumerate(order[row, :count].tolist()):
@@ -112,18 +112,18 @@ def test_data2vec_predicts_the_mean_of_normed_blocks_normed_again() -> None:
     assert_close(float(out["loss"].detach()), loss)
 
 
-def test_data2vec_hides_blocks_as_the_release_does() -> None:
-    """Its generator, literally, with its README's 120 patches in blocks of 16 and more: the same chance that a hidden patch's neighbour is hidden."""
-    drawn, masks = random.Random(0), torch.zeros(2000, 14, 14)
+def beit(side: int, count: int, least: int) -> torch.Tensor:
+    """2000 masks of BEiT's generator, literally, as the releases of CAE, data2vec, iBOT and DINOv2 have it: (2000, side, side)."""
+    drawn, masks = random.Random(0), torch.zeros(2000, side, side)
     for mask in masks:
-        delta = left = 120
+        delta = left = count
         while left > 0 and delta > 0:
             delta = 0
             for _ in range(10):
-                area, aspect = drawn.uniform(16, left), math.exp(drawn.uniform(math.log(0.3), -math.log(0.3)))
+                area, aspect = drawn.uniform(least, left), math.exp(drawn.uniform(math.log(0.3), -math.log(0.3)))
                 h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-                if h < 14 and w < 14:
-                    top, first = drawn.randint(0, 14 - h), drawn.randint(0, 14 - w)
+                if h < side and w < side:
+                    top, first = drawn.randint(0, side - h), drawn.randint(0, side - w)
                     block = mask[top : top + h, first : first + w]
                     delta = int((1 - block).sum())
                     if 0 < delta <= left:
@@ -131,19 +131,49 @@ def test_data2vec_hides_blocks_as_the_release_does() -> None:
                         break
                     delta = 0
             left -= delta
+    return masks.double()
+
+
+def assert_hidden_as(ours: torch.Tensor, release: torch.Tensor) -> None:
+    """Above and below alike, edges and the middle as often, and the same chance that a hidden patch's neighbour is hidden."""
+    side = ours.shape[-1]
+    inner = slice(side // 2 - 2, side // 2 + 2)
+    for mean in (
+        lambda x: x[:, : side // 2].mean() - x[:, side // 2 :].mean(),
+        lambda x: x[:, 0].mean(),
+        lambda x: x[:, inner, inner].mean(),
+        lambda x: (x[:, 1:] * x[:, :-1]).mean(),
+    ):
+        assert abs(float(mean(ours)) - float(mean(release))) < 0.02
+
+
+@pytest.mark.parametrize(("name", "count"), [("data2vec", 120), ("cae", 98)])
+def test_blocks_are_hidden_as_the_releases_do(name: str, count: int) -> None:
+    """Of 196 patches, in blocks of 16 and more."""
     slot = torch.arange(2000)
     batch = Batch({"view": torch.zeros(2000, 3, 56, 56, dtype=torch.float64)}, slot, slot, 2000, seed=1)
-    method = built("data2vec", **{"views.view.size": 56})
+    method = built(name, **{"views.view.size": 56})
+    method.backbone.patches = lambda images: torch.zeros(2000, 196, 1)  # the masks alone
+    method.backbone.tokens = lambda x: x
     asked: list[torch.Tensor] = []
-    method.backbone.tokens = lambda x: x  # the masks alone
-    method.targets = lambda images: torch.zeros(2000, 196, 16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data2vec, "hide", lambda net, images, hidden, token: asked.append(hidden) or torch.zeros(2000, 197, 16))
-        method.represent(batch, CLOCK)
-    ours = asked[0].double().view(-1, 14, 14)
-    assert torch.equal(ours.sum((1, 2)), torch.full((2000,), 120.0, dtype=torch.float64))
-    for mean in (lambda x: (x[:, 1:] * x[:, :-1]).mean(), lambda x: x[:, 0].mean(), lambda x: x[:, 5:9, 5:9].mean()):
-        assert abs(float(mean(ours)) - float(mean(masks.double()))) < 0.012
+        if name == "data2vec":
+            patch.setattr(data2vec, "hide", lambda net, images, hidden, token: asked.append(hidden) or torch.zeros(2000, 197, 1))
+            method.targets = lambda images: torch.zeros(2000, 196, 1)
+        reps = method.represent(batch, CLOCK)
+    hidden = asked[0] if asked else torch.zeros(2000, 196).scatter(1, reps["masked"], 1.0)
+    assert torch.equal(hidden.sum(1).double(), torch.full((2000,), float(count), dtype=torch.float64))
+    assert_hidden_as(hidden.double().view(-1, 14, 14), beit(14, count, 16))
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize(("name", "side", "least"), [("ibot", 14, 16), ("dinov2", 16, 4)])
+def test_crops_are_hidden_in_blocks_as_the_releases_do(name: str, side: int, least: int, ratio: float) -> None:
+    method = built(name, **{"method.mask_ratio": (ratio, ratio), "method.mask_share": 1.0})
+    slot = torch.arange(1000)
+    hidden = method.hidden(Batch({}, slot, slot, 1000, seed=1), side).flatten(0, 1)
+    assert torch.equal(hidden.sum(1), torch.full((2000,), int(ratio * side**2)))
+    assert_hidden_as(hidden.double().view(-1, side, side), beit(side, int(ratio * side**2), least))
 
 
 # ---------------------------------------------------------------- I-JEPA

@@ -210,15 +210,6 @@ def test_cae_encoder_and_regressor_never_see_a_masked_patch():
     assert torch.equal(both, torch.arange(64).expand(2, -1))
 
 
-def test_cae_masks_blocks():
-    """Masked patches have more masked neighbours than patches drawn one by one would."""
-    order = cae.block_order(torch.rand(200, 16, 4, generator=torch.Generator().manual_seed(0)), 8)
-    assert torch.equal(order.sort(1).values, torch.arange(64).expand(200, -1))
-    masked = torch.zeros(200, 64).scatter(1, order[:, :32], 1.0).view(200, 8, 8)
-    together = (masked[:, :, 1:] * masked[:, :, :-1]).sum() / masked[:, :, 1:].sum()
-    assert together > 0.7  # one by one: 0.49
-
-
 def test_cpc_on_sequences_is_info_nce_of_each_prediction_among_all_frames():
     torch.manual_seed(0)
     method = built("cpc_sequence", **{"method.features": 6, "method.context": 5, "method.steps": 3})
