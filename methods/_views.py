@@ -98,8 +98,12 @@ class View:
 
 
 def evaluation_view(view: View) -> View:
-    """The deterministic counterpart of a training view: resize, centre crop, the same colour space and size."""
+    """The deterministic counterpart of a training view: resize, centre crop, the same colour space and size.
+
+    Antialiased, as the releases' test images are (torchvision's Resize), whatever their training crops; bicubic where these are.
+    """
     return View(
+        interpolation="antialiased_cubic" if view.interpolation in ("cubic", "antialiased_cubic") else "antialiased",
         size=view.size,
         source=view.source,
         kind=view.kind,

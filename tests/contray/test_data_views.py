@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -250,8 +251,16 @@ def test_evaluation_is_the_centre_and_deterministic():
     drawn = [Pipeline({"image": view}, 0.0)(lambda c, r: wide, (0, 0, i))["image"] for i in (0, 1)]
     assert np.array_equal(drawn[0], np.full((32, 32, 3), 200, np.uint8))
     assert np.array_equal(*drawn)
-    large = Pipeline({"image": evaluation_view(View(size=112))}, 0.0)(lambda c, r: picture(64, 64), (0, 0, 0))["image"]
-    assert np.array_equal(large, cv2.resize(picture(64, 64), (128, 128))[8:120, 8:120])
+
+
+@pytest.mark.parametrize("side", [64, 300])
+@pytest.mark.parametrize(("crop", "mode"), [("linear", "bilinear"), ("antialiased", "bilinear"), ("cubic", "bicubic")])
+def test_evaluation_resizes_as_torchvision_does(crop: Literal["linear", "antialiased", "cubic"], mode: str, side: int) -> None:
+    """Whatever the training crops do: SimCLR's are not antialiased."""
+    view, image = evaluation_view(View(size=112, interpolation=crop)), picture(side, side * 2)
+    ours = Pipeline({"image": view}, 0.0)(lambda c, r: image, (0, 0, 0))["image"]
+    theirs = F.center_crop(F.resize(chw(image), [128], F.InterpolationMode(mode), antialias=True), [112])
+    assert np.array_equal(ours, theirs.permute(1, 2, 0).numpy())
 
 
 def test_patches_spaces_and_grey_input():
