@@ -54,7 +54,7 @@ def front(order: Tensor, count: Tensor | int) -> Tensor:
 
 
 def hide(net: Any, images: Tensor, hidden: Tensor, mask_token: Tensor) -> Tensor:
-    """A transformer's patches of images (B, C, H, W), a mask token (D,) in place of the `hidden` ones (B, L), with their positions: (B, L, D)."""
+    """A transformer's patches of images (B, C, H, W), a mask token (1, D) in place of the `hidden` ones (B, L), with their positions: (B, L, D)."""
     seen = net.project(images)  # (B, L, D)
     seen = torch.where(hidden[..., None], mask_token.to(seen.dtype), seen)
     return seen + net.positions(images.shape[-2] // net.patch_size, images.shape[-1] // net.patch_size)

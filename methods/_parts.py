@@ -76,6 +76,12 @@ def mlp(
     return nn.Sequential(*[layer for layer in layers if not isinstance(layer, nn.Identity)])
 
 
+def narrow(weight: Tensor | None) -> Tensor:
+    """Draws `weight` from a normal of 0.02 cut at one standard deviation (BEiT and its followers); what is left has one of 0.0108."""
+    assert weight is not None
+    return nn.init.trunc_normal_(weight, std=0.02, a=-0.02, b=0.02)
+
+
 def xavier(net: nn.Module) -> None:
     """Draws all linear layers within `net` by Xavier, without biases (He et al. 2022, `models_mae.py`); attention has q, k and v in one, as torch draws them."""
     for layer in net.modules():

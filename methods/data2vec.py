@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._masks import blocks, front, hide
-from ._parts import apart, average_of, pick, precise, standard
+from ._parts import apart, average_of, narrow, pick, precise, standard
 from ._ranks import full
 
 PAPER = Paper(
@@ -35,7 +35,7 @@ METRICS = {
 DIFFERS = (
     "exactly method.mask_ratio of the patches are hidden in each image, where the release's blocks may leave a few out",
     "positions are added to the patches, and attention drops nothing; the release has a relative position bias, and drops 5 %",
-    "the average network drops no branches; the last layers of branches are drawn as the others, the release scales them down by depth",
+    "colours are jittered in the crop, the release's in the whole picture; class token and positions decay, the release's do not",
 )
 
 
@@ -49,11 +49,11 @@ class Config(MethodConfig):
     momentum: float = setting(0.9998, "momentum of the average network (§4.1)", ge=0, le=1)
 
 
-VIEWS = {"view": View(crop=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, interpolation="cubic")}
+VIEWS = {"view": View(crop=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, interpolation="antialiased_cubic")}
 
 RECIPE = {
     "backbone.name": "vit_base",
-    "backbone.init": "trunc_normal",
+    "backbone.init": "beit",
     "backbone.drop_path": 0.25,
     "backbone.layer_scale": 1e-4,
     "optim.name": "adamw",
@@ -100,9 +100,9 @@ class Data2Vec(Method):
         depth = getattr(self.backbone, "depth", config.blocks)
         if config.blocks > depth:
             raise ValueError(f"blocks: got {config.blocks}, must be at most the {depth} of the backbone")
-        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.out_dim), std=0.02))  # (D,)
+        self.mask_token = nn.Parameter(narrow(torch.empty(1, self.out_dim)))  # (1, D): it decays
         self.predictor = nn.Linear(self.out_dim, self.out_dim)
-        nn.init.trunc_normal_(self.predictor.weight, std=0.02)
+        narrow(self.predictor.weight)
         nn.init.zeros_(self.predictor.bias)
         self.teacher = average_of(self.backbone)
 

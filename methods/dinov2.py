@@ -43,6 +43,10 @@ DIFFERS = (
     "stochastic depth rises with depth, the release's is the same in all blocks; the MLP is not SwiGLU",
     "gradients are clipped over all weights together; the release clips backbone and heads each by itself",
     "blocks are BEiT's, cut to exactly the drawn share of a crop's patches; the release's may leave a few out",
+    "the last layers' rows have unit length; the release trains a length for each output, and decays it",
+    "the rates are those of ssl_default_config.yaml, whose head is shared and whose centring is DINO's; balanced codes and two heads are of vitl14 and vitg14, "
+    "which have 131,072 outputs, a rate of 2e-4 and no decay of it by layer",
+    "the class token begins at 0.02, the release's at 1e-6",
 )
 
 
@@ -68,8 +72,10 @@ class Config(MethodConfig):
 
 
 VIEWS = {
-    "large_a": replace(CROPS["large_a"], crop=(0.32, 1.0)),
-    "large_b": replace(CROPS["large_b"], crop=(0.32, 1.0)),
+    "large_a": replace(CROPS["large_a"], crop=(0.32, 1.0), blur=0.0),  # DINO's 1 and .1: the release applies them with 1 - p,
+    "large_b": replace(
+        CROPS["large_b"], crop=(0.32, 1.0), blur=0.9
+    ),  # as its models were trained (facebookresearch/dinov3, pull 342)
     "small": replace(CROPS["small"], count=8, crop=(0.05, 0.32)),
 }
 
@@ -128,7 +134,7 @@ class DINOv2(Method):
 
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
-        self.mask_token = nn.Parameter(torch.zeros(self.out_dim))  # (F,)
+        self.mask_token = nn.Parameter(torch.zeros(1, self.out_dim))  # (1, F): it decays
         self.head, self.patch_head = (Head(self.out_dim, config.outputs, config.hidden, config.bottleneck) for _ in range(2))
         self.teacher = average_of(self.backbone)
         self.teacher_head = average_of(self.head)

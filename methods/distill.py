@@ -54,13 +54,14 @@ class Config(MethodConfig):
     local_temperature: float = setting(0.07, "temperature of the likeness of places", gt=0)
 
 
-VIEWS = {"view": View(crop=(0.14, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2)}
+VIEWS = {"view": View(crop=(0.14, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="area")}
 
 RECIPE = {
     "backbone.name": "resnet18",
     "optim.name": "adamw",
     "optim.lr": 1.2758e-5,  # 5e-4 at a batch of 1536
     "optim.lr_scaling": "sqrt",
+    "optim.decay_norms": False,
     "optim.weight_decay": 1e-6,  # of residual nets; 0.04 of transformers
     "optim.clip": 1.0,
     "optim.warmup_epochs": 10,
@@ -68,7 +69,7 @@ RECIPE = {
     "train.batch_size": 512,
     "train.epochs": 300,
 }
-SMALL_VIEW = replace(VIEWS["view"], size=32)
+SMALL_VIEW = replace(VIEWS["view"], size=32, interpolation="linear")
 PRESETS = {
     "paper": Preset("lightly-train's distillationv3 for a ResNet-18 of 224 px; --method.teacher says whom it learns from"),
     "cifar": Preset(

@@ -99,7 +99,8 @@ MINI = {"backbone.name": "vit_mini", "backbone.init": "moco_v3", "backbone.heads
 PRESETS = {
     "paper": Preset("ViT-S/16, batch 1024, 2 x 224 + 10 x 96 px, 800 epochs: 75.2 % k-NN, 77.9 % linear on ImageNet"),
     "vit_b": Preset(
-        "ViT-B/16, 400 epochs, as ViT-S otherwise; not run here", {"backbone.name": "vit_base", "backbone.heads": 12, "train.epochs": 400}
+        "ViT-B/16, 400 epochs, else with ViT-S's recipe, which may not be the published one's; not run here",
+        {"backbone.name": "vit_base", "backbone.heads": 12, "train.epochs": 400}
     ),
     "cifar": Preset(
         "a ViT of 6 M parameters for 32 px, patches of 4 px, 2 crops of 32 px and 4 of 16; not run here",
@@ -124,7 +125,7 @@ class IBOT(Method):
 
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
-        self.mask_token = nn.Parameter(torch.zeros(self.out_dim))  # (F,)
+        self.mask_token = nn.Parameter(torch.zeros(1, self.out_dim))  # (1, F): it decays
         self.head = Head(self.out_dim, config.outputs, config.hidden, config.bottleneck, config.head_norm)
         self.teacher = average_of(self.backbone)
         self.teacher_head = average_of(self.head)

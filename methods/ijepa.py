@@ -39,8 +39,6 @@ DIFFERS = (
     "smallest of each GPU's",
     "where targets leave too few patches for a context, the last target is let in at once; the release tries 20 other places first",
     "the encoder has a class token, as the other methods' has, which takes part in attention alone; the release's has none",
-    "the encoder's weights begin as backbone.init says; the release divides the last ones of each branch by sqrt(2 layer) (fix_init_weight), as is "
-    "done in the predictor here",
 )
 
 
@@ -59,7 +57,7 @@ class Config(MethodConfig):
     momentum: float = setting(0.996, "momentum of the average encoder at the start; it rises to 1 (appendix A)", ge=0, le=1)
 
 
-VIEWS = {"view": View(crop=(0.3, 1.0), flip=0.0)}
+VIEWS = {"view": View(crop=(0.3, 1.0), flip=0.0, interpolation="antialiased")}
 
 RECIPE = {
     "backbone.name": "vit_base",
@@ -120,12 +118,19 @@ class IJEPA(Method):
                 "method.context_scale, backbone.patch)"
             )
         self.embed = nn.Linear(self.out_dim, width)
-        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))  # (E,)
+        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, width), std=0.02))  # (1, E): it decays
         self.register_buffer("positions", sincos_2d(width, side, side), persistent=False)  # (L, E)
         layer = lambda: nn.TransformerEncoderLayer(  # noqa: E731
-            width, config.predictor_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            width,
+            config.predictor_heads,
+            4 * width,
+            dropout=0.0,
+            activation="gelu",
+            layer_norm_eps=1e-6,
+            batch_first=True,
+            norm_first=True,
         )
-        self.predictor = nn.Sequential(*[layer() for _ in range(config.predictor_depth)], nn.LayerNorm(width))
+        self.predictor = nn.Sequential(*[layer() for _ in range(config.predictor_depth)], nn.LayerNorm(width, eps=1e-6))
         self.project = nn.Linear(width, self.out_dim)
         for part in (self.embed, self.predictor, self.project):
             for name, weight in part.named_parameters():
@@ -133,11 +138,6 @@ class IJEPA(Method):
                     nn.init.trunc_normal_(weight, std=0.02)
                 elif name.endswith("bias"):
                     nn.init.zeros_(weight)
-        with torch.no_grad():
-            for layer, block in enumerate(self.predictor[:-1], 1):  # the release's fix_init_weight
-                branches: Any = block
-                for last in (branches.self_attn.out_proj, branches.linear2):
-                    last.weight /= (2 * layer) ** 0.5
         self.teacher = average_of(self.backbone)
 
     @classmethod

@@ -27,7 +27,10 @@ PAPER = Paper(
 METRICS = {
     "loss": "mean squared error of the masked patches; with method.target norm_pix each patch has variance 1, so that 1 is what painting its mean costs",
 }
-DIFFERS = ("fine-tuning (eval finetune_mae) classifies the class token, as the paper; the release the mean of the patches",)
+DIFFERS = (
+    "fine-tuning (eval finetune_mae) classifies the class token, as the paper, and decays it; the release the mean of the patches, and spares the token",
+    "the patch projection begins without a bias, the release's with torch's",
+)
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,21 @@ class MAE(Method):
         self.patch: int = net.patch_size
         side, width = net.image_size // self.patch, config.decoder_dim
         self.embed = nn.Linear(self.out_dim, width)
-        self.mask_token = nn.Parameter(torch.randn(width) * 0.02)  # (E,)
+        self.mask_token = nn.Parameter(torch.randn(1, width) * 0.02)  # (1, E): it decays
         self.register_buffer(
             "positions", torch.cat([torch.zeros(1, width), sincos_2d(width, side, side)]), persistent=False
         )  # (1+L, E)
         layer = lambda: nn.TransformerEncoderLayer(  # noqa: E731
-            width, config.decoder_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            width,
+            config.decoder_heads,
+            4 * width,
+            dropout=0.0,
+            activation="gelu",
+            layer_norm_eps=1e-6,
+            batch_first=True,
+            norm_first=True,
         )
-        self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_depth)], nn.LayerNorm(width))
+        self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_depth)], nn.LayerNorm(width, eps=1e-6))
         self.paint = nn.Linear(width, input_channels(net) * self.patch**2)
         for part in (self.embed, self.decoder, self.paint):
             xavier(part)

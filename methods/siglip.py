@@ -36,6 +36,7 @@ METRICS = {
 }
 DIFFERS = (
     "texts are read as in CLIP, causally and up to their end; the release's towers pool by attention, and its texts are of 32,000 SentencePiece words",
+    "of a picture that is no square the middle is seen; the release squeezes all of it into one",
     "AdamW in the place of Adafactor, whose second moments are factored; epochs in the place of billions of examples seen",
 )
 
@@ -70,15 +71,16 @@ RECIPE = {
     "train.epochs": 4,
     "train.channels_last": False,
 }
+RELEASE = {"optim.decay_norms": False, "optim.clip": 1.0}  # big_vision decays kernels alone
 RESNET = {"backbone.stem": "cifar", "train.channels_last": "auto"}
 DIGITS = SMALL_TEXT | {
     "optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 0.5, "train.batch_size": 64, "train.steps": 600, "eval.every_epochs": 2,
 }  # fmt: skip
 
 PRESETS = {
-    "paper": Preset("ViT-B/16 and a text transformer on image-text pairs, batch 32,768; captions in the column caption"),
+    "paper": Preset("ViT-B/16 and a text transformer on image-text pairs, batch 32,768; captions in the column caption", RELEASE),
     "small": Preset("ViT-S/16 and a text tower of 4 blocks for sets of a few million pairs, batch 1024",
-                    {"backbone.name": "vit_small", "method.text_width": 256, "method.text_blocks": 4, "method.text_heads": 4, "method.dim": 384,
+                    RELEASE | {"backbone.name": "vit_small", "method.text_width": 256, "method.text_blocks": 4, "method.text_heads": 4, "method.dim": 384,
                      "train.batch_size": 1024, "train.epochs": 32, "optim.warmup_epochs": 1}),
     "cifar": Preset("ResNet-18 with a 3x3 stem and a small text tower, for pictures of 32 px with captions; not measured",
                     SMALL_TEXT | RESNET | {"backbone.name": "resnet18", "train.batch_size": 256, "train.epochs": 100, "optim.warmup_epochs": 1},

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
 from ._masks import front, hide
-from ._parts import apart, input_channels, patchify, precise
+from ._parts import apart, input_channels, narrow, patchify, precise
 from ._ranks import full
 
 PAPER = Paper(
@@ -29,8 +29,7 @@ PAPER = Paper(
 METRICS = {"loss": "mean absolute error of the hidden pixels, in standard deviations of the images' normalisation"}
 DIFFERS = (
     "positions are added to the patches; the release's ViT has a relative position bias instead, one for all blocks",
-    "the last layers of residual branches are drawn as the others, the release scales them down by depth",
-    "the class token takes part in attention and in nothing else, as in the release; features are the mean patch token",
+    "the class token takes part in attention and in nothing else, as in the release; it decays here, and features are the mean patch token",
 )
 
 
@@ -40,11 +39,11 @@ class Config(MethodConfig):
     mask_patch: int = setting(32, "side of a hidden square, a multiple of backbone.patch (§4.1.2); 0: one patch", unit="px", ge=0)
 
 
-VIEWS = {"view": View(crop=(0.67, 1.0))}
+VIEWS = {"view": View(crop=(0.67, 1.0), interpolation="antialiased")}
 
 RECIPE = {
     "backbone.name": "vit_base",
-    "backbone.init": "trunc_normal",
+    "backbone.init": "beit",
     "backbone.positions": "sincos",
     "backbone.drop_path": 0.1,
     "backbone.layer_scale": 0.1,
@@ -92,7 +91,7 @@ class SimMIM(Method):
         self.square = config.mask_patch or self.patch
         if self.square % self.patch:
             raise ValueError(f"mask_patch: got {config.mask_patch}, must be a multiple of backbone.patch ({self.patch})")
-        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.out_dim), std=0.02))  # (D,)
+        self.mask_token = nn.Parameter(narrow(torch.empty(1, self.out_dim)))  # (1, D): it decays
         self.paint = nn.Linear(self.out_dim, input_channels(net) * self.patch**2)
 
     @classmethod

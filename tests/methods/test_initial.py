@@ -79,6 +79,24 @@ def test_vits_of_dino_are_drawn_from_a_normal() -> None:
     assert bounds(net)[3] == pytest.approx(1 / math.sqrt(3 * 4 * 4), rel=0.02), "a convolution's own"
 
 
+def test_vits_of_beit_s_followers_are_cut_at_one_deviation() -> None:
+    """A normal cut there has a deviation of 0.54; the branches' last layers are less with depth."""
+    net, narrow = vit("beit"), 0.02 * 0.5396
+    for depth, block in enumerate(net.encoder.layers, 1):
+        for weight, part in (
+            (block.self_attention.in_proj_weight, 1.0),
+            (block.mlp[0].weight, 1.0),
+            (block.self_attention.out_proj.weight, (2 * depth) ** -0.5),
+            (block.mlp[3].weight, (2 * depth) ** -0.5),
+        ):
+            assert float(weight.detach().std()) == pytest.approx(narrow * part, rel=0.04)
+            assert float(weight.detach().abs().max()) <= 0.02 * part * 1.0001
+        assert not block.self_attention.in_proj_bias.any()
+    assert not net.conv_proj.bias.any()
+    assert float(net.conv_proj.weight.detach().std()) == pytest.approx(narrow, rel=0.06)
+    assert float(net.class_token.detach().abs().max()) <= 0.02
+
+
 def test_each_method_draws_its_vit_as_its_release_does() -> None:
     drawn = {name: RunConfig.make(name, preset=preset).backbone.init for name, preset in
              (("moco_v3", "vit_b"), ("dino", "paper"), ("mae", "paper"), ("cae", "paper"))}  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.testing import assert_close
 
 from contray import model
@@ -15,6 +16,7 @@ from contray.methods import data2vec, dinov2, ibot, ijepa
 from contray.methods._base import Batch, Clock
 from contray.methods._masks import blocks, front
 from contray.methods._parts import unpatchify
+from contray.model import optim
 
 CLOCK, ROWS = Clock(50, 100, 10, 5), 5
 
@@ -199,14 +201,14 @@ def test_ijepa_masks_are_blocks_and_what_is_left_of_one() -> None:
         targets, context = method.masks(batch, 8)
         assert targets.shape[:2] == (64, 4)
         assert context.shape[1] > method.config.min_keep
-        for row, blocks in enumerate(targets.tolist()):
-            for block in blocks:
+        for row, drawn in enumerate(targets.tolist()):
+            for block in drawn:
                 lines, columns = {patch // 8 for patch in block}, {patch % 8 for patch in block}
                 assert {8 * i + j for i in lines for j in columns} == set(block)
                 assert max(lines) - min(lines) + 1 == len(lines)
             assert len(set(context[row].tolist())) == context.shape[1]
-            if len({patch for block in blocks for patch in block}) < 30:  # else the last ones may be let in
-                assert not set(context[row].tolist()) & {patch for block in blocks for patch in block}
+            if len({patch for block in drawn for patch in block}) < 30:  # else the last ones may be let in
+                assert not set(context[row].tolist()) & {patch for block in drawn for patch in block}
         half = Batch({}, batch.index[40:], batch.slot[40:], 64, seed=1, step=step)
         assert all(torch.equal(mine, all_[40:]) for mine, all_ in zip(method.masks(half, 8), (targets, context), strict=True))
 
@@ -219,12 +221,22 @@ def test_ijepa_lets_targets_in_where_too_little_is_left() -> None:
         assert ijepa.allowed(block, targets, least)[0].nonzero().flatten().tolist() == left
 
 
-def test_ijepa_s_predictor_begins_smaller_with_depth_as_the_release_s() -> None:
-    blocks = built("ijepa", **{"method.predictor_depth": 4, "method.predictor_dim": 64}).predictor[:-1]
-    for layer, block in enumerate(blocks, 1):
-        for last in (block.self_attn.out_proj, block.linear2):
-            assert float(last.weight.detach().std()) == pytest.approx(0.02 / math.sqrt(2 * layer), rel=0.05)
-        assert float(block.linear1.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+def test_ijepa_s_predictor_begins_alike_at_every_depth_as_the_release_s() -> None:
+    """Its init_model draws anew what fix_init_weight had scaled."""
+    predictor = built("ijepa", **{"method.predictor_depth": 4, "method.predictor_dim": 64}).predictor
+    for block in predictor[:-1]:
+        for layer in (block.self_attn.out_proj, block.linear1, block.linear2):
+            assert float(layer.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+    assert {layer.eps for layer in predictor.modules() if isinstance(layer, nn.LayerNorm)} == {1e-6}
+
+
+@pytest.mark.parametrize("name", ["ibot", "dinov2", "ijepa", "data2vec", "simmim", "mae"])
+def test_mask_tokens_decay_as_the_releases_do(name: str) -> None:
+    method = built(name)
+    token = dict(method.named_parameters())["mask_token"]
+    config = RunConfig.make(name, {"optim.decay_norms": False}, preset="digits")
+    groups = [group for group in optim.build(config, method).param_groups if any(p is token for p in group["params"])]
+    assert [group["decay_scale"] for group in groups] == [1.0]
 
 
 def test_ijepa_predicts_each_block_by_itself() -> None:

@@ -372,7 +372,7 @@ lejepa paper: rbalestr-lab/lejepa, README and scripts/launch_views_ablation.md
   peak 5e-4
   last 5e-7
   optim.weight_decay 0.05
-  train.batch_size 256
+  train.batch_size 512                     # of 2 + 6 views
   train.epochs 100
   views.large.count 2
   views.large.crop 0.3 1
@@ -403,6 +403,125 @@ siglip paper: google-research/big_vision, models/proj/image_text/two_towers.py; 
   backbone.name vit_base
   method.temperature 0.1                   # t' = ln 10
   method.bias -10
+
+ibot paper: bytedance/ibot, README (ViT-S/16, 800 epochs) and main_ibot.py
+  backbone.name vit_small
+  backbone.heads 6
+  backbone.init trunc_normal
+  backbone.drop_path 0.1
+  method.outputs 8192
+  method.mask_share 0.5                    # --pred_ratio 0 0.3
+  method.mask_ratio 0.1 0.5                # --pred_ratio_var 0 0.2
+  method.teacher_temperature 0.07
+  method.teacher_warmup 30
+  method.momentum 0.996
+  method.freeze_epochs 1
+  peak 2e-3                                # 5e-4 x 1024 / 256
+  last 1e-6
+  optim.weight_decay 0.04
+  optim.weight_decay_end 0.4
+  optim.warmup_epochs 10
+  optim.clip 3
+  optim.clip_by tensor
+  train.batch_size 1024                    # 16 GPUs of 64
+  train.epochs 800
+  views.large_a.crop 0.25 1
+  views.small.crop 0.05 0.25
+  views.small.count 10
+
+dinov2 paper: facebookresearch/dinov2, configs/ssl_default_config.yaml, train/vitl14.yaml and data/transforms.py
+  backbone.drop_path 0.3
+  backbone.layer_scale 1e-5
+  method.outputs 65536
+  method.bottleneck 256
+  method.mask_share 0.5
+  method.mask_ratio 0.1 0.5
+  method.koleo 0.1
+  method.momentum 0.992
+  method.teacher_temperature 0.07
+  method.layer_decay 0.9
+  method.patch_rate 0.2
+  peak 4e-3                                # for 1024
+  last 1e-6
+  optim.weight_decay 0.04
+  optim.weight_decay_end 0.4
+  optim.clip 3
+  train.epochs 100
+  views.large_a.crop 0.32 1
+  views.large_a.blur 0                     # GaussianBlur applies with 1 - p
+  views.large_b.blur 0.9
+  views.small.blur 0.5
+  views.small.crop 0.05 0.32
+  views.small.count 8
+  views.large_a.interpolation antialiased_cubic
+
+ijepa paper: facebookresearch/ijepa, configs/in1k_vith14_ep300.yaml, src/masks/multiblock.py, src/helper.py and src/transforms.py
+  backbone.init trunc_normal
+  backbone.positions sincos
+  method.targets 4
+  method.target_scale 0.15 0.2
+  method.target_ratio 0.75 1.5
+  method.context_scale 0.85 1
+  method.min_keep 10
+  method.predictor_dim 384
+  method.momentum 0.996
+  peak 1e-3
+  last 1e-6
+  optim.weight_decay 0.04
+  optim.weight_decay_end 0.4
+  optim.warmup_epochs 40
+  optim.warmup_start 0.2                   # 2e-4
+  train.batch_size 2048
+  views.view.crop 0.3 1
+  views.view.flip 0
+  views.view.interpolation antialiased     # torchvision's, of PIL images
+
+data2vec paper: facebookresearch/data2vec_vision, beit/README.md, run_cyclical.py, modeling_cyclical.py and datasets.py
+  backbone.init beit
+  backbone.drop_path 0.25
+  backbone.layer_scale 1e-4
+  method.beta 2
+  method.momentum 0.9998
+  peak 2e-3
+  last 1e-5
+  optim.weight_decay 0.05
+  optim.warmup_epochs 10
+  optim.clip 3
+  train.batch_size 2048
+  train.epochs 800
+  views.view.crop 0.08 1
+  views.view.jitter 0.4 0.4 0.4 0
+  views.view.interpolation antialiased_cubic
+
+simmim paper: microsoft/SimMIM, configs/vit_base__800ep, models/simmim.py and data/data_simmim.py
+  backbone.init beit
+  backbone.drop_path 0.1
+  backbone.layer_scale 0.1
+  method.mask_ratio 0.6
+  method.mask_patch 32
+  peak 4e-4                                # 1e-4 for 512
+  optim.weight_decay 0.05
+  optim.warmup_epochs 10
+  optim.schedule step
+  optim.milestones 0.875                   # 700 of 800
+  optim.clip 5
+  train.batch_size 2048
+  train.epochs 800
+  views.view.crop 0.67 1
+  views.view.interpolation antialiased     # torchvision's, of PIL images
+
+distill paper: lightly-ai/lightly-train, _methods/distillationv3 and its transform
+  method.queue_size 8192
+  method.temperature 0.07
+  optim.decay_norms false
+  optim.weight_decay 1e-6
+  optim.clip 1
+  views.view.crop 0.14 1
+  views.view.interpolation area
+
+siglip paper: google-research/big_vision, optax.py and configs/proj/image_text/siglip_lit_coco.py
+  optim.decay_norms false
+  optim.clip 1
 
 densecl paper: WXinlong/DenseCL, configs/selfsup/densecl/densecl_imagenet_200ep.py
   backbone.zero_init_residual false

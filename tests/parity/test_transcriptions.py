@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from contray import model
 from contray.config import RunConfig
-from contray.methods import cae, clip, deepcluster, deepcluster_v2
+from contray.methods import clip, deepcluster, deepcluster_v2
 from contray.methods._base import Batch, Clock
 from contray.methods._parts import kmeans, nt_xent, patchify, whiten
 

@@ -63,10 +63,10 @@ class BackboneConfig:
         0, "ViTs: tokens of their own between the class token and the patches (Darcet et al. 2024)", unit="tokens", ge=0
     )
     layer_scale: float = setting(0.0, "ViTs: initial scale of each residual branch, trained per channel; 0: none", ge=0)
-    init: Literal["moco_v3", "mae", "trunc_normal"] = setting(
+    init: Literal["moco_v3", "mae", "trunc_normal", "beit"] = setting(
         "moco_v3",
         "ViTs: how weights are drawn: moco_v3 = Xavier, queries, keys and values each by itself; mae = Xavier, the three as one layer; trunc_normal = "
-        "a normal of 0.02 (DINO, DeiT)",
+        "a normal of 0.02 (DINO, DeiT); beit = the same cut at 0.02, and less the deeper a branch ends (BEiT, SimMIM, data2vec)",
     )
 
 

@@ -15,7 +15,7 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 from ..config.sections import BackboneConfig
 from ..errors import ConfigError
 from ..methods._norms import DropPath
-from ..methods._parts import sincos_2d
+from ..methods._parts import narrow, sincos_2d
 from ..methods._ranks import full
 
 SHAPES = {  # blocks, heads, features of a token (0: backbone.width)
@@ -149,8 +149,11 @@ class _Bicubic(torch.autograd.Function):
 def _initialise(net: VisionTransformer, kind: str) -> None:
     """moco_v3 (Chen et al. 2021, `vits.py`): Xavier, each of q, k and v by itself, the patch projection as a linear layer. mae (He et al. 2022,
     `models_mae.py`): the same with q, k and v as one layer. trunc_normal (Caron et al. 2021, `vision_transformer.py`): a normal of 0.02, the
-    patch projection as torch draws a convolution. Biases are zero, tokens and positions normal of 0.02.
+    patch projection as torch draws a convolution. Biases are zero, tokens and positions normal of 0.02. beit: see `_as_beit`.
     """
+    if kind == "beit":
+        _as_beit(net)
+        return
     truncated = kind == "trunc_normal"
     for module in net.modules():
         if isinstance(module, nn.MultiheadAttention):
@@ -176,3 +179,23 @@ def _initialise(net: VisionTransformer, kind: str) -> None:
         nn.init.zeros_(net.conv_proj.bias)  # pyright: ignore[reportArgumentType]
     nn.init.normal_(net.class_token, std=0.02)
     nn.init.normal_(net.encoder.pos_embedding, std=0.02)
+
+
+def _as_beit(net: VisionTransformer) -> None:
+    """BEiT's (Bao et al. 2021, §2.5), as data2vec and SimMIM took it over: everything `narrow`, biases zero, and the last layer of each branch of block l
+    divided by sqrt(2 l).
+    """
+    for module in net.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            narrow(module.in_proj_weight)
+            nn.init.zeros_(module.in_proj_bias)
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            narrow(module.weight)
+            nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
+    narrow(net.class_token)
+    narrow(net.encoder.pos_embedding)
+    with torch.no_grad():
+        for depth, block in enumerate(net.encoder.layers, 1):
+            branches: Any = block
+            for last in (branches.self_attention.out_proj, branches.mlp[3]):
+                last.weight /= (2 * depth) ** 0.5
