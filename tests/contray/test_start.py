@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -238,6 +239,44 @@ def test_published_weights_of_the_libraries_cache(tmp_path: Path, monkeypatch: p
         UserError, match=r"torchvision/resnet18: its weights are not in the library's cache .*no route to host.*give a file"
     ):
         weights.given("torchvision/resnet18")
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "mean"),
+    [
+        ("timm/vit_base_patch16_224", 224, 0.5),
+        ("timm/vit_base_patch16_224.mae", 224, 0.485),
+        ("timm/vit_large_patch16_dinov3.sat493m", 256, 0.43),
+        ("torchvision/resnet50", 224, 0.485),
+        ("torchvision/efficientnet_v2_l", 480, 0.5),
+        ("torchvision/vit_h_14", 518, 0.485),
+    ],
+)
+def test_published_weights_know_their_images(name: str, side: int, mean: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the weights that are named, not of the network's usual ones."""
+    if name.startswith("timm"):
+        pytest.importorskip("timm", reason="timm is not installed")
+    monkeypatch.setattr("contray.model.libraries.pretrained", lambda library, own: {"asked": torch.zeros(1)})
+    monkeypatch.setattr("contray.model.libraries.heads_of", lambda name: 0)
+    settings = weights.given(name).settings
+    assert settings["backbone.name"] == name.partition(".")[0]
+    assert settings["views.image.size"] == side
+    assert settings["augment.mean"][0] == pytest.approx(mean, abs=1e-3)
+
+
+def test_a_run_that_normalises_otherwise_than_its_weights_is_told(file: Path, tmp_path: Path) -> None:
+    def told(**keys: Any) -> str:
+        config, start = started(tiny("simclr", **{"train__init": str(file)} | keys))
+        return "; ".join(start.words(config))
+
+    assert "normalised" not in told()
+    assert "its images were normalised otherwise than this run's; as there: --augment.mean 0.485 0.456 0.406" in told(
+        augment__mean=(0.5, 0.5, 0.5)
+    )
+    assert not dataclasses.replace(weights.of_file(file), layout="timm", settings={}).normalised, "a file of timm's tells nothing"
+    config = tiny("simclr", augment__mean=(0.1, 0.2, 0.3))
+    encoder.export(config, model.build(config, 100), tmp_path / "export")
+    assert "--augment.mean 0.1 0.2 0.3" in told(train__init=str(tmp_path / "export"))
 
 
 # ---------------------------------------------------------------- what is refused

@@ -112,14 +112,17 @@ def _finished(net: Any, out_dim: int, classifiers: tuple[str, ...]) -> nn.Module
     return net
 
 
-def published(name: str) -> dict[str, Any]:
-    """Settings of the images that a library's own weights of timm/NAME or torchvision/NAME were trained on."""
+def published(name: str, tag: str = "") -> dict[str, Any]:
+    """Settings of the images that a library's own weights of timm/NAME or torchvision/NAME were trained on; tag: which of timm's, else its default ones."""
     library, own = known(name)
     if library == "torchvision":
-        return {"views.image.size": 224}
+        from torchvision import models
+
+        about: Any = models.get_model_weights(own).DEFAULT.transforms()  # pyright: ignore[reportAttributeAccessIssue]
+        return {"views.image.size": about.crop_size[0], "augment.mean": tuple(about.mean), "augment.std": tuple(about.std)}
     import timm
 
-    about = timm.get_pretrained_cfg(own)
+    about = timm.get_pretrained_cfg(f"{own}.{tag}" if tag else own)
     if about is None:
         return {"views.image.size": 224}
     return {"views.image.size": about.input_size[-1], "augment.mean": about.mean, "augment.std": about.std}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import RunConfig
-from ..config.sections import LIBRARIES
+from ..config.sections import LIBRARIES, AugmentConfig
 from ..errors import ConfigError, UserError, nearest
 from ..storage.checkpoint import BEST, PATTERN
 from . import layouts, libraries
@@ -29,6 +29,11 @@ from .vit import SHAPES
 
 OWN = "contray"  # the layout of what contray has written
 HEADS = "backbone.heads"
+MEAN, STD = "augment.mean", "augment.std"
+UNTOLD = (
+    "timm",
+    "dinov3",
+)  # layouts of files of which some were trained on images normalised otherwise than ImageNet's, which no file tells
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,17 @@ class Given:
     def backbone(self) -> dict[str, Any]:
         """The settings of the network alone."""
         return {key: value for key, value in self.settings.items() if key.startswith("backbone.")}
+
+    @property
+    def normalised(self) -> dict[str, tuple[float, ...]]:
+        """augment.mean and augment.std of the images that the network was trained on; empty where nothing tells them."""
+        if self.encoder is not None:
+            return {MEAN: self.encoder.config.augment.mean, STD: self.encoder.config.augment.std}
+        if self.layout in UNTOLD and MEAN not in self.settings:
+            return {}
+        return {
+            key: tuple(self.settings.get(key, usual)) for key, usual in ((MEAN, AugmentConfig.mean), (STD, AugmentConfig.std))
+        }
 
     def state_for(self, net: nn.Module, name: str) -> tuple[State, list[str]]:
         """The tensors under the names of `net`, which is called `name`, fitted to its image size and channels, and what was done to them, in words.
@@ -169,7 +185,7 @@ def _published(name: str) -> Given:
         raise UserError(
             f"{name}: its weights are not in the library's cache and cannot be downloaded ({reason}); give a file of them"
         ) from None
-    settings = {"backbone.name": plain, **libraries.published(plain)}
+    settings = {"backbone.name": plain, **libraries.published(plain, tag)}
     return Given(name, library, state, digest_of_tensors(state), settings, attention=libraries.heads_of(plain))
 
 
@@ -204,7 +220,7 @@ def encoder_of(found: Given, overrides: Mapping[str, Any] | None = None) -> Enco
         raise UserError(found.unknown)
     about = {"method.layout": found.layout, "method.file": Path(found.address).name, "method.sha256": found.digest}
     config = RunConfig.make("imported", {**settings, **overrides}).replace(about)
-    for key in ("augment.mean", "augment.std"):
+    for key in (MEAN, STD):
         if not config.flat()[key]:
             raise ConfigError(key, f"is of RGB in public weights; give that of the {config.channels} channels, or one number")
     config = settled(config, device_of(config).type)
@@ -213,6 +229,8 @@ def encoder_of(found: Given, overrides: Mapping[str, Any] | None = None) -> Enco
     heads = attention(config.flat())
     if found.guess and heads:
         told.append(f"taken as {heads} heads, which the file does not tell")
+    if not found.normalised and not {MEAN, STD} & {*overrides}:
+        told.append(f"images are normalised by ImageNet's mean and deviation, for the file tells none; others: --{MEAN}, --{STD}")
     for words in told:
         print(f"contray: {found.address}: {words}", flush=True)
     method.backbone.load_state_dict(state)

@@ -63,7 +63,16 @@ class Start:
         left = self.init.heads()
         count = f"{len(left)} tensors that are no part of it are" if len(left) > 1 else "one tensor that is no part of it is"
         heads = f"{count} left out ({', '.join(left[:3])}{', ...' * (len(left) > 3)})"
-        return [str(self.init), *told, *([heads] if left else [])]
+        return [str(self.init), *told, *self._unlike(config), *([heads] if left else [])]
+
+    def _unlike(self, config: RunConfig) -> list[str]:
+        """That the weights are used to images normalised otherwise than the run's, with the keys of theirs."""
+        assert self.init
+        theirs, flat = self.init.normalised, config.flat()
+        if not theirs or all(flat[key] == value for key, value in theirs.items()):
+            return []
+        keys = " ".join(f"--{key} {' '.join(f'{each:g}' for each in value)}" for key, value in theirs.items())
+        return [f"its images were normalised otherwise than this run's; as there: {keys}"]
 
     def _silent(self, config: RunConfig) -> list[str]:
         """What was taken of that which no shape tells, in words. Raises UserError where the config's network differs from the weights' in it.
