@@ -94,6 +94,32 @@ def test_selective_kernels_make_the_papers_networks():
     assert found == pytest.approx([24, 35, 94, 140], abs=0.6)
 
 
+def test_shortcuts_of_selective_kernels_average_at_stride_1_too():
+    """google-research/simclr, `resnet.py`: 2x2 means, with padding SAME, which TensorFlow does not count."""
+    net = built(name="resnet50", selective_kernels=0.0625)
+    assert isinstance(net.layer1[0].downsample[0], resnet.Neighbours)
+    x = torch.randn(2, 3, 4, 5)
+    wanted = torch.empty_like(x)
+    for i in range(4):
+        for j in range(5):
+            wanted[:, :, i, j] = x[:, :, i : i + 2, j : j + 2].mean((2, 3))
+    torch.testing.assert_close(resnet.Neighbours()(x), wanted)
+
+
+def test_alexnet_is_drawn_as_deepcluster_s():
+    """facebookresearch/deepcluster, `models/alexnet.py`: deviations sqrt(2 / (k^2 outputs)) and 0.01."""
+    net = built(name="alexnet")
+    convs = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
+    for conv in convs:
+        wanted = (2 / (conv.kernel_size[0] ** 2 * conv.out_channels)) ** 0.5
+        assert float(conv.weight.detach().std()) == pytest.approx(wanted, rel=0.03)
+    linear = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+    assert [float(layer.weight.detach().std()) for layer in linear] == pytest.approx([0.01] * len(linear), rel=0.03)
+    assert len(convs) == 5
+    assert len(linear) == 2
+    assert not any(layer.bias.any() for layer in linear)
+
+
 def test_selective_kernels_weigh_two_kernels_per_channel():
     torch.manual_seed(0)
     layer = resnet.SelectiveKernel(nn.Conv2d(3, 8, 3, 2, 1), 0.5).eval()

@@ -134,6 +134,25 @@ def test_rates_fall_from_block_to_block() -> None:
     assert all((group["weight_decay"] > 0) == (p.ndim > 1) for group in groups for p in group["params"])
 
 
+def test_lars_leaves_the_classifier_to_plain_momentum(config: RunConfig, easy: data.Source) -> None:
+    """It starts at zero: adapted, its rate would be 0.001 |w| / |g|, next to none for ever (google-research/simclr adapts no `head_supervised`)."""
+    network = Classifier(built(config, easy), first_inputs(config, easy.train, np.arange(4), CPU), 3)
+    optimizer = optimizer_of(network, Config(optim="lars", decay=0.1), "")
+    torch.manual_seed(0)
+    grads = [torch.randn_like(network.head.weight) for _ in range(3)]
+    weight, velocity = torch.zeros_like(network.head.weight), torch.zeros_like(network.head.weight)
+    for rate, grad in zip((0.2, 0.1, 0.05), grads, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        network.head.weight.grad = grad
+        optimizer.step()
+        velocity = 0.9 * velocity + rate * (grad + 0.1 * weight)
+        weight = weight - velocity
+        torch.testing.assert_close(network.head.weight.detach(), weight)
+    others = [group for group in optimizer.param_groups if all(p is not network.head.weight for p in group["params"])]
+    assert sum(group["adapted"] for group in others) >= 2
+
+
 def test_a_resnet_has_no_layer_decay(config: RunConfig, easy: data.Source) -> None:
     decayed = config.replace({"eval.finetune.layer_decay": 0.65})
     with pytest.raises(ConfigError, match=r"^eval\.finetune\.layer_decay: got 0\.65, but the backbone has no transformer blocks"):

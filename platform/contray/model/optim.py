@@ -21,7 +21,7 @@ class LARS(Optimizer):
     """Layer-wise adaptive rate scaling (You, Gitman & Ginsburg 2017, arXiv 1708.03888), fused over tensors.
 
     mu <- momentum * mu + q (g + wd w), w <- w - lr mu, where q = trust |w| / |g + wd w| for tensors of two and more dimensions and
-    1-D parameters (biases, norms) get neither decay nor q.
+    1-D parameters (biases, norms) get neither decay nor q. A group whose `adapted` is False has q = 1.
 
     clip_lr: q = min(trust |w| / (|g| + wd |w|) / lr, 1) (vturrisi/solo-learn, `solo/utils/lars.py`). rate_in_velocity: mu <- momentum * mu +
     lr q (g + wd w), w <- w - mu (google-research/simclr, `lars_optimizer.py`); while lr is constant that is the same.
@@ -51,7 +51,8 @@ class LARS(Optimizer):
             if wide:
                 weights, raw = [params[i] for i in wide], [grads[i] for i in wide]
                 updates = torch._foreach_add(raw, weights, alpha=group["weight_decay"])
-                torch._foreach_mul_(updates, self.ratios(_norms(weights), _norms(raw if self.clip_lr else updates), group))
+                if group.get("adapted", True):
+                    torch._foreach_mul_(updates, self.ratios(_norms(weights), _norms(raw if self.clip_lr else updates), group))
                 for i, update in zip(wide, updates, strict=True):
                     grads[i] = update
             buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]

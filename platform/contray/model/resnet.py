@@ -73,6 +73,12 @@ class AlexNet(nn.Module):
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(6))
         self.classifier = nn.Sequential(nn.Linear(256 * 36, 4096), nn.ReLU(), nn.Linear(4096, 4096))
         self.out_dim, self.map_dim = 4096, 256
+        for layer in self.modules():  # the release's `_initialize_weights`
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
 
     def feature_map(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 3, H, W) -> (B, 4096) features and the map (B, 256, h, w) of its convolutions."""
@@ -107,10 +113,18 @@ class SelectiveKernel(nn.Module):
         return (both * weights).sum(1)
 
 
+class Neighbours(nn.Module):
+    """(B, C, H, W) -> (B, C, H, W): each place's mean with those to the right and below, as far as there are any (TensorFlow's 2x2 pooling, SAME)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        sums, there = (F.avg_pool2d(F.pad(each, (0, 1, 0, 1)), 2, 1) for each in (x, torch.ones_like(x[:1, :1])))
+        return sums / there
+
+
 def _select_kernels(net: Any, ratio: float) -> None:
-    """SimCLR v2's ResNet (Chen et al. 2020, §2): selective kernels for each block's 3x3 convolution (of basic blocks the first),
-    ResNet-D's shortcuts (average pooling before a 1x1 convolution) and, for the ImageNet stem, its three 3x3 convolutions
-    (He et al. 2019, fig. 2).
+    """SimCLR v2's ResNet (Chen et al. 2020, §2): selective kernels for each block's 3x3 convolution (of basic blocks, where the release has none,
+    the first), ResNet-D's shortcuts (average pooling before a 1x1 convolution, in the first stage too) and, for the ImageNet stem, its three 3x3
+    convolutions (He et al. 2019, fig. 2).
     """
     if net.conv1.kernel_size == (7, 7):
         narrow = net.conv1.out_channels // 2
@@ -128,7 +142,7 @@ def _select_kernels(net: Any, ratio: float) -> None:
             if block.downsample is not None:
                 conv, norm = block.downsample
                 stride = conv.stride[0]
-                pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+                pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else Neighbours()
                 conv.stride = (1, 1)
                 block.downsample = nn.Sequential(pool, conv, norm)
 

@@ -141,16 +141,24 @@ def rate_scales(network: Classifier, layer_decay: float, key: str) -> dict[str, 
 
 
 def optimizer_of(network: Classifier, options: FineTuning, key: str) -> Optimizer:
-    """Parameter groups carry `scale`; biases, norms, other 1-D parameters and those of no_weight_decay() do not decay."""
+    """Parameter groups carry `scale`; biases, norms, other 1-D parameters and those of no_weight_decay() do not decay.
+
+    LARS adapts all but the classifier, and has the rate in the velocity (google-research/simclr, `model_util.py`): the classifier starts at zero,
+    where an adapted rate would be next to none.
+    """
     bare = undecayed(network)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     scales = rate_scales(network, options.layer_decay, key)
     for name, p in network.named_parameters():
         if p.requires_grad:
-            groups.setdefault((scales[name], options.decay if p.ndim > 1 and id(p) not in bare else 0.0), []).append(p)
-    given = [{"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()]
+            decay = options.decay if p.ndim > 1 and id(p) not in bare else 0.0
+            groups.setdefault((scales[name], decay, not name.startswith("head.")), []).append(p)
+    given = [
+        {"params": params, "scale": scale, "weight_decay": decay, "adapted": adapted}
+        for (scale, decay, adapted), params in groups.items()
+    ]
     if options.optim == "lars":
-        return LARS(given, lr=0.0, momentum=MOMENTUM)
+        return LARS(given, lr=0.0, momentum=MOMENTUM, rate_in_velocity=True)
     if options.optim == "nesterov":
         return SGD(given, lr=0.0, momentum=MOMENTUM, nesterov=True)
     return AdamW(given, lr=0.0)
