@@ -222,7 +222,7 @@ def negative_cosine(prediction: Tensor, target: Tensor, size: int) -> Tensor:
 
 
 def new_bank(samples: int, dim: int) -> Tensor:
-    """A memory bank (samples, dim) of unit rows, drawn as InstDisc's release does: uniform, then normalised."""
+    """A memory bank (samples, dim) of unit rows, drawn uniformly, then normalised (InstDisc's release leaves the lengths near 1)."""
     return normalize(torch.rand(samples, dim) * 2 - 1)
 
 

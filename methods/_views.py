@@ -53,7 +53,7 @@ class View:
     geometry: str = setting("", "views of one geometry group share crop and flip; empty: a geometry of its own")
     interpolation: Literal["linear", "cubic", "area", "antialiased", "antialiased_cubic"] = setting(
         "linear",
-        "how the crop is resized: linear and cubic as TensorFlow does it, antialiased as Pillow and torchvision, area by means",
+        "how the crop is resized: linear as TensorFlow does it, cubic as OpenCV (a = -0.75; TensorFlow has -0.5), antialiased as Pillow and torchvision, area by means",
     )
     rotation: float = setting(0.0, "largest rotation", unit="degrees", ge=0, le=180)
     shear: float = setting(0.0, "shearing to both sides by up to 0.3 of the length", unit="probability", ge=0, le=1)

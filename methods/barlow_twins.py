@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import mlp, precise
 from ._ranks import full, total, world_size
-from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
+from ._recipes import LIGHTLY, LIGHTLY_DIFFERS, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
     title="Barlow Twins: Self-Supervised Learning via Redundancy Reduction",
@@ -32,6 +32,7 @@ DIFFERS = (
     "the loss has the gradient of the global batch; the release's all-reduce carries none, so that on W GPUs its gradient is 1/W of this. LARS makes up for "
     "that but for biases and norms: their rate in paper is the release's over 32, the paper's GPUs",
     SOLO_DIFFERS,
+    LIGHTLY_DIFFERS,
 )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import cosine, mlp, negative_cosine
-from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
+from ._recipes import LIGHTLY, LIGHTLY_DIFFERS, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
     title="Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning",
@@ -31,7 +31,11 @@ METRICS = {
 }
 DIFFERS = (
     "method.output_norm, none in the paper, is batch norm in the presets of a few hundred steps",
+    "as in the release, residual branches begin at zero; the paper's numbers are of networks where they do not, by its README without a change",
+    "colours are torchvision's: the release adds brightness (2.3 times as strong on photos), and has contrast of each channel and saturation of HSV",
+    "the last layers of projector and predictor have biases, and the target begins as a copy; the release's have none, and it is drawn by itself",
     SOLO_DIFFERS,
+    LIGHTLY_DIFFERS,
 )
 
 

@@ -33,6 +33,7 @@ METRICS = {
     "temperature": "the learned temperature that similarities are divided by; the smaller, the harder the softmax",
 }
 DIFFERS = (
+    "GELU is exact, the release's is x sigmoid(1.702 x); crops have any aspect ratio from 3/4 to 4/3, the paper's are squares",
     "texts are bytes unless views.text.merges names the file of the release's byte pairs; the image tower is a plain ResNet-50 without attention pooling",
 )
 
@@ -71,6 +72,7 @@ RECIPE = {
     "train.batch_size": 32768,
     "train.epochs": 32,
 }
+PIXELS = {"augment.mean": (0.4815, 0.4578, 0.4082), "augment.std": (0.2686, 0.2613, 0.2758)}  # of the release's pairs
 VIT = {"method.towers": "shared", "train.channels_last": False}
 DIGITS = SMALL_TEXT | {
     "backbone.zero_init_residual": False, "optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 0.5,
@@ -78,7 +80,8 @@ DIGITS = SMALL_TEXT | {
 }  # fmt: skip
 
 PRESETS = {
-    "paper": Preset("ResNet-50 and a text transformer on 400 million pairs, batch 32,768; captions in the column caption"),
+    "paper": Preset("ResNet-50 and a text transformer on 400 million pairs, batch 32,768; captions in the column caption",
+                    PIXELS | {"method.dim": 1024, "optim.betas": (0.9, 0.999)}),  # .98 of a ViT
     "small": Preset("ResNet-50 and a text tower of 4 blocks for sets of a few million pairs, batch 1024",
                     {"method.text_width": 256, "method.text_blocks": 4, "method.text_heads": 4, "train.batch_size": 1024, "optim.warmup_epochs": 1}),
     "shared": Preset("one ViT-S/16 for images and texts, batch 1024",

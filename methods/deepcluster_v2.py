@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import encode_crops, kmeans, mlp, normalize, precise, whiten
 from ._ranks import from_first, gather
-from ._recipes import SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN
+from ._recipes import ONE_BATCH, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN
 
 PAPER = Paper(
     title="Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (appendix C: DeepCluster-v2)",
@@ -34,6 +34,7 @@ DIFFERS = (
     "the first clusters are of whitened backbone features; the release's are of the untrained projector's output",
     "method.output_norm, none in the paper, is batch norm in the presets of a few hundred steps",
     SOLO_DIFFERS,
+    ONE_BATCH,
     "cifar: solo-learn's first epoch has no clusters and trains nothing",
 )
 

@@ -134,7 +134,7 @@ class DenseCL(Method):
         net: Any = self.backbone
         h_query, query_map = net.feature_map(batch.views["query"])  # (B, F), (B, M, h, w)
         key_net: Any = self.key_backbone
-        with torch.no_grad(), batch.norm("strided"):  # a key's norm group never holds its query's company
+        with torch.no_grad(), batch.norm("strided"):  # a key's norm group holds few of its query's company (see MoCo)
             h_key, key_map = key_net.feature_map(batch.views["key"])  # (B, F), (B, M, h, w)
         return {"query": h_query, "query_map": query_map, "key": h_key, "key_map": key_map}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, setting
 from ._parts import average_of, cosine, encode_crops
 from ._ranks import full, total
-from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
+from ._recipes import LIGHTLY, LIGHTLY_DIFFERS, LIGHTLY_SGD, ONE_BATCH, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 from ._self_distillation import CROPS, DIGITS_CROPS, SMALL, Head, by_epochs, crops, match
 
 PAPER = Paper(
@@ -36,6 +36,9 @@ DIFFERS = (
     "resnet50 is the README's command; the released checkpoint (75.3 % linear) trained with LARS in batches of 4080 for 800 epochs (facebookresearch/dino, issue 133)",
     "vit_b: batch, rate and crops as others report of the release's args.txt",
     SOLO_DIFFERS,
+    LIGHTLY_DIFFERS,
+    ONE_BATCH,
+    "cifar and cifar_lightly: features are the teacher's, as the paper's; the accuracy of solo-learn and lightly is the student's",
     "cifar_lightly: the teacher's head starts as the student's; lightly draws it anew",
 )
 
@@ -92,9 +95,9 @@ DIGITS = {
 SMALL_RESNET = DIGITS | {"backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16}
 
 PRESETS = {
-    "paper": Preset("ViT-S/16 of 6 heads, batch 512, 100 epochs (the README's vanilla training): 74.0 % linear, 69.3 % k-NN on ImageNet", {"backbone.heads": 6}),
+    "paper": Preset("ViT-S/16 of 6 heads, batch 512, 100 epochs (the README's vanilla training): 74.0 % linear, 69.3 % k-NN (k 20) on ImageNet", {"backbone.heads": 6}),
     "vit_b": Preset(
-        "ViT-B/16, 400 epochs: 78.2 % linear, 76.1 % k-NN on ImageNet",
+        "ViT-B/16, 400 epochs: 78.2 % linear, 76.1 % k-NN (k 20) on ImageNet",
         {"backbone.name": "vit_base", "optim.lr": 7.5e-4, "method.teacher_temperature": 0.07, "method.teacher_warmup": 50,
          "method.freeze_epochs": 3.0, "train.epochs": 400},
         crops((0.25, 1.0), replace(CROPS["small"], count=10, crop=(0.05, 0.25))),

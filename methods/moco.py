@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import cosine, info_nce, mlp, normalize, queue_limit
 from ._ranks import gather
-from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO, SOLO_DIFFERS, SOLO_LEARN, SOLO_START
+from ._recipes import LIGHTLY, LIGHTLY_DIFFERS, LIGHTLY_SGD, SOLO, SOLO_DIFFERS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
     title="Momentum Contrast for Unsupervised Visual Representation Learning (v1); Improved Baselines with Momentum Contrastive Learning (v2)",
@@ -36,6 +36,7 @@ DIFFERS = (
     "in the place of shuffling between GPUs, batch norm runs over train.norm_groups groups of the batch, queries in blocks, keys in strides: of 8 groups "
     "of 32 rows a key's shares 4 rows with its query's, as after a random shuffle",
     SOLO_DIFFERS,
+    LIGHTLY_DIFFERS,
     "cifar_lightly: batch norm runs over the whole batch, lightly's over 8 shuffled parts; each direction has a queue of its own, lightly's one takes both",
 )
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import encode_crops, mlp, normalize, nt_xent
-from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
+from ._recipes import LIGHTLY, LIGHTLY_DIFFERS, LIGHTLY_SGD, ONE_BATCH, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
     title="A Simple Framework for Contrastive Learning of Visual Representations",
@@ -29,8 +29,13 @@ METRICS = {
     "contrast_top1": "share of views whose partner is the nearest of all others of the batch",
 }
 DIFFERS = (
-    "the loss is the mean over all anchors; the release sums its two directions, which is twice this",
+    "the loss is the mean over all anchors; the release sums its two directions, which is twice this: under LARS norms and biases take half its steps, "
+    "and the share of the decay is twice its",
+    "colours are torchvision's, as the paper's appendix has them: the release's contrast is of each channel, its saturation HSV's, its brightness added; its blur pads "
+    "with zeros, its pixels are not normalised, and its convolutions begin smaller (fan-in, gain 1)",
     SOLO_DIFFERS,
+    LIGHTLY_DIFFERS,
+    ONE_BATCH,
     "cifar_lightly: the norm of the projector's output has no shift",
 )
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import mlp, negative_cosine, normalize
 from ._ranks import gather, world_size
-from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO, SOLO_DIFFERS, SOLO_LEARN, SOLO_START
+from ._recipes import LIGHTLY, LIGHTLY_DIFFERS, LIGHTLY_SGD, SOLO, SOLO_DIFFERS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
     title="Exploring Simple Siamese Representation Learning",
@@ -29,7 +29,12 @@ METRICS = {
     "loss": "minus the cosine of a view's prediction with the other view's projection: 0 unrelated, -1 agreed; -1 within a few steps is collapse",
     "output_std": "standard deviation of the normalised projections over the batch: about 1 / sqrt(D) in health (D: method.dim), 0 in collapse",
 }
-DIFFERS = (SOLO_DIFFERS,)
+DIFFERS = (
+    "paper: the rate falls by steps; the release's by epochs",
+    "cifar: the predictor's rate warms up with the others'; solo-learn's stays from its second step",
+    SOLO_DIFFERS,
+    LIGHTLY_DIFFERS,
+)
 
 
 @dataclass(frozen=True)

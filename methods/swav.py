@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ._base import Batch, Clock, Limit, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._parts import encode_crops, mlp, normalize, precise
 from ._ranks import full, gather, world_size
-from ._recipes import LIGHTLY, LIGHTLY_SGD, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
+from ._recipes import LIGHTLY, LIGHTLY_DIFFERS, LIGHTLY_SGD, ONE_BATCH, SOLO_DIFFERS, SOLO_LARS, SOLO_LEARN, SOLO_START
 
 PAPER = Paper(
     title="Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
@@ -34,6 +34,8 @@ METRICS = {
 DIFFERS = (
     "method.output_norm, none in the paper, is batch norm in the presets of a few hundred steps, whose prototypes stay frozen for most of the run",
     SOLO_DIFFERS,
+    LIGHTLY_DIFFERS,
+    ONE_BATCH,
     "cifar_lightly: AdamW where lightly has Adam (both decay by 1e-6), and prototypes without biases",
 )
 

@@ -234,6 +234,12 @@ def test_the_pyramid_of_five_levels_is_the_papers() -> None:
     assert made.rpn.anchor_generator.sizes == ((4, 8, 16), (8, 16, 32), (16, 32, 64))
     made = detector("c4", body_of(config, model.build(config, 100)), 3, size=100, proposals=64, **PIXELS)
     assert made.rpn.anchor_generator.sizes == ((4, 8, 16, 32, 64),)
+    assert made.rpn.pre_nms_top_n() == 24 * 64, "as detectron2's 12 000 of 512"
+    made = detector("mask", body_of(config, model.build(config, 100)), 3, size=100, proposals=64, **PIXELS)
+    assert not [name for name, _ in made.roi_heads.named_parameters() if "norm" in name or "bn" in name], (
+        "on backbone and pyramid alone"
+    )
+    assert not [layer for layer in made.roi_heads.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
 
 def test_a_segmenter_normalises_as_the_encoder_was_trained(config: RunConfig, method: Method) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -108,6 +109,18 @@ def test_each_method_draws_its_vit_as_its_release_does() -> None:
     plain = nn.Linear(4, 4)
     xavier(plain)
     assert not plain.bias.any()
+    built: Any = model.build(RunConfig.make("cae", preset="digits"), 64)
+    for layer in (built.name, built.decoder[0].linear2, built.regressor[0].mlp[0], built.regressor[0].attention.out_proj):
+        assert float(layer.weight.detach().std()) == pytest.approx(math.sqrt(2 / sum(layer.weight.shape)), rel=0.05)
+        assert not layer.bias.any()
+
+
+def test_moco_v3_s_linear_layers_have_no_bias() -> None:
+    """facebookresearch/moco-v3, `moco/builder.py`: bias=False of every layer."""
+    method: Any = model.build(RunConfig.make("moco_v3", preset="digits"), 64)
+    assert all(
+        layer.bias is None for net in (method.projector, method.predictor) for layer in net if isinstance(layer, nn.Linear)
+    )
 
 
 # ---------------------------------------------------------------- one update

@@ -46,7 +46,7 @@ simclr_v2 resnet152_3x: google-research/simclr, model_util.py
   method.projector_hidden 6144             # 3 x 2048 features
 
 byol paper: deepmind-research, byol/configs/byol.py
-  backbone.zero_init_residual true         # dm-haiku, nets/resnet.py: scale_init zeros
+  backbone.zero_init_residual true         # dm-haiku, nets/resnet.py: scale_init zeros (the paper: ones)
   method.momentum 0.996
   method.hidden 4096
   method.dim 256
@@ -215,7 +215,7 @@ deepcluster paper: facebookresearch/deepcluster, main.sh and main.py
   optim.weight_decay 1e-5
   optim.schedule constant
   train.batch_size 256
-  train.epochs 200
+  train.epochs 500                         # the paper's 41.0 % (issue 32); main.py: 200
 
 dino paper: facebookresearch/dino, README (vanilla) and main_dino.py
   backbone.name vit_small
@@ -277,6 +277,8 @@ instdisc paper: zhirongw/lemniscate.pytorch, main.py
   views.view.jitter 0.4 0.4 0.4 0.4
 
 invaspread paper: mangye16/Unsupervised_Embedding_Learning, demo_seen.py
+  augment.std 0.2023 0.1994 0.201
+  eval.knn.temperature 0.1                 # kNN(..., 200, args.batch_t)
   method.temperature 0.1
   method.dim 128
   peak 0.03                                # not scaled, at batch 128
@@ -295,6 +297,7 @@ cmc paper: HobbitLong/CMC, train_CMC.py
   train.epochs 240
 
 infomin paper: HobbitLong/PyContrast, pycontrast/options
+  last 3e-5                                # learning/base_trainer.py: lr_decay_rate^3
   method.queue_size 65536
   method.momentum 0.999                    # alpha
   method.dim 128
@@ -399,7 +402,9 @@ lejepa imagenette: rbalestr-lab/lejepa, MINIMAL.md
   views.large.crop 0.08 1
   views.large.jitter 0.8 0.8 0.8 0.2
 
-siglip paper: google-research/big_vision, models/proj/image_text/two_towers.py; paper §3.2 and §4.2
+siglip paper: google-research/big_vision, models/proj/image_text/two_towers.py, optax.py and siglip_lit_coco.py; paper §3.2 and §4.2
+  optim.decay_norms false                  # wd_mults: kernels alone
+  optim.clip 1
   backbone.name vit_base
   method.temperature 0.1                   # t' = ln 10
   method.bias -10
@@ -519,10 +524,6 @@ distill paper: lightly-ai/lightly-train, _methods/distillationv3 and its transfo
   views.view.crop 0.14 1
   views.view.interpolation area
 
-siglip paper: google-research/big_vision, optax.py and configs/proj/image_text/siglip_lit_coco.py
-  optim.decay_norms false
-  optim.clip 1
-
 densecl paper: WXinlong/DenseCL, configs/selfsup/densecl/densecl_imagenet_200ep.py
   backbone.zero_init_residual false
   method.temperature 0.2
@@ -595,7 +596,12 @@ moco cifar: vturrisi/solo-learn, scripts/pretrain/cifar/mocov2plus.yaml and augm
   views.query.jitter 0.4 0.4 0.4 0.1
   views.query.blur 0.5
 
+clip paper: openai/CLIP and mlfoundations/open_clip, open_clip_train/params.py and model_configs/RN50.json
+  method.dim 1024
+  optim.betas 0.9 0.999
+
 moco_v3 cifar: vturrisi/solo-learn, scripts/pretrain/cifar/mocov3.yaml
+  views.first.interpolation cubic
   method.temperature 0.2
   method.momentum 0.99
   peak 0.3
@@ -749,6 +755,7 @@ def read(text: str) -> dict[tuple[str, str], dict[str, str]]:
             head, source = line.split(": ", 1)
             assert "/" in source or "." in source, f"{head} names no source"
             method, preset = head.split()
+            assert (method, preset) not in found, f"{head} stands here twice"
             rows = found[method, preset] = {}
     return found
 
@@ -800,6 +807,13 @@ def test_lightlys_recipes_have_its_schedule(method: str) -> None:
 
 
 BORROWED = ("90.74", "92.58", "92.10", "92.94", "93.10", "90.51", "89.17", "89.52", "88.85", "92.07", "91.88")
+
+
+def test_instdisc_on_cifar_is_compared_as_in_the_release() -> None:
+    """zhirongw/lemniscate.pytorch, `cifar.py`: its pixels, and nce_t 0.1 of the loss and of k-NN."""
+    config = RunConfig.make("instdisc", preset="cifar")
+    assert config.augment.std == (0.2023, 0.1994, 0.2010)
+    assert config.flat()["method.temperature"] == config.flat()["eval.knn.temperature"] == 0.1
 
 
 def test_numbers_of_others_are_said_to_be_theirs() -> None:

@@ -20,7 +20,11 @@ METRICS = ()
 
 @dataclass(frozen=True)
 class Config(Dense):
-    """Keys eval.detection.*. The papers' schedule on VOC: steps 24000, size 800, proposals 512, batch 16, lr 0.02."""
+    """Keys eval.detection.*. The papers' schedule on VOC: steps 24000, size 800, proposals 512, batch 16, lr 0.02.
+
+    Unlike theirs, training has one size (theirs draws the shorter side from 480 to 800), and batch norm's averages are those of training (theirs are
+    taken anew at the end).
+    """
 
     head: Literal["fpn", "c4", "mask"] = setting(
         "fpn", "fpn (Faster R-CNN on a feature pyramid), c4 (the head of MoCo's papers) or mask (Mask R-CNN on a pyramid)"

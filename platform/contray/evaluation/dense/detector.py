@@ -1,6 +1,7 @@
 """torchvision's Faster and Mask R-CNN on an encoder's network, with a feature pyramid or the C4 head of MoCo's papers.
 
-He et al. 2020 (arXiv 1911.05722), §4.2: all layers are trained, batch norm too, and pyramid, mask head and C4's last stage get batch norm.
+He et al. 2020 (arXiv 1911.05722), §4.2: all layers are trained, batch norm too, and pyramid and C4's last stage get batch norm; box and mask
+heads have none (facebookresearch/moco, issue 34).
 The widths of what is added go with the backbone's: torchvision's own at 64 channels in the first stage.
 """
 
@@ -37,10 +38,10 @@ def detector(
         "min_size": size, "max_size": round(size * 1333 / 800), "image_mean": mean, "image_std": std,
         "rpn_post_nms_top_n_train": 4 * proposals, "rpn_post_nms_top_n_test": 2 * proposals, "box_batch_size_per_image": proposals,
     }  # fmt: skip
-    return _c4(net, classes, size, options) if head == "c4" else _pyramid(net, classes, size, head == "mask", options)
+    return _c4(net, classes, size, proposals, options) if head == "c4" else _pyramid(net, classes, size, head == "mask", options)
 
 
-def _c4(net: Any, classes: int, size: int, options: dict[str, Any]) -> FasterRCNN:
+def _c4(net: Any, classes: int, size: int, proposals: int, options: dict[str, Any]) -> FasterRCNN:
     """Proposals from the third stage; the fourth is the box head, and a batch norm follows it (detectron2's Res5ROIHeadsExtraNorm for MoCo)."""
     if not isinstance(net, ResNet):
         raise UserError(
@@ -56,6 +57,8 @@ def _c4(net: Any, classes: int, size: int, options: dict[str, Any]) -> FasterRCN
         box_roi_pool=MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=2),
         box_head=nn.Sequential(net.layer4, nn.BatchNorm2d(out), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         box_predictor=FastRCNNPredictor(out, classes + 1),
+        rpn_pre_nms_top_n_train=24 * proposals,  # detectron2's 12 000 and 6 000 without a pyramid
+        rpn_pre_nms_top_n_test=12 * proposals,
         **options,
     )
 
@@ -80,7 +83,7 @@ def _pyramid(net: Any, classes: int, size: int, masks: bool, options: dict[str, 
     return MaskRCNN(
         body,
         mask_roi_pool=MultiScaleRoIAlign(names, output_size=14, sampling_ratio=2),
-        mask_head=MaskRCNNHeads(width, (width,) * 4, 1, norm_layer=nn.BatchNorm2d),
+        mask_head=MaskRCNNHeads(width, (width,) * 4, 1),
         mask_predictor=MaskRCNNPredictor(width, width, classes + 1),
         **options,
     )
