@@ -251,6 +251,14 @@ class Method(nn.Module):
         Raises ValueError whose text starts with the field's name, as in "queue_size: got ...".
         """
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Of runs from before, tensors of the method's own that had no leading axis of length 1 (mask tokens)."""
+        for name, own in self._parameters.items():
+            kept = state_dict.get(prefix + name)
+            if own is not None and kept is not None and own.shape == (1, *kept.shape):
+                state_dict[prefix + name] = kept[None]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def negatives(self, batch: int) -> int:
         """Negatives that one anchor is compared with, for the dry run; 0 where the method has none."""
         return 0

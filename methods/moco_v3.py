@@ -108,6 +108,11 @@ class MoCoV3(Method):
         self.key_backbone = copy.deepcopy(self.backbone).requires_grad_(False)
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        if self.config.predictor_norm == "none":
+            state_dict.pop(f"{prefix}predictor.3.bias", None)  # of runs from before; no release has one
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def negatives(self, batch: int) -> int:
         return batch - 1
 

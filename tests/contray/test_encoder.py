@@ -54,6 +54,21 @@ def test_no_images_are_refused_in_one_line(encoder: Encoder) -> None:
         encoder([])
 
 
+@pytest.mark.parametrize("name", ["mae", "moco_v3"])
+def test_encoders_of_runs_from_before_are_read(name: str, tmp_path: Path) -> None:
+    """Their mask tokens had one axis, and MoCo v3's predictor a bias."""
+    config = RunConfig.make(name, preset="digits")
+    method = model.build(config, 10)
+    state = dict(method.state_dict())
+    if name == "mae":
+        state["mask_token"] = state["mask_token"][0]
+    else:
+        state["predictor.3.bias"] = torch.zeros(64)
+    torch.save({"method": state, "config": config.to_yaml()}, tmp_path / "step-000000001.pt")
+    read = read_checkpoint(str(tmp_path)).method.state_dict()
+    assert all(torch.equal(read[key], value) for key, value in method.state_dict().items())
+
+
 def test_weights_of_another_network_are_refused(encoder: Encoder, tmp_path: Path) -> None:
     export(encoder.config, encoder.method, tmp_path)
     (tmp_path / "config.yaml").write_text(encoder.config.replace({"backbone.width": 8}).to_yaml())
