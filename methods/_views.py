@@ -53,7 +53,8 @@ class View:
     geometry: str = setting("", "views of one geometry group share crop and flip; empty: a geometry of its own")
     interpolation: Literal["linear", "cubic", "area", "antialiased", "antialiased_cubic"] = setting(
         "linear",
-        "how the crop is resized: linear as TensorFlow does it, cubic as OpenCV (a = -0.75; TensorFlow has -0.5), antialiased as Pillow and torchvision, area by means",
+        "how the crop is resized: linear as TensorFlow does it, cubic with a = -0.75 (OpenCV, TensorFlow 1; Pillow has -0.5), antialiased as Pillow "
+        "and torchvision, area by means",
     )
     rotation: float = setting(0.0, "largest rotation", unit="degrees", ge=0, le=180)
     shear: float = setting(0.0, "shearing to both sides by up to 0.3 of the length", unit="probability", ge=0, le=1)
@@ -64,6 +65,11 @@ class View:
         (0.0, 0.0, 0.0, 0.0), "brightness, contrast, saturation, hue", unit="fraction", ge=0
     )
     jitter_p: float = setting(0.0, "colour jitter", unit="probability", ge=0, le=1)
+    jitter_as: Literal["torchvision", "tensorflow", "added"] = setting(
+        "torchvision",
+        "whose, of RGB: torchvision's; TensorFlow's, with contrast of each channel and saturation of HSV (SimCLR v2); added: that, with brightness added "
+        "(SimCLR, BYOL)",
+    )
     gray: float = setting(0.0, "conversion to grey", unit="probability", ge=0, le=1)
     gray_order: Literal["after_jitter", "before_jitter", "last"] = setting(
         "after_jitter", "when the conversion to grey happens, after what else is done where last"

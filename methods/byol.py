@@ -32,7 +32,6 @@ METRICS = {
 DIFFERS = (
     "method.output_norm, none in the paper, is batch norm in the presets of a few hundred steps",
     "as in the release, residual branches begin at zero; the paper's numbers are of networks where they do not, by its README without a change",
-    "colours are torchvision's: the release adds brightness (2.3 times as strong on photos), and has contrast of each channel and saturation of HSV",
     "the last layers of projector and predictor have biases, and the target begins as a copy; the release's have none, and it is drawn by itself",
     SOLO_DIFFERS,
     LIGHTLY_DIFFERS,
@@ -52,7 +51,7 @@ class Config(MethodConfig):
     predictor_norm: Literal["bn", "ln", "gn", "none"] = setting("bn", "norm of the predictor's hidden layer")
 
 
-_VIEW = View(crop=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, interpolation="cubic")
+_VIEW = View(crop=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray=0.2, jitter_as="added", interpolation="cubic")
 VIEWS = {"first": replace(_VIEW, blur=1.0), "second": replace(_VIEW, blur=0.1, solarize=0.2)}  # appendix B, table 6
 
 RECIPE = {
@@ -77,7 +76,10 @@ DIGITS = {
 
 
 def both(**changes: Any) -> dict[str, View]:
-    return {name: replace(view, **{"size": 32, "blur": 0.0, "interpolation": "linear"} | changes) for name, view in VIEWS.items()}
+    return {
+        name: replace(view, **{"size": 32, "blur": 0.0, "interpolation": "linear", "jitter_as": "torchvision"} | changes)
+        for name, view in VIEWS.items()
+    }
 
 
 DIGITS_VIEWS = both(crop=(0.8, 1.0), flip=0.0, jitter=(0.2, 0.2, 0.2, 0.05), solarize=0.0)  # a mirrored 2 is no digit

@@ -55,9 +55,7 @@ class Config(MethodConfig):
 # the release (pycontrast/datasets/util.py, aug D): colour jitter, blur, timm's RandAugment of two operations, grey last
 VIEW = View(crop=(0.2, 1.0), interpolation="antialiased", jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, gray_order="last", blur=0.5, 
             randaugment=(2, 10), randaugment_as="timm")  # fmt: skip
-PIECES = View(
-    size=255, kind="patches", grid=(3, 64, 85), grid_shift=21, crop=(0.6, 1.0), interpolation="antialiased"
-)  # 64 px somewhere in each cell of 85
+PIECES = View(size=255, kind="patches", grid=(3, 64, 85), grid_shift=21, crop=(0.6, 1.0), interpolation="antialiased")  # fmt: skip  # 64 px somewhere in each cell of 85
 VIEWS = {"query": VIEW, "key": VIEW, "pieces": PIECES}
 
 RECIPE = {

@@ -31,8 +31,7 @@ METRICS = {
 DIFFERS = (
     "the loss is the mean over all anchors; the release sums its two directions, which is twice this: under LARS norms and biases take half its steps, "
     "and the share of the decay is twice its",
-    "colours are torchvision's, as the paper's appendix has them: the release's contrast is of each channel, its saturation HSV's, its brightness added; its blur pads "
-    "with zeros, its pixels are not normalised, and its convolutions begin smaller (fan-in, gain 1)",
+    "the release's blur pads with zeros, its pixels are not normalised, and its convolutions begin smaller (fan-in, gain 1)",
     SOLO_DIFFERS,
     LIGHTLY_DIFFERS,
     ONE_BATCH,
@@ -50,9 +49,17 @@ class Config(MethodConfig):
     )
 
 
-VIEWS = {
-    # appendix A, colour strength 1; the blur's kernel is a tenth of the image's side
-    "view": View(count=2, crop=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, blur=0.5, interpolation="cubic"),
+VIEWS = {  # appendix A, colour strength 1; the blur's kernel is a tenth of the image's side
+    "view": View(
+        count=2,
+        crop=(0.08, 1.0),
+        jitter=(0.8, 0.8, 0.8, 0.2),
+        jitter_p=0.8,
+        jitter_as="added",
+        gray=0.2,
+        blur=0.5,
+        interpolation="cubic",
+    ),
 }
 
 RECIPE = {
@@ -69,7 +76,9 @@ RECIPE = {
 }
 
 # appendix B.9: half the colour strength, no blur
-CIFAR_VIEW = replace(VIEWS["view"], size=32, jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0, interpolation="linear")
+CIFAR_VIEW = replace(
+    VIEWS["view"], size=32, jitter_as="torchvision", jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0, interpolation="linear"
+)
 DIGITS_VIEW = replace(CIFAR_VIEW, crop=(0.6, 1.0), flip=0.0)  # a mirrored 2 is no digit
 SHORT = {
     "backbone.name": "resnet_small",
@@ -110,7 +119,7 @@ PRESETS = {
             "optim.warmup_start": SOLO_START / 0.4,
             "optim.weight_decay": 1e-4,
         },
-        {"view": replace(VIEWS["view"], size=32)},
+        {"view": replace(VIEWS["view"], size=32, jitter_as="torchvision")},
     ),
     "cifar_lightly": Preset(
         LIGHTLY.format("84.8", 87),

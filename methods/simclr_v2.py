@@ -36,8 +36,7 @@ DIFFERS = (
     "the loss is the mean over all anchors; the release sums its two directions: under LARS norms and biases take half its steps",
     "method.memory_size: the batch's own negatives are the trained network's, older ones the average's; the authors' all are the average's "
     "(google-research/simclr, issue 115)",
-    "colours are torchvision's, as the paper's appendix has them: the release's contrast is of each channel, its saturation HSV's; its blur pads with "
-    "zeros, its pixels are not normalised, and its convolutions begin smaller (fan-in, gain 1)",
+    "the release's blur pads with zeros, its pixels are not normalised, and its convolutions begin smaller (fan-in, gain 1)",
 )
 
 
@@ -57,7 +56,9 @@ class Config(MethodConfig):
     momentum: float = setting(0.999, "momentum of the copy that computes the memory's keys", ge=0, le=1)
 
 
-VIEW = View(crop=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, blur=0.5, interpolation="cubic")
+VIEW = View(
+    crop=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray=0.2, blur=0.5, jitter_as="tensorflow", interpolation="cubic"
+)
 VIEWS = {"first": VIEW, "second": VIEW}
 
 RECIPE = {
@@ -80,7 +81,7 @@ def both(view: View) -> dict[str, View]:
     return {"first": view, "second": view}
 
 
-CIFAR_VIEW = replace(VIEW, size=32, jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0, interpolation="linear")
+CIFAR_VIEW = replace(VIEW, size=32, jitter_as="torchvision", jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0, interpolation="linear")
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "backbone.zero_init_residual": False,
     "optim.rate_in_velocity": False, "method.temperature": 0.2, "method.projector_hidden": 128, "method.projector_dim": 64, "method.momentum": 0.5,

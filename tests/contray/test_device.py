@@ -127,8 +127,10 @@ def test_tables_hold_what_the_pipeline_draws(monkeypatch: pytest.MonkeyPatch) ->
         replace(PLAIN, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2),
         replace(PLAIN, jitter=(0.0, 0.4, 0.0, 0.0), jitter_p=1.0, blur=0.5),
         replace(FULL, interpolation="cubic"),
+        replace(FULL, jitter_as="tensorflow"),
+        replace(FULL, jitter_as="added"),
     ],
-    ids=["linear", "cubic", "area", "smaller", "jitter", "blur", "full"],
+    ids=["linear", "cubic", "area", "smaller", "jitter", "blur", "full", "tensorflow", "added"],
 )
 def test_pixels_are_those_of_the_cpu(view: View) -> None:
     split = Pictures(pictures(64))

@@ -1,5 +1,6 @@
 """RandAugment as InfoMin's release has it, policies of single patches, the order of grey, antialiased crops: against PIL and torchvision."""
 
+import colorsys
 import random
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from torchvision.transforms.v2.functional import resize
 
 from contray import RunConfig
 from contray.data.draws import Draws
+from contray.data.jitter import Jitter, jitter_ranges
 from contray.data.pixels import antialiased
 from contray.data.policy import RandAugment, steps
 from contray.data.randaugment import FILL, NAMES, TimmRandAugment, applied
@@ -278,3 +280,63 @@ def test_antialiasing_keeps_fine_stripes_from_becoming_coarse_ones():
     )
     assert aliased.std() > 40
     assert smooth[:, 2:-2].std() < 12
+
+
+def tensorflows(image: np.ndarray, operation: str, amount: float) -> np.ndarray:
+    """TensorFlow's random_brightness, random_contrast, random_saturation and random_hue of one drawn amount, literally: float (H, W, 3) in [0, 1]."""
+    x = image / 255
+    if operation == "added":
+        x = x + amount
+    elif operation == "brightness":
+        x = x * amount
+    elif operation == "contrast":
+        mean = x.mean((0, 1), keepdims=True)  # of each channel
+        x = (x - mean) * amount + mean
+    else:
+        pixels = []
+        for r, g, b in x.reshape(-1, 3).tolist():
+            h, s, v = colorsys.rgb_to_hsv(r, g, b)
+            pixels.append(
+                colorsys.hsv_to_rgb(h, min(s * amount, 1), v)
+                if operation == "saturation"
+                else colorsys.hsv_to_rgb((h + amount) % 1, s, v)
+            )
+        x = np.array(pixels).reshape(x.shape)
+    return np.clip(x, 0, 1) * 255
+
+
+@pytest.mark.parametrize(
+    ("operation", "amount", "away"),
+    [
+        ("added", 0.3, 1.0), ("added", -0.3, 1.0), ("brightness", 1.7, 1.0), ("contrast", 0.3, 1.0), ("contrast", 1.8, 1.0),
+        ("saturation", 0.2, 1.5), ("saturation", 1.8, 2.0), ("hue", 0.15, 2.5), ("hue", -0.2, 2.5),
+    ],
+)  # fmt: skip
+def test_tensorflows_jitter(operation: str, amount: float, away: float) -> None:
+    """Of one operation at a time, the others leaving things as they are but for the rounding of HSV; hues are of two degrees."""
+    neutral = {"brightness": 0.0 if operation == "added" else 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+    drawn = neutral | {"brightness" if operation == "added" else operation: amount}
+    draws = Draws()
+    draws.move(0, 0, 0, 0)
+    jitter = Jitter(View(jitter_as="added" if operation == "added" else "tensorflow"), 1.0, draws)
+    jitter.ranges = [(value, value) for value in drawn.values()]
+    difference = np.abs(jitter(PHOTO).astype(float) - tensorflows(PHOTO, operation, amount))
+    assert difference.mean() <= away
+    assert np.quantile(difference, 0.99) <= 4 * away + 1
+
+
+def test_who_jitters_as_tensorflow() -> None:
+    """SimCLR and BYOL where they are the papers'; recipes of other libraries are torchvision's."""
+    asked = {
+        ("simclr", "paper"): "added", ("simclr_v2", "paper"): "tensorflow", ("byol", "paper"): "added", ("byol", "e300"): "added",
+        ("simclr", "cifar"): "torchvision", ("simclr", "cifar_lightly"): "torchvision", ("byol", "cifar"): "torchvision",
+        ("byol", "digits"): "torchvision", ("simclr_v2", "digits"): "torchvision", ("simclr", "digits"): "torchvision", ("moco", "paper"): "torchvision",
+    }  # fmt: skip
+    for (method, preset), whose in asked.items():
+        assert {view.jitter_as for view in RunConfig.make(method, preset=preset).views.values()} == {whose}, (method, preset)
+    assert jitter_ranges(View(jitter=(0.4, 0.8, 0.2, 0.1), jitter_as="added"), 2.0) == [
+        (-0.8, 0.8),
+        (0.0, 2.6),
+        (0.6, 1.4),
+        (-0.2, 0.2),
+    ]

@@ -69,6 +69,7 @@ LATER = {
     "views.*.merges": "",
     "views.*.shear": 0.0,
     "views.*.elastic": 0.0,
+    "views.*.jitter_as": "torchvision",
     "views.*.gray_order": "after_jitter",
     "views.*.randaugment_as": "torchvision",
     "views.*.grid_kept": 0,

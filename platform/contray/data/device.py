@@ -129,13 +129,12 @@ class Renderer:
     def __init__(self, batches: DeviceBatches, device: torch.device, compiled: bool = False) -> None:
         """Puts the set's images on the device where it holds them decoded and they fit there. compiled: by torch.compile, of colours alone."""
         self.batches, self.device, self.pixels = batches, device, dict[str, Tensor]()
-        self.colour: Callable[[Tensor, Tensor], Tensor] = torch.compile(coloured, dynamic=False) if compiled else coloured
+        self.colour: Callable[[Tensor, Tensor, str], Tensor] = torch.compile(coloured, dynamic=False) if compiled else coloured
         self.views = {stage.name: stage.view for stage in batches.recipes.stages}
         kinds: dict[Any, list[str]] = {}  # views that are made together
         for name, view in self.views.items():
-            kinds.setdefault((batches.picture_of[name], view.size, view.interpolation, batches.recipes.columns(view)), []).append(
-                name
-            )
+            alike = (batches.picture_of[name], view.size, view.interpolation, view.jitter_as, batches.recipes.columns(view))
+            kinds.setdefault(alike, []).append(name)
         self.alike = list(kinds.values())
         if set(batches.picture_of.values()) == {"image"}:
             most = SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
@@ -154,7 +153,7 @@ class Renderer:
             view, picture = self.views[names[0]], self.batches.picture_of[names[0]]
             table = torch.cat([tables[name] for name in names])
             images = cropped(pixels[picture], lies[picture].repeat(len(names), 1), table, view, raw["longest"])
-            images = self.colour(images, table) if self.batches.recipes.strength else images
+            images = self.colour(images, table, view.jitter_as) if self.batches.recipes.strength else images
             found |= zip(names, images.chunk(len(names)), strict=True)
         return {name: found[name] for name in self.views}
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..methods._base import View
 from .draws import Draws
+from .jitter import Jitter, jitter_ranges
 from .randaugment import TimmRandAugment
 
 cv2.setNumThreads(0)  # the loader's processes are the parallelism; cv2's pool does not survive a fork
@@ -48,7 +49,13 @@ def steps(view: View, strength: float, draws: Draws) -> list[Step]:
         ("rotation", (float(angle > 0), of(A.Rotate(limit=(-angle, angle))))),
         ("shear", (chance(view.shear), Shear(0.3 * strength, draws))),
         ("elastic", (chance(view.elastic), Elastic(0.03 * strength, draws))),
-        ("jitter", (chance(view.jitter_p), of(_jitter(view, strength)))),
+        (
+            "jitter",
+            (
+                chance(view.jitter_p),
+                of(_jitter(view, strength)) if view.jitter_as == "torchvision" else Jitter(view, strength, draws),
+            ),
+        ),
         ("gray", (chance(view.gray), of(A.ToGray()))),
         ("blur", (chance(view.blur), of(A.GaussianBlur(blur_limit=0, sigma_limit=blur)))),
         *[("randaugment", (chance(1.0) if view.randaugment_as == "torchvision" else 1.0, operation))] * count,
@@ -87,10 +94,8 @@ def bound(transform: A.BasicTransform, draws: Draws) -> Callable[[Image], Image]
 
 def _jitter(view: View, strength: float) -> A.ColorJitter:
     """torchvision's ColorJitter: factors in [1 - s, 1 + s], the hue as a fraction of the circle, in a random order."""
-    brightness, contrast, saturation, hue = (value * strength for value in view.jitter)
-    low_high = [(max(0.0, 1 - value), 1 + value) for value in (brightness, contrast, saturation)]
-    hue = min(0.5, hue)
-    return A.ColorJitter(brightness=low_high[0], contrast=low_high[1], saturation=low_high[2], hue=(-hue, hue))
+    brightness, contrast, saturation, hue = jitter_ranges(view, strength)
+    return A.ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
 
 
 def _cutout(side: int) -> A.CoarseDropout:

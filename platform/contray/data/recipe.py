@@ -15,10 +15,11 @@ import numpy as np
 from ..methods._base import View
 from . import philox
 from .draws import Draws, stream
+from .jitter import jitter_ranges
 from .views import _geometry
 
 COVERED = {
-    "size", "count", "source", "kind", "channels", "crop", "ratio", "flip", "geometry", "interpolation", "jitter", "jitter_p", "gray", "blur",
+    "size", "count", "source", "kind", "channels", "crop", "ratio", "flip", "geometry", "interpolation", "jitter", "jitter_p", "jitter_as", "gray", "blur",
     "blur_sigma", "solarize",
 }  # fmt: skip
 _DEFAULT = View()
@@ -60,7 +61,7 @@ class Stage:
 class Recipes:
     """Draws the tables of the views of samples: `recipes((seed, epoch), ids, sizes)` -> {name: (B, 15 + taps) float32}.
 
-    Columns: box (top, left, height, width, in px), whether flipped, factors of brightness, contrast and saturation
+    Columns: box (top, left, height, width, in px), whether flipped, factors of brightness (or what is added), contrast and saturation
     and the shift of hue (of 180), the four operations in their order (NOTHING where not applied), whether grey, whether solarised, and the
     blur's kernel (zeros: none).
     """
@@ -134,13 +135,12 @@ class Recipes:
 
         jittered = happens(view.jitter_p)
         if view.jitter_p:
-            for column, value in enumerate(view.jitter[:3]):
-                low, high = max(0.0, 1 - value * strength), 1 + value * strength
+            *ranges, hues = jitter_ranges(view, strength)
+            for column, (low, high) in enumerate(ranges):
                 table[:, FACTORS.start + column] = between(low, high, jittered)
-            hue = min(0.5, view.jitter[3] * strength)
-            table[:, FACTORS.stop - 1] = np.floor(180 * between(-hue, hue, jittered)) % 180
+            table[:, FACTORS.stop - 1] = np.floor(180 * between(*hues, jittered)) % 180
             table[jittered, ORDER] = self._orders(key, ids[jittered], stage.colour)
-            if not hue:
+            if not hues[1]:
                 table[:, ORDER][table[:, ORDER] == 3] = NOTHING
         table[:, GRAY] = happens(view.gray)
         blurred = happens(view.blur)

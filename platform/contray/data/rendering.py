@@ -92,11 +92,15 @@ def _cubic(x: Tensor) -> Tensor:
     return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-def coloured(images: Tensor, table: Tensor) -> Tensor:
-    """(B, S, S, 3) uint8 of images (B, S, S, 3) uint8: jitter in its order, grey, blur, solarised, as the table says."""
+def coloured(images: Tensor, table: Tensor, jitter_as: str = "torchvision") -> Tensor:
+    """(B, S, S, 3) uint8 of images (B, S, S, 3) uint8: jitter in its order, grey, blur, solarised, as the table says; jitter_as: the view's."""
     red, green, blue = images.float().unbind(3)
     for place in range(ORDER.start, ORDER.stop):
-        red, green, blue = _jitter(red, green, blue, table[:, place, None, None], table[:, FACTORS])
+        which, factors = table[:, place, None, None], table[:, FACTORS]
+        if jitter_as == "torchvision":
+            red, green, blue = _jitter(red, green, blue, which, factors)
+        else:
+            red, green, blue = _tensorflow(red, green, blue, which, factors, jitter_as == "added")
     gray, grays = _gray(red, green, blue), table[:, GRAY, None, None] > 0
     values = torch.stack([torch.where(grays, gray, channel) for channel in (red, green, blue)], 3)
     if table.shape[1] > TAPS:
@@ -110,7 +114,7 @@ def _jitter(red: Tensor, green: Tensor, blue: Tensor, which: Tensor, factors: Te
     bright, contrast, saturation, hue = (factor[:, None, None] for factor in factors.unbind(1))
     gray = _gray(red, green, blue)
     mean = gray.mean((1, 2), keepdim=True, dtype=torch.float64).float()
-    turned = _turned(red, green, blue, hue)
+    turned = _by_hsv(red, green, blue, 0 * hue + 1, hue)
     found = []
     for channel, other in zip((red, green, blue), turned, strict=True):
         # brightness and contrast cut off what follows the point, where saturation rounds
@@ -124,6 +128,22 @@ def _jitter(red: Tensor, green: Tensor, blue: Tensor, which: Tensor, factors: Te
     return found[0], found[1], found[2]
 
 
+def _tensorflow(
+    red: Tensor, green: Tensor, blue: Tensor, which: Tensor, factors: Tensor, added: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_jitter`, of `jitter.Jitter`."""
+    bright, contrast, saturation, hue = (factor[:, None, None] for factor in factors.unbind(1))
+    vivid, turned = _by_hsv(red, green, blue, saturation, 0 * hue), _by_hsv(red, green, blue, 0 * hue + 1, hue)
+    found = []
+    for channel, strong, other in zip((red, green, blue), vivid, turned, strict=True):
+        mean = channel.mean((1, 2), keepdim=True, dtype=torch.float64).float()
+        value = torch.where(which == 0, _whole(channel + 255 * bright if added else channel * bright), channel)
+        value = torch.where(which == 1, _whole((channel - mean) * contrast + mean), value)
+        value = torch.where(which == 2, strong, value)
+        found.append(torch.where(which == 3, other, value))
+    return found[0], found[1], found[2]
+
+
 def _gray(red: Tensor, green: Tensor, blue: Tensor) -> Tensor:
     """OpenCV's grey, weights in 15 bits."""
     return ((red * 9798 + green * 19235 + blue * 3735 + 16384) / 32768).floor()
@@ -133,14 +153,14 @@ def _whole(values: Tensor) -> Tensor:
     return values.clamp(0, 255).round()
 
 
-def _turned(red: Tensor, green: Tensor, blue: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The hue turned by `shift` of 180, over OpenCV's HSV of 8 bits."""
+def _by_hsv(red: Tensor, green: Tensor, blue: Tensor, vivid: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Saturation times `vivid` and the hue turned by `shift` of 180, over OpenCV's HSV of 8 bits."""
     value = torch.maximum(torch.maximum(red, green), blue)
     spread = value - torch.minimum(torch.minimum(red, green), blue)
     sixth = torch.where(
         value == red, green - blue, torch.where(value == green, blue - red + 2 * spread, red - green + 4 * spread)
     )
-    saturation = ((spread * (1044480 / value.clamp(min=1)).round() + 2048) / 4096).floor()
+    saturation = _whole(((spread * (1044480 / value.clamp(min=1)).round() + 2048) / 4096).floor() * vivid)
     hue = ((sixth * (122880 / spread.clamp(min=1)).round() + 2048) / 4096).floor()
     hue = torch.where(hue < 0, hue + 180, hue) + shift
     hue = torch.where(hue >= 180, hue - 180, hue) / 30

@@ -151,7 +151,10 @@ def policy_of(view: View, strength: float) -> str:
     if strength:
         found += [f"rotation to {view.rotation:g} deg"] if view.rotation else []
         found += [f"{name} {getattr(view, name):g}" for name in ("shear", "elastic") if getattr(view, name)]
-        found += [f"jitter {'/'.join(f'{value:g}' for value in view.jitter)} at {view.jitter_p:g}"] if view.jitter_p else []
+        whose = {"torchvision": "", "tensorflow": "TensorFlow's ", "added": "TensorFlow's, brightness added, "}[view.jitter_as]
+        found += (
+            [f"{whose}jitter {'/'.join(f'{value:g}' for value in view.jitter)} at {view.jitter_p:g}"] if view.jitter_p else []
+        )
         order = "" if view.gray_order == "after_jitter" else f" ({view.gray_order.replace('_', ' the ')})"
         found += [f"gray {view.gray:g}{order}"] if view.gray else []
         for name in ("blur", "solarize", "cutout", "noise"):
