@@ -71,11 +71,10 @@ class Config(MethodConfig):
     patch_rate: float = setting(0.2, "rate of the patch projection relative to the tokens'", gt=0, le=1)
 
 
+# DINO's blur is applied with 1 - p in the release, and its models were trained so (facebookresearch/dinov3, pull 342)
 VIEWS = {
-    "large_a": replace(CROPS["large_a"], crop=(0.32, 1.0), blur=0.0),  # DINO's 1 and .1: the release applies them with 1 - p,
-    "large_b": replace(
-        CROPS["large_b"], crop=(0.32, 1.0), blur=0.9
-    ),  # as its models were trained (facebookresearch/dinov3, pull 342)
+    "large_a": replace(CROPS["large_a"], crop=(0.32, 1.0), blur=0.0),
+    "large_b": replace(CROPS["large_b"], crop=(0.32, 1.0), blur=0.9),
     "small": replace(CROPS["small"], count=8, crop=(0.05, 0.32)),
 }
 

@@ -108,11 +108,12 @@ PRESETS = {
         crops((0.3, 1.0), replace(CROPS["small"], size=16, count=4, crop=(0.1, 0.3), blur=0.0), **SMALL),
     ),
     "digits": Preset(
-        "the built-in digits on a small ViT, patches of 8 px, two crops, batch 64, 300 steps; measured once: 24.1 % linear, its untrained encoder 28.0 %",
-        MINI | {"backbone.width": 64, "backbone.patch": 8, "backbone.drop_path": 0.0, "method.outputs": 256, "method.hidden": 128,
-                "method.bottleneck": 64, "method.head_norm": "all", "method.momentum": 0.93, "method.teacher_warmup": 0,
-                "method.teacher_temperature": 0.04, "method.freeze_epochs": 0.0, "optim.lr": 2e-3, "optim.weight_decay_end": -1.0,
-                "optim.warmup_epochs": 1, "train.batch_size": 64, "train.steps": 300, "eval.every_epochs": 4},
+        "the built-in digits on a small ViT, patches of 8 px, two crops, batch 64, 600 steps; measured over three seeds: MEASURED",
+        MINI | {"backbone.width": 64, "backbone.patch": 8, "backbone.drop_path": 0.0, "method.outputs": 1024, "method.hidden": 128,
+                "method.bottleneck": 64, "method.head_norm": "all", "method.momentum": 0.9, "method.teacher_warmup": 0,
+                "method.teacher_temperature": 0.05, "method.freeze_epochs": 100.0,  # all of a short run, as DINO's
+                "optim.lr": 4e-3, "optim.weight_decay_end": -1.0, "optim.warmup_epochs": 1, "train.batch_size": 64, "train.steps": 600,
+                "eval.every_epochs": 4},
         DIGITS_CROPS,
     ),
 }  # fmt: skip

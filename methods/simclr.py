@@ -50,17 +50,8 @@ class Config(MethodConfig):
 
 
 VIEWS = {  # appendix A, colour strength 1; the blur's kernel is a tenth of the image's side
-    "view": View(
-        count=2,
-        crop=(0.08, 1.0),
-        jitter=(0.8, 0.8, 0.8, 0.2),
-        jitter_p=0.8,
-        jitter_as="added",
-        gray=0.2,
-        blur=0.5,
-        interpolation="cubic",
-    ),
-}
+    "view": View(count=2, crop=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, jitter_as="added", gray=0.2, blur=0.5, interpolation="cubic"),
+}  # fmt: skip
 
 RECIPE = {
     "backbone.name": "resnet50",
