@@ -117,8 +117,8 @@ PRESETS = {
         crops((0.3, 1.0), replace(CROPS["small"], size=16, count=4, crop=(0.1, 0.3), blur=0.0), **SMALL),
     ),
     "digits": Preset(
-        "the built-in digits on a small ViT with 2 registers, patches of 8 px, two crops, batch 64, 400 steps; measured once: 42.3 % k-NN, its untrained "
-        "encoder 20.1 %",
+        "the built-in digits on a small ViT with 2 registers, patches of 8 px, two crops, batch 64, 400 steps; measured over three seeds: "
+        "47.2, 44.4 and 42.6 % k-NN, untrained 20.1, 23.3 and 26.2",
         MINI | {"backbone.width": 64, "backbone.patch": 8, "method.outputs": 128, "method.hidden": 128, "method.bottleneck": 64,
                 "method.momentum": 0.95, "method.teacher_warmup": 0.0, "method.teacher_temperature": 0.05, "method.freeze_epochs": 0.0,
                 "optim.lr": 1e-3, "optim.lr_scaling": "none", "optim.weight_decay_end": -1.0, "optim.warmup_epochs": 1,

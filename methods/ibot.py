@@ -108,7 +108,8 @@ PRESETS = {
         crops((0.3, 1.0), replace(CROPS["small"], size=16, count=4, crop=(0.1, 0.3), blur=0.0), **SMALL),
     ),
     "digits": Preset(
-        "the built-in digits on a small ViT, patches of 8 px, two crops, batch 64, 600 steps; measured over three seeds: MEASURED",
+        "the built-in digits on a small ViT, patches of 8 px, two crops, batch 64, 600 steps; measured over three seeds: 38.5, 27.3 and 26.0 % "
+        "linear, untrained 28.7, 25.2 and 25.6",
         MINI | {"backbone.width": 64, "backbone.patch": 8, "backbone.drop_path": 0.0, "method.outputs": 1024, "method.hidden": 128,
                 "method.bottleneck": 64, "method.head_norm": "all", "method.momentum": 0.9, "method.teacher_warmup": 0,
                 "method.teacher_temperature": 0.05, "method.freeze_epochs": 100.0,  # all of a short run, as DINO's
