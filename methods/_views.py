@@ -67,8 +67,8 @@ class View:
     jitter_p: float = setting(0.0, "colour jitter", unit="probability", ge=0, le=1)
     jitter_as: Literal["torchvision", "tensorflow", "added"] = setting(
         "torchvision",
-        "whose, of RGB: torchvision's; TensorFlow's, with contrast of each channel and saturation of HSV (SimCLR v2); added: that, with brightness added "
-        "(SimCLR, BYOL)",
+        "whose, of RGB (data.channels has torchvision's brightness and contrast alone): torchvision's; TensorFlow's, with contrast of each channel and "
+        "saturation of HSV (SimCLR v2); added: that, with brightness added (SimCLR, BYOL)",
     )
     gray: float = setting(0.0, "conversion to grey", unit="probability", ge=0, le=1)
     gray_order: Literal["after_jitter", "before_jitter", "last"] = setting(

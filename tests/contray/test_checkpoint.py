@@ -29,6 +29,7 @@ from contray.training import checkpoints
 from contray.training.checkpoints import Checkpoints, Unsaved
 from contray.training.lease import held
 from contray.training.loop import Listener, NonFiniteLoss
+from contray.training.restore import DoesNotFit
 
 from .test_loop import Losses, run, tiny
 
@@ -352,6 +353,29 @@ def test_nothing_is_saved_past_a_bad_step(reads: bool, on_nan: str, storage: Sto
     kept = [load(storage.read(name), name) for name in storage.names() if name.endswith(".pt")]
     assert kept
     assert all(map(finite, [*kept, *offered.states]))
+
+
+class Stops(Losses):
+    """After two steps."""
+
+    def stop(self) -> bool:
+        return len(self.loss) >= 2
+
+
+@pytest.mark.parametrize("lost", ["groups", "weights"])
+def test_a_checkpoint_of_other_weights_is_refused_in_one_line(lost: str, storage: Storage) -> None:
+    """As one that a contray of before wrote, whose method had others."""
+    config = tiny("simclr", train__steps=6, train__log_every=1)
+    run(config, storage, Stops())
+    name = max(name for name in storage.names() if name.startswith("step-"))
+    state = load(storage.read(name), name)
+    if lost == "groups":
+        state["optimizer"]["param_groups"][0]["params"].pop()
+    else:
+        state["method"].pop("backbone.conv1.weight")
+    storage.write(name, dump(state))
+    with pytest.raises(DoesNotFit, match=r"the checkpoint is of other weights than simclr has now .*its encoder is read as ever"):
+        run(config, storage)
 
 
 def test_a_state_that_is_not_finite_although_its_gradients_were_is_not_saved(

@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,29 @@ def test_the_image_is_built_of_files_that_are_there() -> None:
         "\n"
     )
     assert set(tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["dependencies"]) < set(listed)
+
+
+def test_the_image_s_files_make_the_package(tmp_path: Path) -> None:
+    """`pip install .` of what is sent to the builder, and of nothing else; the examples are a link to the documentation's."""
+    for line in (DEPLOY / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY"):
+            *copied, to = line.split()[2:]
+            for path in copied:
+                place = tmp_path / to / Path(path).name if to.endswith("/") else tmp_path / to
+                skipped = shutil.ignore_patterns("__pycache__")
+                if (REPO / path).is_dir():
+                    shutil.copytree(REPO / path, place, symlinks=True, ignore=skipped)
+                else:
+                    shutil.copy(REPO / path, place)
+    made = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", "made", "."],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stdout + made.stderr
+    (wheel,) = (tmp_path / "made").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "contray/methods/moco.py" in names
+    assert any(name.startswith("contray/examples/") for name in names)
 
 
 # ---------------------------------------------------------------- Slurm

@@ -82,7 +82,9 @@ def test_six_steps_and_four_more_are_ten(train: Train, store: str, capsys: pytes
     assert steps == [6, 10]
     again = train("r", 10)
     assert again.name == "r-2", "a finished run is not begun anew"
-    with pytest.raises(ConfigError, match=r"^train\.extend: r has 10 steps already, and 10 were asked for; raise train\.epochs"):
+    with pytest.raises(
+        ConfigError, match=r"^train\.extend: r has 10 steps already, and 10 were asked for; raise train\.steps, which wins"
+    ):
         train("r", 10, "exact")
 
 

@@ -250,7 +250,8 @@ REFUSED = {
     "scalar.pth --layout torchvision": ("another architecture", "a scalar"),
     "resnet.pth --layout torchvision --optim.lr 3": ("optim.lr", "backbone.*"),
     "resnet.pth --layout torchvision --out .": ("--out", "exists already"),
-    "resnet.pth": ("--layout", "must be", "moco_v3"),
+    "other.pth": ("its names tell no layout", "--layout", "moco_v3"),
+    "resnet.pth --layout timn": ("--layout", "did you mean timm"),
 }  # fmt: skip
 
 
@@ -267,6 +268,18 @@ def test_refused_in_one_line(
     for part in said:
         assert part in err
     assert sorted(files.iterdir()) == before, "nothing written, and nothing unpickled"
+
+
+def test_published_weights_are_imported_with_what_they_are_used_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the tag that is named, without a layout."""
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    net = lively(timm.create_model("vit_tiny_patch16_224"))
+    monkeypatch.setattr("contray.model.libraries.pretrained", lambda library, own: dict(net.state_dict()))
+    monkeypatch.chdir(tmp_path)
+    assert main(["import", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"]) == 0
+    read = read_checkpoint(str(tmp_path / "vit_tiny_patch16_224.augreg_in21k_ft_in1k"))
+    assert read.config.augment.mean == (0.5, 0.5, 0.5)
+    assert read.config.views["image"].size == 224
 
 
 def test_the_pickled_file_is_converted_by_what_the_message_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from ..errors import UserError
 from . import documents
 from .options import Positional, arg, config_from, json_note
 from .output import answer
@@ -19,6 +18,7 @@ EXAMPLES = (
     ("contray import dino_vits16.pth --layout dino", "writes the folder dino_vits16"),
     ("contray import resnet50.safetensors --layout timm --out imagenet", "into a folder of another name"),
     ("contray import vit.pth --layout mae --backbone.heads 6", "with what the file does not tell"),
+    ("contray import timm/vit_small_patch16_224.dino", "published weights, from the library's cache or the network"),
 )
 FEW = ("backbone.heads", "augment.mean", "augment.std", "views.image.size")
 
@@ -27,8 +27,15 @@ FEW = ("backbone.heads", "augment.mean", "augment.std", "views.image.size")
 class Options:
     """Take the backbone of a public checkpoint; `contray eval knn --checkpoint FOLDER` measures it beside ours. Nothing is unpickled."""
 
-    file: Annotated[Positional[Path], arg("the checkpoint: a torch file of tensors, or .safetensors")]
-    layout: Annotated[str, arg(", ".join(LAYOUTS[:-1]) + f" or {LAYOUTS[-1]}: whose code wrote it", choices=LAYOUTS)] = ""
+    file: Annotated[
+        Positional[str], arg("a torch file of tensors, .safetensors, or published weights: timm/NAME[.TAG], torchvision/NAME")
+    ]
+    layout: Annotated[
+        str,
+        arg(
+            ", ".join(LAYOUTS[:-1]) + f" or {LAYOUTS[-1]}: whose code wrote the file; default: as its names tell", choices=LAYOUTS
+        ),
+    ] = ""
     out: Annotated[Path | None, arg("the new folder; empty: the file's name without its ending, here")] = None
     json: Annotated[bool, json_note(documents.IMPORTED)] = False
 
@@ -47,11 +54,11 @@ def takes(options: Options) -> tuple[str, ...]:
 
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
     """Write the folder."""
-    if not options.layout:
-        raise UserError(f"--layout: must be one of {', '.join(LAYOUTS)}")
+    from ..config.sections import LIBRARIES
     from ..exchange.importing import import_file
 
-    out = options.out or Path(options.file.stem)
+    published = options.file.startswith(LIBRARIES)
+    out = options.out or Path(options.file.rpartition("/")[2] if published else Path(options.file).stem)
     with answer(options.json) as tell:
         config = import_file(options.file, options.layout, out, dotted).config
         size = config.views["image"].size

@@ -44,7 +44,7 @@ class Options:
     images: Annotated[
         int,
         arg(
-            "images to work on at most, evenly spread; 0: map 2000 of the test set, neighbours all and prototypes 20000 of the training "
+            "images at most, evenly spread; 0: map 2000 of the test set, neighbours all and prototypes 20000 of the training "
             "set, attention 2000 where objects' masks are known, patch_pca 256; reconstruction: to draw, 8"
         ),
     ] = 0

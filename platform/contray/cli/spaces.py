@@ -10,7 +10,7 @@ from .options import json_note
 from .output import answer
 
 EXAMPLES = (
-    ("contray spaces", "what each space and study searches, and over what"),
+    ("contray spaces", "what each space searches, and over what"),
     ("contray spaces --json", "the same for a script"),
     ("contray spaces --help", "what the fields are"),
 )

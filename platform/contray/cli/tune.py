@@ -37,7 +37,7 @@ class Options:
 
     space: Annotated[Positional[str], arg("a name from `contray spaces`, or the path of your own .py file")]
     samples: Annotated[int, arg("trials to draw; a grid is repeated this often; 0: the space's own number")] = 0
-    preset: Annotated[str, arg("named settings of the method; default: the data source's own, else paper")] = ""
+    preset: Annotated[str, arg("named settings of the method; default: of a named set its own, of your own data auto")] = ""
     config: Annotated[Path | None, arg("YAML of the settings that all trials share")] = None
     metric: Annotated[
         str,
@@ -61,7 +61,7 @@ class Options:
     scheduler: Annotated[
         str,
         arg(
-            "asha, median: stop what is behind; pbt: mutate the best; none: no stops; "
+            "which trials go on. asha, median: those that are behind stop; pbt: they take over the state of better ones, with other values; none: all; "
             "asha keeps the best third at --grace of a run, median what is above the median of running means; empty: the space's own, else asha",
             choices=("asha", "median", "pbt", "none"),
         ),

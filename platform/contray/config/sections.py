@@ -130,8 +130,8 @@ class DataConfig:
     )
     augment_on: Literal["auto", "cpu", "device"] = setting(
         "auto",
-        "where views are made: cpu = in the processes of data.workers; device = in batches where the network is, crops, flips, jitter, grey, blur and "
-        "solarisation of RGB images alone; auto: device on a GPU where it can make all views, decided once for a run and kept",
+        "where views are made: cpu = in the processes of data.workers; device = in batches where the network is, crops (linear, cubic, area), flips, jitter, "
+        "grey, blur and solarisation of RGB images alone; auto: device on a GPU where it can make all views, decided once for a run and kept",
     )
     shuffle: Literal["full", "blocks"] = setting(
         "full",
@@ -149,7 +149,7 @@ class DataConfig:
     scratch: str = setting(
         "",
         "folder on this machine's disk to which shards that cannot be read at random where they lie are copied, for all workers to read; "
-        "empty: contray-USER in the system's temporary folder",
+        "empty: contray-UID in the system's temporary folder",
         unit="path",
     )
     subset: str = setting(

@@ -132,7 +132,7 @@ Make = Callable[[Writer], bytes]  # writes the records and gives what is to be k
 
 
 class Copies:
-    """The copies of a folder. scratch: empty for contray-USER in the system's temporary folder; disk_gb: 0 for SHARE of what is free."""
+    """The copies of a folder. scratch: empty for contray-UID in the system's temporary folder; disk_gb: 0 for SHARE of what is free."""
 
     def __init__(self, scratch: str, disk_gb: float = 0.0) -> None:
         self.folder = scratch_of(scratch)

@@ -133,7 +133,7 @@ def of_file(file: Path, layout: str = "") -> Given:
     layout = layout or layouts.guessed(raw)
     if not layout:
         raise UserError(
-            f"{file}: its names tell no layout; say whose code wrote it (--init-layout; of a teacher, contray import --layout, "
+            f"{file}: its names tell no layout; say whose code wrote it (--layout, of --init --init-layout; of a teacher, contray import --layout, "
             f"and give the folder): one of {', '.join(LAYOUTS)}"
         )
     try:

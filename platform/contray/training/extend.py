@@ -27,9 +27,10 @@ def check_extension(state: Mapping[str, Any], config: RunConfig, samples: int, f
     theirs = RunConfig.from_yaml(state["config"])
     done, before, total = int(state["step"]), theirs.total_steps(samples), config.total_steps(samples)
     if total < done or (total == done and finished):
+        keys = "train.steps, which wins over train.epochs" if config.train.steps else " or ".join(LENGTH)
         raise ConfigError(
             "train.extend",
-            f"{config.track.name} has {done} steps already, and {total} were asked for; raise {' or '.join(LENGTH)}",
+            f"{config.track.name} has {done} steps already, and {total} were asked for; raise {keys}",
         )
     if total == before and theirs.train.extend == "anyway" and config.train.extend == "exact":
         raise ConfigError(

@@ -12,7 +12,7 @@ from ..evaluation.common.watch import Watch
 from ..methods._base import Method
 from ..model.sharding import Sharded
 from .listener import Listener
-from .restore import check_fits
+from .restore import DoesNotFit, check_fits
 
 
 @dataclass
@@ -44,8 +44,15 @@ class TrainState:
                 self.listener.restore({"step": 0, "points": []})
             return
         check_fits(state, self.config, self.fingerprint)
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, IndexError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DoesNotFit(
+                f"the checkpoint is of other weights than {self.config.method.name} has now ({reason}): a contray of before wrote it, "
+                "which goes on with it; its encoder is read as ever"
+            ) from None
         self.step, self.broken, self.best = state["step"], dict(state["broken"]), state["best"]
         self._seconds = state.get("seconds", 0.0)
         self.skipped |= set(state.get("skipped", ()))

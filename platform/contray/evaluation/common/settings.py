@@ -33,7 +33,7 @@ class CroppedProbe:
 class FineTuning:
     """How a whole network is trained with labels."""
 
-    optim: Literal["adamw", "nesterov", "lars"] = setting("adamw", "optimiser; momentum 0.9")
+    optim: Literal["adamw", "nesterov", "lars"] = setting("adamw", "optimiser; momentum 0.9; lars adapts all but the classifier")
     lrs: tuple[float, ...] = setting(
         (3e-4, 1e-3, 3e-3),
         "peak rates, one picked on held-out images; a warm-up, then a cosine to 0",
