@@ -104,12 +104,9 @@ class View:
 
 
 def evaluation_view(view: View) -> View:
-    """The deterministic counterpart of a training view: resize, centre crop, the same colour space and size.
-
-    Antialiased, as the releases' test images are (torchvision's Resize), whatever their training crops; bicubic where these are.
-    """
+    """The deterministic counterpart of a training view: resize, centre crop, the same colour space and size."""
     return View(
-        interpolation="antialiased_cubic" if view.interpolation in ("cubic", "antialiased_cubic") else "antialiased",
+        interpolation=view.interpolation,
         size=view.size,
         source=view.source,
         kind=view.kind,

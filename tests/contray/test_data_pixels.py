@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 from contray.config.sections import DataConfig
 from contray.data import BrokenImage, Source, fingerprint, open_source, pixels, splits
 from contray.data.native import native
-from contray.data.pixels import Depth, decode, survey
+from contray.data.pixels import Depth, antialiased, decode, survey
 from contray.data.views import Pipeline
 from contray.errors import DataError
 from contray.methods._base import View
@@ -398,7 +398,7 @@ def test_pictures_up_to_four_times_as_long_as_wide_are_resized_whole(shape: tupl
     view = View(size=32, crop=(0.0, 0.0), flip=0.0)
     found = Pipeline({"image": view}, 0.0)(lambda column, rng: image, (0, 0, 0))["image"]
     scale = 32 / min(shape)
-    whole = cv2.resize(image, (round(shape[1] * scale), round(shape[0] * scale)), interpolation=cv2.INTER_AREA)
+    whole = antialiased(image, (round(shape[1] * scale), round(shape[0] * scale)), "bilinear")
     top, left = (whole.shape[0] - 32) // 2, (whole.shape[1] - 32) // 2
     assert np.array_equal(found, whole[top : top + 32, left : left + 32])
 

@@ -1,5 +1,5 @@
 """The command line: one file per command."""
 
-from .main import main
+from .main import leave, main, script
 
-__all__ = ["main"]
+__all__ = ["leave", "main", "script"]

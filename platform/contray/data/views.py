@@ -246,14 +246,17 @@ def _resized(image: Image, size: tuple[int, int], view: View) -> Image:
 
 
 def _centre(image: Image, view: View) -> Image:
-    """Evaluation: the shorter side to size * 256/224 (to size itself up to 64 px, where pixels are scarce), then the centre."""
+    """Evaluation: the shorter side to size * 256/224 (to size itself up to 64 px, where pixels are scarce), then the centre.
+
+    Antialiased, as the releases' test images are (torchvision's Resize), whatever their training crops; bicubic where these are cubic.
+    """
     image = _middle(image)
     height, width = image.shape[:2]
     short = view.size if view.size <= 64 else round(view.size * 256 / 224)
     scale = short / min(height, width)
     if scale != 1:
         size = (max(short, round(width * scale)), max(short, round(height * scale)))
-        image = _resized(image, size, view)
+        image = antialiased(image, size, "bicubic" if "cubic" in view.interpolation else "bilinear")
     top, left = (image.shape[0] - view.size) // 2, (image.shape[1] - view.size) // 2
     return image[top : top + view.size, left : left + view.size]
 

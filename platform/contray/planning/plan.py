@@ -130,7 +130,7 @@ def told(config: RunConfig, found: rules.Fitted, images: Images, here: Machine, 
         f"that of the {found.choice.family.preset} preset, for this batch and length",
         "method": f"{own or 'as its preset has it'}: within what {images.count:,} images and {steps:,} steps allow",
         "measured": f"every {config.eval.every_epochs:g} epochs on at most {config.eval.online_limit:,} images: a twentieth of the time at most",
-        "fix it": f"{command(config, name)}, once it has begun",
+        "fix it": command(config, name),
     }
     return tuple(f"{name:<9}{text}" for name, text in lines.items())
 
