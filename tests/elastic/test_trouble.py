@@ -18,8 +18,8 @@ HASTY = """
 from contray.training import nodes
 nodes.FIRST_WORD = nodes.LOOK = 0.5
 import sys
-from contray.cli import main
-sys.exit(main(sys.argv[1:]))
+from contray.cli import leave, main
+leave(main(sys.argv[1:]))
 """
 FULL = """
 import os
