@@ -76,6 +76,19 @@ def mlp(
     return nn.Sequential(*[layer for layer in layers if not isinstance(layer, nn.Identity)])
 
 
+def transformer(width: int, heads: int, blocks: int, eps: float = 1e-5) -> nn.Sequential:
+    """(B, L, width) -> (B, L, width): pre-norm blocks without dropout, four times as wide inside, and a norm behind them; eps: of the norms."""
+    options: dict[str, Any] = {
+        "dropout": 0.0,
+        "activation": "gelu",
+        "layer_norm_eps": eps,
+        "batch_first": True,
+        "norm_first": True,
+    }
+    layers = [nn.TransformerEncoderLayer(width, heads, 4 * width, **options) for _ in range(blocks)]
+    return nn.Sequential(*layers, nn.LayerNorm(width, eps=eps))
+
+
 def narrow(weight: Tensor | None) -> Tensor:
     """Draws `weight` from a normal of 0.02 cut at one standard deviation (BEiT and its followers); what is left has one of 0.0108."""
     assert weight is not None

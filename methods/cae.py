@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
 from ._masks import blocks
-from ._parts import apart, input_channels, pick, precise, xavier
+from ._parts import apart, input_channels, pick, precise, transformer, xavier
 from ._ranks import full
 from ._tokenizers import DalleTokenizer, PatchTokenizer, read_dalle
 
@@ -132,10 +132,7 @@ class CAE(Method):  # it couples rows, in its first step: the tokenizer is fitte
         self.mask_token = nn.Parameter(torch.randn(1, width) * 0.02)  # (1, D): it decays
         self.regressor = nn.ModuleList(CrossAttention(width, config.heads) for _ in range(config.regressor_blocks))
         self.regressor_norm = nn.LayerNorm(width)
-        layer = lambda: nn.TransformerEncoderLayer(  # noqa: E731
-            width, config.heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_blocks)], nn.LayerNorm(width))
+        self.decoder = transformer(width, config.heads, config.decoder_blocks)
         self.name = nn.Linear(width, config.vocabulary)
         for part in (self.regressor, self.decoder, self.name):
             xavier(part)

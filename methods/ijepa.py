@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reps, View, setting
 from ._masks import inside, rising
-from ._parts import apart, average_of, pick, precise, sincos_2d, standard
+from ._parts import apart, average_of, pick, precise, sincos_2d, standard, transformer
 from ._ranks import full
 
 PAPER = Paper(
@@ -120,17 +120,7 @@ class IJEPA(Method):
         self.embed = nn.Linear(self.out_dim, width)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, width), std=0.02))  # (1, E): it decays
         self.register_buffer("positions", sincos_2d(width, side, side), persistent=False)  # (L, E)
-        layer = lambda: nn.TransformerEncoderLayer(  # noqa: E731
-            width,
-            config.predictor_heads,
-            4 * width,
-            dropout=0.0,
-            activation="gelu",
-            layer_norm_eps=1e-6,
-            batch_first=True,
-            norm_first=True,
-        )
-        self.predictor = nn.Sequential(*[layer() for _ in range(config.predictor_depth)], nn.LayerNorm(width, eps=1e-6))
+        self.predictor = transformer(width, config.predictor_heads, config.predictor_depth, 1e-6)
         self.project = nn.Linear(width, self.out_dim)
         for part in (self.embed, self.predictor, self.project):
             for name, weight in part.named_parameters():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._base import Batch, Clock, Method, MethodConfig, Paper, Preset, Reconstruction, Reps, View, setting
-from ._parts import apart, input_channels, patchify, pick, precise, sincos_2d, xavier
+from ._parts import apart, input_channels, patchify, pick, precise, sincos_2d, transformer, xavier
 from ._ranks import full
 
 PAPER = Paper(
@@ -102,17 +102,7 @@ class MAE(Method):
         self.register_buffer(
             "positions", torch.cat([torch.zeros(1, width), sincos_2d(width, side, side)]), persistent=False
         )  # (1+L, E)
-        layer = lambda: nn.TransformerEncoderLayer(  # noqa: E731
-            width,
-            config.decoder_heads,
-            4 * width,
-            dropout=0.0,
-            activation="gelu",
-            layer_norm_eps=1e-6,
-            batch_first=True,
-            norm_first=True,
-        )
-        self.decoder = nn.Sequential(*[layer() for _ in range(config.decoder_depth)], nn.LayerNorm(width, eps=1e-6))
+        self.decoder = transformer(width, config.decoder_heads, config.decoder_depth, 1e-6)
         self.paint = nn.Linear(width, input_channels(net) * self.patch**2)
         for part in (self.embed, self.decoder, self.paint):
             xavier(part)

@@ -45,17 +45,12 @@ def steps(view: View, strength: float, draws: Draws) -> list[Step]:
     def of(transform: A.BasicTransform) -> Callable[[Image], Image]:
         return bound(transform, draws)
 
+    jitter = of(_jitter(view, strength)) if view.jitter_as == "torchvision" else Jitter(view, strength, draws)
     found: list[tuple[str, Step]] = [
         ("rotation", (float(angle > 0), of(A.Rotate(limit=(-angle, angle))))),
         ("shear", (chance(view.shear), Shear(0.3 * strength, draws))),
         ("elastic", (chance(view.elastic), Elastic(0.03 * strength, draws))),
-        (
-            "jitter",
-            (
-                chance(view.jitter_p),
-                of(_jitter(view, strength)) if view.jitter_as == "torchvision" else Jitter(view, strength, draws),
-            ),
-        ),
+        ("jitter", (chance(view.jitter_p), jitter)),
         ("gray", (chance(view.gray), of(A.ToGray()))),
         ("blur", (chance(view.blur), of(A.GaussianBlur(blur_limit=0, sigma_limit=blur)))),
         *[("randaugment", (chance(1.0) if view.randaugment_as == "torchvision" else 1.0, operation))] * count,

@@ -114,7 +114,7 @@ def _jitter(red: Tensor, green: Tensor, blue: Tensor, which: Tensor, factors: Te
     bright, contrast, saturation, hue = (factor[:, None, None] for factor in factors.unbind(1))
     gray = _gray(red, green, blue)
     mean = gray.mean((1, 2), keepdim=True, dtype=torch.float64).float()
-    turned = _by_hsv(red, green, blue, 0 * hue + 1, hue)
+    turned = _by_hsv(red, green, blue, torch.ones_like(hue), hue)
     found = []
     for channel, other in zip((red, green, blue), turned, strict=True):
         # brightness and contrast cut off what follows the point, where saturation rounds
@@ -133,14 +133,14 @@ def _tensorflow(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `_jitter`, of `jitter.Jitter`."""
     bright, contrast, saturation, hue = (factor[:, None, None] for factor in factors.unbind(1))
-    vivid, turned = _by_hsv(red, green, blue, saturation, 0 * hue), _by_hsv(red, green, blue, 0 * hue + 1, hue)
+    hsv = (which == 2) | (which == 3)
+    others = _by_hsv(red, green, blue, torch.where(which == 2, saturation, 1.0), torch.where(which == 3, hue, 0.0))
     found = []
-    for channel, strong, other in zip((red, green, blue), vivid, turned, strict=True):
+    for channel, other in zip((red, green, blue), others, strict=True):
         mean = channel.mean((1, 2), keepdim=True, dtype=torch.float64).float()
         value = torch.where(which == 0, _whole(channel + 255 * bright if added else channel * bright), channel)
         value = torch.where(which == 1, _whole((channel - mean) * contrast + mean), value)
-        value = torch.where(which == 2, strong, value)
-        found.append(torch.where(which == 3, other, value))
+        found.append(torch.where(hsv, other, value))
     return found[0], found[1], found[2]
 
 

@@ -30,10 +30,8 @@ from .vit import SHAPES
 OWN = "contray"  # the layout of what contray has written
 HEADS = "backbone.heads"
 MEAN, STD = "augment.mean", "augment.std"
-UNTOLD = (
-    "timm",
-    "dinov3",
-)  # layouts of files of which some were trained on images normalised otherwise than ImageNet's, which no file tells
+# Layouts of files of which some were trained on images normalised otherwise than ImageNet's, which no file tells
+UNTOLD = ("timm", "dinov3")
 
 
 @dataclass(frozen=True)
