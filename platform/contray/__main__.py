@@ -1,5 +1,7 @@
 """`python -m contray`."""
 
-from .cli import leave, main
+import sys
 
-leave(main())
+from .cli import main
+
+sys.exit(main())

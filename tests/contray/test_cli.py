@@ -86,17 +86,6 @@ def test_who_reads_may_stop_reading() -> None:
     assert process.returncode == 141
 
 
-def test_who_talked_to_ray_leaves_with_its_exit_code() -> None:
-    """What is registered for the end is done, and what the interpreter itself would do then, in which Ray's threads crash, is not."""
-    code = (
-        "import atexit, sys, types; from contray.cli import leave; sys.modules['ray'] = types.ModuleType('ray')\n"
-        "class Late:\n    def __del__(self): print('too late')\n"
-        "late = Late(); atexit.register(print, 'cleaned up'); print('said'); leave(130)"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "said\ncleaned up\n", "")
-
-
 def test_a_warning_of_ours_is_one_line_without_the_code_it_comes_from(tmp_path: Path) -> None:
     code = "import warnings; from contray.cli import main; main(['--version']); "
     ours = "warnings.warn_explicit('step-4.pt: it is\\n damaged', UserWarning, __import__('contray').__file__, 3); "

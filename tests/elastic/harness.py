@@ -73,6 +73,8 @@ Storage.read, Storage.write = lying_read, slow_write
 Storage.names = lambda self: [name for name in names(self) if name != hidden(self)]
 """
 NICE = {"RAY_worker_niceness": "0"}  # stock 15: whatever else the machine does would slow Ray's workers alone
+# glibc fills what is freed with this byte: who reads it later crashes at once, not now and then
+SWEPT = ("MALLOC_PERTURB_", "165")
 METHODS = {"moco": "MoCo", "instdisc": "InstDisc", "dino": "DINO"}  # a queue; a bank by sample id; an EMA target with multi-crop
 
 # A network of few channels in double precision under SGD, at a rate where its dynamics are not chaotic; 13 rows are 7 + 6 on two workers.

@@ -9,12 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.elastic.harness import OWN, SMALL, Driver, slow_method
+from tests.elastic.harness import OWN, SMALL, SWEPT, Driver, slow_method
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(400)
-def test_ctrl_c_twice_ends_at_once_and_leaves_no_process(tmp_path: Path) -> None:
+def test_ctrl_c_twice_ends_at_once_and_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*SWEPT)
     own = slow_method(tmp_path, "moco", 0.1)
     run = Driver(tmp_path, own, {**SMALL, **OWN["moco"], "train.steps": 100_000, "scale.workers": (1, 1)}, "interrupted")
     with run.running():

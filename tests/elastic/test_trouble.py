@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from contray import track
-from tests.elastic.harness import OWN, SMALL, Driver, Nodes
+from tests.elastic.harness import OWN, SMALL, SWEPT, Driver, Nodes
 
 HASTY = """
 from contray.training import nodes
 nodes.FIRST_WORD = nodes.LOOK = 0.5
 import sys
-from contray.cli import leave, main
-leave(main(sys.argv[1:]))
+from contray.cli import main
+sys.exit(main(sys.argv[1:]))
 """
 FULL = """
 import os
@@ -72,8 +72,12 @@ def status(run: Driver) -> list[str]:
     return [each.info.status for each in found if each.info.run_name == "r"]
 
 
-def test_a_run_that_waits_says_for_what_and_is_killed_when_it_is_stopped(one_node: Nodes, tmp_path: Path) -> None:
+def test_a_run_that_waits_says_for_what_and_is_killed_when_it_is_stopped(
+    one_node: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
+
+    monkeypatch.setenv(*SWEPT)
 
     @ray.remote(num_cpus=1)
     class Other:

@@ -1,5 +1,5 @@
 """The command line: one file per command."""
 
-from .main import leave, main, script
+from .main import main
 
-__all__ = ["leave", "main", "script"]
+__all__ = ["main"]

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 LAYOUTS = ("torchvision", "timm", "moco", "simsiam", "barlow_twins", "dino", "dinov2", "dinov3", "mae", "moco_v3")
 EXAMPLES = (
     ("contray import dino_vits16.pth --layout dino", "writes the folder dino_vits16"),
-    ("contray import resnet50.safetensors --layout timm --out imagenet", "into a folder of another name"),
     ("contray import vit.pth --layout mae --backbone.heads 6", "with what the file does not tell"),
     ("contray import timm/vit_small_patch16_224.dino", "published weights, from the library's cache or the network"),
 )

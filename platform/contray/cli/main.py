@@ -1,18 +1,14 @@
 """The command line. Dotted options (`--train.epochs 10`) set config keys; every error that a user can mend is one line and exit code 2."""
 
-import atexit
-import contextlib
 import gc
 import io
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
 
 from ..errors import UserError, nearest
 from ..storage.logins import scrubbed
@@ -83,25 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `contray eval --help | head`: who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-
-
-def leave(code: int) -> NoReturn:
-    """End the process with this exit code. One that talked to Ray goes without the interpreter's own end, in which Ray's threads crash now and then:
-    a run that Ctrl-C or a time limit ended would have died of SIGSEGV, which no scheduler begins again.
-    """
-    if "ray" in sys.modules:
-        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]  # waits for threads
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-def script() -> NoReturn:
-    """The command `contray`."""
-    leave(main())
 
 
 def _one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:

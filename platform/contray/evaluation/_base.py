@@ -46,7 +46,7 @@ ABOUT = re.compile("_images(_broken)?$|_gain_error$")  # metrics that say what o
 ROWS = 65_536  # of features that are looked at at once
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
-Show = Callable[[dict[str, Any]], None]  # takes what `TrainingBar.show` takes
+Show = Callable[[dict[str, Any]], object]  # takes what `TrainingBar.show` takes
 
 
 class Measured(Shown, dict[str, float]):

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from ray.train import UserCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from ..errors import UserError
 from ..storage import sealed
@@ -124,6 +125,18 @@ class Patience(UserCallback):
                 f"training failed {count} times in a row after step {step} without a new checkpoint (scale.max_failures {self.limit}); "
                 f"the last time worker {first[0]}: {first[1]}"
             )
+
+
+class Introduced(ControllerCallback):
+    """Tells a board which actor is Ray Train's controller, so that the driver can end it, and its own wait for it, before it leaves the cluster."""
+
+    def __init__(self, board: Any) -> None:
+        self.board = board
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        import ray
+
+        self.board.introduce.remote(ray.get_runtime_context().current_actor)
 
 
 def forget_failures(folder: Storage) -> None:

@@ -80,6 +80,8 @@ def on_workers(
         from ray.train import RunConfig as RayRunConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
+        from .elastic import Introduced
+
         there, (least, most) = nodes(), config.scale.workers
         resources = demand(config, there)
         gpu, board = "GPU" in resources, new_board()
@@ -96,14 +98,11 @@ def on_workers(
             run_config=RayRunConfig(
                 **stack.enter_context(_records(config, bool(address))),
                 failure_config=FailureConfig(max_failures=config.scale.max_failures),
+                callbacks=[Introduced(board)],  # pyright: ignore[reportArgumentType]
                 logging_config=LoggingConfig("ERROR"),
             ),
         )
-        try:
-            ended = watched(trainer.fit, board, watcher, Waiting(least, resources), patient=False)
-        except KeyboardInterrupt:
-            board.read.remote(Asked(stop=True))  # where the cluster outlives this call
-            raise
+        ended = watched(trainer.fit, board, watcher, Waiting(least, resources), patient=False)
     if "refused" in ended:
         raise UserError(ended["refused"])
     pictures = tuple(out if job.out else out / name for name in ended["pictures"])
@@ -152,14 +151,10 @@ def measure(job: Job, show: Callable[[dict[str, Any]], Asked]) -> dict[str, Any]
         Crew(config, source, device, shared=True).follow(method)
         return {}
 
-    def shown(message: dict[str, Any]) -> None:
-        if show(message).stop:
-            raise UserError("interrupted")
-
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         subject = Subject(
-            config, method, device, show=shown, out=out / job.out if job.out else out, taken=job.taken, given=source, load=job.load,
+            config, method, device, show=show, out=out / job.out if job.out else out, taken=job.taken, given=source, load=job.load,
             shared=True, keeps=True,
         )  # fmt: skip
         try:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from .lease import Watcher
 from .nodes import Waiting, check_seen, demand, nodes
 from .stop import interrupts
 from .worker import Asked, Plan, work
+
+END_SECONDS = 10.0  # of a controller that has not yet started, when the driver leaves
 
 # ---------------------------------------------------------------- the cluster
 
@@ -161,7 +164,7 @@ def fit(
             name=name,
             **own_records(Storage(config.scale.storage)),
             failure_config=FailureConfig(max_failures=-1),  # Ray would count over the run's whole life
-            callbacks=[elastic.Patience(folder.address, config.scale.max_failures)],
+            callbacks=[elastic.Patience(folder.address, config.scale.max_failures), elastic.Introduced(board)],  # pyright: ignore[reportArgumentType]
             logging_config=LoggingConfig("ERROR"),
         ),
     )
@@ -182,30 +185,49 @@ def watched(train: Callable[[], Any], board: Any, watcher: Watcher, waiting: Wai
     from .elastic import NodeWatch
 
     ended: dict[str, Any] = {}
+    over = threading.Event()  # not the thread's is_alive, which an interrupted join makes False (Python 3.11)
 
     def run_trainer() -> None:
         try:
             ended["result"] = train().return_value
         except BaseException as error:
             ended["error"] = error
+        finally:
+            over.set()
 
-    thread = threading.Thread(target=run_trainer, name="ray-train", daemon=True)
-    thread.start()
+    threading.Thread(target=run_trainer, name="ray-train", daemon=True).start()
     asked, watch = [False], NodeWatch()
-    with interrupts(asked) if patient else contextlib.nullcontext():
-        while thread.is_alive():
-            thread.join(0.5)
-            now = Asked(stop=asked[0], save=asked[0] or watch.look())
-            with contextlib.suppress(RayActorError):
-                asked[0] |= bool(watcher.show({**ray.get(board.read.remote(now)), "waiting": waiting.look()}))
-            if asked[0] and not (patient and waiting.working()):
-                raise KeyboardInterrupt  # nothing trains that could leave a checkpoint
+    try:
+        with interrupts(asked) if patient else contextlib.nullcontext():
+            while not over.is_set():
+                over.wait(0.5)
+                now = Asked(stop=asked[0], save=asked[0] or watch.look())
+                with contextlib.suppress(RayActorError):
+                    asked[0] |= bool(watcher.show({**ray.get(board.read.remote(now)), "waiting": waiting.look()}))
+                if asked[0] and not (patient and waiting.working()):
+                    raise KeyboardInterrupt  # nothing trains that could leave a checkpoint
+    except BaseException:
+        _end(over, board)
+        raise
     with contextlib.suppress(RayActorError):
         watcher.show(ray.get(board.read.remote(Asked())))
     ray.kill(board)
     if "error" in ended:
         raise _plain(ended["error"])
     return ended["result"]
+
+
+def _end(over: threading.Event, board: Any) -> None:
+    """End Ray Train's controller, with it its workers, and thereby the thread that waits for it: while a thread waits for Ray, a process that leaves
+    the cluster takes memory away under it, and dies of SIGSEGV now and then."""
+    import ray
+
+    until = time.monotonic() + END_SECONDS
+    while not over.is_set() and time.monotonic() < until:
+        with contextlib.suppress(Exception):  # the board may have gone with its node
+            for controller in ray.get(board.introduced.remote(), timeout=1):
+                ray.kill(controller)
+        over.wait(0.2)
 
 
 def own_records(storage: Storage) -> dict[str, Any]:
@@ -269,6 +291,13 @@ def new_board() -> Any:
             self.said: list[str] = []
             self.lock = threading.Lock()
             self.asked = Asked()
+            self.controllers: list[Any] = []
+
+        def introduce(self, controller: Any) -> None:
+            self.controllers.append(controller)
+
+        def introduced(self) -> list[Any]:
+            return self.controllers
 
         def put(self, message: dict[str, Any]) -> Asked:
             with self.lock:

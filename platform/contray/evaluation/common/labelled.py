@@ -21,7 +21,7 @@ from ...model.hardware import loaders
 from .features import images_of
 
 Inputs = Mapping[str, Tensor]
-Show = Callable[[dict[str, Any]], None]  # takes what `TrainingBar.show` takes
+Show = Callable[[dict[str, Any]], object]  # takes what `TrainingBar.show` takes
 
 
 def cropped_views(config: RunConfig, crop: tuple[float, float] | None = None) -> dict[str, View]:
