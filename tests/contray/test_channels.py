@@ -536,6 +536,19 @@ def test_from_files_to_the_exported_encoder(case: str, tmp_path: Path, store: st
     assert source.train.channels == channels
 
 
+def test_a_preview_says_what_other_channels_get_and_how_they_are_shown() -> None:
+    from contray.pictures.look import Look
+    from contray.pictures.preview import _caption
+
+    view = View(size=32, jitter=(0.4, 0.3, 0.2, 0.1), jitter_p=0.8, jitter_as="tensorflow")
+    (_, told, shown) = _caption({"view": view}, 1.0, False, Look((2, 0, 4)), 500)
+    assert "brightness and contrast by 0.4/0.3 at 0.8" in told
+    assert "jitter" not in told
+    assert shown == "channels 3, 1 and 5 are shown as red, green and blue"
+    assert _caption({"view": view}, 1.0, False, Look((1, 1, 1)), 500)[-1] == "channel 2 is shown in grey"
+    assert "TensorFlow's jitter 0.4/0.3/0.2/0.1 at 0.8" in _caption({"view": view}, 1.0, False, Look(), 500)[-1]
+
+
 def model_of(place: Path) -> Encoder:
     from contray.model.encoder import read_checkpoint
 

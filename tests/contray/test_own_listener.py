@@ -192,7 +192,7 @@ def test_a_saved_config_names_nobody_and_a_namesake_stands_in(
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray", "ignore::ResourceWarning")
 def test_own_parts_travel_to_ray_s_workers(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data and listeners, by path and as entry points of packages that the nodes have, on two workers; one listener fails at everything."""
+    """Data and listeners, by path and as entry points of packages that the nodes have; one listener fails at everything."""
     monkeypatch.setattr(registry, "_named", {})
     monkeypatch.chdir(tmp_path)
     for group, name, example in (("sources", "arrays", "numpy_array"), ("listeners", "curves", "csv_listener")):
@@ -204,11 +204,11 @@ def test_own_parts_travel_to_ray_s_workers(store: str, tmp_path: Path, monkeypat
         shutil.copy(EXAMPLES / f"{example}.py", tmp_path)
     (tmp_path / "loud.py").write_text(LOUD)
     images(tmp_path / "set.npz")
-    with ray_session(config(store, scale__workers=(2, 2))):
+    with ray_session(config(store, scale__workers=(1, 1))):
         results = {}
         for source, section in (("numpy_array.py", "numpy_array"), ("arrays", "arrays")):
             given = TINY | {
-                "track.uri": store, "scale.storage": "runs", "scale.workers": (2, 2), "data.source": source, f"data.{section}.path": "set.npz",
+                "track.uri": store, "scale.storage": "runs", "scale.workers": (1, 1), "data.source": source, f"data.{section}.path": "set.npz",
                 "track.listeners": ["csv_listener.py", "curves", "loud.py"],
             }  # fmt: skip
             results[source] = contray.train(RunConfig.make("simclr", given, preset="digits"))

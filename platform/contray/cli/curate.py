@@ -22,7 +22,9 @@ class Options:
 
     features: Annotated[Positional[str], arg("folder that contray embed wrote, or Parquet of name and embedding")]
     out: Annotated[str, arg("the list to write, a name a line")] = "curated.txt"
-    keep: Annotated[float, arg("drop semantic duplicates (SemDeDup) until this share of the images stays")] = 0.0
+    keep: Annotated[
+        float, arg("drop semantic duplicates (SemDeDup) until this share of the images stays; 0: by --epsilon alone")
+    ] = 0.0
     epsilon: Annotated[
         float, arg("drop of two images in a cluster one, where their cosine similarity is above 1 - epsilon; -1: as --keep says")
     ] = -1.0

@@ -84,7 +84,8 @@ def _options(command: Any, width: int, brief: bool = False) -> list[str]:
         return ["options", *_brief({each.flag: each.note.help for each in known}, width)]
     lines = ["options"]
     for option in known:
-        shown = f"(default: {_value(option.default)})" if option.default not in (MISSING, None, "", (), False) else ""
+        unsaid = option.default is False or option.default in (MISSING, None, "", ())
+        shown = "" if unsaid else f"(default: {_value(option.default)})"
         switch = option.kind is bool and not option.default
         lines += _entry(option.flag, "" if switch else option.allowed, f"{option.note.help} {shown}".strip(), width)
     return lines

@@ -40,7 +40,7 @@ def draw(
     batch = batches.load(0, range(samples))
     columns = {key: view for name, view in views.items() for key in view.names(name)}
     width = max(4.5, 1.5 * (1 + len(columns)))
-    caption = _caption(views, strength, split.generated, int(width * CHARACTERS))
+    caption = _caption(views, strength, split.generated, look, int(width * CHARACTERS))
     figure, axes = plt.subplots(
         samples,
         1 + len(columns),
@@ -131,17 +131,22 @@ def _label(split: Split, i: int) -> str:
     )
 
 
-def _caption(views: Mapping[str, View], strength: float, generated: bool, width: int) -> list[str]:
+def _caption(views: Mapping[str, View], strength: float, generated: bool, look: Look, width: int) -> list[str]:
     """Lines of at most `width` characters: what would stand out of the picture would be cut off."""
     lines = [f"augment.strength {strength:g}" + (" (crop and flip only)" if strength == 0 else "")]
-    lines += [f"{name}: {policy_of(view, strength)}" for name, view in views.items()]
+    lines += [f"{name}: {policy_of(view, strength, bool(look.chosen))}" for name, view in views.items()]
+    if look.chosen:
+        first, second, third = (each + 1 for each in look.chosen)
+        several = f"channels {first}, {second} and {third} are shown as red, green and blue"
+        lines.append(f"channel {first} is shown in grey" if first == second == third else several)
     if generated:
         lines.append("every view is a fresh rendering; it shares data.share with its sample")
     return [each for line in lines for each in textwrap.wrap(line, width, subsequent_indent="    ")]
 
 
-def policy_of(view: View, strength: float) -> str:
-    """One line of what is drawn at random for a view, in the numbers that its specification gives."""
+def policy_of(view: View, strength: float, native: bool = False) -> str:
+    """One line of what is drawn at random for a view, in the numbers that its specification gives. native: of images with data.channels, which
+    have neither saturation nor hue."""
     if view.kind in ("array", "tokens"):
         units = "byte pairs" if view.merges else "bytes"
         return f"{'a window' if view.kind == 'array' else f'the first {units}'} of column {view.source}"
@@ -152,9 +157,11 @@ def policy_of(view: View, strength: float) -> str:
         found += [f"rotation to {view.rotation:g} deg"] if view.rotation else []
         found += [f"{name} {getattr(view, name):g}" for name in ("shear", "elastic") if getattr(view, name)]
         whose = {"torchvision": "", "tensorflow": "TensorFlow's ", "added": "TensorFlow's, brightness added, "}[view.jitter_as]
-        found += (
-            [f"{whose}jitter {'/'.join(f'{value:g}' for value in view.jitter)} at {view.jitter_p:g}"] if view.jitter_p else []
-        )
+        if native:
+            jitter = "brightness and contrast by {:g}/{:g}".format(*view.jitter)
+        else:
+            jitter = f"{whose}jitter {'/'.join(f'{value:g}' for value in view.jitter)}"
+        found += [f"{jitter} at {view.jitter_p:g}"] if view.jitter_p else []
         order = "" if view.gray_order == "after_jitter" else f" ({view.gray_order.replace('_', ' the ')})"
         found += [f"gray {view.gray:g}{order}"] if view.gray else []
         for name in ("blur", "solarize", "cutout", "noise"):
