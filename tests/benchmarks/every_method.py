@@ -7,7 +7,7 @@
 The budget counts every pass of a picture through a network, a target's included, so that a method of many crops or two networks gets
 fewer steps. Networks, heads and rates are those of the `digits` presets; on other data the views are those of the `cifar` presets, or all is of `cifar_short`.
 Contrastive, clustering and distilling methods are to be judged by both columns, masked and predictive ones by the linear probe.
-A gain is bold where it is above two binomial standard errors of the two accuracies' difference.
+A gain is bold where it is above two standard errors: binomial ones of the two accuracies' difference, or, where larger, by its spread over seeds.
 """
 
 from __future__ import annotations
@@ -114,11 +114,13 @@ def run(job: tuple[str, str, int, float]) -> dict[str, Any]:
 
 
 def cell(rows: list[dict[str, Any]], key: str) -> str:
-    """Accuracy, the untrained encoder's and the gain, means over seeds; bold where the gain is clear."""
+    """Accuracy, the untrained encoder's and the gain, means over seeds, with the gain's spread over them; bold where the gain is clear."""
     trained, untrained = (statistics.mean(row[prefix + key] for row in rows) for prefix in ("", "random_"))
     tests = rows[0]["tests"]
-    error = math.sqrt((trained * (1 - trained) + untrained * (1 - untrained)) / (tests * len(rows)))
-    gain = f"{100 * (trained - untrained):+.1f}"
+    spread = statistics.stdev(row[key] - row["random_" + key] for row in rows) if len(rows) > 1 else 0.0
+    binomial = (trained * (1 - trained) + untrained * (1 - untrained)) / tests
+    error = math.sqrt(max(binomial, spread**2) / len(rows))
+    gain = f"{100 * (trained - untrained):+.1f}" + (f" ± {100 * spread:.1f}" if len(rows) > 1 else "")
     return f"{100 * trained:.1f} | {100 * untrained:.1f} | {f'**{gain}**' if trained - untrained > 2 * error else gain}"
 
 
@@ -165,7 +167,7 @@ def main() -> None:
     names = options.methods or method_names()
     with tempfile.TemporaryDirectory() as scratch:
         source = first_rows(options.data, options.limit, Path(scratch)) if options.limit else options.data
-        jobs = [(name, source, seed, options.megapixels * 1e6) for name in names for seed in range(options.seeds)]
+        jobs = [(name, source, seed, options.megapixels * 1e6) for seed in range(options.seeds) for name in names]
         asked = {"data": Path(options.data).name, "limit": options.limit, "megapixels": options.megapixels}
         rows = logged(options.log, asked) if options.log else {}
         bar = Progress(
