@@ -25,4 +25,7 @@ SCALES = {
     "paper": {"train.epochs": 300},
 }
 COST = {"digits": 22, "paper": "4 x 300 epochs of ResNet-50: about 1,800 GPU hours"}
-SMALL = "ten classes are told apart with few negatives, and a small batch makes more steps of the same samples"
+SMALL = (
+    "ten classes are told apart with few negatives, and a small batch makes four times the steps, in each of which the target follows as far: the paper "
+    "averages gradients over several small batches before a step"
+)

@@ -2,7 +2,7 @@
 
 from contray.studies import Collapse
 
-CLAIM = "without any norm BYOL does not learn, but what it needs are not batch statistics: group norm with weight standardisation serves"
+CLAIM = "initialised as usual and without any norm BYOL does not learn, but what it needs are not batch statistics: group norm with weight standardisation serves"
 SOURCE = "Richemond et al. 2020, §3 and §4, against Fetterman & Albrecht's blog of August 2020, https://arxiv.org/abs/2010.10241"
 METHOD = "byol"
 SPACE = {

@@ -14,3 +14,4 @@ EXPECT = [Above("picture, edges, mask", "picture, edges")]
 SCALES = {"digits": {"train.steps": 500, "data.renderings": 1}}  # a bank of rows takes epochs to mean something
 SEEDS = 3
 COST = {"digits": 11}
+SMALL = "the third view is the digit itself without its ground: which view is added counts as well as how many there are"

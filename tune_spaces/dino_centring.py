@@ -14,4 +14,6 @@ METRIC = "linear_top1"
 EXPECT = [Collapse("no centring", "both"), Collapse("no sharpening", "both")]
 SCALES = {"digits": {"train.steps": 300, "data.renderings": 4}, "cifar": {}, "paper": {}}
 COST = {"digits": 15, "cifar": "3 x 600 steps", "paper": "3 x 100 epochs of ViT-S with 10 crops"}
-SMALL = "short runs have batch norm in the head (method.head_norm), which centres too"
+SMALL = (
+    "short runs have batch norm in the head (method.head_norm), which centres too, and a last layer that stays as it was drawn"
+)

@@ -17,4 +17,7 @@ METRIC = "linear_top1"
 EXPECT = [Agrees("rankme"), Agrees("uniformity", rising=False)]
 SCALES = {"digits": {"eval.final": ("knn", "linear", "geometry")}, "cifar": {"eval.final": ("knn", "linear", "geometry")}}
 COST = {"digits": 18, "cifar": "6 x 300 steps"}
-SMALL = "six runs of one method: their ranking can agree by chance, which the test takes into account"
+SMALL = (
+    "six runs of one method: their ranking can agree by chance, which the test takes into account; ranks are of the features, not of what stands behind "
+    "the head, and Wang & Isola's claim is of uniformity together with alignment, not of either alone"
+)

@@ -19,7 +19,7 @@ SCALES = {
             256: {"train.batch_size": 256, "train.steps": 50},
         },
     },
-    "paper": {"method.preset": "vit_b", "backbone.frozen_patches": False, "train.epochs": 100},
+    "paper": {"method.preset": "vit_b", "backbone.frozen_patches": False, "optim.lr": 1e-4, "train.epochs": 100},
 }
 COST = {"digits": 36, "paper": "4 x 100 epochs of ViT-B"}
 SMALL = "the same samples in larger batches are few steps: that a batch of 256 is worse here says little of instability"

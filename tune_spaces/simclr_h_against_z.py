@@ -12,3 +12,4 @@ BASE = {"eval.knn.embedding": True}
 SCALES = {"digits": {}, "cifar": {}, "paper": {"train.epochs": 100}}
 SEEDS = 3
 COST = {"digits": 3, "cifar": "as many runs of a small net", "paper": "2 x 100 epochs of ResNet-50"}
+SMALL = "neighbours stand for the paper's linear probe, by cosine, which is what the loss makes z good at"

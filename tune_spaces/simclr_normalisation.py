@@ -4,7 +4,7 @@ from contray.studies import Above
 
 raw = {"method.name": "simclr_ablated", "method.l2": False}
 
-CLAIM = "normalised features with a fitting temperature are above features that are not, whatever their temperature"
+CLAIM = "features normalised and divided by a temperature of 0.1 are above features that are not normalised, whatever their temperature"
 SOURCE = "Chen et al. 2020, table 5, https://arxiv.org/abs/2002.05709"
 METHOD = "simclr"
 SPACE = {

@@ -20,4 +20,4 @@ SCALES = {
     "paper": {"train.epochs": 100},
 }
 COST = {"digits": 22, "paper": "3 x 100 epochs of ResNet-50 with 8 crops: about 600 GPU hours"}
-SMALL = "more prototypes than a batch and its queue have rows are refused, so that many are 120 here, with a queue of 128"
+SMALL = "more prototypes than a batch and its queue have rows are refused, so that many are 120 here, with a queue of 128, and prototypes are frozen for most of the run"

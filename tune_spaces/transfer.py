@@ -14,4 +14,7 @@ EXPECT = [
 BASE = {"data.share": ("digit", "background", "position")}  # what the views of a picture have in common, as crops of one photo
 SCALES = {"digits": {"eval.final": ("knn", "linear", "transfer"), "eval.transfer.lrs": (3e-3,)}}
 COST = {"digits": 5}
-SMALL = "other labels of the same pictures stand for other tasks"
+SMALL = (
+    "other labels of the same pictures under a frozen probe stand for the paper's detection and segmentation, and the two views of a picture have "
+    "these labels in common, which labels of the digit teach a network to forget"
+)

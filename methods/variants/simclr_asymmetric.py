@@ -7,14 +7,13 @@ from ..simclr import METRICS, PAPER, RECIPE, Config, SimCLR
 from ..simclr import PRESETS as WHOLE
 
 PLAIN = View(crop=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)  # what the loss and the evaluation see of it is the same image
-VIEWS = {
-    "view0": replace(PLAIN, crop=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
-    "view1": replace(PLAIN, crop=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
-}
+CROPPED = replace(PLAIN, crop=(0.08, 1.0), ratio=(3 / 4, 4 / 3), geometry="image")  # one crop for both, before they part
+VIEWS = {"view0": CROPPED, "view1": CROPPED}
 SMALL = {name: replace(PLAIN, size=32) for name in ("view0", "view1")}
 PRESETS = {
     "paper": replace(
-        WHOLE["paper"], about="views.view1 is to be augmented; both are cropped, as images of several sizes must be"
+        WHOLE["paper"],
+        about="views.view1 is to be augmented; both have one crop in common, as images of several sizes must be cut",
     ),
     "cifar_short": replace(
         WHOLE["cifar_short"], about="views.view1 is to be augmented, in runs of a few hundred steps", views=SMALL

@@ -16,7 +16,7 @@ from contray.studies.form import Study
 from contray.studies.page import compact, write
 from contray.studies.picture import draw, figure
 from contray.studies.result import StudyResult
-from contray.studies.verdict import judge
+from contray.studies.verdict import Judged, Verdict, judge, lasting
 
 CURVE = Study(
     "planted", "an intermediate value is best", "Doe 2020, table 5, https://example.org/abs/1", "simclr", {"method.temperature": [0.1, 0.2, 0.5]},
@@ -218,6 +218,29 @@ def test_a_record_of_other_arms_keeps_its_own_claim(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(page, "load_study", lambda name: today)
     assert page._declared(result(CURVE, {0.1: 60, 0.2: 70, 0.5: 55})) is today
     assert page._declared(result(CURVE, {0.1: 60, 0.2: 70, 0.4: 55})) is CURVE
+
+
+def test_a_record_is_judged_by_today_s_claim(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Numbers stay; where the study's file claims something else of the same arms, or a test is another, the verdict is today's."""
+    given = result(CURVE, {0.1: 60, 0.2: 70, 0.5: 55})
+    path = tmp_path / "planted_digits.json"
+    path.write_text(page.compact(given))
+    monkeypatch.setattr(page, "load_study", lambda name: replace(CURVE, expect=(Above(0.5, 0.2),)))
+    assert (given.verdict.word, page._read(path).verdict.word) == ("supported", "contradicted")
+    monkeypatch.setattr(
+        page, "load_study", lambda name: replace(CURVE, expect=(Above(0.4, 0.2),), space={"optim.lr": [0.2, 0.4]})
+    )
+    assert page._read(path).verdict == given.verdict, "of other arms it says nothing"
+
+
+def test_how_many_verdicts_stay_where_many_are_looked_for() -> None:
+    """Benjamini & Hochberg's (1995) own example has 4 of 15 at 5 %; a verdict's p counts both sides."""
+    theirs = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0]
+    found = [Verdict("", (Judged("", 0, 0, 0, p / 2, 1 - p / 2, ""),), "") for p in theirs]
+    assert lasting(found) == 4
+    turned = [Verdict("", (Judged("", 0, 0, 0, 1 - p / 2, p / 2, ""),), "") for p in theirs]
+    assert lasting(turned) == 4
+    assert lasting([]) == lasting([Verdict("", (Judged("", None, None, None, None, None, ""),), "")]) == 0
 
 
 def test_the_page_is_made_of_what_mlflow_keeps(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,3 +43,12 @@ def test_its_arms_can_be_built(name: str) -> None:
 def test_every_claim_of_the_list_has_a_study() -> None:
     assert {*ASKED.split()} <= {*STUDIES}
     assert {scale for name in STUDIES for scale in load_study(name).scales} == {*SCALES}
+
+
+def test_a_crop_of_one_view_alone_is_beside_one_that_both_have() -> None:
+    """Chen et al. 2020, §3.1: images are cropped first, then one of the two branches is augmented; else "colour alone" were crop and colour."""
+    for scale in ("digits", "cifar", "paper"):
+        for arm, config in load_study("simclr_pairs").arms(scale).items():
+            first, second = (config.views[name] for name in ("view0", "view1"))
+            shared = first.crop == (1.0, 1.0) == second.crop or (bool(first.geometry) and first.geometry == second.geometry)
+            assert shared == ("crop" not in arm), (scale, arm)

@@ -1,19 +1,20 @@
 """The forms of a claim. Each becomes parts: numbers, one for each seed, that lie on one side of a threshold if the claim holds.
 
 An arm is named as the study names it; in its place may stand At, Minus or Mean. Accuracies are in points (per cent), all else in its own unit.
-A run that diverged has no value (None): what needs it leaves that seed out, but Collapse counts it as collapsed.
+A run that diverged (None) has learned nothing: it counts as the untrained encoder of its seed, where the metric has one (random_METRIC).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 from ..errors import UserError, nearest
 from ..tables import SHARES
+from .curves import best, dot, line, parabola
 
 Values = Mapping[Any, Mapping[int, Mapping[str, float | None]]]  # of each arm and seed the metrics
 LEAST = 4  # arms whose ranking says something: of three, one of six is right by chance
@@ -102,7 +103,7 @@ def spoken(arm: Any) -> str:
 
 
 def number(values: Values, arm: Any, seed: int, metric: str) -> float | None:
-    """The arm's number of this seed; None where its run diverged, was not made, or did not measure that."""
+    """The arm's number of this seed, of a run that diverged the untrained encoder's; None where there is none."""
     if isinstance(arm, At):
         return number(values, arm.arm, seed, arm.metric)
     if isinstance(arm, (Minus, Mean)):
@@ -111,8 +112,21 @@ def number(values: Values, arm: Any, seed: int, metric: str) -> float | None:
         if len(known) < len(few):
             return None
         return known[0] - known[1] if isinstance(arm, Minus) else mean(known)
-    value = values.get(arm, {}).get(seed, {}).get(metric)
+    row = values.get(arm, {}).get(seed, {})
+    value = untrained(values, seed, metric) if diverged(row, metric) else row.get(metric)
     return None if value is None or not math.isfinite(value) else factor(metric) * value
+
+
+def diverged(row: Mapping[str, float | None], metric: str) -> bool:
+    """Whether a run ended without a number of its metric because it diverged: all that is kept of it then is that there is none."""
+    value = row.get(metric, 0.0)
+    return bool(row) and (all(each is None for each in row.values()) or value is None or not math.isfinite(value))
+
+
+def untrained(values: Values, seed: int, metric: str) -> float | None:
+    """What untrained encoders of a seed have, in the mean over the arms; None where none tells."""
+    found = (each.get(seed, {}).get(f"random_{metric}") for each in values.values())
+    return mean(known) if (known := [each for each in found if each is not None and math.isfinite(each)]) else None
 
 
 def rows(values: Values, arms: Sequence[Any], metric: str) -> list[list[float]]:
@@ -228,7 +242,8 @@ class Same(Form):
 
 @dataclass(frozen=True)
 class Collapse(Form):
-    """`arm` learns nothing where `healthy` learns: it ends at most `within` above its own untrained encoder (random_METRIC), the healthy one further."""
+    """`arm` learns nothing where `healthy` learns: it ends at most `within` above its own untrained encoder (random_METRIC), the healthy one further.
+    A healthy one that learns nothing contradicts no claim."""
 
     arm: Any
     healthy: Any
@@ -250,19 +265,18 @@ class Collapse(Form):
     def parts(self, values: Values, metric: str) -> Iterator[Part]:
         metric = self.metric or metric
         claim = f"{spoken(self.arm)} collapses, {spoken(self.healthy)} does not"
-        for arm, side, words in ((self.arm, -1, "at most"), (self.healthy, 1, "more than")):
-            told = f"{claim}: {spoken(arm)} {words} {self.within:g} over its untrained encoder"
-            yield Part(told, [*self._gains(values, arm, metric)], self.within, side, _unit(metric))
+        for arm, side, words, against in ((self.arm, -1, "at most", 0.0), (self.healthy, 1, "more than", 1.0)):
+            words = f"{claim}: {spoken(arm)} {words} {self.within:g} over its untrained encoder"
+            yield Part(words, [*self._gains(values, arm, metric)], self.within, side, _unit(metric), least_against=against)
 
     def _gains(self, values: Values, arm: Any, metric: str) -> Iterator[float]:
         for seed in seeds(values):
-            row = values.get(arm, {}).get(seed, {})
-            trained, untrained = (number(values, arm, seed, name) for name in (metric, f"random_{metric}"))
-            diverged = all(value is None for value in row.values()) if row else False
-            if diverged or (metric in row and trained is None):
+            lost = diverged(values.get(arm, {}).get(seed, {}), metric)
+            trained, before = (number(values, arm, seed, name) for name in (metric, f"random_{metric}"))
+            if lost and arm == self.arm:
                 yield 0.0
-            elif trained is not None and untrained is not None:
-                yield trained - untrained
+            elif not lost and trained is not None and before is not None:
+                yield trained - before
 
 
 class _Several(Form):
@@ -300,9 +314,9 @@ class Order(_Several):
     def parts(self, values: Values, metric: str) -> Iterator[Part]:
         metric = self.metric or metric
         names, found = self._rows(values, metric)
-        slope = _line(len(names))
+        slope = line(len(names))
         words = f"a rising trend from {names[0]} to {names[-1]}"
-        yield Part(words, [_dot(slope, row) for row in found], unit=_unit(metric, *self.named))
+        yield Part(words, [dot(slope, row) for row in found], unit=_unit(metric, *self.named))
 
 
 @dataclass(frozen=True, init=False)
@@ -321,12 +335,12 @@ class Peak(_Several):
     def parts(self, values: Values, metric: str) -> Iterator[Part]:
         metric = self.metric or metric
         names, found = self._rows(values, metric)
-        bend, unit = _parabola(len(names)), _unit(metric, *self.named)
-        best = [_best(found, seed) for seed in range(len(found))]
+        bend, unit = parabola(len(names)), _unit(metric, *self.named)
+        inside = [best(found, seed) for seed in range(len(found))]
         between = f"a peak between {names[0]} and {names[-1]}"
-        yield Part(f"{between}: a parabola's height over its ends", [-_dot(bend, row) for row in found], unit=unit)
+        yield Part(f"{between}: a parabola's height over its ends", [-dot(bend, row) for row in found], unit=unit)
         for end, name in ((0, names[0]), (-1, names[-1])):
-            gaps = [row[place] - row[end] for row, place in zip(found, best, strict=True)]
+            gaps = [row[place] - row[end] for row, place in zip(found, inside, strict=True)]
             yield Part(f"{between}: the best inside over {name}", gaps, unit=unit)
 
 
@@ -362,27 +376,3 @@ class Agrees(Form):
         words = f"{self.measure} ranks the arms as {metric} does" + ("" if self.rising else ", the less the better")
         swap = 4 / (len(values) * (len(values) - 1))  # what one pair of arms the other way round takes from tau
         yield Part(words, taus, unit="tau", least=chance[0], least_against=chance[1], finest=swap)
-
-
-def _dot(left: Iterable[float], right: Iterable[float]) -> float:
-    return math.fsum(one * other for one, other in zip(left, right, strict=True))
-
-
-def _line(count: int) -> list[float]:
-    """Weights that give the rise of a fitted line from the first to the last of so many equally spaced points."""
-    places = [rank - (count - 1) / 2 for rank in range(count)]
-    return [(count - 1) * place / _dot(places, places) for place in places]
-
-
-def _parabola(count: int) -> list[float]:
-    """Weights that give how far a fitted parabola's ends lie above its middle (the quadratic coefficient, in the unit of the values)."""
-    places = [rank - (count - 1) / 2 for rank in range(count)]
-    squares = [place**2 for place in places]
-    free = [square - mean(squares) for square in squares]  # orthogonal to a constant and to a line
-    return [squares[0] * each / _dot(free, free) for each in free]
-
-
-def _best(found: Sequence[Sequence[float]], seed: int) -> int:
-    """The arm inside that is best in the mean of all seeds but this one."""
-    others = [row for place, row in enumerate(found) if place != seed] or found
-    return max(range(1, len(found[0]) - 1), key=lambda arm: round(mean(row[arm] for row in others), 6))

@@ -111,7 +111,7 @@ class StudyResult(Shown):
 
     @property
     def claims(self) -> Table:
-        """Each claim with its estimate, interval, p (by Holm's order; of its opposite where that is what holds) and word."""
+        """Each claim with its estimate, interval, p (of its opposite, by Holm, where that is what holds) and word."""
         table = Table("", "claim", "estimate", "95 % interval", "p", "word", left=(0, 4))
         for each in self.verdict.claims:
             between = f"{number(each.low)} to {number(each.high)}" if each.low is not None and each.high is not None else "-"

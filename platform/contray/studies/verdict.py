@@ -1,4 +1,8 @@
-"""What seeds say of a claim: Student's t over them, one-sided, Holm's correction (1979) over a study's claims; supported, contradicted or undecided."""
+"""What seeds say of a study's claims: Student's t over them, one-sided; supported, contradicted or undecided.
+
+All claims must hold for "supported", which needs no correction (an intersection-union test); the opposite of any is enough for "contradicted", so
+that p of the opposites are raised by Holm's (1979).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from importlib import import_module
 from statistics import mean, stdev
 from typing import Any
 
-from .claims import Form, Part, Values, seeds, spoken
+from .claims import Form, Part, Values, diverged, seeds, spoken, untrained
 
 LEVEL = 0.05
 LEAST = 3  # seeds
@@ -20,7 +24,7 @@ SUPPORTED, CONTRADICTED, UNDECIDED = WORDS = ("supported", "contradicted", "unde
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim, by the weakest of what it asserts. low, high: the 95 % interval of the estimate by itself; p, p_against: of the claim and of its opposite, after Holm.
+    """A claim, by the weakest of what it asserts. low, high: the 95 % interval of the estimate by itself; p, p_against: of the claim, and of its opposite after Holm.
 
     unit: points, tau, or empty for the metric's own; seeds: that had all it needs; equal: all gave the same number. None where there are too few
     of them, and for the interval of equal numbers whose step is not known.
@@ -80,20 +84,36 @@ def judge(expect: Sequence[Form], values: Values, metric: str) -> Verdict:
         _judged([replace(part, finest=part.finest or _finest(part, form, values, metric)) for part in form.parts(values, metric)])
         for form in expect
     ]
-    for_, against = (_holm([getattr(each, name) for each in found]) for name in ("p", "p_against"))
-    found = [replace(each, p=p, p_against=q, word=_word(p, q)) for each, p, q in zip(found, for_, against, strict=True)]
+    against = _holm([each.p_against for each in found])
+    found = [replace(each, p_against=q, word=_word(each.p, q)) for each, q in zip(found, against, strict=True)]
     words = {each.word for each in found}
     word = CONTRADICTED if CONTRADICTED in words else SUPPORTED if words == {SUPPORTED} else UNDECIDED
     few = f" ({_few(len(seeds(values)))})" if len(seeds(values)) < LEAST else ""
     return Verdict(word, tuple(found), f"{word}{few}: " + "; ".join([*(each.text for each in found), *_lost(values, metric)]))
 
 
+def lasting(verdicts: Sequence[Verdict]) -> int:
+    """How many of these, supported or contradicted, stay where so many are looked for at once: Benjamini & Hochberg 1995, at LEVEL."""
+    found = sorted(min(1.0, 2 * min(_largest(each), _least(each))) for each in verdicts)
+    return max((place for place, p in enumerate(found, start=1) if p <= LEVEL * place / len(found)), default=0)
+
+
+def _largest(verdict: Verdict) -> float:
+    return max((1.0 if each.p is None else each.p for each in verdict.claims), default=1.0)
+
+
+def _least(verdict: Verdict) -> float:
+    return min((1.0 if each.p_against is None else each.p_against for each in verdict.claims), default=1.0)
+
+
 def _lost(values: Values, metric: str) -> Iterator[str]:
-    """Arms whose runs diverged, which contrasts leave out."""
+    """Arms whose runs diverged, and what contrasts make of them."""
     for arm, runs in values.items():
-        count = sum(metric in each and each[metric] is None for each in runs.values())
-        if count:
-            yield f"{spoken(arm)} diverged in {count} of {len(runs)} seeds"
+        lost = [seed for seed, row in runs.items() if diverged(row, metric)]
+        if lost:
+            known = all(untrained(values, seed, metric) is not None for seed in lost)
+            as_what = "counts as untrained there" if known else "is left out there"
+            yield f"{spoken(arm)} diverged in {len(lost)} of {len(runs)} seeds and {as_what}"
 
 
 def _few(count: int) -> str:
@@ -162,7 +182,7 @@ def half(error: float, count: int) -> float:
 
 
 def _holm(found: Sequence[float | None]) -> list[float | None]:
-    """Each p raised so that one error among all claims is as rare as LEVEL says; a claim without one counts as the largest."""
+    """Each p raised so that one error among all of them is as rare as LEVEL says; one that is not known counts as the largest."""
     order = sorted(range(len(found)), key=lambda i: 1.0 if found[i] is None else found[i] or 0.0)
     made, least = list(found), 0.0
     for place, i in enumerate(order):
