@@ -248,6 +248,29 @@ def test_the_newest_and_the_best_state_wait_for_a_write_that_hangs(storage: Stor
     assert load(storage.read(BEST), "there")["step"] == 2
 
 
+def test_old_checkpoints_that_cannot_be_removed_are_told_and_end_nothing(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket whose role may write and not delete: what is written is written."""
+    told: dict[str, list[str]] = {}
+    written = Checkpoints(storage, keep=1, trouble=lambda what, words: told.setdefault(what, []).append(words))
+
+    def denied(name: str) -> None:
+        raise OSError(13, "AccessDenied")
+
+    with monkeypatch.context() as within:
+        within.setattr(storage, "remove", denied)
+        for step in (1, 2, 3):
+            written.save(step, {**STATE, "step": step}, wait=True)
+    assert written.overdue() is None
+    assert storage.names() == [f"step-{step:09d}.pt" for step in (1, 2, 3)]
+    assert told.keys() == {"old checkpoints"}
+    assert all("take more and more room: [Errno 13] AccessDenied" in words for words in told["old checkpoints"])
+    written.save(4, {**STATE, "step": 4}, wait=True)
+    assert storage.names() == ["step-000000004.pt"]
+    assert told["old checkpoints"][-1] == "", "over"
+
+
 def test_a_last_checkpoint_that_fails_names_no_checkpoint_that_does_not_exist(storage: Storage) -> None:
     def full(name: str) -> None:
         raise OSError(28, "No space left on device")

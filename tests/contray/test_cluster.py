@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,16 @@ def test_images_are_of_a_ray_and_a_python_that_the_project_supports(written: dic
         version, python, _ = image.removeprefix("rayproject/ray:").split("-")
         assert tuple(map(int, version.split("."))) >= tuple(map(int, least.split(".")))
         assert python == "py" + project["requires-python"].removeprefix(">=").replace(".", "")
+
+
+def test_nothing_of_the_project_is_left_out_on_its_way_to_the_nodes(written: dict[str, Any]) -> None:
+    """rsync matches a pattern without a slash at any depth: `data` would leave contray.data out."""
+    at_top = {each.removeprefix("/") for each in written["rsync_exclude"] if each.startswith("/")}
+    anywhere = [each for each in written["rsync_exclude"] if not each.startswith("/")]
+    assert at_top >= {".git", "data", "contray_runs"}
+    for folder in ("platform", "methods", "tune_spaces", "docs/examples", "records"):
+        for path in (REPO / folder).rglob("*"):
+            parts = path.relative_to(REPO).parts
+            if "__pycache__" not in parts:
+                assert not [each for each in anywhere if any(fnmatch(part, each) for part in parts)], path
+                assert not [each for each in at_top if fnmatch(parts[0], each)], path

@@ -190,6 +190,24 @@ def test_notice_brings_a_checkpoint_and_a_place_in_the_queue(script: str, tmp_pa
         job.wait()
 
 
+@pytest.mark.parametrize("script", ["train.sbatch", "seeds.sbatch"])
+def test_a_run_that_ends_after_the_notice_is_not_begun_again(script: str, tmp_path: Path) -> None:
+    """The time is over while it is measured, which it finishes: in the queue again it would train a second run."""
+    array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "7"} if script == "seeds.sbatch" else {}
+    ends = STUBS["python"].replace("exit 130", "exit 0")
+    job, said = submitted(script, tmp_path, "moco", python=ends, **array)
+    try:
+        heard(job, said, "-m contray train moco")
+        time.sleep(0.3)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(timeout=120) == 0
+        assert "requeue" not in said.read_text()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+
+
 def test_a_run_s_own_end_is_the_job_s(tmp_path: Path) -> None:
     array = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7"}
     job, said = submitted("seeds.sbatch", tmp_path, "nonsense", python="exit 2", **array)

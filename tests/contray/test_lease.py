@@ -59,6 +59,19 @@ def ended_process() -> dict[str, Any]:
     return {"pid": process.pid, **known}
 
 
+@pytest.mark.parametrize(
+    ("place", "shared"),
+    [("/shared/runs/r", True), ("/shared", True), ("/sharedness", False), ("/shared/scratch/r", False), ("/my files/r", True)],
+)
+def test_a_lock_of_another_machine_s_file_system_excludes_nobody(place: str, shared: bool, tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "overlay / overlay rw 0 0\nhost:/x /shared nfs4 rw 0 0\n/dev/sdb /shared/scratch ext4 rw 0 0\nhost:/y /my\\040files nfs rw 0 0\n"
+    )
+    assert lease._on_a_network(place, str(mounts)) == shared
+    assert not lease._on_a_network(place, str(tmp_path / "none"))
+
+
 def test_it_is_renewed_and_removed(folder: Storage) -> None:
     with held(folder) as mine:
         assert owner(folder)["token"] == mine.token

@@ -90,6 +90,43 @@ def test_a_cluster_that_may_grow_by_unknown_nodes_is_waited_for(monkeypatch: pyt
         demand(config(1, 1, gpus_per_worker=1), cluster(2))
 
 
+GPU_NODE, POD = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0, "GPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("totals", "keys", "asked", "count", "takes"),
+    [
+        ([2], {}, 0, 2, {"CPU": 1}),
+        ([2], {}, 1, 1, {"CPU": 2}),
+        ([2], {}, 4, 4, {"CPU": 1}),
+        ([2], {"cpus_per_worker": 2}, 0, 1, {"CPU": 2}),
+        ([8] * 4, {}, 2, 2, {"CPU": 8}),  # not 16 of the cluster's 32, which no node has
+        ([GPU_NODE] * 8, {}, 0, 8, GPU_NODE),
+        ([GPU_NODE] * 8, {}, 2, 2, GPU_NODE),  # not four GPUs
+        ([GPU_NODE] * 8, {}, 3, 3, GPU_NODE),
+        ([32, GPU_NODE, GPU_NODE], {}, 0, 2, GPU_NODE),  # not the CPUs of a head that has no GPU
+        ([POD], {}, 0, 4, {"CPU": 4, "GPU": 1}),
+        ([POD], {}, 8, 8, {"CPU": 2, "GPU": 0.5}),
+        ([GPU_NODE] * 2, {}, 3, 3, {"CPU": 4, "GPU": 0.5}),  # two thirds of a GPU would leave room for two
+        ([2], {"gpus_per_worker": 1}, 0, 1, {"CPU": 1, "GPU": 1}),  # nodes with GPUs are still to come
+    ],
+)
+def test_a_run_among_several_takes_what_one_node_can_give(totals: Any, keys: Any, asked: int, count: int, takes: Any) -> None:
+    there = cluster(*totals)
+    assert nodes.side_by_side(config(0, 0, **keys), there, asked, more=[GPU_NODE] if keys.get("gpus_per_worker") else []) == (
+        count,
+        takes,
+    )
+
+
+def test_runs_of_several_workers_share_the_nodes() -> None:
+    assert nodes.side_by_side(config(2, 2), cluster(8, 8), more=[]) == (8, {"CPU": 1})
+    assert nodes.side_by_side(config(2, 2), cluster(8, 8), 1, more=[]) == (1, {"CPU": 8})
+    assert nodes.side_by_side(config(1, 2), cluster(*[GPU_NODE] * 4), more=[]) == (2, GPU_NODE)
+    with pytest.raises(ConfigError, match="no node can ever give that"):
+        nodes.side_by_side(config(0, 0, cpus_per_worker=9), cluster(8, 8), more=[])
+
+
 def test_kinds_of_nodes_are_counted() -> None:
     gpu = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:A10G": 1.0, "memory": 1e9}
     assert nodes.kinds(cluster(gpu, 2, gpu)) == "2 x {CPU: 8, GPU: 1} A10G, 1 x {CPU: 2}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
@@ -237,6 +238,27 @@ def test_what_was_once_planned_counts_in_the_name_under_another_preset() -> None
     names = {found.replace({"method.preset": preset, "optim.lr": lr, "train.planned": found.train.planned}).run_name
              for preset in ("auto", "cifar") for lr in (0.1, 0.2)}  # fmt: skip
     assert len(names) == 3
+
+
+def test_workers_with_gpus_are_not_planned_for_by_a_machine_without(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "check_machines", lambda config: None)
+    keys = {
+        "data.source": str(photos),
+        "scale.address": "10.0.0.1:6379",
+        "scale.workers": (1, 2),
+        "scale.gpus_per_worker": 1,
+    }
+    config = RunConfig.make("simclr", keys, preset="auto")
+    monkeypatch.setattr(model, "device_of", lambda config: torch.device("cpu"))
+    monkeypatch.setattr(launching, "planned", lambda *about: (config, "made"))
+    with pytest.raises(
+        ConfigError, match=r"^method.preset: auto plans for the machine that it runs on, which has no GPU where the workers have"
+    ):
+        launching.plan_of(config, data.open_source(config), Storage(str(tmp_path / "none")), True)
+    monkeypatch.setattr(model, "device_of", lambda config: torch.device("cuda"))
+    assert launching.plan_of(config, data.open_source(config), Storage(str(tmp_path / "none")), True)[1] == "made"
 
 
 def test_another_budget_makes_another_plan() -> None:

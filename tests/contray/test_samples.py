@@ -321,11 +321,12 @@ def test_a_run_that_cannot_be_measured_is_trained_all_the_same(
     from contray.training import worker
 
     folder = photos(tmp_path / "photos", {"cat": 20, "dog": 20}, {"cat": 6, "dog": 6})
+    whole = {path: path.read_bytes() for path in (folder / "test").rglob("*.png")}
     train = worker.train
 
     def spoilt(*given: Any) -> Any:
         found = train(*given)
-        for path in sorted((folder / "test").rglob("*.png")):
+        for path in whole:
             path.write_bytes(b"")
         return found
 
@@ -334,7 +335,7 @@ def test_a_run_that_cannot_be_measured_is_trained_all_the_same(
     printed = capsys.readouterr()
     run_id = printed.out.partition("MLflow run")[2].split()[0]
     assert "contray: r is trained, but not measured: data.source: 12 of 12 images are broken" in printed.err
-    assert f"`contray eval linear --run {run_id}` measures it" in printed.err
+    assert f"the same command measures it, or `contray eval linear --run {run_id}`" in printed.err
     assert "Traceback" not in printed.err + printed.out
     assert list((tmp_path / "runs" / "r").glob("step-*5.pt"))
     run = track.client(store).get_run(run_id)
@@ -342,6 +343,17 @@ def test_a_run_that_cannot_be_measured_is_trained_all_the_same(
     assert "12 of 12 images are broken" in run.data.tags["contray.unmeasured"]
     assert "rankme" in run.data.metrics
     assert "knn_top1" not in run.data.metrics
+
+    monkeypatch.setattr(worker, "train", train)
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert main([*words, str(folder)]) == 0, "what a scheduler starts again is measured, not trained anew"
+    assert "going on with r" in capsys.readouterr().out
+    run = track.client(store).get_run(run_id)
+    assert (run.info.status, run.data.tags["contray.unmeasured"]) == ("FINISHED", "")
+    assert "knn_top1" in run.data.metrics
+    assert main([*words, str(folder)]) == 0
+    assert "r is finished, so this is r-2" in capsys.readouterr().out
 
 
 def test_a_run_tells_how_many_images_its_numbers_are_of(

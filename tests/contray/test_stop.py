@@ -135,6 +135,24 @@ def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_handler_that_something_replaces_is_put_back() -> None:
+    """Ray sets one of its own as a process joins a cluster, which would end a run with exit code 15 and nothing told."""
+
+    def ours(number: int, frame: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        with stop.unchanged():
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
+        assert signal.getsignal(signal.SIGTERM) is ours
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with stop.unchanged():
+            signal.signal(signal.SIGTERM, ours)
+        assert signal.getsignal(signal.SIGTERM) is ours, "what ends the process unasked does not come back"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_what_is_told_is_told_once_and_other_threads_are_left_alone() -> None:
     told: list[int] = []
     with stop.stoppable(lambda: told.append(1)), stop.stoppable(lambda: told.append(2)):

@@ -9,6 +9,7 @@ import pickle
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ import pytest
 
 from contray import track
 from contray.errors import ConfigError, UserError
-from contray.track.store import _undivided
+from contray.track.store import PATIENCE, _undivided, uploading
 
 pytestmark = [  # MLflow 3.17's own, on import: about SQLAlchemy 2.1, about its schemas for chat agents
     pytest.mark.filterwarnings("ignore:The ``noload``:DeprecationWarning"),
@@ -109,6 +110,71 @@ def test_another_server_and_an_ill_one_are_told(http_status: list[int]) -> None:
         http_status[1] = status
         with pytest.raises(ConfigError, match=message):
             track.check(uri)
+
+
+def test_a_server_of_an_authority_that_only_mlflow_s_client_knows_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HTTPS behind a company's own authority: MLflow's variables say whom to trust, Python's own opener does not read them."""
+    from datetime import UTC, datetime, timedelta
+    from ipaddress import ip_address
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tracker")])
+    made = x509.CertificateBuilder(
+        name, name, key.public_key(), 1, datetime.now(UTC) - timedelta(1), datetime.now(UTC) + timedelta(1)
+    )
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False)
+    kinds = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    own = tmp_path / "own.pem"
+    own.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(kinds[0]) + key.private_bytes(*kinds))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_POST = do_GET
+
+        def log_message(self, *args: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(own)
+        http.socket = context.wrap_socket(http.socket, server_side=True)
+        http.handle_error = lambda request, address: None  # who does not trust it hangs up
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            uri = f"https://127.0.0.1:{http.server_port}"
+            with pytest.raises(
+                ConfigError, match=rf"^track.uri: the MLflow server at {uri} does not answer .*CERTIFICATE_VERIFY_FAILED"
+            ):
+                track.check(uri)
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(own))
+            track.check(uri)
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def test_an_upload_may_take_longer_than_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    monkeypatch.setenv(name, PATIENCE[name])
+    with uploading():
+        assert os.environ[name] == "120"
+    assert os.environ[name] == PATIENCE[name]
+    monkeypatch.setenv(name, "7")
+    with uploading():
+        assert os.environ[name] == "7", "as the user says"
 
 
 def test_a_server_that_wants_a_login_says_how_to_give_it(http_status: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

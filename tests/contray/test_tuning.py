@@ -291,6 +291,40 @@ def test_accuracy_against_time_on_an_object_store(ray: None, place: Place, capsy
     assert (again.name, [trial.status for trial in again.trials]) == (f"{result.name}-2", ["finished"])
 
 
+DIES = """
+import os
+from pathlib import Path
+
+from contray.methods.simclr import PAPER, PRESETS, RECIPE, VIEWS, Config, SimCLR
+
+
+class Dies(SimCLR):
+    def after_backward(self, clock):
+        super().after_backward(clock)
+        if clock.step == 5:
+            try:
+                Path("{marker}").touch(exist_ok=False)
+            except FileExistsError:
+                return
+            os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_trial_that_dies_with_its_process_goes_on(ray: None, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """As on a spot node that is taken away: the sweep does not end without it."""
+    method = place.folder / "dies.py"
+    method.write_text(DIES.format(marker=place.folder / "died"))
+    space = '"optim.lr": tune.grid_search([0.1, 0.2])'
+    result = place.sweep(space, {"method.name": str(method), "train.checkpoint_steps": 4}, quiet=True)
+    assert "1 trial that died with its process or node goes on from the newest checkpoint" in capsys.readouterr().out
+    assert {(trial.params["optim.lr"], trial.status, trial.step) for trial in result.trials} == {
+        (0.1, "finished", 8),
+        (0.2, "finished", 8),
+    }
+    _, children = place.runs()
+    assert [run.info.status for run in children] == ["FINISHED"] * 2, "no run of its own for its second life"
+
+
 def test_trials_of_two_workers(ray: None, place: Place) -> None:
     result = place.sweep('"method.temperature": tune.loguniform(0.1, 1.0)', {"scale.workers": (2, 2)}, quiet=True)
     (trial,) = result.trials

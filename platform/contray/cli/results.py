@@ -54,7 +54,7 @@ def show_unmeasured(results: Sequence[Result]) -> bool:
     for result in unmeasured:
         print(
             f"contray: {result.name} is trained, but not measured: {result.details['unmeasured']}; "
-            f"`contray eval linear --run {result.run_id}` measures it",
+            f"the same command measures it, or `contray eval linear --run {result.run_id}`",
             file=sys.stderr,
         )
     return bool(unmeasured)

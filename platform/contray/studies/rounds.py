@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig
 from ..config.registry import code_of
 from ..errors import UserError
 from ..storage.folder import Storage
 from ..storage.logins import remembered
 from ..training.describing import title_of
 from ..training.lease import Lease
+from ..training.nodes import nodes, side_by_side
 from ..training.progress import TrainingBar
 from ..training.ray_train import new_board, own_records
 from ..training.stop import interrupts
@@ -41,18 +41,6 @@ class Made:
     interrupted: bool = False
 
 
-def slots(config: RunConfig, jobs: int) -> tuple[int, dict[str, float]]:
-    """How many runs are made at once on the cluster that is joined, and what each takes of it; jobs 0: one for each GPU, else for each CPU."""
-    import ray
-
-    total = ray.cluster_resources()
-    gpus = int(total.get("GPU", 0)) if config.train.device != "cpu" else 0
-    cpus = int(total.get("CPU", 1))
-    jobs = jobs or gpus or max(1, cpus // max(config.scale.cpus_per_worker, 1))
-    share = max(1, cpus // jobs)
-    return jobs, {"cpu": share, **({"gpu": gpus / jobs if gpus < jobs else 1} if gpus else {})}
-
-
 def make_all(
     title: str, name: str, todo: Sequence[Wanted], parent: str, storage: Storage, pace: Pace, lease: Lease, *,
     jobs: int, ends: float, quiet: bool,
@@ -65,12 +53,12 @@ def make_all(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a run that failed is told in our own words
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # tables that verbose=0 does not silence
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    at_once, resources = slots(todo[0].config, jobs)
-    share = int(resources["cpu"])
+    at_once, asked_for = side_by_side(todo[0].config, nodes(), jobs)
+    share = int(asked_for["CPU"])
     lone = {
         "scale.workers": (0, 0),
         "scale.cpus_per_worker": share,
-        **({"data.workers": 0} if share == 1 and "gpu" not in resources else {}),
+        **({"data.workers": 0} if share == 1 and "GPU" not in asked_for else {}),
     }
     board, made, asked = new_board(), Made(), [False]
     named = {each.name: each for each in todo}
@@ -83,7 +71,7 @@ def make_all(
     state = Rounds(list(named), named, pace, ends, asked, made)
     with TrainingBar(title, quiet) as bar:
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(make, orders=orders), resources),
+            tune.with_resources(tune.with_parameters(make, orders=orders), {key.lower(): each for key, each in asked_for.items()}),
             tune_config=tune.TuneConfig(
                 metric="minutes", mode="min", num_samples=len(todo), max_concurrent_trials=at_once, reuse_actors=True,
                 search_alg=_searcher(state),

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import UserError
 from ..storage.logins import full
 from .run import TrackedRun
-from .store import asking
+from .store import asking, uploading
 
 LOADER = "contray.model.encoder"  # has `_load_pyfunc(path)`, which is all that MLflow asks of it
 DATA = "data/encoder"  # where MLflow's layout puts the folder
@@ -57,7 +57,8 @@ def log_encoder(
                 mlflow_model=described,
                 metadata=dict(metadata or {}),
             )
-        talk.log_model_artifacts(kept.model_id, str(saved))
+        with uploading():
+            talk.log_model_artifacts(kept.model_id, str(saved))
         talk.log_outputs(run.run_id, [LoggedModelOutput(kept.model_id, step)])
         talk.finalize_logged_model(kept.model_id, "READY")
         return kept.model_id

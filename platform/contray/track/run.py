@@ -15,7 +15,7 @@ from ..storage.logins import bare
 from ..storage.names import folder_of
 from .datasets import Dataset
 from .links import run_url
-from .store import TrackingError, asking, sqlite_path, use_wal
+from .store import TrackingError, asking, sqlite_path, uploading, use_wal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,12 +111,12 @@ class TrackedRun:
 
     def log_artifact(self, path: str | Path, folder: str = "") -> None:
         """Keep a file, or a folder with all in it, among the run's artifacts."""
-        with asking(self.uri, f"keeping {path}") as talk:
+        with asking(self.uri, f"keeping {path}") as talk, uploading():
             talk.log_artifact(self.run_id, str(path), folder or None)
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Keep a matplotlib figure; `name` ends in .png, .svg or .pdf."""
-        with asking(self.uri, f"keeping {name}") as talk:
+        with asking(self.uri, f"keeping {name}") as talk, uploading():
             talk.log_figure(self.run_id, figure, name)
 
     def kept(self) -> set[str]:

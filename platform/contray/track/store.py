@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sqlite3
+import ssl
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ DRIVERS = {  # by the module that SQLAlchemy asks for, which its version decides
     "psycopg2": "psycopg2-binary",
     "MySQLdb": "pymysql, and write mysql+pymysql://",
 }
+UPLOAD_SECONDS = "120"  # MLflow's own, for an artifact: its server answers when it has passed all of it on
 PATIENCE = {  # MLflow's own values wait for minutes; training must notice an outage in seconds. What the user set wins.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -115,7 +117,8 @@ def _check_server(uri: str) -> None:
             raise ConfigError("track.uri", f"the MLflow server at {base_url(uri)} is ill (HTTP {error.code}); {_MEND}") from None
     except (OSError, HTTPException, ValueError) as error:  # nobody, somebody who speaks no HTTP, no address at all
         reason = getattr(error, "reason", error)
-        raise ConfigError("track.uri", f"no MLflow server answers at {base_url(uri)} ({reason}); {_MEND}") from None
+        if not isinstance(reason, ssl.SSLCertVerificationError):  # an authority that MLflow's client may have been told of
+            raise ConfigError("track.uri", f"no MLflow server answers at {base_url(uri)} ({reason}); {_MEND}") from None
     _check_login(uri)
 
 
@@ -201,6 +204,20 @@ def client(uri: str) -> MlflowClient:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines about tables whenever a file is new
     with _one_at_a_time(uri):
         return MlflowClient(tracking_uri=full(uri))
+
+
+@contextmanager
+def uploading() -> Iterator[None]:
+    """Within, MLflow's server may take its time to answer, as it does for a large file; what the user set wins."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    if os.environ.get(name) != PATIENCE[name]:
+        yield
+        return
+    os.environ[name] = UPLOAD_SECONDS
+    try:
+        yield
+    finally:
+        os.environ[name] = PATIENCE[name]
 
 
 @contextmanager

@@ -37,7 +37,8 @@ class Checkpoints:
     """The checkpoints of one run: written in a thread, the newest `keep` and the best kept.
 
     durable(step) is called when a checkpoint is safe, trouble("checkpoint", words) when one is not, and with no words when the next one
-    is again; both from the writing thread. trouble("damage", words) tells of one that could not be read. A write that hangs holds up
+    is again; both from the writing thread. trouble("damage", words) tells of one that could not be read, trouble("old checkpoints", words) of those
+    that cannot be removed. A write that hangs holds up
     neither training nor its end: see `overdue`, for which `minutes` is scale.max_unsaved_minutes. warns: a write that fails warns as well, for
     where `trouble` reaches nobody who watches.
     """
@@ -59,7 +60,7 @@ class Checkpoints:
         self._began = 0.0  # of the write under way
         self._wanted: float | None = None  # since when a checkpoint is wanted that is not durable
         self._step, self._at = 0, time.monotonic()  # of the newest durable one
-        self._told = False
+        self._told = self._cluttered = False
 
     def newest(self) -> Found | None:
         """The newest whole checkpoint of the run; one that is damaged is told of. Raises as storage.checkpoint.newest does."""
@@ -159,7 +160,6 @@ class Checkpoints:
             if self._told:
                 self.trouble("checkpoint", "")
                 self._told = False
-            self._remove_others(name)
         except UserError as error:
             self._error = error
         except Exception as error:
@@ -168,12 +168,27 @@ class Checkpoints:
             self._tell(f"{words}; {self._since()}")
             if self.warns:
                 warnings.warn(words, stacklevel=1)
+        else:
+            self._tidy(name)
 
-    def _remove_others(self, name: str) -> None:
-        """All but the newest `keep` up to this one: later ones are damaged, or of a state that the run went back from."""
-        steps = [found for found in self.storage.names() if PATTERN.fullmatch(found)]
-        for other in [*[found for found in steps if found <= name][: -self.keep], *[found for found in steps if found > name]]:
-            self.storage.remove(other)
+    def _tidy(self, name: str) -> None:
+        """Remove all but the newest `keep` up to this one: later ones are damaged, or of a state that the run went back from. Where they cannot be
+        removed the new one is there all the same."""
+        words = ""
+        try:
+            steps = [found for found in self.storage.names() if PATTERN.fullmatch(found)]
+            for other in [
+                *[found for found in steps if found <= name][: -self.keep],
+                *[found for found in steps if found > name],
+            ]:
+                self.storage.remove(other)
+        except Exception as error:
+            words = (
+                f"old checkpoints cannot be removed from {self.storage.address}, so that they take more and more room: {error}"
+            )
+        if words or self._cluttered:
+            self.trouble("old checkpoints", words)
+        self._cluttered = bool(words)
 
     def _tell(self, words: str) -> None:
         self._told = True

@@ -9,7 +9,7 @@ from typing import Any
 from .. import data, model, track
 from ..config import RunConfig
 from ..config.registry import code_of, own_code
-from ..errors import UserError
+from ..errors import ConfigError, UserError
 from ..evaluation.common.samples import check_measurable
 from ..model.hardware import cores
 from ..planning import Plan as Planned
@@ -32,7 +32,7 @@ from .result import Result
 from .settle import measure, settle
 from .start import guides_of, marks, resolved, started
 from .stop import Status, interrupts, settled, stoppable
-from .worker import VERDICT, Asked, Plan, work
+from .worker import UNMEASURED, VERDICT, Asked, Plan, work
 
 
 def launch(
@@ -129,6 +129,12 @@ def plan_of(
         config, plan = plan
     elif config.unplanned:
         check_machines(config)
+        if cluster_of(config) and config.scale.gpus_per_worker and model.device_of(config).type == "cpu":
+            raise ConfigError(
+                "method.preset",
+                "auto plans for the machine that it runs on, which has no GPU where the workers have; give --preset or --config, or let "
+                "`--dry-run --show-config` write a config on a machine with such a GPU",
+            )
         config, plan = planned(config, source, name, start.network)
         if not quiet:
             print(hanging(str(plan), 9), flush=True)
@@ -197,6 +203,9 @@ def _run(
                 else _on_ray(config, name, folder, run, watcher)
             )
         status = "FINISHED" if ended["finished"] else "KILLED"
+        if ended["finished"] and ended["step"] == begun and not ended.get("unmeasured"):
+            with contextlib.suppress(track.TrackingError):
+                run.set_tags({UNMEASURED: ""})  # of the call before
     except KeyboardInterrupt:
         status = "KILLED"
         raise

@@ -33,6 +33,7 @@ KINDS: sealed.Kinds = {
     **{"token": str, "count": int, "host": str, "pid": int, "since": str},
     **{"machine": str, "started": str},
 }
+NETWORKS = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "gluster", "fuse")  # kinds of file systems
 GARBLED = {"token": "?"}  # what a damaged lease is read as: nobody's that is known here
 SILENCE, RENEW, POLL = (
     15.0,
@@ -336,12 +337,24 @@ def _exclusive(folder: Storage) -> Iterator[bool]:
     try:
         locked = _lock(handle)
         try:
-            yield locked
+            yield locked and not _on_a_network(folder.root)
         finally:
             if locked:
                 fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do: a data worker forked meanwhile has the handle too
     finally:
         os.close(handle)
+
+
+def _on_a_network(folder: str, mounts: str = "/proc/self/mounts") -> bool:
+    """Whether another machine may see the folder, but not its lock: Linux locks a directory of NFS for itself alone."""
+    try:
+        lines = [line.split() for line in Path(mounts).read_text().splitlines()]
+    except OSError:
+        return False
+    place = os.path.realpath(folder)
+    kinds = {line[1].replace("\\040", " "): line[2] for line in lines if len(line) > 2}  # the last of a place is what is seen
+    found = max((each for each in kinds if place == each or place.startswith(f"{each.rstrip('/')}/")), key=len, default="")
+    return kinds.get(found, "").startswith(NETWORKS)
 
 
 def _lock(handle: int) -> bool:

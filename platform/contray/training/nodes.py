@@ -64,12 +64,7 @@ def demand(config: RunConfig, there: Sequence[Node], more: Sequence[Mapping[str,
     totals = [node.total for node in there]
     grows, kinds = (bool(more), more or []) if more is not None else _autoscaler()
 
-    able = min(most, max(1, room_for(totals, {"CPU": 1.0, **gpus})))
-    largest = math.floor(max((total.get("CPU", 0) for total in totals), default=1))
-    cpus = scale.cpus_per_worker or next(
-        (cpus for cpus in range(largest, 1, -1) if room_for(totals, {"CPU": cpus, **gpus}) >= able), 1
-    )
-    asked = {"CPU": float(cpus), **gpus}
+    asked = {"CPU": float(scale.cpus_per_worker or _cpus(totals, gpus, most)), **gpus}
     if grows and not kinds:  # what it could add is not known
         return asked
     if not room_for([*totals, *kinds], asked):
@@ -82,6 +77,30 @@ def demand(config: RunConfig, there: Sequence[Node], more: Sequence[Mapping[str,
             "give a smaller MIN, or fewer scale.cpus_per_worker",
         )
     return asked
+
+
+def _cpus(totals: Sequence[Mapping[str, float]], gpus: Mapping[str, float], count: int) -> int:
+    """The most CPUs with which so many workers, or as many as there is room for, can be placed."""
+    able = min(count, max(1, room_for(totals, {"CPU": 1.0, **gpus})))
+    largest = math.floor(max((total.get("CPU", 0) for total in totals), default=1))
+    return next((cpus for cpus in range(largest, 1, -1) if room_for(totals, {"CPU": cpus, **gpus}) >= able), 1)
+
+
+def side_by_side(config: RunConfig, there: Sequence[Node], count: int = 0, **more: Any) -> tuple[int, dict[str, float]]:
+    """How many runs go on at once on these nodes, and what one worker of a run takes: whatever it is, a node must have it, so that no total tells.
+
+    count: of runs; 0: one for each GPU, without GPUs for each CPU (each scale.cpus_per_worker). Where there are more than GPUs, they share them.
+    more: as `demand`'s, which refuses what no node can ever give.
+    """
+    workers, totals = max(config.scale.workers[1], 1), [node.total for node in there]
+    gpus = {"GPU": 1.0} if uses_gpu(config, there) else {}
+    count = count or max(1, room_for(totals, {"CPU": float(max(config.scale.cpus_per_worker, 1)), **gpus}) // workers)
+    asked = demand(config.replace({"scale.workers": (1, count * workers)}), there, **more)
+    found = sum(int(total.get("GPU", 0)) for total in totals)
+    if gpus and found and count * workers > found:
+        gpus = {"GPU": 1 / math.ceil(count * workers / found)}
+        asked = {"CPU": float(config.scale.cpus_per_worker or _cpus(totals, gpus, count * workers)), **gpus}
+    return count, asked
 
 
 def uses_gpu(config: RunConfig, there: Sequence[Node]) -> bool:

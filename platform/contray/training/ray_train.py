@@ -21,7 +21,7 @@ from ..storage.logins import remembered
 from .heard import heard
 from .lease import Watcher
 from .nodes import Waiting, check_seen, demand, nodes
-from .stop import interrupts
+from .stop import interrupts, unchanged
 from .worker import Asked, Plan, work
 
 END_SECONDS = 10.0  # of a controller that has not yet started, when the driver leaves
@@ -89,7 +89,8 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
         }  # trials of several workers need the dashboard: without it their placements leak
     _warn_of_lost_places(config)
     try:
-        ray.init(**options)
+        with unchanged():
+            ray.init(**options)
     except AuthenticationError:
         raise UserError(
             f"scale.address: the cluster at {address} wants a token and ~/.ray/auth_token has none; copy the head's file there (mode 600)"
@@ -97,6 +98,7 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     except ConnectionError as error:
         raise UserError(f"scale.address: no Ray cluster answers at {address} ({' '.join(str(error).split())[:200]})") from None
     _close_token()
+    _warn_of_a_file(config)
     try:
         yield
     finally:
@@ -119,6 +121,18 @@ def _warn_of_lost_places(config: RunConfig) -> None:
             print(
                 f"contray: {key} lies in the job's own folder, which Ray deletes; name a place that stays ({place})", flush=True
             )
+
+
+def _warn_of_a_file(config: RunConfig) -> None:
+    """A SQLite file as MLflow's store is one machine's, unless all nodes share its folder."""
+    path = track.sqlite_path(track.resolve_uri(config.track.uri))
+    others = {node.name for node in nodes()} if path else set()
+    if len(others) > 1:
+        print(
+            f"contray: track.uri: {path} is a file: runs of this cluster's {len(others)} machines reach MLflow only where all see that file; "
+            "give an MLflow server's address",
+            flush=True,
+        )
 
 
 # ---------------------------------------------------------------- a run on the cluster

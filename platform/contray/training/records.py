@@ -44,7 +44,7 @@ FOLDER = "contray.folder"  # the tag by which MLflow knows where a run lies
 
 
 def note(folder: Storage, run: track.TrackedRun, **facts: Any) -> None:
-    """Keep what is known of the run, twice. `finished`: it reached its end; `synced`: MLflow has all that there is of it."""
+    """Keep what is known of the run, twice. `finished`: it reached its end and was measured; `synced`: MLflow has all that there is of it."""
     known = {"run_id": run.run_id, "uri": bare(run.uri), "finished": False, "synced": False}
     for name in (RECORD, COPY):
         sealed.write(folder, name, {**known, **facts})
@@ -69,7 +69,7 @@ def end(
     complete = told and not ended.get("unsent") and bool(ended.get("artifacts"))
     try:
         note(
-            folder, run, finished=bool(ended.get("finished")), synced=complete, status=status, ended=int(time.time() * 1000),
+            folder, run, finished=bool(ended.get("finished")) and not ended.get("unmeasured"), synced=complete, status=status, ended=int(time.time() * 1000),
             unsent=ended.get("unsent", 0),
         )  # fmt: skip
     except (OSError, NotSeen) as error:

@@ -120,6 +120,21 @@ def _quietly(tell: Callable[[], object]) -> None:
 
 
 @contextlib.contextmanager
+def unchanged() -> Iterator[None]:
+    """What handles a signal does so afterwards too, whatever is called within: Ray sets a handler of its own as a process joins a cluster."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def _handled(handle: Callable[[int, object], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield

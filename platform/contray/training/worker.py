@@ -37,6 +37,7 @@ from .signature import TAG, signature
 from .spool import close
 
 VERDICT, CURVE = "verdict.json", "knn_val_top1"
+UNMEASURED = "contray.unmeasured"  # the tag of a run that is trained, and why it could not be measured
 HEAR_SECONDS = 0.5  # how often rank 0 hears what is asked of it, between the steps that it logs
 TOLD = "contray.verdict"  # the tag of the verdict in words
 TROUBLE, TAG_CHARS = "contray.trouble", 5000  # MLflow's limit of a tag's value is 8000
@@ -258,9 +259,9 @@ def _work(
         metrics, unmeasured = _measure(config, source, storage, outcome, plan.final)
         if unmeasured and plan.run is not None:
             try:
-                plan.run.set_tags({"contray.unmeasured": unmeasured})
+                plan.run.set_tags({UNMEASURED: unmeasured})
             except TrackingError as error:
-                print(f"contray: the tag contray.unmeasured was not recorded ({error})", flush=True)
+                print(f"contray: the tag {UNMEASURED} was not recorded ({error})", flush=True)
         if recorder.metrics:
             recorder.metrics.log(outcome.step, {**metrics, **metrics.about})
             recorder.metrics.durable(outcome.step)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
+import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -176,7 +177,7 @@ def _search(
         with ray_session(config, dashboard=config.scale.workers[1] > 1):
             config = measure(settle(config, place, uses_gpu(config, nodes())), source, place, quiet)  # once for all trials
             online = online_of(metric, config, source)
-            results = run(search, config, space, folder, parent, lease, online, known, quiet)
+            results = _outliving(search, config, space, folder, parent, lease, online, known, quiet)
             trials = ranked(trials_of(results, folder, parent, config), metric, online)
         best = next(
             (each for each in trials if each.status == "finished" and math.isfinite(each.metrics.get(metric, math.nan))), None
@@ -211,6 +212,26 @@ def _search(
     return SweepResult(
         called, metric, trials, best, config_file, pictures[0], parent.run_id, url, space, parent.url, uri, against, on_front, found, pictures
     )  # fmt: skip
+
+
+def _outliving(search: Search, config: RunConfig, *about: Any) -> Any:
+    """Tune's results. Trials whose process died, as with a node that was taken away, go on from their checkpoints, scale.max_failures times."""
+    from ray.exceptions import RayActorError
+
+    ends, deaths = time.monotonic() + 60 * search.minutes if search.minutes else math.inf, 0
+    while True:
+        left = (ends - time.monotonic()) / 60 if search.minutes else 0.0
+        results = run(replace(search, minutes=left), config, *about)
+        died = sum(isinstance(result.error, RayActorError) for result in results)
+        if not died or deaths == config.scale.max_failures or time.monotonic() > ends:
+            return results
+        deaths += 1
+        words = (
+            "1 trial that died with its process or node goes"
+            if died == 1
+            else f"{died} trials that died with their processes or nodes go"
+        )
+        print(f"{words} on from the newest checkpoint", flush=True)
 
 
 def _base(file: ModuleType, overrides: Mapping[str, Any], preset: str, config_file: Path | None) -> RunConfig:

@@ -20,6 +20,7 @@ from ..storage.folder import Storage
 from ..storage.logins import remembered
 from ..training.describing import trial_name
 from ..training.lease import POLL, Lease, LeaseLost
+from ..training.nodes import nodes, side_by_side
 from ..training.stop import heard
 from . import kept
 from .ranking import COSTS, shown
@@ -60,7 +61,6 @@ def run(
     Trials that an earlier life of the sweep began come first, in their own folders: one that has ended reports again what it had come to,
     so that scheduler and sampler know it, and one that has not goes on from its checkpoint.
     """
-    import ray
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
@@ -68,14 +68,10 @@ def run(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # tables that verbose=0 does not silence
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # what a trial costs is reported at its end alone
     nested, pbt = config.scale.workers[1] > 1, search.scheduler == "pbt"
-    total = ray.cluster_resources()
-    gpus = int(total.get("GPU", 0)) if config.train.device != "cpu" else 0
-    cpus = int(total.get("CPU", 1))
-    workers = max(config.scale.workers[1], 1)
-    concurrent = search.concurrent or max(1, (gpus or cpus // max(config.scale.cpus_per_worker, 1)) // workers)
-    share = max(1, cpus // (concurrent * workers))
+    concurrent, asked = side_by_side(config, nodes(), search.concurrent)
+    share, gpus = int(asked["CPU"]), "GPU" in asked
     # a trial that starts Ray Train leaves the CPUs to its workers, but Ray wants it to ask for something: a byte
-    resources: dict[str, float] = {"memory": 1} if nested else {"cpu": share, **({"gpu": gpus / concurrent} if gpus else {})}
+    resources: dict[str, float] = {"memory": 1} if nested else {key.lower(): amount for key, amount in asked.items()}
     shared = config.replace({"scale.cpus_per_worker": share, **({"data.workers": 0} if share == 1 and not gpus else {})})
     plan = TrialPlan(
         shared.to_yaml(), folder.address, parent, nested, share, pbt, online, lease.token, lease.folder.address,
