@@ -19,6 +19,7 @@ from contray.evaluation.common import crew as crews
 from contray.evaluation.common import parts
 from contray.evaluation.common.crew import Asked, Crew
 from contray.evaluation.common.parts import Kept
+from contray.methods._base import Method
 from contray.training.listener import Listener
 from contray.training.loop import train
 from tests.ranks import run_ranks
@@ -56,8 +57,8 @@ def config_of(photos: Path, **keys: Any) -> RunConfig:
     return RunConfig.make("simsiam", {key.replace("__", "."): value for key, value in given.items()}, preset="digits")
 
 
-def encode(crew: Crew, config: RunConfig) -> tuple[list[Tensor], Tensor]:
-    method = model.build(config, COUNT)
+def encode(crew: Crew, config: RunConfig, method: Method | None = None) -> tuple[list[Tensor], Tensor]:
+    method = method or model.build(config, COUNT)
     method.train()
     found = crew.encode(Asked(np.arange(COUNT)), {"": method, "random_": crew.untrained, "pixels_": None})
     assert method.training
@@ -88,10 +89,11 @@ def in_ranks(rank: int, world: int, photos: str) -> dict[str, Any]:
         crew.follow(model.build(config, COUNT))
         return {}
     with crew.leading():
-        seen: dict[str, Any] = {"found": encode(crew, config), "met": dict(crew.source.train.met)}
+        method = model.build(config, COUNT)
+        seen: dict[str, Any] = {"found": encode(crew, config, method), "met": dict(crew.source.train.met)}
         held = Asked(np.arange(COUNT), held="some")
         crew.encode(held, {})
-        seen["held"] = [crew.encode(held, {"": model.build(config, COUNT)}) for _ in range(2)]
+        seen["held"] = [crew.encode(held, {"": method}) for _ in range(2)]
     try:
         with refusing.leading():
             encode(refusing, strict)

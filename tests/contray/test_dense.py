@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -150,7 +151,8 @@ def test_a_frozen_encoder_is_as_it_was_while_a_linear_layer_learns(
     told: list[float] = []
     protocol.train(task, network, config, CPU, "pretrained", lambda message: told.append(message["loss"]))
     moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {"head.weight", "head.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    own = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+    assert moved == {"head.weight", "head.bias", *(f"norm.{name}" for name in own)}
     assert told[-1] < 0.7 * told[0]
 
 
@@ -185,6 +187,32 @@ def test_tokens_of_training_images_vote_for_what_they_showed(
     protocol.remember(task, network, config)
     assert len(few) == 12
     assert torch.equal(network.bank, few), "drawn as a function of seed and image"
+
+
+def test_kept_tokens_are_of_images_as_they_are_whatever_the_batch() -> None:
+    """Padded beside a larger one, an image's tokens would be others than those that it is asked with."""
+    from pycocotools import mask as rle
+
+    config = RunConfig.make(
+        "simclr", SMALL | {"backbone.name": "vit_mini", "backbone.width": 16, "backbone.patch": 8}, preset="digits"
+    )
+    described, pictures = scenes.scenes("train", 4, side=64)
+    width = {image["id"]: 64 - 16 * (image["id"] % 2) for image in described["images"]}
+    for each in described["annotations"]:
+        cut = np.asfortranarray(rle.decode(each["segmentation"])[:, : width[each["image_id"]]])
+        each["segmentation"] = {**(made := rle.encode(cut)), "counts": made["counts"].decode()}
+    for image in described["images"]:
+        image["width"] = width[image["id"]]
+    narrow = [picture[:, : image["width"]] for image, picture in zip(described["images"], pictures, strict=True)]
+    mixed = CocoSet("train", described, narrow.__getitem__, 0.0)
+    body, banks = body_of(config, model.build(config, 100)), []
+    for batch in (2, 4):
+        task = task_of("segmentation", "knn", (mixed, mixed), config, k=1, batch=batch)
+        network = protocol.build(task, body, Row("", body_of, **PIXELS), config)  # pyright: ignore[reportArgumentType]
+        assert isinstance(network, Neighbours)
+        protocol.remember(task, network, config)
+        banks.append(network.bank)
+    assert torch.equal(*banks)
 
 
 # ---------------------------------------------------------------- networks

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import contray
-from contray import RunConfig, model
+from contray import RunConfig, data, model
 from contray.api.load import load
 from contray.errors import ConfigError
+from contray.evaluation.common.crew import Asked as Whose
+from contray.evaluation.common.crew import Crew
 from contray.training.evaluating import Job, measure
 from contray.training.worker import Asked
 from tests.ranks import run_ranks
@@ -53,6 +56,40 @@ def test_two_workers_measure_what_one_process_does(photos: str) -> None:
     ].keys()
     assert list(two["pictures"]) == ["alike.png"]
     assert (other, said) == ({}, "")
+
+
+def test_a_network_that_one_worker_trained_is_measured_there(photos: str) -> None:
+    """The other workers have the encoder and the untrained one; of the supervised network they know nothing, and may not take theirs for it."""
+    keys = {
+        "data.source": "digits", "data.size": 16, "data.renderings": 1, "eval.final": ("transfer",), "eval.transfer.column": "background",
+        "train.steps": 4, "eval.transfer.lrs": (0.1,), "eval.linear.epochs": 2, "views.large_a.size": 16, "views.large_b.size": 16,
+    }  # fmt: skip
+    (two, _), _ = run_ranks(measured, 2, photos, keys, "")
+    one, _ = measured(0, 1, photos, keys, "")
+    assert two["metrics"] == one["metrics"]
+    assert two["metrics"]["supervised_transfer_top1"] != two["metrics"]["transfer_top1"]
+
+
+def as_another(rank: int, world: int, photos: str) -> str:
+    """What comes of asking all ranks for an encoder that one of them has."""
+    config = RunConfig.make("dino", SMALL | {"data.source": photos}, preset="digits")
+    source, method = data.open_source(config.data), model.build(config, 8).eval()
+    crew = Crew(config, source, torch.device("cpu"), shared=True)
+    if rank:
+        crew.follow(method)
+        return ""
+    with crew.leading():
+        crew.encode(Whose(np.arange(4)), {"": method})
+        crew.encode(Whose(np.arange(4)), {"random_": crew.untrained, "pixels_": None})
+        with pytest.raises(ValueError, match="other ranks have no copy of what is to encode here as ''"):
+            crew.encode(Whose(np.arange(4)), {"": model.build(config, 8)})
+        with pytest.raises(ValueError, match="'mine'"):
+            crew.encode(Whose(np.arange(4)), {"mine": method})
+    return "refused"
+
+
+def test_an_encoder_that_other_ranks_have_not_is_refused(photos: str) -> None:
+    assert run_ranks(as_another, 2, photos) == ["refused", ""]
 
 
 def test_what_trains_says_that_one_worker_does_and_a_refusal_comes_back(photos: str) -> None:

@@ -56,6 +56,22 @@ def test_a_sure_gain_a_doubtful_one_and_a_loss() -> None:
     assert "training changed k-NN top-1 not at all over" in same
 
 
+def test_of_two_scores_chance_shows_a_gain_as_seldom_as_of_one() -> None:
+    """Equal encoders, whose hits of both scores go together as such scores' do: what either of two shows at 5 % comes in 8 of 100."""
+    drawn, count, gains, studies = np.random.default_rng(0), 400, 0, 1500
+    for _ in range(studies):
+        about: dict[str, float] = {"test_images": count}
+        hits = [drawn.random(count) < 0.6 for _ in range(2)]
+        for score, anew in (("knn", 0.0), ("linear", 0.5)):
+            hits = [np.where(drawn.random(count) < anew, drawn.random(count) < 0.6, before) for before in hits]
+            gain = np.mean(hits[0]) - np.mean(hits[1])
+            differ = np.mean(hits[0] != hits[1])
+            about |= {f"{score}_top1": float(np.mean(hits[0])), f"random_{score}_top1": float(np.mean(hits[1])),
+                      f"random_{score}_gain_error": math.sqrt(max(differ - gain**2, 0) / count)}  # fmt: skip
+        gains += "no proof" not in words(Measured(about), told=TOLD)
+    assert gains / studies <= 0.055
+
+
 def test_held_out_training_images_and_a_score_without_anything_beside_it() -> None:
     held = words(
         Measured({"knn_val_top1": 0.5, "random_knn_val_top1": 0.4, "random_knn_gain_error": 0.01, "val_images": 400}), told=TOLD

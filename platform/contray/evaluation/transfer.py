@@ -11,7 +11,6 @@ from .common.settings import FineTuning
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..methods._base import Method
     from ._base import Features
 
 ABOUT = "linear probes of frozen features on other labels of the same images, beside those of the same network trained with the data's own labels"
@@ -28,7 +27,7 @@ class Config(FineTuning):
 
 
 def evaluate(subject: Subject, options: Config) -> Measured:
-    """transfer_top1, supervised_transfer_top1 and random_transfer_top1: of the test images, by probes with the rates and decays of `linear`.
+    """transfer_top1, supervised_transfer_top1 and random_transfer_top1: of the test images, by probes as `linear`'s, with its rates and decays.
 
     The supervised network is that of `supervised`. Raises ConfigError where eval.transfer.column is not given, UserError without a test set.
     """
@@ -39,7 +38,7 @@ def evaluate(subject: Subject, options: Config) -> Measured:
     from ..errors import ConfigError, UserError
     from ._base import Features
     from .common.classifier import supervised
-    from .common.crew import Asked
+    from .common.crew import Asked, Crew
     from .linear import linear_probe
 
     config, test = subject.config, subject.test
@@ -54,13 +53,20 @@ def evaluate(subject: Subject, options: Config) -> Measured:
     fit, val = subject.held_out
     probing = config.parts["eval.linear"]
 
-    def features(method: Method, ids: np.ndarray, tested: bool = False) -> Features:
-        (x,), kept = subject.crew.encode(Asked(ids, tested=tested), {"": method})
+    alone = Crew(config, subject.source, subject.device)  # other ranks have no copy of what was trained here
+
+    def features(name: str, ids: np.ndarray, tested: bool = False) -> Features:
+        crew, methods = {
+            "": (subject.crew, {"": subject.method}),
+            "supervised_": (alone, {"": trained}),
+            "random_": (subject.crew, {"random_": subject.untrained}),
+        }[name]
+        (x,), kept = crew.encode(Asked(ids, tested=tested), methods)
         return Features(x, torch.as_tensor(test_labels if tested else train_labels)[kept], kept)
 
     found: dict[str, float] = {}
-    for prefix, method in (("", subject.method), ("supervised_", trained), ("random_", subject.untrained)):
-        fitted, held, tests = features(method, fit), features(method, val), features(method, np.arange(len(test)), tested=True)
+    for prefix in ("", "supervised_", "random_"):
+        fitted, held, tests = features(prefix, fit), features(prefix, val), features(prefix, np.arange(len(test)), tested=True)
         assert fitted.y is not None
         assert held.y is not None
         assert tests.y is not None
@@ -68,5 +74,8 @@ def evaluate(subject: Subject, options: Config) -> Measured:
             fitted.x, fitted.y, held.x, held.y, lrs=probing.lrs, decays=probing.decays, epochs=probing.epochs,
             classes=len(classes), seed=config.seed, device=subject.device,
         )  # fmt: skip
-        found[f"{prefix}transfer_top1"] = probe.top1(tests.x, tests.y)
+        whole = probe.refitted(
+            [fitted.x, held.x], torch.cat([fitted.y, held.y]), epochs=probing.epochs, seed=config.seed, device=subject.device, key="eval.linear.lrs"
+        )  # fmt: skip
+        found[f"{prefix}transfer_top1"] = whole.top1(tests.x, tests.y)
     return Measured(found)

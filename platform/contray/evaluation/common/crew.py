@@ -6,7 +6,7 @@ for bit those of one rank. Legend of shapes: n images that could be read, D feat
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -71,6 +71,7 @@ class Crew:
         self.rank = dist.get_rank() if self.world > 1 else 0
         self._held: dict[str, tuple[data.EvalImages, list[dict[str, Any]]]] = {}
         self._problem: Exception | None = None  # that rank 0 met between two parts
+        self._trained: Method | None = None  # what "" stands for on rank 0; the other ranks have their copies of it
         self.kept = Kept(config.data.scratch) if keeps else None
 
     @cached_property
@@ -90,6 +91,11 @@ class Crew:
         kept = self.kept.folder(self._key(asked, images, methods)) if self.kept and len(asked.ids) >= Kept.FROM else None
         if kept:
             asked = replace(asked, there=frozenset(kept.there()))
+        if self.world > 1:
+            self._trained = self._trained or methods.get("")
+            theirs = self._copies(self._trained)
+            if any(name not in theirs or theirs[name]() is not method for name, method in methods.items()):
+                raise ValueError(f"other ranks have no copy of what is to encode here as {' and '.join(map(repr, methods))}")
         self._tell((asked, list(methods)))
         self._problem = None
         for number, rows in self._parts(asked, images, methods):
@@ -115,10 +121,14 @@ class Crew:
         """Encode what rank 0 asks for, until it has led. `method` is this rank's copy of what trains. On the other ranks."""
         while (order := self._told()) is not None:
             asked, names = order
-            encoders = {"": lambda: method, "random_": lambda: self.untrained, "pixels_": lambda: None}
+            encoders = self._copies(method)
             with suppress(_Heard):
                 for _ in self._parts(asked, self._images(asked), {name: encoders[name]() for name in names}):
                     pass
+
+    def _copies(self, trained: Method | None) -> Mapping[str, Callable[[], Method | None]]:
+        """By the names of ENCODERS what every rank has a copy of."""
+        return {"": lambda: trained, "random_": lambda: self.untrained, "pixels_": lambda: None}
 
     @contextmanager
     def leading(self) -> Iterator[None]:

@@ -28,7 +28,8 @@ def cropped_views(config: RunConfig, crop: tuple[float, float] | None = None) ->
     """The evaluation inputs with random resized crop and flip in place of the centre crop; inputs of one sample share them.
 
     Crop and flip are those of the method's first training view (on digits a flip would make other digits), the crop's area
-    eval.crop's where that is set, else `crop` where it is given. No colours: no linear-evaluation or fine-tuning recipe of our methods changes them.
+    eval.crop's where that is set, else `crop` where it is given. No colours: no linear-evaluation recipe of our methods changes
+    them, and of fine-tuning recipes MAE's alone.
     """
     drawn = next(iter(config.views.values()))
     crop = (crop or drawn.crop) if config.eval.crop == (0.0, 0.0) else config.eval.crop

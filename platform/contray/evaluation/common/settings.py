@@ -98,16 +98,18 @@ class Dense:
         "the supervised backbone: train (with the labels of the run's data, in as many steps), a checkpoint or imported encoder of the "
         "same network, or none",
     )
-    steps: int = setting(300, "optimiser steps (MoCo on VOC: 24 000); for the built-in scenes", unit="steps", ge=1)
+    steps: int = setting(
+        300, "optimiser steps (MoCo on VOC: detection 24 000, segmentation 30 000); for the built-in scenes", unit="steps", ge=1
+    )
     batch: int = setting(16, "minibatch (papers: 16)", unit="images", ge=2)
     lr: float = setting(
         0.02,
-        "rate of SGD, all layers trained (papers: 0.02); warmed up, a tenth after 3/4, a hundredth after 11/12 of the steps",
+        "rate of SGD, all layers trained (papers: detection 0.02, segmentation 0.003); warmed up, a tenth after 3/4, a hundredth after 11/12 of the steps",
         unit="absolute: not scaled by the batch",
         gt=0,
     )
     decay: float = setting(1e-4, "weight decay (papers: 1e-4)", ge=0)
-    size: int = setting(0, "images' shorter side (papers: 800 on VOC and COCO); 0: the data's median", unit="px", ge=0)
+    size: int = setting(0, "images' shorter side (papers' detection: 800 on VOC and COCO); 0: the data's median", unit="px", ge=0)
     flip: float = setting(
         0.5, "horizontal flip; the built-in scenes are digits and never flipped", unit="probability", ge=0, le=1
     )

@@ -84,7 +84,7 @@ def _gain(about: Mapping[str, float], scores: Sequence[str], told: Told) -> tupl
     for score in beside:
         gain, error = about[score] - about[f"random_{score}"], _error(about, "random_", score, count)
         chance = chance_of(gain, error, count)
-        if chance < CHANCE:
+        if chance < CHANCE / len(beside):  # either score may show it
             signs.add(1 if gain > 0 else -1)
         by = f"by {100 * gain:+.1f} ± {100 * error:.1f} points ({_often(chance)})" if gain or error else "not at all"
         said.append(f"{SCORES[score]} top-1 {by}")

@@ -46,11 +46,11 @@ class Frozen(nn.Module):
 
 
 class Linear(Frozen):
-    """A linear layer on normalised tokens: images -> scores (B, C, H, W). DINOv2's (Oquab et al. 2023, §7.4; mmsegmentation's BNHead)."""
+    """A linear layer on normalised tokens: images -> scores (B, C, H, W). After DINOv2's (Oquab et al. 2023, §7.4; mmsegmentation's BNHead), under SGD."""
 
     def __init__(self, net: Any, classes: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__(net, mean, std)
-        self.norm = nn.BatchNorm2d(self.body.channels, affine=False)
+        self.norm = nn.BatchNorm2d(self.body.channels)
         self.head = nn.Conv2d(self.body.channels, classes, 1)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)  # pyright: ignore[reportArgumentType]

@@ -176,7 +176,7 @@ def train(task: Task, network: nn.Module, config: RunConfig, device: torch.devic
 def remember(task: Task, network: frozen.Neighbours, config: RunConfig) -> None:
     """Fill a network of neighbours with tokens of all training images."""
     ids = [(i, False) for i in range(len(task.train))]
-    order = [ids[start : start + task.options.batch] for start in range(0, len(ids), task.options.batch)]
+    order = [[each] for each in ids]  # as test images are: padded beside a larger one, a ViT would see the padding
     network.eval().fill(batches(task.train, order, Wanted(True, size=task.size), loaders(config)), len(ids), config.seed)
 
 
@@ -185,8 +185,7 @@ def test(task: Task, network: nn.Module, config: RunConfig) -> dict[str, float]:
     """ap, ap50, ap75 (of masks with segm_ before them) or miou of a network in evaluation mode, over all test images at their own size."""
     device = next(network.parameters()).device
     ids = [(i, False) for i in range(len(task.test))]
-    size = 1 if task.masks else task.options.batch  # a hundred masks of each image, at its own size, are held at once
-    order = [ids[start : start + size] for start in range(0, len(ids), size)]
+    order = [[each] for each in ids]  # at its own size: the border of a padded image is another than its own
     stream = partial(batches, task.test, order, workers=loaders(config))
     if task.name == "segmentation":
         confusion, side = Confusion(len(task.test.classes) + 1), task.size
