@@ -167,17 +167,21 @@ def small_memory(method, most):
 
 
 @pytest.mark.parametrize("case", ["moco digits", "mae digits"])
-def test_a_step_that_runs_out_of_memory_is_done_again_in_halves(case, capsys):
+def test_a_step_that_runs_out_of_memory_is_done_again_in_halves(case, capsys, tmp_path):
     config = config_of(case, size=12, groups=4)
     results = []
     for most in (12, 6):
         method = begun(config)
         rows = small_memory(method, most)
-        step = Stepper(config, method, 0, 1, None)
+        step = Stepper(config, method, 0, 1, storage := Storage(str(tmp_path / str(most))))
+        storage.create()
         for index in range(2):
             _, out = step(batch_of(config, index), clock_of(index))
         results.append((out["loss"].detach(), {n: p.grad for n, p in method.named_parameters()}, dict(method.named_buffers())))
     assert rows.count(12) == 1, "the half stays"
+    assert Stepper(config, method, 0, 1, storage).limit == 6, (
+        "also where the run goes on later: undivided, its sums would have another order"
+    )
     for one, other in zip(results[1], results[0], strict=True):
         assert_same(one, other, 1e-9, 1e-9, case)
     assert "the step is done again with scale.max_batch_per_worker 6" in capsys.readouterr().out
@@ -239,3 +243,20 @@ def test_a_run_in_chunks_is_the_run(tmp_path):
     resumed = loop.train(config.replace({"scale.max_batch_per_worker": 32}), source, storage)
     assert resumed.worlds == [1]
     assert_same(dict(resumed.method.state_dict()), dict(whole), 1e-9, 1e-9, "state")
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_weight_without_a_gradient_is_moved_alike_on_any_world(world: int) -> None:
+    """Weight decay and momentum have their say or have not, whatever the number of ranks."""
+    found = run_ranks(unused_weight, world) if world > 1 else [unused_weight(0, 1)]
+    assert found == [[0.0, 0.0]] * world
+
+
+def unused_weight(rank: int, world: int) -> list[float]:
+    method = begun(config_of("simclr digits"))
+    method.register_parameter("unused", torch.nn.Parameter(torch.ones(2, dtype=torch.float64)))
+    sums = Gradients(method)
+    sums.sum()
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    assert isinstance(method.unused.grad, torch.Tensor)
+    return method.unused.grad.tolist()

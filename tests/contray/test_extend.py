@@ -131,6 +131,30 @@ def test_an_extension_anyway_does_not_become_exact(train: Train) -> None:
     assert train("r", 4, "anyway", **keys).step == 4
 
 
+def test_an_unfinished_run_that_goes_on_anyway_bears_a_tag_for_good(train: Train, store: str) -> None:
+    """Nobody may take it for a run of its length: a study would, by the signature, which does not know how a run came to its steps."""
+    keys = {"optim.schedule": "cosine", "eval.final": ()}
+    first = train("r", 2, **keys)
+    talk, folder = track.client(store), Storage(first.checkpoint)
+    for name in ("run.json", "run.copy.json"):
+        facts = sealed.read(folder, name, records.KINDS)
+        assert facts is not None
+        sealed.write(folder, name, {**facts, "finished": False, "status": "KILLED"})
+    second = train("r", 4, "anyway", **keys)
+    assert second.run_id == first.run_id
+    assert talk.get_run(first.run_id).data.tags[track.INEXACT] == "trained on from 2 to 4 steps, whose schedules differ"
+    state = state_of(second)
+    assert state["inexact"]
+    with pytest.raises(
+        ConfigError, match=r"^train\.extend: r went on by --train\.extend anyway before, which does not become exact"
+    ):
+        train("r", 8, "exact", **{**keys, "optim.schedule": "constant"})
+    plain = RunConfig.from_yaml(state["config"], {"train.extend": "no"})
+    folder.write("step-000000004.pt", dump({**state, "config": plain.to_yaml()}))  # as a resume without the flag leaves it
+    with pytest.raises(ConfigError, match=r"does not become exact"):
+        train("r", 8, "exact", **{**keys, "optim.schedule": "constant"})
+
+
 def test_another_config_is_refused_before_the_run_s_record_is_touched(train: Train, store: str) -> None:
     keys = {"eval.final": ()}
     first = train("r", 2, **keys)

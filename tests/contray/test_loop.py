@@ -12,7 +12,10 @@ from contray.errors import UserError
 from contray.storage.checkpoint import latest, load
 from contray.storage.folder import Storage
 from contray.training.checkpoints import Checkpoints
+from contray.training.finite import Finite
 from contray.training.loop import Listener, NonFiniteLoss, train
+from contray.training.restore import DoesNotFit, check_fits
+from contray.training.start import marks
 from tests.ranks import run_ranks
 
 TINY = {
@@ -226,3 +229,24 @@ def test_the_averaged_network_drags_no_graph_along():
     outcome, _ = run(tiny("moco", train__steps=2))
     assert all(parameter.is_leaf for parameter in outcome.method.parameters())
     assert not any(parameter.requires_grad for parameter in outcome.method.key_backbone.parameters())
+
+
+def test_only_the_loss_decides_whether_a_step_counts() -> None:
+    """Other metrics are seen in the steps that are logged: they must not make train.log_every choose which steps are left out."""
+    finite = Finite(torch.device("cpu"))
+    finite.check_loss(3, {"loss": 1.0, "contrast_top1": math.nan})
+    with pytest.raises(NonFiniteLoss, match="not finite"):
+        finite.check_loss(3, {"loss": math.inf, "contrast_top1": 0.5})
+
+
+def test_a_library_that_fingerprints_of_before_did_not_name_is_no_change() -> None:
+    config = RunConfig.make("simclr", {}, preset="digits")
+    now = data.fingerprint(data.open_source(config.data), config.data)
+    assert {"pillow", "torch"} <= now.keys()
+    state = {"config": config.to_yaml(), "fingerprint": {key: value for key, value in now.items() if key != "pillow"}}
+    check_fits(state, config, now)
+    for other in ({"pillow": "1.0"}, {"torch": "1.0"}):
+        with pytest.raises(DoesNotFit, match=next(iter(other))):
+            check_fits({**state, "fingerprint": {**now, **other}}, config, now)
+    assert "timm" in marks(RunConfig.make("simclr", {"backbone.name": "timm/resnet18"}, preset="digits"))
+    assert "timm" not in marks(config)

@@ -35,7 +35,7 @@ from .shards import check_room
 from .splits import ArraySplit, BrokenImage, EncodedSplit, Source, Split, digest
 
 PIPELINE = "4"  # raised whenever the same key gives other pixels
-_LIBRARIES = ("numpy", "albumentations", "torch", "torchvision")  # OpenCV goes by many package names
+_LIBRARIES = ("numpy", "albumentations", "torch", "torchvision", "pillow")  # OpenCV goes by many package names
 
 
 def open_source(config: RunConfig | DataConfig) -> Source:

@@ -28,8 +28,9 @@ class Gradients:
     """
 
     def __init__(self, method: Method) -> None:
-        params = [p for p in method.parameters() if p.requires_grad] if world_size() > 1 else []
-        self.buckets = [_Bucket(each) for each in divided(params[::-1], BUCKET)]
+        params = [p for p in method.parameters() if p.requires_grad]
+        self.alone = params if world_size() == 1 else []
+        self.buckets = [] if self.alone else [_Bucket(each) for each in divided(params[::-1], BUCKET)]
         # a group of their own: layers that ask ranks during the backward pass do not stand behind them
         self.group = group("gradients") if self.buckets else None
         self.overlaps, self.sent = False, 0
@@ -63,6 +64,9 @@ class Gradients:
         for bucket in self.buckets:
             bucket.wait()
         self.sent = 0
+        for p in self.alone:
+            if p.grad is None:  # as in a bucket: weight decay and momentum have their say whatever the number of ranks
+                p.grad = torch.zeros_like(p)
 
     def close(self) -> None:
         """Let the parameters go."""

@@ -37,6 +37,11 @@ def check_extension(state: Mapping[str, Any], config: RunConfig, samples: int, f
             "train.extend",
             f"{config.track.name} is on its way to {total} steps by --train.extend anyway, which does not become exact; say anyway again",
         )
+    if state.get("inexact") and config.train.extend == "exact":
+        raise ConfigError(
+            "train.extend",
+            f"{config.track.name} went on by --train.extend anyway before, which does not become exact; say anyway again",
+        )
     differing = list(_differing(config, model.build(config, samples), samples, before, total, done)) if total != before else []
     if differing and config.train.extend == "exact":
         raise ConfigError(

@@ -112,7 +112,7 @@ def _launch(
                     flush=True,
                 )
             if steps and known.get("finished"):
-                _reopen(lease.fenced(), run, *steps, exact=config.train.extend == "exact")
+                _reopen(lease.fenced(), run, *steps)
             return _run(config, source, lease, run, name, quiet, watch)
 
 
@@ -161,12 +161,10 @@ def _check_kept(folder: Storage, config: RunConfig, source: data.Source, finishe
     return steps
 
 
-def _reopen(folder: Storage, run: track.TrackedRun, done: int, total: int, exact: bool) -> None:
+def _reopen(folder: Storage, run: track.TrackedRun, done: int, total: int) -> None:
     """A finished run trains on: what it came to stays on record under its step, and its new end will measure it anew."""
     longer = f"from {done} to {total} steps"
-    run.set_tags(
-        {"contray.extended": longer} | ({} if exact else {track.INEXACT: f"trained on {longer}, whose schedules differ"})
-    )
+    run.set_tags({"contray.extended": longer})
     words = f"going on from its end at step {done} to step {total}"
     if VERDICT in folder.names():
         kept = VERDICT.replace(".json", f"-{done}.json")

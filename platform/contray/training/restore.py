@@ -14,6 +14,7 @@ from .agreement import Ranks
 from .checkpoints import Checkpoints
 from .extend import LENGTH
 
+LATER = ("pillow", "timm")  # libraries that fingerprints of before did not name
 WAIT = 20.0  # seconds until a rank sees the file that rank 0 has read: listings of NFS are as old as that
 
 
@@ -104,7 +105,7 @@ def check_fits(
     changed = [
         f"{key} ({state['fingerprint'].get(key, 'none')} -> {value})"
         for key, value in fingerprint.items()
-        if state["fingerprint"].get(key) != value
+        if state["fingerprint"].get(key) != value and not (key in LATER and key not in state["fingerprint"])
     ]
     if changed and not config.train.allow_changes:
         raise DoesNotFit(

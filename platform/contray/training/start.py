@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -185,8 +186,9 @@ def guides_of(config: RunConfig) -> dict[str, str]:
 
 
 def marks(config: RunConfig) -> dict[str, str]:
-    """What a run was given, as its fingerprint and its tags have it."""
-    return {f"the weights of {key}": value.partition(":")[0] for key, value in kept_of(config).items()}
+    """What a run was given, and whose code its network is where that is a library's, as its fingerprint has it."""
+    library = {"timm": version("timm")} if config.backbone.name.startswith("timm/") else {}
+    return library | {f"the weights of {key}": value.partition(":")[0] for key, value in kept_of(config).items()}
 
 
 def begin(config: RunConfig, ranks: Ranks) -> Given | None:

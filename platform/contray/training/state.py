@@ -20,6 +20,7 @@ class TrainState:
     """A run under way on this rank.
 
     skipped: steps that are left out, the caller's own set; worlds: the world sizes that the run has seen; step: optimiser steps done;
+    inexact: it went on by `train.extend anyway`, so that it is no run of its length, for good;
     broken: why images cannot be read, by id; best: the highest online k-NN; watch: of the features, on rank 0.
     """
 
@@ -30,6 +31,7 @@ class TrainState:
     fingerprint: Mapping[str, str]
     skipped: set[int]
     worlds: list[int]
+    inexact: bool = False
     step: int = 0
     broken: dict[int, str] = field(default_factory=dict)
     best: float = -1.0
@@ -58,7 +60,11 @@ class TrainState:
         self.skipped |= set(state.get("skipped", ()))
         before, now = state["worlds"], self.worlds[-1]
         self.worlds = before if before[-1] == now else [*before, now]
-        self.listener.restore(state)
+        theirs, train = RunConfig.from_yaml(state["config"]).train, self.config.train
+        bent = train.extend == "anyway" and (theirs.steps, theirs.epochs) != (train.steps, train.epochs)
+        known = bool(state.get("inexact", theirs.extend == "anyway"))
+        self.inexact = known or bent
+        self.listener.restore({**state, "bent": bent and not known})
 
     def begin(self) -> None:
         """Training begins now: what came before does not count into its seconds."""
@@ -81,6 +87,7 @@ class TrainState:
             "skipped": sorted(self.skipped),
             "best": self.best,
             "worlds": self.worlds,
+            "inexact": self.inexact,
             "seconds": self.seconds,
             "fingerprint": self.fingerprint,
             "points": self.listener.pending(),

@@ -185,7 +185,7 @@ class Stepper:
                 f"out of memory with {used} rows of each worker in the backbones at once, and no smaller chunks can be made: "
                 f"{error.problem.partition(', but ')[2]}"
             ) from None
-        if self.storage is not None and self.world > 1:
+        if self.storage is not None:  # who goes on computes in the same halves
             sealed.write(self.storage, LIMIT, {"given": given, "limit": self.limit})
         goes_on = "the step is done again" if self.world == 1 else "new workers go on"
         told = f"out of memory with {used} rows in the backbones at once; {goes_on} with scale.max_batch_per_worker {self.limit}"

@@ -92,6 +92,7 @@ class Recorder(Listener):
         self._asked, self._heard = Asked(), time.monotonic()
         self._troubles: dict[str, str] = {}
         self._tagged: str | None = None  # not known: an earlier life of the run may have left something there
+        self._bent = False  # by train.extend anyway, in this life
         self._before: Mapping[str, str] = {}  # the fingerprint of the checkpoint that it went on from
         self._safe = (-1, time.monotonic())  # the last durable checkpoint: its step, and since when there is it
         self.audience = Audience(listeners, self.trouble)
@@ -115,13 +116,15 @@ class Recorder(Listener):
             )
             self._tag()
         self._safe = (state["step"] or -1, time.monotonic())
-        self._before = state.get("fingerprint", {})
+        self._before, self._bent = state.get("fingerprint", {}), bool(state.get("bent"))
         self.show({"step": state["step"], "total": self.total, "resumed": state["step"], "workers": world_size()})
         self.audience.tell("restore", state["step"])
 
     def opened(self, source: data.Source, fingerprint: Mapping[str, str]) -> None:
         if self.metrics:
             signed = {TAG: signature(self._signed, fingerprint)} if self._signed else {}
+            if self._bent:
+                signed[INEXACT] = f"trained on from {max(self._safe[0], 0)} to {self.total} steps, whose schedules differ"
             if changed := [key for key, value in self._before.items() if fingerprint.get(key) != value]:  # train.allow_changes
                 signed[INEXACT] = f"went on although {', '.join(changed)} changed"
             self.metrics.inputs(datasets_of(source, fingerprint["data"], self._place), signed)
