@@ -181,7 +181,7 @@ def _run(todo: list[dict[str, Any]], job: _Job, address: str, show: Show) -> Non
         job = replace(job, threads=_threads(job, model.device_of(RunConfig.from_yaml(job.config)).type != "cpu", cores()))
         _Embedder(job, show)({name: [value] for name, value in todo[0].items()})
         return
-    with ray_session(RunConfig.make("simclr", {"scale.address": address} if address else {})):
+    with ray_session(RunConfig.make("simclr", {"scale.address": address} if address else {}), logs=False):
         import ray
         from ray.data import ActorPoolStrategy, DataContext
 

@@ -51,7 +51,9 @@ def diagnose(config: RunConfig, say: Say = lambda words: None) -> Diagnosis:
         return Diagnosis(ordered(findings), 1, time.monotonic() - began)
     try:
         check_cluster(address)
-        with ray_session(config.replace({"scale.storage": tempfile.gettempdir()})):  # which would refuse what is to be looked at
+        with ray_session(
+            config.replace({"scale.storage": tempfile.gettempdir()}), logs=False
+        ):  # which would refuse what is to be looked at
             there = _told_apart(nodes())
             asked = _started(there)
             counted = {node.name: float(node.total.get("GPU", 0)) for node in there}

@@ -74,7 +74,7 @@ def on_workers(
     if address := cluster_of(config):
         check_cluster(address)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ray_session(config))
+        stack.enter_context(ray_session(config, logs=False))
         import ray
         from ray.train import FailureConfig, LoggingConfig, ScalingConfig
         from ray.train import RunConfig as RayRunConfig

@@ -59,8 +59,11 @@ def check_cluster(address: str) -> None:
 
 
 @contextlib.contextmanager
-def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
-    """A Ray cluster: the one that is already joined, the one of scale.address or RAY_ADDRESS, else this machine's own for as long as this lasts."""
+def ray_session(config: RunConfig, dashboard: bool = False, logs: bool = True) -> Iterator[None]:
+    """A Ray cluster: the one that is already joined, the one of scale.address or RAY_ADDRESS, else this machine's own for as long as this lasts.
+
+    logs: whether its workers log to MLflow, which they must reach.
+    """
     quiet = {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # stock 2 s: start and end of a run wait for it; 0.2 s costs 1 % of two cores
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every print appears twice
@@ -98,7 +101,8 @@ def ray_session(config: RunConfig, dashboard: bool = False) -> Iterator[None]:
     except ConnectionError as error:
         raise UserError(f"scale.address: no Ray cluster answers at {address} ({' '.join(str(error).split())[:200]})") from None
     _close_token()
-    _warn_of_a_file(config)
+    if logs:
+        _warn_of_a_file(config)
     try:
         yield
     finally:
