@@ -174,7 +174,7 @@ def test_fingerprint_follows_the_content_and_not_the_place(tmp_path):
     config = DataConfig()
     first, copy = (fingerprint(opened(labelled_folder(tmp_path / name)), config) for name in ("a", "b"))
     assert first == copy
-    assert {"numpy", "albumentations", "opencv", "torch", "torchvision", "pipeline", "data"} == first.keys()
+    assert {"numpy", "albumentations", "opencv", "pillow", "torch", "torchvision", "pipeline", "data"} == first.keys()
     write(tmp_path / "b" / "train" / "dog" / "0.png", png(3, height=50, width=70))
     assert fingerprint(opened(tmp_path / "b"), config)["data"] != first["data"]
     one, two = (fingerprint(opened(parquet(tmp_path / f"{n}.parquet", range(n))), config)["data"] for n in (3, 4))
