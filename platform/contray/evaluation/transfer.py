@@ -54,18 +54,19 @@ def evaluate(subject: Subject, options: Config) -> Measured:
     probing = config.parts["eval.linear"]
 
     alone = Crew(config, subject.source, subject.device)  # other ranks have no copy of what was trained here
+    encoders = {
+        "": (subject.crew, {"": subject.method}),
+        "supervised_": (alone, {"": trained}),
+        "random_": (subject.crew, {"random_": subject.untrained}),
+    }
 
-    def features(name: str, ids: np.ndarray, tested: bool = False) -> Features:
-        crew, methods = {
-            "": (subject.crew, {"": subject.method}),
-            "supervised_": (alone, {"": trained}),
-            "random_": (subject.crew, {"random_": subject.untrained}),
-        }[name]
+    def features(prefix: str, ids: np.ndarray, tested: bool = False) -> Features:
+        crew, methods = encoders[prefix]
         (x,), kept = crew.encode(Asked(ids, tested=tested), methods)
         return Features(x, torch.as_tensor(test_labels if tested else train_labels)[kept], kept)
 
     found: dict[str, float] = {}
-    for prefix in ("", "supervised_", "random_"):
+    for prefix in encoders:
         fitted, held, tests = features(prefix, fit), features(prefix, val), features(prefix, np.arange(len(test)), tested=True)
         assert fitted.y is not None
         assert held.y is not None

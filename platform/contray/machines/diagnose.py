@@ -51,9 +51,8 @@ def diagnose(config: RunConfig, say: Say = lambda words: None) -> Diagnosis:
         return Diagnosis(ordered(findings), 1, time.monotonic() - began)
     try:
         check_cluster(address)
-        with ray_session(
-            config.replace({"scale.storage": tempfile.gettempdir()}), logs=False
-        ):  # which would refuse what is to be looked at
+        elsewhere = config.replace({"scale.storage": tempfile.gettempdir()})  # it would be refused for what is to be looked at
+        with ray_session(elsewhere, logs=False):
             there = _told_apart(nodes())
             asked = _started(there)
             counted = {node.name: float(node.total.get("GPU", 0)) for node in there}

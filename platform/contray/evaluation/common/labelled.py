@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from ...model.hardware import loaders
 from .features import images_of
 
 Inputs = Mapping[str, Tensor]
-Show = Callable[[dict[str, Any]], object]  # takes what `TrainingBar.show` takes
 
 
 def cropped_views(config: RunConfig, crop: tuple[float, float] | None = None) -> dict[str, View]:

@@ -196,9 +196,9 @@ def test(task: Task, network: nn.Module, config: RunConfig) -> dict[str, float]:
             confusion.add(scores[0].argmax(0).cpu(), sample.shown)
         return {"miou": confusion.miou()}
     found: list[dict[str, Any]] = []
-    for batch in stream(Wanted(False)):
-        for sample, prediction in zip(batch, network([_unit(each.pixels, device) for each in batch]), strict=True):
-            found += found_in(task.test, sample.index, prediction)
+    for (sample,) in stream(Wanted(False)):
+        (prediction,) = network([_unit(sample.pixels, device)])
+        found += found_in(task.test, sample.index, prediction)
     scores = average_precision(task.test, found, "bbox")
     if task.masks:
         scores |= {f"segm_{name}": value for name, value in average_precision(task.test, found, "segm").items()}
