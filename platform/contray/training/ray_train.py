@@ -24,7 +24,7 @@ from .nodes import Waiting, check_seen, demand, nodes
 from .stop import interrupts, unchanged
 from .worker import Asked, Plan, work
 
-END_SECONDS = 10.0  # of a controller that has not yet started, when the driver leaves
+END_SECONDS = 60.0  # that a driver which leaves waits for a controller to start: on a busy machine over 10
 
 # ---------------------------------------------------------------- the cluster
 
