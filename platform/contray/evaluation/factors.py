@@ -11,7 +11,7 @@ import torch
 from ..errors import UserError
 from ._base import Citation, Features, Measured, Parts, Subject
 from .linear import Config as Probe
-from .linear import linear_probe
+from .linear import probed
 
 ABOUT = "linear probes of the built-in digits' factors (digit, background, position), a grid of them trained at once"
 PAPER = Citation("What Makes for Good Views for Contrastive Learning?", 2020, "https://arxiv.org/abs/2005.10243")
@@ -43,8 +43,8 @@ def evaluate(subject: Subject, options: Config) -> Measured:
             parts = subject.features(prefix)
             fit, val = labelled(parts.fit, train), labelled(parts.val, train)
             held = None if parts.test is None else labelled(parts.test, test)
-            tops = probed(subject, options, Parts(fit, val, held), len(classes))
-            found |= {f"{prefix}factor_{factor}{which}_top1": top for which, top in tops.items()}
+            probes = probed(subject, Parts(fit, val, held), options, classes=len(classes), name="factors")
+            found |= probes.top1(f"{prefix}factor_{factor}{{which}}_top1")
     return Measured(found)
 
 
@@ -52,19 +52,3 @@ def labelled(features: Features, labels: np.ndarray | None) -> Features:
     """The features with other labels, of all images of their split."""
     assert labels is not None
     return dataclasses.replace(features, y=torch.as_tensor(labels)[features.ids])
-
-
-def probed(subject: Subject, options: Config, parts: Parts, classes: int) -> dict[str, float]:
-    """Top-1 of the probe that does best on held-out images: `_val` there; of test images, where there are, of one that these fit to both, by ""."""
-    fit, val, test = parts.fit, parts.val, parts.test
-    assert fit.y is not None
-    assert val.y is not None
-    seed, device = subject.config.seed, subject.device
-    probe = linear_probe(
-        fit.x, fit.y, val.x, val.y, lrs=options.lrs, decays=options.decays, epochs=options.epochs, classes=classes, seed=seed,
-        device=device, key="eval.factors.lrs",
-    )  # fmt: skip
-    if test is None or test.y is None:
-        return {"_val": probe.val_top1}
-    whole = probe.refitted([fit.x, val.x], torch.cat([fit.y, val.y]), epochs=options.epochs, seed=seed, device=device)
-    return {"_val": probe.val_top1, "": whole.top1(test.x, test.y)}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from ._base import Citation, Measured, Subject, setting
 from .linear import Config as Probe
-from .linear import linear_probe
+from .linear import probed
 
 if TYPE_CHECKING:
     import numpy as np
 
     from .. import data
-    from ._base import Features
+    from ._base import Features, Parts
 
 ABOUT = "linear probes, a grid of them trained at once, of the class tokens of a vision transformer's last blocks"
 PAPER = Citation("Emerging Properties in Self-Supervised Vision Transformers", 2021, "https://arxiv.org/abs/2104.14294")
@@ -53,20 +53,7 @@ def evaluate(subject: Subject, options: Config) -> Measured:
 
     with torch.no_grad():
         last_blocks(method, first_inputs(config, source.train, val, device), *blocks)
-    fitted, held = features(source.train, fit), features(source.train, val)
-    assert fitted.y is not None
-    assert held.y is not None
-    probe = linear_probe(
-        fitted.x, fitted.y, held.x, held.y, lrs=options.lrs, decays=options.decays, epochs=options.epochs, classes=subject.classes,
-        seed=config.seed, device=device, key="eval.last_n.lrs",
-    )  # fmt: skip
+    tested = features(test, np.arange(len(test))) if test is not None else None
+    parts = Parts(features(source.train, fit), features(source.train, val), tested)
     name = f"linear_last{options.blocks}{'_avg' if options.average else ''}"
-    results = {f"{name}_val_top1": probe.val_top1}
-    if test is not None:
-        tested = features(test, np.arange(len(test)))
-        assert tested.y is not None
-        whole = probe.refitted(
-            [fitted.x, held.x], torch.cat([fitted.y, held.y]), epochs=options.epochs, seed=config.seed, device=device, key="eval.last_n.lrs"
-        )  # fmt: skip
-        results[f"{name}_top1"] = whole.top1(tested.x, tested.y)
-    return Measured(results)
+    return Measured(probed(subject, parts, options, name="last_n").top1(name + "{which}_top1"))

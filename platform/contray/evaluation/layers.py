@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from ._base import Citation, Measured, Subject, setting
 from .linear import Config as Probe
-from .linear import linear_probe
+from .linear import probed
 
 if TYPE_CHECKING:
     import numpy as np
 
     from .. import data
-    from ._base import Features
+    from ._base import Features, Parts
 
 ABOUT = "linear probes, a grid of them trained at once, of the feature maps of a convolutional network's layers, each pooled to some 9,000 features"
 PAPER = Citation("Colorful Image Colorization (the linear evaluation)", 2016, "https://arxiv.org/abs/1603.08511")
@@ -68,19 +68,7 @@ def evaluate(subject: Subject, options: Config) -> Measured:
 
     results: dict[str, float] = {}
     for number in wanted:  # one after the other: all at once would be five times as much to hold
-        fitted, held = features(source.train, fit, number), features(source.train, val, number)
-        assert fitted.y is not None
-        assert held.y is not None
-        probe = linear_probe(
-            fitted.x, fitted.y, held.x, held.y, lrs=options.lrs, decays=options.decays, epochs=options.epochs, classes=subject.classes,
-            seed=config.seed, device=device, key="eval.layers.lrs",
-        )  # fmt: skip
-        results[f"linear_layer{number}_val_top1"] = probe.val_top1
-        if test is not None:
-            tested = features(test, np.arange(len(test)), number)
-            assert tested.y is not None
-            whole = probe.refitted(
-                [fitted.x, held.x], torch.cat([fitted.y, held.y]), epochs=options.epochs, seed=config.seed, device=device, key="eval.layers.lrs"
-            )  # fmt: skip
-            results[f"linear_layer{number}_top1"] = whole.top1(tested.x, tested.y)
+        tested = features(test, np.arange(len(test)), number) if test is not None else None
+        parts = Parts(features(source.train, fit, number), features(source.train, val, number), tested)
+        results |= probed(subject, parts, options, name="layers").top1(f"linear_layer{number}{{which}}_top1")
     return Measured(results)

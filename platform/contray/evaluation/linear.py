@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,27 +47,46 @@ def evaluate(subject: Subject, options: Config) -> Measured:
     from .common.protocol import beside
 
     def hits(encoder: str, parts: Parts) -> tuple[Tensor, Tensor | None]:
-        fit, val, test = parts.fit, parts.val, parts.test
-        assert fit.y is not None
-        assert val.y is not None
-        probe = linear_probe(
-            fit.x, fit.y, val.x, val.y, lrs=options.lrs, decays=options.decays, epochs=options.epochs, classes=subject.classes,
-            seed=subject.config.seed, device=subject.device,
-        )  # fmt: skip
-        if probe.on_edge:
+        found = probed(subject, parts, options)
+        if found.probe.on_edge:
             logger.info(
                 "%slinear probe: lr %g, decay %g is on the edge of eval.linear.lrs, eval.linear.decays",
-                encoder, probe.lr, probe.decay,
+                encoder, found.probe.lr, found.probe.decay,
             )  # fmt: skip
-        held = probe.hits(val.x, val.y)  # (M,)
-        if test is None or test.y is None:
-            return held, None
-        whole = probe.refitted(
-            [fit.x, val.x], torch.cat([fit.y, val.y]), epochs=options.epochs, seed=subject.config.seed, device=subject.device
-        )
-        return held, whole.hits(test.x, test.y)
+        return found.held, found.tested
 
     return beside(subject, "linear", hits)
+
+
+class Probed(NamedTuple):
+    """A probe, which held-out rows it tells (M,) bool, and which test rows, where there are such, one of its settings does that these fit to all labels."""
+
+    probe: ProbeResult
+    held: Tensor
+    tested: Tensor | None
+
+    def top1(self, name: str) -> dict[str, float]:
+        """Shares by `name`, whose {which} is `_val` for the held-out rows and empty for the test's."""
+        hits = {"_val": self.held, "": self.tested}
+        return {name.format(which=which): each.double().mean().item() for which, each in hits.items() if each is not None}
+
+
+def probed(subject: Subject, parts: Parts, options: Config, *, classes: int = 0, name: str = "linear") -> Probed:
+    """Fit the probes of eval.{name} to features, pick one on the held-out rows, fit that one again to all labels and try it on the test rows.
+
+    classes: that the labels tell, where they are not the data's own.
+    """
+    fit, val, test = parts.fit, parts.val, parts.test
+    assert fit.y is not None
+    assert val.y is not None
+    fitting: Any = {"epochs": options.epochs, "seed": subject.config.seed, "device": subject.device, "key": f"eval.{name}.lrs"}
+    probe = linear_probe(
+        fit.x, fit.y, val.x, val.y, lrs=options.lrs, decays=options.decays, classes=classes or subject.classes, **fitting
+    )
+    held = probe.hits(val.x, val.y)
+    if test is None or test.y is None:
+        return Probed(probe, held, None)
+    return Probed(probe, held, probe.refitted([fit.x, val.x], torch.cat([fit.y, val.y]), **fitting).hits(test.x, test.y))
 
 
 MOMENTUM = 0.9

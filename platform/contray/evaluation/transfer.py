@@ -36,10 +36,10 @@ def evaluate(subject: Subject, options: Config) -> Measured:
 
     from .. import data
     from ..errors import ConfigError, UserError
-    from ._base import Features
+    from ._base import Features, Parts
     from .common.classifier import supervised
     from .common.crew import Asked, Crew
-    from .linear import linear_probe
+    from .linear import probed
 
     config, test = subject.config, subject.test
     if not options.column:
@@ -51,7 +51,6 @@ def evaluate(subject: Subject, options: Config) -> Measured:
         raise UserError(f"eval transfer: the test images have no labels {options.column!r}")
     trained = supervised(subject, options, "eval.transfer.").networks["supervised"].method
     fit, val = subject.held_out
-    probing = config.parts["eval.linear"]
 
     alone = Crew(config, subject.source, subject.device)  # other ranks have no copy of what was trained here
     encoders = {
@@ -67,16 +66,8 @@ def evaluate(subject: Subject, options: Config) -> Measured:
 
     found: dict[str, float] = {}
     for prefix in encoders:
-        fitted, held, tests = features(prefix, fit), features(prefix, val), features(prefix, np.arange(len(test)), tested=True)
-        assert fitted.y is not None
-        assert held.y is not None
-        assert tests.y is not None
-        probe = linear_probe(
-            fitted.x, fitted.y, held.x, held.y, lrs=probing.lrs, decays=probing.decays, epochs=probing.epochs,
-            classes=len(classes), seed=config.seed, device=subject.device,
-        )  # fmt: skip
-        whole = probe.refitted(
-            [fitted.x, held.x], torch.cat([fitted.y, held.y]), epochs=probing.epochs, seed=config.seed, device=subject.device, key="eval.linear.lrs"
-        )  # fmt: skip
-        found[f"{prefix}transfer_top1"] = whole.top1(tests.x, tests.y)
+        parts = Parts(features(prefix, fit), features(prefix, val), features(prefix, np.arange(len(test)), tested=True))
+        tested = probed(subject, parts, config.parts["eval.linear"], classes=len(classes)).tested
+        assert tested is not None
+        found[f"{prefix}transfer_top1"] = tested.double().mean().item()
     return Measured(found)
