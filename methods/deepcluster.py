@@ -104,6 +104,10 @@ class DeepCluster(Method):
         self.assignments.copy_(assigned)
         counts = torch.bincount(assigned, minlength=self.config.clusters)  # (K,)
         self.weights.copy_(len(assigned) / (counts.clamp(min=1) * (counts > 0).sum()))
+        return self.drawn(clock)
+
+    def drawn(self, clock: Clock) -> Iterable[nn.Parameter]:
+        """The classifier's weights, drawn anew."""
         draw = torch.randn(self.classifier.weight.shape, generator=torch.Generator().manual_seed(clock.step))
         self.classifier.weight.copy_(0.01 * draw)
         self.classifier.bias.zero_()

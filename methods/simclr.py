@@ -139,8 +139,8 @@ class SimCLR(Method):
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
         norm = config.projector_norm  # on the output too, as released, there without a shift
-        last_norm = "bn_scale" if norm == "bn" else norm
-        self.projector = mlp(self.out_dim, config.projector_hidden, config.projector_dim, norm=norm, last_norm=last_norm)
+        self.last_norm = "bn_scale" if norm == "bn" else norm
+        self.projector = mlp(self.out_dim, config.projector_hidden, config.projector_dim, norm=norm, last_norm=self.last_norm)
 
     def negatives(self, batch: int) -> int:
         return 2 * (batch - 1)

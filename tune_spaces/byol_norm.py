@@ -31,4 +31,4 @@ METRIC = "linear_top1"
 EXPECT = [Collapse("none", "batch norm"), Collapse("none", "group norm")]
 SCALES = {"digits": {}, "paper": {}}
 COST = {"digits": 24, "paper": "4 x 1000 epochs of ResNet-50: about 6,000 GPU hours"}
-SMALL = "a net of width 16 learns without any norm as well: what made deep ones fail is hardly there"
+SMALL = "200 steps of a net of width 16: what norms of an example do for deep ones in many epochs is hardly to be seen"

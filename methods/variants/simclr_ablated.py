@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from .._base import Batch, Clock, Reps, setting
-from .._parts import nt_xent
+from .._parts import mlp, nt_xent
 from ..simclr import METRICS, PAPER, PRESETS, RECIPE, VIEWS, SimCLR
 from ..simclr import Config as Whole
 
@@ -25,7 +25,7 @@ class Ablated(SimCLR):
     def __init__(self, config: Config, backbone: Callable[..., nn.Module], samples: int) -> None:
         super().__init__(config, backbone, samples)
         if config.head == "linear":
-            self.projector = nn.Linear(self.out_dim, config.projector_dim, bias=False)
+            self.projector = mlp(self.out_dim, config.projector_dim, last_norm=self.last_norm)  # the release normalises it too
         elif config.head == "none":
             self.projector = nn.Identity()
 

@@ -139,18 +139,21 @@ def test_mae_s_masks() -> None:
 def test_deepcluster_that_clusters_once() -> None:
     features = rows(0, count=40).float()
     tiny = {"clusters": 4, "pca": 4, "input": "rgb"}
-    for kind, settings, changes in (
-        (deepcluster_ablated, {"reassign": False}, False),
-        (deepcluster_ablated, {}, True),
-        (deepcluster, {}, True),
+    for kind, settings, changes, head in (
+        (deepcluster_ablated, {"reassign": False}, False, True),
+        (deepcluster_ablated, {"reassign": False, "new_head": False}, False, False),
+        (deepcluster_ablated, {}, True, True),
+        (deepcluster, {}, True, True),
     ):
         name = "DeepCluster" if kind is deepcluster else "AblatedDeepCluster"
         method = getattr(kind, name)(kind.Config(**tiny, **settings), Identity, 40)
         method.begin_epoch(Clock(0, 100, 40, 10), lambda: features)
-        first = method.assignments.clone()
+        first, classifier = method.assignments.clone(), method.classifier.weight.clone()
         assert len(first.unique()) == 4
-        method.begin_epoch(Clock(40, 100, 40, 10), lambda: features.flip(0) ** 3)
+        drawn = list(method.begin_epoch(Clock(40, 100, 40, 10), lambda: features.flip(0) ** 3))
         assert torch.equal(first, method.assignments) is not changes
+        assert torch.equal(classifier, method.classifier.weight) is not head
+        assert bool(drawn) is head, "what is drawn anew begins without the optimiser's memory"
 
 
 def test_cae_s_features() -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .. import data
-    from ._base import Features, Parts
+    from ._base import Features
 
 ABOUT = "linear probes, a grid of them trained at once, of the class tokens of a vision transformer's last blocks"
 PAPER = Citation("Emerging Properties in Self-Supervised Vision Transformers", 2021, "https://arxiv.org/abs/2104.14294")
@@ -37,7 +37,7 @@ def evaluate(subject: Subject, options: Config) -> Measured:
     import numpy as np
     import torch
 
-    from ._base import Features
+    from ._base import Features, Parts
     from .common.crew import Asked
     from .common.labelled import first_inputs
     from .common.tokens import last_blocks

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .. import data
-    from ._base import Features, Parts
+    from ._base import Features
 
 ABOUT = "linear probes, a grid of them trained at once, of the feature maps of a convolutional network's layers, each pooled to some 9,000 features"
 PAPER = Citation("Colorful Image Colorization (the linear evaluation)", 2016, "https://arxiv.org/abs/1603.08511")
@@ -42,7 +42,7 @@ def evaluate(subject: Subject, options: Config) -> Measured:
 
     from .. import model
     from ..errors import ConfigError
-    from ._base import Features
+    from ._base import Features, Parts
     from .common.features import images_of
     from .common.labelled import first_inputs
     from .common.protocol import encode
