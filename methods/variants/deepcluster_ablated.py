@@ -14,7 +14,9 @@ from ..deepcluster import Config as DeepClusterConfig
 @dataclass(frozen=True)
 class Config(DeepClusterConfig):
     reassign: bool = setting(True, "whether each epoch clusters anew; else all keep the first one's clusters")
-    new_head: bool = setting(True, "whether each epoch draws the classifier anew, as new clusters need, though they are the old ones")
+    new_head: bool = setting(
+        True, "whether each epoch draws the classifier anew, as new clusters need, though they are the old ones"
+    )
 
 
 class AblatedDeepCluster(DeepCluster):

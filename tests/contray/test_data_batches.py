@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from contray.config.sections import DataConfig
-from contray.data import BrokenImage, EvalImages, GlobalBatches, holdout, loader, open_source, permutation
+from contray.data import BrokenImage, EvalImages, GlobalBatches, holdout, loader, open_source, order, permutation
 from contray.data.splits import ArraySplit
 from contray.errors import ConfigError, DataError
 from contray.evaluation.common.samples import check_readable
@@ -147,7 +147,8 @@ def test_views_of_another_column_are_refused():
 
 @pytest.mark.parametrize("memory_gb", [0.0, 1.0])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_images_are_replaced_alike_on_one_and_two_ranks(tmp_path, memory_gb, workers):
+def test_broken_images_are_replaced_alike_on_one_and_two_ranks(tmp_path, memory_gb, workers, monkeypatch):
+    monkeypatch.setattr(order, "SHORTEST", 1)
     broken = {2, 11, 19}
     config = DataConfig(source=str(image_folder(tmp_path, broken=broken)), memory_gb=memory_gb)
 
@@ -195,31 +196,38 @@ class Holes(ArraySplit):
         (10, 4, [], 8),  # the tail is places 8 and 9; 4 mod 2 = 0
         (10, 5, [], 9),
         (10, 5, [9], 8),  # walks on, around the tail's end
-        (10, 4, [8, 9], 0),  # nothing left in the tail: the permutation from its start
-        (8, 5, [], 0),  # no tail
-        (8, 5, [0, 1], 2),
+        (10, 4, [8, 9], 0),  # nothing left in the tail: half an epoch away, 4 + 5, and on
+        (8, 5, [], 1),  # no tail
+        (8, 5, [1, 2], 3),
     ],
 )
-def test_which_image_replaces_a_broken_one(n, place, also, expected):
-    order = permutation(3, 0, n)
-    broken = [int(order[p]) for p in (place, *also)]
+def test_which_image_replaces_a_broken_one(n, place, also, expected, monkeypatch):
+    monkeypatch.setattr(order, "SHORTEST", 1)
+    ids = permutation(3, 0, n)
+    broken = [int(ids[p]) for p in (place, *also)]
     given = batches(Holes(n, broken), max_broken=1.0)
     batch = given.load(0, range(8))
-    assert batch["index"][place] == order[expected]
+    assert batch["index"][place] == ids[expected]
     assert batch["broken"].keys() <= set(broken)
-    assert given.load(0, range(place, place + 1))["index"].tolist() == [order[expected]]
-    whole = batches(array_split(n)).pipeline(
-        lambda column, rng: array_split(n).images[order[expected]], (3, 0, int(order[expected]))
-    )
+    assert given.load(0, range(place, place + 1))["index"].tolist() == [ids[expected]]
+    whole = batches(array_split(n)).pipeline(lambda column, rng: array_split(n).images[ids[expected]], (3, 0, int(ids[expected])))
     assert np.array_equal(batch["views"]["view0"][place], whole["view0"])  # its own pixels, not those of the place
 
 
 def test_known_broken_images_are_not_tried_again():
-    order = permutation(3, 0, 10)
-    given = batches(array_split(10), broken={int(order[4]): "known"}, max_broken=0.1)
+    ids = permutation(3, 0, 10)
+    given = batches(array_split(10), broken={int(ids[4]): "known"}, max_broken=0.1)
     batch = given.load(0, range(8))
-    assert batch["index"][4] == order[8]
+    assert batch["index"][4] == ids[9]
     assert batch["broken"] == {}
+
+
+@pytest.mark.parametrize("n", [64, 65, 80, 90])
+def test_several_broken_images_of_a_batch_are_replaced_by_as_many(n):
+    """Copies of one image would be each other's negatives."""
+    ids = permutation(3, 0, n)
+    given = batches(Holes(n, [int(ids[p]) for p in (3, 9, 20, 27)]), 32, max_broken=1.0)
+    assert len(set(given.load(0, range(32))["index"].tolist())) == 32
 
 
 def children():

@@ -145,7 +145,7 @@ def test_a_set_has_one_range_and_the_test_images_the_training_images(tmp_path: P
     assert note.startswith("values of 0 to 4095 become 0 to 255 (2 of 3 sampled")
     again = folder(tmp_path / "other", a_png=encoded(GREY))
     assert again.train.image(0, None).max() == 255
-    assert fingerprint(source, DataConfig())["pipeline"] == "4"
+    assert fingerprint(source, DataConfig())["pipeline"] == "5"
 
 
 def test_the_range_is_part_of_the_fingerprint(tmp_path: Path) -> None:

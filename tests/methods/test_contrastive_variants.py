@@ -74,7 +74,9 @@ def test_simclr_heads_and_normalisation() -> None:
 
     assert torch.equal(loss(ablated()), loss(built(simclr, "SimCLR", **tiny)))
     straight = ablated(head="linear").projector
-    assert [type(layer).__name__ for layer in straight] == [type(layer).__name__ for layer in ablated().projector[-2:]], "normalised alike"
+    assert [type(layer).__name__ for layer in straight] == [type(layer).__name__ for layer in ablated().projector[-2:]], (
+        "normalised alike"
+    )
     bare = ablated(head="linear", projector_norm="none").projector
     torch.testing.assert_close(bare(2 * rows()) - bare(0 * rows()), 2 * (bare(rows()) - bare(0 * rows())))
     assert torch.equal(ablated(head="none").embedding(rows()), rows())

@@ -42,6 +42,7 @@ class Options:
         float,
         arg("share that training sets aside to test", name="data.test_share"),
     ] = 0.1
+    data__label_column: Annotated[str, arg("labels that it is set aside by", name="data.label_column")] = "label"
     seed: Annotated[int, arg("seed of the clusters and draws")] = 0
     json: Annotated[bool, json_note(documents.CURATED)] = False
 
@@ -54,7 +55,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         done = curate(
             options.features, options.out, keep=options.keep, epsilon=None if options.epsilon == -1 else options.epsilon,
             balance=options.balance, clusters=options.clusters, levels=options.levels, source=options.data__source,
-            test_share=options.data__test_share, seed=options.seed,
+            test_share=options.data__test_share, label_column=options.data__label_column, seed=options.seed,
         )  # fmt: skip
         show(*(f"wrote {each}" if each == done.picture else each for each in done.shown))
         tell(documents.of_curated(done))

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, shown
 from ..storage.logins import scrubbed
 
 MOVED = {"distill": "it is contray eval distill now, and contray eval crd and noisy_student; the options are the same"}
@@ -127,6 +127,11 @@ def _run(words: list[str]) -> int:
     except UserError as error:
         print(f"contray: {scrubbed(str(error))}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.filename is None or not error.strerror:
+            raise
+        print(f"contray: {shown(os.fsdecode(error.filename))}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("contray: interrupted", file=sys.stderr)
         return 130

@@ -356,6 +356,10 @@ def check_views(split: Split, views: Mapping[str, View]) -> None:
     for name, view in views.items():
         held = split.columns.get(view.source)
         if held is None:
+            if view.source in split.absent:
+                raise ConfigError(
+                    f"views.{name}.source", f"no view is drawn from the column {view.source!r}: {split.absent[view.source]}"
+                )
             has = ", ".join(f"{column} ({kind})" for column, kind in split.columns.items())
             raise ConfigError(f"views.{name}.source", f"this data set has no column {view.source!r}; it has {has}")
         if held != _KINDS[view.kind]:

@@ -105,4 +105,7 @@ def _digest(looks: Sequence[tuple[Place, Sequence[int]]]) -> bytes:
                     found.update(os.pread(opened.fileno(), PIECE, start))
         except FileNotFoundError:
             found.update(b"gone")
+        except OSError as error:
+            error.filename = error.filename or os.fspath(file)  # a read does not say of what
+            raise
     return found.digest()

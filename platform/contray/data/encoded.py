@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from .digests import digest
+from .pixels import BrokenImage
 from .shards import Shards
 
 Read = Callable[[], bytes | memoryview | None]
@@ -54,10 +56,16 @@ class Encoded:
 
         def sample(count: int) -> Iterator[tuple[int, bytes | memoryview | None]]:
             assert self.sample is not None
+            found = 0
             for i, data in self.sample(-(-count * self.count // max(len(ids), 1))):
                 place = int(np.searchsorted(ids, i))
                 if place < len(ids) and ids[place] == i:
+                    found += 1
                     yield place, data
+            if not found:  # what is cheap to reach is none of these
+                for place in np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(int)).tolist():
+                    with suppress(BrokenImage, FileNotFoundError):
+                        yield place, self.read(at(place))
 
         return Encoded(
             len(ids), lambda i: self.read(at(i)), lambda i: self.describe(at(i)), lambda: digest(self.content(), ids),

@@ -56,7 +56,10 @@ def open_folder(root: File, index: Index, config: DataConfig) -> tuple[EncodedSp
     images, kind = (Tree.of(banded), "-of-bands") if banded else (found.images, "")
     chosen = Chosen(**index.remembered(f"chosen{kind}", RULES, lambda: vars(choose(images, str(root), found.folders))))
     if banded:
-        words = f"{len(found.images):,} files are the bands of {len(banded):,} images: {', '.join(next(iter(banded.values())))}"
+        used = {file for each in banded.values() for file in each.values() if file}
+        words = f"{len(used):,} files are the bands of {len(banded):,} images: {', '.join(next(iter(banded.values())))}"
+        if left := [name for name in found.images if name not in used]:
+            words += f"; {len(left):,} files are none of these bands, and are left out ({listing(left, 3)})"
         chosen.notes = [*chosen.notes, words]
     tables = [kind for kind in (".csv", ".tsv", ".jsonl", ".json", ".xlsx", ".mat") if found.skipped[kind]]
     if chosen.train_labels is None and tables:
@@ -220,7 +223,10 @@ def _by_splits(images: Tree, beside: Folders, folders: dict[str, Folders], base:
         kinds[next(iter(spoken), "")].append(folder)
     taken = ", ".join(f"'{kinds[split][0]}' was taken for {split}" for split in WORDS if kinds[split])
     if kinds[""]:
-        raise DataError(f"data.source: in {root}/{base} {taken}, but {listing(kinds[''])} is no split; {_MEND}")
+        raise DataError(
+            f"data.source: in {root}/{base} {taken}, but {listing(kinds[''])} is no split; {_MEND}; where all of them are classes, put them into one "
+            "folder, train/"
+        )
     for split in WORDS:
         if len(kinds[split]) > 1:
             raise DataError(f"data.source: in {root}/{base} both {listing(kinds[split])} could be {split}; {_MEND}")
@@ -257,6 +263,14 @@ def _by_splits(images: Tree, beside: Folders, folders: dict[str, Folders], base:
             _leave_out(images, beside, f"{place} beside the folders of its classes ({listing(sorted(classes))})", chosen.notes)
         chosen.classes = sorted(classes)
         chosen.train, chosen.train_labels = _numbered(images, classes, chosen.classes)
+    if test_folder is not None and kinds["val"] and chosen.train_labels is not None:
+        hidden, told = (not _classes(images, f"{base}{name}/")[1] for name in (test_folder, kinds["val"][0]))
+        if hidden and not told:  # of ImageNet and its like the test images' labels are secret
+            chosen.notes = [note for note in chosen.notes if "is not used: " not in note]
+            chosen.notes.append(
+                f"the images of {test_folder}/ lie in no folders of classes: {kinds['val'][0]}/ tests in its place"
+            )
+            test_folder = kinds["val"][0]
     if test_folder is not None:
         _test(chosen, images, folders[test_folder], f"{base}{test_folder}/", root)
     return chosen

@@ -49,7 +49,7 @@ def image_of(given: Any, shorter_side: int = 0, form: Form = RGB) -> np.ndarray:
         if form.channels:
             array = np.asarray(given)
             return next(_split(array[:, :, None] if array.ndim == 2 else array, given, form))
-        return _of_pillow(given)
+        return _of_pillow(given, form)
     if _is_tensor(given) or (isinstance(given, np.ndarray) and given.dtype != object):
         found = list(_split(_channels_last(given, form) if _is_tensor(given) else given, given, form))
         if len(found) == 1:
@@ -73,19 +73,19 @@ def _read(path: Path, shorter_side: int, form: Form) -> np.ndarray:
 
 def _decoded(data: bytes, where: str, shorter_side: int, form: Form) -> np.ndarray:
     try:
-        return form.decode(data, where, (lambda: form.given) if form.channels else None, shorter_side)
+        return form.decode(data, where, (lambda: form.given) if form.channels or form.range else None, shorter_side)
     except BrokenImage as broken:
         raise UserError(f"images: {broken}") from None
 
 
-def _of_pillow(image: Any) -> np.ndarray:
-    """Turned as its EXIF says and without alpha, as a file of it is read; of more than 8 bits: by its own range."""
+def _of_pillow(image: Any, form: Form) -> np.ndarray:
+    """Turned as its EXIF says and without alpha, as a file of it is read; of more than 8 bits: by the set's range, else by its own."""
     from PIL import ImageOps
 
     turned = ImageOps.exif_transpose(image)
     if turned.mode in ("I", "F") or turned.mode.startswith("I;"):
         values = np.asarray(turned)
-        return np.repeat(Depth.of([values])(values)[..., None], 3, 2)
+        return np.repeat((form.given or Depth.of([values]))(values)[..., None], 3, 2)
     return np.array(turned.convert("RGB"))
 
 

@@ -54,8 +54,13 @@ def labelled(source: Source, config: DataConfig) -> Source:
     labels = _spread(pairs, train, np.array([numbers[text] for text in texts], np.int64), count + len(source.test or ()))
     classes = [shown(name) for name in classes]
     given = {"train": _copy(source.train, labels[:count], classes)}
-    if source.test is not None and (labels[count:] >= 0).all():
-        given["test"] = _copy(source.test, labels[count:], classes)
+    tests = np.flatnonzero(labels[count:] >= 0)
+    if source.test is not None and len(tests):
+        some = source.test if len(tests) == len(source.test) else part_of(source.test, tests)
+        given["test"] = _copy(some, labels[count:][tests], classes)
+        note += (
+            f"; {len(tests):,} of {len(source.test):,} test images have one, and test" if len(tests) < len(source.test) else ""
+        )
     words = (
         f"{pairs.place} gives {(labels[:count] >= 0).sum():,} of {count:,} training images a label ({len(classes)} classes){note}"
     )

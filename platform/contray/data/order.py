@@ -90,15 +90,19 @@ class Blocks:
         return self._kept[epoch, window]
 
 
+SHORTEST = 16  # a tail: several broken images of a batch would be replaced by the same few
 _KEPT = 3  # windows: that of a batch, the next one's, and the last one's, from which broken images are replaced
 
 
 def tail(place: int, first: int, n: int) -> Iterator[int]:
-    """The places that replace a broken image at `place`, in their order: of the dropped tail from `first` on, then all from the beginning."""
-    start = place % max(1, n - first)
-    yield from range(first + start, n)
-    yield from range(first, first + start)
-    yield from range(n)
+    """The places that replace a broken image at `place`, in their order: of the dropped tail from `first` on, where it is no shorter than
+    SHORTEST, then all from the one that lies half an epoch away, which is in no company of `place`, and another one for each `place`."""
+    if n - first >= SHORTEST:
+        start = place % (n - first)
+        yield from range(first + start, n)
+        yield from range(first, first + start)
+    half = place + n // 2
+    yield from ((half + more) % n for more in range(n))
 
 
 def holdout(split: Split, fraction: float, seed: int, ids: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -46,25 +46,40 @@ def open_parquet(
     footers: of all files, by their names relative to the folder `root`; the name of a single file that was asked for is "".
     """
     split_of, notes = ({"": "train"}, []) if "" in footers else divide(list(footers), str(root))
-    train, test = (
-        {root / name if name else root: footer for name, footer in footers.items() if split_of[name] == split}
-        for split in ("train", "test")
-    )
-    fit = _Part(train, config)
-    tested = _Part(test, config) if test else None
+
+    def part(split: str) -> _Part | None:
+        own = {name: footer for name, footer in footers.items() if split_of[name] == split}
+        return _Part(root, own, config) if own else None
+
+    fit, tested = part("train"), part("test")
+    assert fit is not None
     if fit.labels is None and config.label_column:
         column, names = config.label_column, ", ".join(fit.schemas[0].names)
         if column != DataConfig.label_column:
             raise ConfigError(KEY, f"{fit.files[0]} has no column {column!r}; it has {names}")
         notes.append(f"no labels: no column {column!r} in {fit.files[0].name}, which has {names} (choose with --{KEY})")
     joined = join(fit.labels, None if tested is None else tested.labels, tested is not None)
+    if (
+        tested is not None
+        and fit.labels is not None
+        and joined.test is None
+        and (spare := part("val")) is not None
+        and spare.labels is not None
+    ):
+        other = join(fit.labels, spare.labels, True)
+        if other.test is not None:  # of ImageNet and its like the test images' labels are secret
+            notes = [note for note in notes if not note.startswith("not used: ")]
+            notes.append(
+                f"the labels of {tested.files[0].name} are hidden (null or -1): {spare.files[0].name} tests in its place"
+            )
+            joined, tested = other, spare
     train_split = fit.split(joined.train, joined.classes)
     test_split = None if tested is None else tested.split(joined.test, joined.classes)
     return train_split, test_split, notes + joined.notes
 
 
 def divide(names: Sequence[str], root: str, kind: str = "Parquet") -> tuple[dict[str, str], list[str]]:
-    """The split of each file (train, test, or "unused"), by its name or its folder's, and notes. Raises DataError.
+    """The split of each file (train, test, or "val" where another tests), by its name or its folder's, and notes. Raises DataError.
 
     Where no name speaks of a split, all files train.
     """
@@ -101,7 +116,7 @@ def divide(names: Sequence[str], root: str, kind: str = "Parquet") -> tuple[dict
     if kinds["test"] and kinds["val"]:
         notes.append(f"not used: {listing(kinds['val'], 3)}; {kinds['test'][0]} tests, and training holds out its own")
     tests = "test" if kinds["test"] else "val"
-    return {name: {"": "train", "train": "train", tests: "test"}.get(split, "unused") for name, split in spoken.items()}, notes
+    return {name: {"": "train", "train": "train", tests: "test"}.get(split, split) for name, split in spoken.items()}, notes
 
 
 @dataclass(frozen=True)
@@ -292,8 +307,11 @@ class _Column:
 class _Part:
     """The files of one split: checked on construction, read at the first use."""
 
-    def __init__(self, footers: Mapping[File, Footer], config: DataConfig) -> None:
-        self.files, self.schemas, self.config = list(footers), [footer.schema for footer in footers.values()], config
+    def __init__(self, root: File, footers: Mapping[str, Footer], config: DataConfig) -> None:
+        """footers: by the files' names relative to `root`; of `root` itself it is ""."""
+        self.files = [root / name if name else root for name in footers]
+        self.names = [name or root.name for name in footers]
+        self.schemas, self.config = [footer.schema for footer in footers.values()], config
         for file, schema in zip(self.files, self.schemas, strict=True):
             check_images(file, schema, config.image_column)
         self.rows = np.cumsum([0, *(footer.rows for footer in footers.values())])
@@ -312,8 +330,12 @@ class _Part:
             int(self.rows[-1]), self.images, self._describe, self._content, self._key, self.images.rows.close,
             sample=self.images.sample, stream=self.images.stream, memory=self.images.rows.memory, shards=self.images.rows.shards,
         )  # fmt: skip
-        known = classes if labels is not None else []
-        return EncodedSplit(encoded, self.config.memory_gb, labels, known, self._others(), self.config.shorter_side)
+        known, others = classes if labels is not None else [], self._others()
+        split = EncodedSplit(encoded, self.config.memory_gb, labels, known, others, self.config.shorter_side)
+        split.absent = {
+            name: self._why(name) for name in self.schemas[0].names if name not in (*others, self.config.image_column)
+        }
+        return split
 
     def _column(self, name: str, kind: str) -> _Column:
         return _Column(Rows(self.files, self.rows, name, self.config.scratch, self.config.disk_gb), kind)
@@ -328,13 +350,26 @@ class _Part:
                 found[name] = (kind, self._column(name, kind))
         return found
 
+    def _why(self, name: str) -> str:
+        """Why no view can be drawn from a column."""
+        kinds = {
+            str(schema.field(name).type) if name in schema.names else "absent": file
+            for file, schema in zip(self.names, self.schemas, strict=True)
+        }
+        if len(kinds) > 1:
+            return "it is " + ", but ".join(f"{kind} in {file}" for kind, file in kinds.items())
+        (kind,) = kinds
+        return f"it is {kind}, and views are drawn from encoded images, texts and lists of numbers" + (
+            ": keep one text of each list" if "string" in kind else ""
+        )
+
     def _describe(self, i: int) -> str:
         return self.images.where(i)
 
     def _key(self, i: int) -> str:
-        """The file and the number of the row in it: rows and files may come behind."""
+        """The file, by its path within the source, and the number of the row in it: rows and files may come behind."""
         file, row = self.images.rows.place(i)
-        return f"{self.files[file].name} {row}"
+        return f"{self.names[file]} {row}"
 
     def _content(self) -> str:
         """Of the tables and of every file that they name, in whichever column: a view may be drawn from it."""

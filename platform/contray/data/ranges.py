@@ -108,10 +108,11 @@ def _read(path: Path) -> Index | None:
 
 
 class Ranges:
-    """The images of some files, by number. look: how a file is looked through."""
+    """The images of some files, by number. names: of the files relative to `root`, "" of `root` itself; look: how a file is looked through."""
 
-    def __init__(self, files: Sequence[File], config: DataConfig, look: Look) -> None:
-        self.files, self.copies, self._look = list(files), Copies(config.scratch, config.disk_gb), look
+    def __init__(self, root: File, names: Sequence[str], config: DataConfig, look: Look) -> None:
+        self.files, self.names = [root / name if name else root for name in names], [name or root.name for name in names]
+        self.copies, self._look = Copies(config.scratch, config.disk_gb), look
         self._open: OrderedDict[int, int] = OrderedDict()
         self._pid = os.getpid()
         self._keys = [identity(file) for file in self.files]
@@ -150,7 +151,7 @@ class Ranges:
 
     def key(self, i: int) -> str:
         file, row = self.place(i)
-        return f"{self.files[file].name} {self.indices[file].name(row)}"
+        return f"{self.names[file]} {self.indices[file].name(row)}"
 
     def content(self) -> str:
         return digest(content(self.files), *(part for index in self.indices for part in (index.offsets, index.sizes)))

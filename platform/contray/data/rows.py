@@ -22,7 +22,7 @@ from .shards import LARGEST, SMALLEST, Shards
 
 HELD = 64 * 2**20  # bytes up to which a column stays in memory
 BATCH_BYTES = 4 * 2**20  # that are read at once
-MOST_GROUPS = 8  # row groups that are looked into for a sample: a page of one may be all of it
+MOST_GROUPS, MOST_READ = 8, 8 * 2**20  # row groups that are looked into for a sample, and bytes of each
 ROW_BYTES = 1024  # that a row takes in a copy besides its bytes, at most: its entry and Arrow's form of it
 
 
@@ -113,18 +113,24 @@ class Rows:
                 yield from cells
 
     def some(self, count: int) -> Iterator[tuple[int, pa.Scalar]]:
-        """(row, cell) of about `count` rows: the first ones of row groups from all over the files."""
-        groups: list[tuple[File, int, int]] = []
-        for start, file, found in zip(self.starts.tolist(), self.files, self.groups(), strict=False):
+        """(row, cell) of about `count` rows: spread over row groups from all over the files, of each as far as MOST_READ reaches."""
+        groups: list[tuple[int, int, int]] = []
+        for file, (start, found) in enumerate(zip(self.starts.tolist(), self.groups(), strict=False)):
             before = np.cumsum([0, *(rows for rows, _ in found)])[:-1].tolist()
             groups += [(file, group, start + rows) for group, rows in enumerate(before)]
         chosen = np.unique(np.linspace(0, len(groups) - 1, min(count, MOST_GROUPS, len(groups))).astype(int)).tolist()
         each = -(-count // max(1, len(chosen)))
         for file, group, start in (groups[place] for place in chosen):
-            with table(file) as found:
-                batch = next(found.iter_batches(each, row_groups=[group], columns=[self.column]), None)
-                cells = [] if batch is None else list(batch.column(0))
-            yield from ((start + k, cell) for k, cell in enumerate(cells))
+            rows, size = self.groups()[file][group]
+            reached = rows if size <= MOST_READ else max(each, int(rows * MOST_READ / size))
+            wanted = np.unique(np.linspace(0, min(rows, reached) - 1, min(each, rows)).astype(int)) if rows else np.empty(0, int)
+            first = 0
+            for cells in self._batches(file, group, group + 1):
+                own = wanted[(wanted >= first) & (wanted < first + len(cells))].tolist()
+                yield from ((start + row, cells[row - first]) for row in own)
+                first += len(cells)
+                if not len(wanted) or first > wanted[-1]:
+                    break
 
     def _batches(self, file: int, first: int = 0, last: int | None = None) -> Iterator[pa.Array]:
         """The cells of a file, or of its row groups first to last - 1, some at a time."""
@@ -217,8 +223,10 @@ def _flat(kind: pa.DataType) -> pa.DataType:
 def _groups(file: File, column: str) -> list[tuple[int, int]]:
     with table(file) as found:
         groups = [found.metadata.row_group(group) for group in range(found.metadata.num_row_groups)]
+        paths = [found.metadata.schema.column(at).path for at in range(found.metadata.num_columns)]
+        others = set(found.schema_arrow.names) - {column}  # a name may have a dot in it
         columns = [
-            at for at in range(found.metadata.num_columns) if found.metadata.schema.column(at).path.split(".")[0] == column
+            at for at, path in enumerate(paths) if path == column or (path.startswith(f"{column}.") and path not in others)
         ]
         return [(group.num_rows, sum(group.column(at).total_uncompressed_size for at in columns)) for group in groups]
 

@@ -42,6 +42,7 @@ class Split:
     channels = 0  # as data.channels: of images as their files have them; 0: RGB of 8 bits
     decoded = False
     columns: Mapping[str, str] = {"image": "image"}  # column -> image, array or text
+    absent: Mapping[str, str] = {}  # column that no view can be drawn from -> why
 
     def __init__(self, classes: Sequence[str] = ()) -> None:
         self.classes = list(classes)
@@ -191,6 +192,7 @@ class EncodedSplit(Split):
         others = {name: (kind, lambda i, read=read: read(int(ids[i]))) for name, (kind, read) in self.others.items()}
         labels = None if self.labels is None else self.labels[ids]
         part = EncodedSplit(self.encoded.subset(ids), self.memory_gb, labels, self.classes, others, self.shorter_side)
+        part.absent = self.absent
         part.take(self.form)
         return part
 
@@ -286,13 +288,20 @@ class EncodedSplit(Split):
         if column == "image" and self.encoded.sample is not None:
             yield from ((i, data) for i, data in self.encoded.sample(count) if data)
             return
+        found, failed = False, None
         for i in np.unique(np.linspace(0, len(self) - 1, count).astype(int)).tolist():
             try:
                 data = self._read(i) if column == "image" else self.others[column][1](i)
             except BrokenImage:
                 continue
+            except OSError as error:  # one of them says nothing; where none can be read, the disk is to blame
+                failed = error
+                continue
             if data:
+                found = True
                 yield i, data
+        if failed is not None and not found:
+            raise failed
 
     def _decode_all(self) -> Generator[np.ndarray | None, None, None]:
         """All images in order, None for broken ones. Few chunks are under way at once, so that what waits is bounded."""
@@ -336,8 +345,9 @@ class EncodedSplit(Split):
                 return self.encoded.read(i) if read is None else read()
             except FileNotFoundError as error:
                 raise BrokenImage(self.describe(i), "the file is gone") from error
-            except OSError:
+            except OSError as error:
                 if pause is None:
+                    error.filename = error.filename or self.describe(i)
                     raise
                 time.sleep(pause)
         raise AssertionError("unreachable")

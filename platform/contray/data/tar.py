@@ -1,7 +1,7 @@
 """The members of a tar archive: where each lies in the file, read header by header.
 
-ustar, GNU's long names and PAX headers. What is no regular file is passed over. An archive that was cut off is refused: what is missing would be missing
-without a word.
+ustar, GNU's long names and PAX headers. What is no regular file is passed over, but a link that is named as an image is refused, and so is an archive
+that was cut off: what is missing would be missing without a word.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..errors import DataError, shown
+from .layout import SUFFIXES, suffix
 
 BLOCK = 512
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -79,6 +80,12 @@ def members(read: Pread, size: int, where: object) -> Iterator[Member]:
         held = held if length < 0 else length
         if kind in b"123456" and kind:  # links, devices, folders: nothing follows
             held = 0
+            own = name or header[:100].partition(b"\0")[0]
+            if kind in b"12" and suffix(os.fsdecode(own)) in SUFFIXES:
+                raise DataError(
+                    f"data.source: {shown(where)}: {shown(os.fsdecode(own))} is a link to {shown(os.fsdecode(header[157:257].partition(bytes(1))[0]))}, and no "
+                    "image; pack what links mean: tar --dereference --hard-dereference --sort=name"
+                )
         if body + held > size:
             raise _cut(where, size)
         if kind in _REGULAR or kind == b"":

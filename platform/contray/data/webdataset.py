@@ -48,7 +48,7 @@ def open_tars(root: File, names: Sequence[str], config: DataConfig) -> tuple[Enc
 def parts_of(root: File, split_of: Mapping[str, str], config: DataConfig, look: Look) -> dict[str, Ranges]:
     """The files of train and, where there are any, of test."""
     return {
-        split: Ranges([root / name if name else root for name, own in split_of.items() if own == split], config, look)
+        split: Ranges(root, [name for name, own in split_of.items() if own == split], config, look)
         for split in ("train", "test")
         if split in split_of.values()
     }
@@ -111,7 +111,8 @@ def _labels(part: Ranges | None, codes: Mapping[Ranges, tuple[list[Any], np.ndar
 
 
 def _is_number(value: Any, texts: bool) -> bool:
-    return isinstance(value, int) or (not texts and re.fullmatch(r"-?[0-9]{1,18}", value) is not None)
+    """Also a text that is one, and no other way to write it: of 01 and 1 nobody knows whether they are one class."""
+    return isinstance(value, int) or (not texts and re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value) is not None)
 
 
 def _check(part: Ranges, config: DataConfig, notes: list[str]) -> None:

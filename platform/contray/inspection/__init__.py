@@ -70,7 +70,7 @@ def inspect(
         time.monotonic() - began, rate, found,
     )  # fmt: skip
     if clean:
-        clean.write_text(names_to_keep(found[0], kept(found[0], listed)), encoding="utf-8", errors="surrogateescape")
+        clean.write_text(names_to_keep(found[0], kept(found[0], equal)), encoding="utf-8", errors="surrogateescape")
     if out:
         write(result, config, source, out)
     return result

@@ -9,7 +9,7 @@ nearest pivot, and is compared with the cells of its PROBES nearest. So n images
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -32,11 +32,15 @@ class Duplicates:
     """group: (n,) the number of the group that an image is in, -1: it is alone; groups are numbered by their first image.
 
     kind: of each group "bytes" where all its files are equal, "pixels" where all its pixels are, else "near". compared: pairs that were compared.
+    same: (n,) the first image of the same pixels; pairs: (p, 2) of those first images, nearly equal. A group hangs together by its pairs, so that the
+    first and the last frame of a film are in one group though they share nothing.
     """
 
     group: np.ndarray
     kind: list[str]
     compared: int
+    same: np.ndarray
+    pairs: np.ndarray
 
     def members(self) -> Iterator[np.ndarray]:
         """(m,) places of the images of each group, in order."""
@@ -63,14 +67,16 @@ def find(records: np.ndarray, seed: int = 0, show: Callable[[float], None] = lam
     _, begin, inverse = np.unique(group[~alone], return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(begin, kind="stable"), kind="stable")
     group[~alone] = rank[inverse]
-    found, kinds = Duplicates(group, [""] * len(begin), compared), []
+    same = np.arange(len(records))
+    same[readable] = readable[first][pixels]
+    found, kinds = Duplicates(group, [""] * len(begin), compared, same, pairs), []
     by_place = {name: np.full(len(records), -1) for name in ("file", "pixels")}
     by_place["file"][readable] = np.where(known, files, -1)
     by_place["pixels"][readable] = pixels
     for members in found.members():
         one_file, one_image = (len(np.unique(by_place[name][members])) == 1 for name in ("file", "pixels"))
         kinds.append("bytes" if one_file and by_place["file"][members[0]] >= 0 else "pixels" if one_image else "near")
-    return Duplicates(group, kinds, compared)
+    return replace(found, kind=kinds)
 
 
 def number(digests: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,12 +62,20 @@ def groups(found: Sequence[Looked], equal: Duplicates) -> list[Group]:
     return sorted(listed, key=lambda group: (not group.across, len(group.labels) < 2, -len(group.members)))
 
 
-def kept(train: Looked, listed: Sequence[Group]) -> np.ndarray:
-    """(n,) bool: the readable training images, one of each group, none that stands in the test set."""
-    stay = train.read.copy()
-    for group in listed:
-        own = [place for split, place, *_ in group.members if split == "train"]
-        stay[own if group.across else own[1:]] = False
+def kept(train: Looked, equal: Duplicates) -> np.ndarray:
+    """(n,) bool: the readable training images, but those that are, or nearly are, one that stays before them or one that tests."""
+    stay, beside = train.read.copy(), defaultdict[int, set[int]](set)
+    for one, other in equal.pairs.tolist():
+        beside[one].add(other)
+        beside[other].add(one)
+    several = np.flatnonzero(equal.group >= 0)
+    there = set(equal.same[several[several >= len(stay)]].tolist())  # what tests
+    for place in several[several < len(stay)].tolist():
+        own = int(equal.same[place])
+        if own in there or not there.isdisjoint(beside[own]):
+            stay[place] = False
+        else:
+            there.add(own)
     return stay
 
 
@@ -77,7 +86,7 @@ def names_to_keep(train: Looked, stay: np.ndarray) -> str:
         f"./{name}" if name.startswith("#") else name for name in found if name.strip() == name and len(name.splitlines()) == 1
     ]
     dropped = int(len(stay) - stay.sum())
-    lines = [f"# {len(names)} of {len(stay)} training images: {dropped} are broken, there twice, or in the test set"]
+    lines = [f"# {len(names)} of {len(stay)} training images: {dropped} are broken, there twice or nearly so, or in the test set"]
     if len(names) < len(found):
         lines.append(f"# {len(found) - len(names)} more would stay, but no line of a list can hold their names: rename them")
     return "\n".join([*lines, *names, ""])

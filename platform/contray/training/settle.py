@@ -46,7 +46,8 @@ def measure(config: RunConfig, source: data.Source, folder: Storage, quiet: bool
     """
     flat, split = config.flat(), source.train
     asked = [key for key in MEASURED if not flat[key] or key in config.train.settled]
-    if not config.data.channels:  # RGB of 8 bits: each part of the data finds its range, as ever
+    depth = split.depth("image") if isinstance(split, data.EncodedSplit) else None
+    if not config.data.channels and depth is None:  # of RGB of 8 bits
         asked = [key for key in asked if key != "data.range"]
     if not asked:
         return config
@@ -57,7 +58,6 @@ def measure(config: RunConfig, source: data.Source, folder: Storage, quiet: bool
         print(f"contray: {error}; it is measured again", flush=True)
     if not set(asked) <= known.keys():
         known = {key: list(flat[key]) for key in asked if flat[key]}
-        depth = split.depth("image") if isinstance(split, data.EncodedSplit) else None
         known.setdefault("data.range", [depth.low, depth.high] if depth else [])
         if not {"augment.mean", "augment.std"} <= known.keys():
             view = next(view for view in config.views.values() if view.kind in ("image", "patches"))

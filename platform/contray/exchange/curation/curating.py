@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...config.sections import DataConfig
 from ...data.lists import TABLES
 from ...errors import UserError, shown
 from ...storage.folder import Storage
@@ -83,6 +84,7 @@ def curate(
     levels: int = 3,
     source: str = "",
     test_share: float = 0.1,
+    label_column: str = DataConfig.label_column,
     seed: int = 0,
     show: Show = lambda message: None,
 ) -> Curated:
@@ -91,11 +93,11 @@ def curate(
     keep, epsilon: drop semantic duplicates (duplicates.py), by how many are to stay or by how much less than 1 their similarity is. balance:
     so many images of what is left, evenly from all clusters (balance.py) of so many `levels`. clusters: of the lowest level; 0: the root of the number
     of images. source: where the images lie: its test images, or the share of them that training sets aside (data.test_share), take no part, and some dropped pairs are
-    drawn beside `out`. Raises UserError before anything is computed.
+    drawn beside `out`. label_column: by whose classes that share is drawn. Raises UserError before anything is computed.
     """
     _check(out, keep, epsilon, balance, clusters, levels, source)
     found = read_features(features, show)
-    tests = tested_among(source, test_share, found.names.to_pylist()) if source else np.zeros(len(found.x), bool)
+    tests = tested_among(source, test_share, label_column, found.names.to_pylist()) if source else np.zeros(len(found.x), bool)
     found = found.take(np.flatnonzero(~tests)) if tests.any() else found
     x, count = found.x, len(found.x)
     if balance > count:
