@@ -20,7 +20,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 import pytest
 import torch
+from hypothesis import settings
 
+settings.register_profile("any machine", deadline=None)  # what takes 0.2 s here takes 2 beside other work
+settings.load_profile("any machine")
 PASSED: list[bool] = []
 gc.disable()  # until all is collected: a fifth of the time of imports went into looking for garbage among what they define
 

@@ -69,7 +69,7 @@ def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path) -> None:
     assert {"85.0 ± 7.1", "+55.0", "70.0 ± 0.0", "50.0", "95.0", "seed and 1 more", "seed"} & set(cells(found)) == {
         *("85.0 ± 7.1", "+55.0", "70.0 ± 0.0", "50.0", "95.0", "seed"),
     }
-    assert "1 run has not been evaluated and is left out" in str(found)
+    assert "1 run has not ended or been evaluated and is left out" in str(found)
     assert re.fullmatch(r"http://127\.0\.0\.1:5000/#/experiments/\d+/runs\?.*&viewStateShareKey=compare-\w+", found.url)
     assert found.differing == ["method.temperature"]
     assert [row.by_seed["linear_top1"] for row in found.rows] == [{"0": 0.95}, {"0": 0.8, "1": 0.9}]
@@ -167,9 +167,9 @@ def test_no_number_and_no_name_is_cut(width: int, store: str) -> None:
     shown = "\n\n".join(table.text(width) for table in tables)
     assert "…" not in shown
     assert shown.count("25.0 ± 0.0") == 3
-    for text in ("seeds", "steps", "12.5", "37.5", "temperature", "1 run has not been evaluated and is left out"):
+    for text in ("seeds", "steps", "12.5", "37.5", "temperature", "1 run has not ended or been evaluated and is left out"):
         assert text in shown
-    column = "".join(line[3:].split("  ")[0].strip() for line in tables[0].text(width).splitlines()[5:7])
+    column = "".join(line[3:].split("  ")[0].strip() for line in tables[0].text(width).splitlines()[4:6])
     assert column.startswith("long-name-of-a-run")
     fits = [max(map(len, table.text(width).splitlines())) <= max(width, table.least) for table in tables]
     assert width == 0 or all(fits)
@@ -204,7 +204,7 @@ def test_what_is_not_there_is_named(store: str, tmp_path: Path) -> None:
         compare(store, [], "shape")
     with pytest.raises(UserError, match=r"no run 'abc' in sqlite:"):
         compare(store, ["abc"], "shapes")
-    with pytest.raises(UserError, match="none of the 1 runs of experiment 'shapes' has been evaluated"):
+    with pytest.raises(UserError, match="none of the 1 runs of experiment 'shapes' has finished and been evaluated"):
         compare(store, [], "shapes")
     with pytest.raises(ConfigError, match=r"there is no .*none\.db yet"):
         compare(f"sqlite:///{tmp_path}/none.db", [], "shapes")

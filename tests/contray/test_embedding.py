@@ -258,7 +258,7 @@ REFUSED = {
     "embed": ("SOURCE is missing",),
     "embed {images}": ("either --run RUN_ID or --checkpoint PATH",),
     "embed {images} --checkpoint {encoder} --part 0": ("--part", "at least 1"),
-    "embed {images}/gone --checkpoint {encoder}": ("gone", "no image"),
+    "embed {images}/gone --checkpoint {encoder}": ("gone", "does not exist"),
     "embed {images}/notes.txt --checkpoint {encoder}": ("notes.txt", "no image"),
     "embed {images} --checkpoint {encoder} --out {images}": ("--out", "holds other files"),
 }  # fmt: skip

@@ -188,22 +188,23 @@ def test_an_interrupted_sweep_goes_on_where_it_was(ray: None, place: Place, caps
     done = {path: path.stat().st_mtime_ns for path in place.folder.glob("runs/*/*/ended.json")}
     assert 1 <= len(done) < 3
 
-    with pytest.raises(UserError, match=r"--resume: tune-mine-.* was begun otherwise: samples \(3 -> 4\)"):
-        place.sweep(space, **options | {"samples": 4}, resume=True)
+    with pytest.raises(UserError, match=r"--resume: tune-mine-.* was begun otherwise: samples \(3 -> 2\); more are added"):
+        place.sweep(space, **options | {"samples": 2}, resume=True)
     pickled = list(place.folder.glob("runs/**/*.pkl"))
     assert pickled, "Ray pickles no more what it was to be kept from reading"
     for path in pickled:
         path.write_bytes(pickle.dumps(Evil(place.folder / "ran")))
     params = [trial["params"] for trial in records(place.folder)]
+    options["samples"] = 4
     result = place.sweep(space, **options, resume=True)
 
     assert not (place.folder / "ran").exists(), "the storage's pickles ran"
     assert [trial["params"] for trial in records(place.folder)][: len(params)] == params
-    assert len({str(trial["params"]) for trial in records(place.folder)}) == 3, "drawn again what had been drawn"
+    assert len({str(trial["params"]) for trial in records(place.folder)}) == 4, "drawn again what had been drawn"
     assert {path: path.stat().st_mtime_ns for path in done} == done, "a finished trial was trained again"
     again, children = place.runs()
     assert again.info.run_id == result.run_id == parent.info.run_id
-    assert [run.info.status for run in [again, *children]] == ["FINISHED"] * 4
+    assert [run.info.status for run in [again, *children]] == ["FINISHED"] * 5
     assert {trial.run_id for trial in result.trials} == {run.info.run_id for run in children}
     with pytest.raises(UserError, match=r"--resume: tune-mine-.* is finished"):
         place.sweep(space, **options, resume=True)

@@ -32,9 +32,24 @@ def export(
     found = named_one(run, checkpoint, uri, "export")
     trained = encoder_of(found, uri, code)
     if not found.run_id:
-        return exporting.export_to(trained, to, out, Origin(Path(found.checkpoint).name))
+        return exporting.export_to(
+            trained, to, out, Origin(Path(found.checkpoint).name, metrics=_measured(Path(found.checkpoint)))
+        )
     metrics, tags = track.attach(track.resolve_uri(uri or found.uri), found.run_id).results()
     origin = Origin(
         f"MLflow run `{found.run_id}`", tags.get("contray.dataset", ""), tags.get("mlflow.source.git.commit", ""), metrics
     )
     return exporting.export_to(trained, to, out, origin)
+
+
+def _measured(checkpoint: Path) -> dict[str, float]:
+    """What stands in a run's folder of what it was measured by; nothing where it is no run's, or was not measured."""
+    from ..storage import sealed
+    from ..storage.folder import Storage
+    from ..training.worker import VERDICT
+
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    try:
+        return sealed.read(Storage(str(folder)), VERDICT, sealed.NUMBER) or {}
+    except sealed.Damaged:
+        return {}

@@ -22,19 +22,17 @@ class Options:
 
     features: Annotated[Positional[str], arg("folder that contray embed wrote, or Parquet of name and embedding")]
     out: Annotated[str, arg("the list to write, a name a line")] = "curated.txt"
-    keep: Annotated[
-        float, arg("drop semantic duplicates (SemDeDup) until this share of the images stays; 0: by --epsilon alone")
-    ] = 0.0
+    keep: Annotated[float, arg("drop semantic duplicates (SemDeDup) until this share stays; 0: off")] = 0.0
     epsilon: Annotated[
         float, arg("drop of two images in a cluster one, where their cosine similarity is above 1 - epsilon; -1: as --keep says")
     ] = -1.0
-    balance: Annotated[int, arg("draw so many of what is left, evenly over clusters of clusters; 0: all stay")] = 0
-    clusters: Annotated[int, arg("clusters of the lowest level; 0: the root of the number of images")] = 0
+    balance: Annotated[int, arg("draw so many of the rest, evenly over clusters; 0: all")] = 0
+    clusters: Annotated[int, arg("of the lowest level; 0: the root of the number of images")] = 0
     levels: Annotated[int, arg("levels of clusters, each a tenth of the one below")] = 3
     data__source: Annotated[
         str,
         arg(
-            "the images' own place: test images take no part, dropped ones are drawn beside what they are like (.png)",
+            "their place: test images take no part, some dropped ones are drawn",
             name="data.source",
         ),
     ] = ""

@@ -47,7 +47,9 @@ class Options:
     out: Annotated[Path | None, arg("a report to write: .html, .png or .json; MLflow keeps it too, in track.experiment")] = None
     clean: Annotated[
         Path | None,
-        arg("a list to write: names of the readable training images, without those that are like one that stays or one that tests"),
+        arg(
+            "a list to write: names of the readable training images, without those that are like one that stays or one that tests"
+        ),
     ] = None
     gpu_images_per_second: Annotated[
         float, arg("of the GPU that is to be fed; 0: data.workers are told for a few speeds, and none suggested")

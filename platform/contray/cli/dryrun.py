@@ -13,20 +13,24 @@ from ..training.start import guides_of, resolved, started
 from .output import show
 
 
-def describe(config: RunConfig, *, whole: bool = False) -> tuple[RunConfig, dict[str, str]]:
-    """Print what follows from a config, and give it resolved with the same facts; a plan is made where one is to be. `whole`: all keys as YAML too."""
+def describe(config: RunConfig, *, whole: bool = False, seeds: int = 1) -> tuple[RunConfig, dict[str, str]]:
+    """Print what follows from a config, and give it resolved with the same facts; a plan is made where one is to be.
+
+    whole: all keys as YAML too; seeds: how many runs it is.
+    """
     config = resolved(config)
     source, cost = data.announced(config), None
     config, start = started(config)
     if config.unplanned:
         config, plan = planned(config, source, network=start.network)
         cost = plan.cost
-        show(hanging(str(plan), 9))
+        lines = [line for line in plan.lines if not line.startswith("fix it")]  # by the config of a run, which there is not
+        show(hanging("\n".join([*lines, "keep it  the same with --dry-run --show-config gives a config.yaml for --config"]), 9))
     begins = start.words(config)
     model.check(config, len(source.train))
     data.check_views(source.train, config.views)
     check_measurable(config, source)
-    found = estimate(config, source, cost)
+    found = estimate(config, source, cost, seeds)
     if whole:
         print(found.config.to_yaml())
     facts = dict(found.facts)

@@ -1,5 +1,6 @@
 """The command line. Dotted options (`--train.epochs 10`) set config keys; every error that a user can mend is one line and exit code 2."""
 
+import errno
 import gc
 import io
 import os
@@ -66,6 +67,7 @@ QUIET = 20_000  # objects between two looks for garbage; Python's 700 are a sixt
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 failed, 2 refused, 130 interrupted, 141 nobody reads on)."""
+    sys.stdout, sys.stderr = (stream or io.StringIO() for stream in (sys.stdout, sys.stderr))  # closed ones are None
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be text, and a terminal may lack a character
             stream.reconfigure(errors="backslashreplace")
@@ -79,6 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `contray eval --help | head`: who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("contray: what it prints cannot be written: no space is left where standard output goes", file=sys.stderr)
+        return 1
 
 
 def _one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:

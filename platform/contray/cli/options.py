@@ -9,6 +9,7 @@ forms their full ones. takes(options), if there, are patterns of the only keys t
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -183,7 +184,9 @@ def _check_typing(words: Sequence[str]) -> None:
         if match := re.match(r"(--[\w.-]+)\s+(\S.*)", word, re.DOTALL):
             raise UserError(f"{word!r}: is one word, with a space in it; without the quotes: {match[1]} {match[2]}")
         if re.match(r"-[A-Za-z][\w.-]+", word):
-            raise UserError(f"{word}: options begin with two dashes: -{word}")
+            raise UserError(
+                f"{word}: options begin with two dashes: -{word}; of a file or a name that begins with one: ./{word}, or --OPTION={word}"
+            )
         key, given, value = word.partition("=")
         if given and not before.startswith("-") and key.split(".")[0] in SECTIONS and re.fullmatch(r"\w+(\.\w+)+", key):
             raise UserError(f"{word}: a key is given with two dashes: --{key} {value}".rstrip())
@@ -233,7 +236,8 @@ def _unknown(flag: str, plain: Sequence[str], known: Sequence[Option], prog: str
     if flag == "--verbose":
         return f"-v: contray {prog} says all there is to say; -q, where it is taken, says less, and --version is -V"
     if flag == "--quiet":
-        return f"-q: contray {prog} prints what was asked for alone; --json, where it is taken, gives it to a script"
+        word = "--quiet" if any(each.startswith("--quiet") for each in plain) else "-q"
+        return f"{word}: contray {prog} prints what was asked for alone; --json, where it is taken, gives it to a script"
     if flag == "--run" and any(each.field == "runs" for each in known):
         return f"--run: runs are named without it: contray {prog} RUN RUN ..."
     keys = declared.keys(plain[0] if plain else "") if dotted is not None else []
@@ -301,7 +305,8 @@ def _reader(option: Option) -> Callable[[str], Any]:
         try:
             if option.kind is bool:
                 return {"true": True, "false": False}[text.lower()]
-            return option.kind(text)
+            # no shell expands --out=~/x
+            return option.kind(os.path.expanduser(text) if option.kind is Path or text.startswith("~/") else text)
         except (ValueError, KeyError):
             raise argparse.ArgumentTypeError(f"got {text!r}, must be {option.allowed}") from None
 

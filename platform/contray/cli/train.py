@@ -87,7 +87,7 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         if options.dry_run:
             from .dryrun import describe
 
-            resolved, facts = describe(config, whole=options.show_config)
+            resolved, facts = describe(config, whole=options.show_config, seeds=options.seeds)
             tell({"config": resolved.flat(), "facts": facts})
             return 0
         return _seeds(config, options, tell) if options.seeds > 1 else _one(config, options, tell)

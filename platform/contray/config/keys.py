@@ -130,7 +130,7 @@ def declared_keys(config: RunConfig, parts: Mapping[str, Any] | None = None) -> 
             for name, view in value.items():
                 yield from _section_keys(f"views.{name}", view)
         elif section.name == "seed":
-            yield section.name, Key(int, "seed of everything random", "", {"ge": 0})
+            yield section.name, Key(int, "seed of everything random", "", {"ge": 0, "le": 10**9})
         elif section.name != "parts":
             yield from _section_keys(section.name, value)
             for prefix, part in parts.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import math
 import pkgutil
 import re
 import sys
@@ -24,6 +23,7 @@ from ..errors import ConfigError, UserError, nearest
 from ..methods._base import Method, MethodConfig, Paper, Preset, View
 from .keys import misdeclared
 from .sources import computed, digest
+from .spaces import check_space
 
 if TYPE_CHECKING:
     from .tree import RunConfig
@@ -142,14 +142,19 @@ def code_of(config: RunConfig) -> tuple[str, ...]:
 
 def own_code(config: RunConfig) -> dict[str, str]:
     """A digest of the files of one's own that decide what a run computes, by the config's key: a checkpoint is of this very code."""
-    found: dict[str, str] = {}
-    for kind in ("method", "backbone"):
-        about, name = KINDS[kind], config.flat()[KINDS[kind].key]
-        if name.endswith(".py") or (
-            name not in _files(about) and any(each.name == name for each in _entries(about.group, *sys.path))
-        ):
-            found[f"the code of {about.key}"] = digest(find(kind, name))
-    return found
+    parts = ((kind, config.flat()[KINDS[kind].key]) for kind in ("method", "backbone"))
+    return {f"the code of {KINDS[kind].key}": digest(find(kind, name)) for kind, name in parts if _is_own(kind, name)}
+
+
+def evaluation_code(config: RunConfig) -> dict[str, str]:
+    """A digest of the files of one's own that measure what a run ends with, by their names: they are no part of its checkpoint."""
+    return {f"the code of {name}": digest(find("evaluation", name)) for name in config.eval.final if _is_own("evaluation", name)}
+
+
+def _is_own(kind: str, name: str) -> bool:
+    about = KINDS[kind]
+    installed = name not in _files(about) and any(each.name == name for each in _entries(about.group, *sys.path))
+    return name.endswith(".py") or installed
 
 
 def method_code(name: str) -> str:
@@ -262,25 +267,8 @@ def load_space(name: str) -> ModuleType:
     module = _space(name, "space", space_names)
     if is_study(module):
         raise UserError(f"space {name}: is a study: contray study {name}")
-    for export in ("ABOUT", "METHOD", "SPACE"):
-        if not hasattr(module, export):
-            raise UserError(f"space {name}: the file must define {export}; see tune_spaces/simclr.py for the form")
-    if not isinstance(module.SPACE, Mapping) or not module.SPACE:
-        raise UserError(f"space {name}: SPACE must be a dictionary of keys and what they are drawn from, and name one at least")
-    for key, domain in module.SPACE.items():
-        if not _drawable(domain):
-            ways = "tune.choice([...]), tune.grid_search([...]) or a range such as tune.loguniform(low, high)"
-            raise UserError(f"space {name}: {key}: got {type(domain).__name__} {domain!r:.60}, must be {ways}")
+    check_space(name, module)
     return module
-
-
-def _drawable(domain: Any) -> bool:
-    """Whether this is a grid, a choice or a range of Ray Tune's."""
-    listed = domain.get("grid_search") if isinstance(domain, Mapping) else getattr(domain, "categories", None)
-    if listed is not None:
-        return isinstance(listed, Sequence) and not isinstance(listed, str) and len(listed) > 0
-    ends = (getattr(domain, "lower", None), getattr(domain, "upper", None))
-    return all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends)
 
 
 def study_file(name: str) -> ModuleType:

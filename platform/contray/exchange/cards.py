@@ -68,10 +68,7 @@ In this folder:
 
 ## Metrics
 
-{f"| metric | value |{chr(10)}| --- | --- |{chr(10)}{rows}" if rows else "None on record."}
-
-`knn_` is the k-NN vote, `linear_` the linear probe; `val` is held-out training data, the others are of the test set. `random_` is the
-untrained encoder, `pixels_` raw pixels.
+{f"| metric | value |{chr(10)}| --- | --- |{chr(10)}{rows}{chr(10)}{LEGEND}" if rows else "None on record."}
 
 ## Config
 
@@ -83,6 +80,9 @@ untrained encoder, `pixels_` raw pixels.
 """
 
 
+LEGEND = """
+`knn_` is the k-NN vote, `linear_` the linear probe; `val` is held-out training data, the others are of the test set. `random_` is the
+untrained encoder, `pixels_` raw pixels."""
 LIBRARIES = {"torchvision": "torchvision", "timm": "timm", "safetensors": "contray", "onnx": "onnx"}
 KEPT = ("method.", "backbone.", "optim.", "train.epochs", "train.steps", "train.batch_size", "augment.", "seed")
 

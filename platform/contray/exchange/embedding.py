@@ -53,7 +53,7 @@ class Embedded:
 
     def read(self) -> tuple[list[str], np.ndarray]:
         """Names (N) and features (N, D) float32 of all images but the broken ones, in the order of the files in `out`."""
-        storage = Storage(self.out)
+        storage = Storage(self.out, "--out")
         names, rows = list[str](), list[np.ndarray]()
         for part in range(self.parts):
             table = pq.read_table(pa.BufferReader(storage.read(_file(part))), columns=["name", "embedding"])
@@ -95,7 +95,7 @@ def embed(
     source, out = bare(source), bare(out)
     blank = np.zeros((32, 32, trained.config.channels), np.uint8)
     width = trained([blank]).shape[1]  # refuses methods that encode more than an image
-    storage, images = Storage(out), Storage(source)
+    storage, images = Storage(out, "--out"), Storage(source)
     found, content = found_in(images, source, NATIVE if trained.form.channels else frozenset())
     samples = None
     if in_samples(found, source, trained.form.channels):

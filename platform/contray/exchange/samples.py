@@ -118,6 +118,8 @@ def parts_of(storage: Storage, found: Found, source: str, column: str, size: int
         raise DataError(f"{source} holds both {both}; give the folder or the file of one")
     if not (tables or found.images):
         there = f"; {note}" if (note := found.note()) else ""
+        if storage.local and not Path(storage.root).exists():
+            raise DataError(f"SOURCE: {source} does not exist; give a folder, a Parquet file, an archive or an address of one")
         raise DataError(f"{source}: no image and no Parquet file there (images: {', '.join(sorted(SUFFIXES))}{there})")
     groups = [(name, group) for name, count in tables for group in range(count)]
     parts = [([name], group) for name, group in groups] if tables else [

@@ -82,16 +82,19 @@ def _repeated(listed: Sequence[Group], found: Sequence[Looked]) -> Iterator[Find
     if across:
         exact = sum(group.kind != "near" for group in across)
         yield Finding(
-            "wrong", "train in test",
+            "wrong" if exact else "look", "train in test",
             f"{several(count['train_in_test'], 'training image')} in the test set too, as {several(count['tested_twice'], 'test image')} "
-            f"(groups: {exact:,} exact, {len(across) - exact:,} near): it tests what was trained on",
+            f"(groups: {exact:,} exact, {len(across) - exact:,} near): it tests what was trained on"
+            + ("" if exact else ", unless different images of yours look alike when they are small"),
             f"leave them out of training: {CLEAN}", count["train_in_test"], names=tuple(group.words for group in across[:NAMED]),
         )  # fmt: skip
     two = [group for group in listed if len(group.labels) > 1]
     if two:
+        exact = any(group.kind != "near" for group in two)
+        why = "one of the labels is wrong" if exact else "either a label is wrong, or two images look alike"
         yield Finding(
-            "wrong", "two labels", f"{several(len(two), 'image')} in more than one class", "one of the labels is wrong: look at each, and move it",
-            len(two), names=tuple(group.words for group in two[:NAMED]),
+            "wrong" if exact else "look", "two labels", f"{several(len(two), 'image' if exact else 'nearly equal image')} in more than one class",
+            f"{why}: look at each, and move it", len(two), names=tuple(group.words for group in two[:NAMED]),
         )  # fmt: skip
     for split in (each.name for each in found):
         own = [group for group in within if group.members[0][0] == split]

@@ -46,6 +46,9 @@ def _named(split: str, name: str) -> str:
     return name if name.lower().startswith(split) else f"{split} {name}"
 
 
+MOST_NEAR = 0.2  # of the images of a set: of photos that nobody drew from a film it is a few in a hundred
+
+
 def groups(found: Sequence[Looked], equal: Duplicates) -> list[Group]:
     """Those across splits, then those of several classes, then the largest."""
     starts = np.cumsum([0, *(len(each.ids) for each in found)]).tolist()
@@ -63,9 +66,13 @@ def groups(found: Sequence[Looked], equal: Duplicates) -> list[Group]:
 
 
 def kept(train: Looked, equal: Duplicates) -> np.ndarray:
-    """(n,) bool: the readable training images, but those that are, or nearly are, one that stays before them or one that tests."""
+    """(n,) bool: the readable training images, but those that are, or nearly are, one that stays before them or one that tests.
+
+    Where over MOST_NEAR of all images nearly are another one, that tells nothing in this set (drawings, frames of films): equal ones alone go.
+    """
     stay, beside = train.read.copy(), defaultdict[int, set[int]](set)
-    for one, other in equal.pairs.tolist():
+    alike = len(np.unique(equal.pairs)) > MOST_NEAR * len(np.unique(equal.same))
+    for one, other in equal.pairs.tolist() if not alike else ():
         beside[one].add(other)
         beside[other].add(one)
     several = np.flatnonzero(equal.group >= 0)

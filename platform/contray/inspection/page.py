@@ -32,7 +32,7 @@ def written(result: Inspection) -> str:
         (
             "repeated",
             f"{sum(len(group.members) - 1 for group in result.groups):,}",
-            f"in {len(result.groups):,} groups of equal images",
+            f"in {len(result.groups):,} groups of equal or nearly equal images",
         ),
     ]
     return rendered(f"{result.name}: before training", about, cards, list(_sections(result)))

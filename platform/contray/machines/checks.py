@@ -163,7 +163,11 @@ def data(source: str, facts: Facts) -> Iterator[Finding]:
         yield Finding("data", "wrong", f"there is no {source}", node, how)
     if not lacking:
         yield Finding(
-            "data", "ok", f"{source} is there" if any(each["data"] for each in facts.values()) else f"{source} is no path"
+            "data",
+            "ok",
+            f"{source} is there"
+            if any(each["data"] for each in facts.values())
+            else f"{source} is built in or fetched by its name: no path to look for",
         )
 
 

@@ -93,6 +93,10 @@ class Examiner:
             from contray import track
 
             track.check(uri)
+            path = track.sqlite_path(uri)
+            if path is None or path.exists():  # a store of another version of MLflow answers, and keeps nothing
+                with track.asking(uri, "reading its experiments") as talk:
+                    talk.search_experiments(max_results=1)
         except Exception as error:
             return " ".join(str(error).split())[:300] or type(error).__name__
         return ""

@@ -18,7 +18,7 @@ from ..data.form import Form
 from ..data.given import image_of, images_of
 from ..data.pixels import reduced
 from ..data.views import Pipeline
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..methods._base import Method
 from ..storage.checkpoint import BEST, latest, load
 from ..storage.folder import Storage
@@ -127,7 +127,13 @@ def read_checkpoint(address: str) -> Encoder:
             raise UserError(f"--checkpoint: {address} is no checkpoint (step-N.pt) and no folder with one")
         state = latest(Storage(address))
         if state is None:
-            raise UserError(f"--checkpoint: there is no checkpoint in {address}")
+            other = next((each for each in ("model.safetensors", "model.onnx") if (Path(address) / each).is_file()), "")
+            taken = (
+                f"contray import {shown(Path(address) / other)} --out FOLDER makes one of it"
+                if other.endswith("safetensors")
+                else "ONNX cannot be read back"
+            )
+            raise UserError(f"--checkpoint: there is no checkpoint in {address}{f'; {taken}' if other else ''}")
         return _restore(RunConfig.from_yaml(state["config"], encoder=True), state["method"])
     storage = Storage(folder or ".")
     if name not in storage.names():

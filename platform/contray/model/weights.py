@@ -21,7 +21,7 @@ from ..config.sections import LIBRARIES, AugmentConfig
 from ..errors import ConfigError, UserError, nearest
 from ..storage.checkpoint import BEST, PATTERN
 from . import layouts, libraries
-from .encoder import WEIGHTS, Encoder, read_checkpoint
+from .encoder import CONFIG, WEIGHTS, Encoder, read_checkpoint
 from .layouts import LAYOUTS, State
 from .method import build, device_of, settled
 from .plain import network_under
@@ -129,6 +129,8 @@ def of_file(file: Path, layout: str = "") -> Given:
     """The weights in a file of one of LAYOUTS; empty: as its names tell. Raises as `given`."""
     raw, digest = read(file), digest_of(file)
     layout = layout or layouts.guessed(raw)
+    if not layout and {"config", "method", "step"} <= raw.keys():
+        raise UserError(f"{file}: is contray's own checkpoint; --checkpoint and --init take it as it is")
     if not layout:
         raise UserError(
             f"{file}: its names tell no layout; say whose code wrote it (--layout, of --init --init-layout; of a teacher, contray import --layout, "
@@ -274,6 +276,8 @@ def _of_torch(file: Path) -> bool:
 
 def read(file: Path) -> Mapping[str, Any]:
     """What a .safetensors or torch file holds. Raises UserError when it is torn, no checkpoint, or holds pickled objects."""
+    if (file / CONFIG).is_file():
+        raise UserError(f"{file}: is contray's own export; --checkpoint and --init take it as it is")
     if not file.is_file():
         raise UserError(f"{file}: there is no such file, and no folder of a run or an export")
     if file.suffix == ".safetensors":

@@ -55,15 +55,16 @@ class Cost:
         if loaders == "auto":
             planned = "data.workers" in config.train.planned
             loaders = loaders_for(load, trial.seconds / speed, machine) if planned else spare(config, images, machine)[0]
-        sample = sample_seconds(load, trial.seconds / speed, loaders, machine)
-        encode = trial.encode / speed + images.decode * (not images.cached)
+        shared = sharing(config, machine)
+        sample = sample_seconds(load, trial.seconds / speed, loaders, machine) / shared
+        encode = sample_seconds(images.decode * (not images.cached), trial.encode / speed, loaders, machine) / shared
         labels = images.classes > 1 and bool(needing_labels(config.eval.final))
         measured = (images.count + images.test if labels else min(images.count, 2048)) if config.eval.final else 0
         verdict = 2 * measured * encode + (probes(config, images, machine) if labels and config.eval.final else 0.0)
         start = START if config.scale.workers == (0, 0) else START_RAY
         before = start + (images.count * images.decode / cores if images.cached else 0.0)
         return cls(
-            images, machine, trial, loaders, sample, trial.update / speed + OVERHEAD, trial.epoch * images.count / speed, encode, before, verdict,
+            images, machine, trial, loaders, sample, trial.update / speed + OVERHEAD, trial.epoch * images.count / speed / shared, encode, before, verdict,
             config.train.budget * 60,
         )  # fmt: skip
 
@@ -113,6 +114,16 @@ class Cost:
         host = PROCESS + (self.images.nbytes * self.images.count if self.images.cached and not self.images.generated else 0)
         host += LOADER * self.loaders
         return (used, host) if self.machine.kind == "cuda" else (0.0, host + used)
+
+
+def sharing(config: RunConfig, machine: Machine) -> int:
+    """How many GPUs of this machine share a step; processes on CPUs have no cores of their own."""
+    return min(max(config.scale.workers[0], 1), max(machine.gpus, 1)) if machine.kind == "cuda" else 1
+
+
+def uncounted(config: RunConfig) -> list[str]:
+    """The evaluations at the end whose time no estimate has: all but those of cached features."""
+    return [name for name in config.eval.final if name not in ("knn", "linear")]
 
 
 def probes(config: RunConfig, images: Images, machine: Machine) -> float:

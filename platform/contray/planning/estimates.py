@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import data, model
 from ..config import RunConfig
@@ -15,7 +15,7 @@ from ..model import backbones, hardware, optim
 from ..model.chunks import divide, normed
 from ..model.laws import power_below
 from ..tables import hanging
-from .cost import LOADER, Cost, spare
+from .cost import LOADER, Cost, sharing, spare, uncounted
 from .facts import look, machine
 from .trial import measure
 from .words import DAY, duration, nbytes
@@ -48,8 +48,8 @@ class Estimate:
         return "\n".join(f"{name:<21}{text}" for name, text in self.facts.items())
 
 
-def estimate(config: RunConfig, source: data.Source, cost: Cost | None = None) -> Estimate:
-    """The estimate of a config that is valid. Measures a few steps, if no `cost` of this config is known."""
+def estimate(config: RunConfig, source: data.Source, cost: Cost | None = None, seeds: int = 1) -> Estimate:
+    """The estimate of a config that is valid, under so many seeds, one after the other. Measures a few steps, if no `cost` of this config is known."""
     asked, kind = model.open_keys(config), model.device_of(config).type
     settled = model.settled(config, kind)
     if cost is None:
@@ -61,25 +61,30 @@ def estimate(config: RunConfig, source: data.Source, cost: Cost | None = None) -
     gpu, host = cost.memory(settled, min(share, limit) if limit else share)
     here = most if not (config.scale.address or kind == "cuda") else min(most, max(cost.machine.gpus, 1))
     memory = here * host + (0.0 if config.scale.workers == (0, 0) else 1e9)  # Ray's own processes and the driver
-    disk = (config.train.keep + 1) * float(cost.trial.fixed)
-    found = Estimate(settled, cost, cost.total(settled), memory, host, gpu, disk, {})
-    return Estimate(settled, cost, found.seconds, memory, host, gpu, disk, _facts(found, source, asked))
+    disk = seeds * (config.train.keep + 1) * float(cost.trial.fixed)
+    found = Estimate(settled, cost, seeds * cost.total(settled), memory, host, gpu, disk, {})
+    facts = _facts(found, source, asked)
+    if seeds > 1:
+        facts["time"] = facts["time"].replace("about ", f"for {seeds} seeds about ", 1)
+    return replace(found, facts=facts)
 
 
-def guard(config: RunConfig, source: data.Source, *, yes: bool = False, quiet: bool = False, cost: Cost | None = None) -> None:
-    """Hold a run that begins against this machine. Says nothing of a small one, and measures nothing for it.
+def guard(
+    config: RunConfig, source: data.Source, *, yes: bool = False, quiet: bool = False, cost: Cost | None = None, seeds: int = 1
+) -> None:
+    """Hold a run that begins, or one under each of `seeds`, against this machine. Says nothing of a small one, and measures nothing for it.
 
     Raises ConfigError where it needs more memory or disk than there is, naming what would fit, and UserError where it takes more than a day on
     a CPU and nobody says yes.
     """
     if small(config, len(source.train)):
         return
-    found = estimate(config, source, cost)
+    found = estimate(config, source, cost, seeds)
     if not quiet and cost is None:
         print(hanging(str(found), 21), flush=True)
     refuse(found)
     if found.seconds > DAY and found.cost.machine.kind == "cpu" and not yes:
-        takes = f"about {duration(found.seconds)} on this machine's CPU"
+        takes = f"about {duration(found.seconds)} {f'for {seeds} seeds ' if seeds > 1 else ''}on this machine's CPU"
         if sys.stdin.isatty() and sys.stderr.isatty() and not quiet:
             print(f"contray: this run takes {takes}. Start it? [y/N] ", end="", file=sys.stderr, flush=True)
             if sys.stdin.readline().strip().lower() in ("y", "yes"):
@@ -171,6 +176,7 @@ def _facts(found: Estimate, source: data.Source, asked: list[str]) -> dict[str, 
     on = cost.machine.kind.replace("cuda", "GPU").replace("cpu", "CPU")
     per_epoch = epoch * cost.step(batch) + cost.epoch
     gpu = f"{nbytes(found.gpu)} of a GPU's memory and " if found.gpu else ""
+    without = f"; not counted: {', '.join(others)} (eval.final)" if (others := uncounted(config)) else ""
     return {
         "run": config.track.name or config.run_name,
         "data": f"{source.name}, {samples:,} training samples, {kinds}",
@@ -185,11 +191,16 @@ def _facts(found: Estimate, source: data.Source, asked: list[str]) -> dict[str, 
         "parameters": f"{counts[0]:.1f} M trained, {counts[1]:.1f} M in all",
         "memory": f"about {nbytes(found.memory)} in all, {gpu}{nbytes(found.host)} per worker ({nbytes(trial.fixed)} weights and optimiser, "
         f"{nbytes(trial.activations)} per sample of a step; data {_data_memory(config, source, cost)})",
-        "time": f"about {duration(found.seconds)}, {duration(per_epoch)} an epoch, on this machine's {on} alone (steps of {trial.rows} samples were "
-        "measured, and drawing views)",
+        "time": f"about {duration(found.seconds)}, {duration(per_epoch)} an epoch, on {_where(config, cost, on)} (steps of {trial.rows} samples were "
+        f"measured, and drawing views){without}",
         "checkpoints": f"{config.scale.storage}/{config.track.name or config.run_name}, every {config.train.checkpoint_seconds:g} s, "
         f"{nbytes(found.disk)} in all",
     }  # fmt: skip
+
+
+def _where(config: RunConfig, cost: Cost, on: str) -> str:
+    shared = sharing(config, cost.machine)
+    return f"{shared} of this machine's {cost.machine.gpus} GPUs" if shared > 1 else f"this machine's {on} alone"
 
 
 def _chunks(config: RunConfig) -> str:

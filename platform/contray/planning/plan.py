@@ -17,7 +17,7 @@ from ..storage import sealed
 from ..storage.checkpoint import latest, newest_step
 from ..storage.folder import Storage
 from . import rules
-from .cost import Cost
+from .cost import Cost, uncounted
 from .facts import Images, Machine, look, machine
 from .trial import Trial, measure
 from .words import duration
@@ -121,7 +121,9 @@ def told(config: RunConfig, found: rules.Fitted, images: Images, here: Machine, 
     own = _own(config)
     lines = {
         "data": f"{images}",
-        "machine": f"{here}{_where(config)}; {duration(cost.budget)} for all, of which the verdict takes about {duration(cost.verdict)}",
+        "machine": f"{here}{_where(config)}; {duration(cost.budget)} for all, of which the verdict takes about {duration(cost.verdict)}"
+        + (f" without {', '.join(others)}, whose time is not known" if (others := uncounted(config)) else "")
+        + (": more than there is, so that the whole takes longer" if cost.before + cost.verdict > cost.budget else ""),
         "network": f"{_network(config)}: {_network_why(found, here)}",
         "images": f"{_sizes(config)}: {_size_why(config, images, here)}",
         "batch": f"{batch} images: {_batch_why(found, batch, images)}",

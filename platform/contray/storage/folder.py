@@ -27,23 +27,21 @@ class Storage:
         """key: what the address was given as, for messages. Raises UserError for an address that nobody knows."""
         from pyarrow import fs
 
-        self.local = "://" not in address
+        self.local, self.key = "://" not in address, key
         self.address = (  # absolute: workers run in another folder; of an address what folders in it can be named by
             str(Path(address).expanduser().resolve()) if self.local else bare(address).partition("?")[0]
         )
         self.system, self.root = (fs.LocalFileSystem(), self.address) if self.local else _opened(self.address, key)
 
     def __truediv__(self, name: str) -> Storage:
-        return Storage(f"{self.address.rstrip('/')}/{name}")
+        return Storage(f"{self.address.rstrip('/')}/{name}", self.key)
 
     def create(self) -> None:
         """Make the folder. Raises UserError when it cannot be written."""
         try:
             self.system.create_dir(self.root, recursive=True)
         except OSError as error:
-            raise UserError(
-                f"scale.storage: cannot write to {self.address} ({error}); choose another with --scale.storage"
-            ) from None
+            raise UserError(f"{self.key}: cannot write to {self.address} ({error}); name another place") from None
 
     def names(self) -> list[str]:
         """The files in this folder; none if there is no such folder."""

@@ -118,9 +118,16 @@ def number(values: Values, arm: Any, seed: int, metric: str) -> float | None:
 
 
 def diverged(row: Mapping[str, float | None], metric: str) -> bool:
-    """Whether a run ended without a number of its metric because it diverged: all that is kept of it then is that there is none."""
+    """Whether a run ended without a number of what it is told by because it diverged: all that is kept of it then is that there is none.
+
+    One further metric that is no number, where others are, is that metric's matter: the seed is left out of what is told by it.
+    """
     value = row.get(metric, 0.0)
-    return bool(row) and (all(each is None for each in row.values()) or value is None or not math.isfinite(value))
+    others = [
+        each for name, each in row.items() if name != metric and not name.startswith("random_") and not name.endswith("_images")
+    ]
+    lost = value is None or not math.isfinite(value)
+    return bool(row) and (all(each is None for each in row.values()) or (lost and not any(map(_real, others))))
 
 
 def untrained(values: Values, seed: int, metric: str) -> float | None:

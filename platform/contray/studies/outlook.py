@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from ..errors import UserError
 from ..tables import Table
 from .claims import spoken
 from .listing import shipped
+from .rounds import at_once_of
 from .study import Plan, plan
 
 
@@ -19,14 +19,13 @@ def outlook(name: str, overrides: Mapping[str, Any], *, scale: str, seeds: int, 
     """Of each study its arms with what they set, the seeds that there are and that are left, the minutes; name "all": of all that have the scale,
     and why one cannot be run is said.
     """
-    at_once = jobs or max(1, os.cpu_count() or 1)
     if name != "all":
-        return [_told(plan(name, overrides, scale=scale, seeds=seeds, jobs=jobs), at_once)]
+        return [_told(plan(name, overrides, scale=scale, seeds=seeds, jobs=jobs))]
     found = []
     for study in shipped():
         try:
             if scale in study.scales:
-                found.append(_told(plan(study.name, overrides, scale=scale, seeds=seeds, jobs=jobs), at_once))
+                found.append(_told(plan(study.name, overrides, scale=scale, seeds=seeds, jobs=jobs)))
         except UserError as error:
             print(f"contray: left out: {error}", file=sys.stderr)
     if not found:
@@ -34,7 +33,8 @@ def outlook(name: str, overrides: Mapping[str, Any], *, scale: str, seeds: int, 
     return found
 
 
-def _told(plan: Plan, at_once: int) -> dict[str, Any]:
+def _told(plan: Plan) -> dict[str, Any]:
+    at_once = at_once_of(plan.config, plan.jobs)
     settings, pace, minutes = plan.study.settings(plan.scale), plan.pace, plan.minutes(at_once)
     arms = [
         {

@@ -13,13 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from .. import model
+from ..config import RunConfig
 from ..config.registry import code_of
 from ..errors import UserError
 from ..storage.folder import Storage
 from ..storage.logins import remembered
 from ..training.describing import title_of
 from ..training.lease import Lease
-from ..training.nodes import nodes, side_by_side
+from ..training.nodes import Node, nodes, side_by_side
 from ..training.progress import TrainingBar
 from ..training.ray_train import new_board, own_records
 from ..training.stop import interrupts
@@ -31,6 +35,17 @@ LOOK_SECONDS = 0.5  # between two looks at the board
 STOP_SECONDS = (
     8.0  # that runs have for their checkpoint once they are to stop; one that measures, which cannot stop, is ended then
 )
+
+
+def at_once_of(config: RunConfig, jobs: int) -> int:
+    """How many runs go on at once: `jobs`, or as `make_all` has it, on this machine where no cluster is joined."""
+    import ray
+
+    if jobs:
+        return jobs
+    gpus = {"GPU": float(torch.cuda.device_count())} if model.device_of(config).type == "cuda" else {}
+    here = Node("", "this machine", {"CPU": float(os.cpu_count() or 1), **gpus}, {})
+    return side_by_side(config, nodes() if ray.is_initialized() else [here])[0]
 
 
 @dataclass

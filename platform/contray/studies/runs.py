@@ -19,6 +19,7 @@ from ..config.registry import load_method, own_code
 from ..errors import ConfigError, UserError
 from ..evaluation.common.samples import check_measurable
 from ..evaluation.common.tables import GEOMETRY
+from ..planning.facts import cluster_of
 from ..storage.names import slug
 from ..tables import SHARES
 from ..training.signature import TAG, signature
@@ -120,10 +121,20 @@ def _check_measured(study: Study, configs: Sequence[RunConfig]) -> None:
             raise UserError(f"{said}: eval.final {' '.join(ranked)} gives {known}")
 
 
-def found(uri: str, experiment: str, signatures: Sequence[str], conditions: str, needed: bool) -> dict[str, Found]:
+def precision_of(config: RunConfig) -> str:
+    """What this machine takes train.precision for, where a run leaves that to the hardware; empty where a cluster's nodes decide, or it is given."""
+    if config.train.precision != "auto" or cluster_of(config):
+        return ""
+    return model.settled(config, model.device_of(config).type).train.precision
+
+
+def found(
+    uri: str, experiment: str, signatures: Sequence[str], conditions: str, needed: bool, precision: str = ""
+) -> dict[str, Found]:
     """The ended runs of an experiment by their signatures, the newest of each.
 
     conditions: under which a run must have been made for its COSTS to count; needed: runs that were made under others do not count at all.
+    precision: what all must have been computed in, where it was left to their hardware: arms in fp32 and bf16 differ by more than many claims.
     """
     path = track.sqlite_path(uri)
     if path and not path.exists():
@@ -136,10 +147,14 @@ def found(uri: str, experiment: str, signatures: Sequence[str], conditions: str,
             runs = talk.search_runs(
                 [place.experiment_id], f"tags.`{TAG}` = '{each}'", max_results=20, order_by=["attributes.start_time DESC"]
             )
-            ended = (_found(run, conditions, needed) for run in runs)
+            ended = (_found(run, conditions, needed) for run in runs if _in_precision(run, precision))
             if run := next((run for run in ended if run), None):
                 made[each] = run
     return made
+
+
+def _in_precision(run: Any, wanted: str) -> bool:
+    return not wanted or run.data.params.get("train.precision", "auto") in (wanted, "auto")
 
 
 def _found(run: Any, conditions: str, needed: bool) -> Found | None:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import re
 import tempfile
 import time
@@ -31,8 +30,8 @@ from .claims import spoken
 from .form import Study, load_study
 from .listing import DECLARED, FREE, judged
 from .result import StudyResult, Summary
-from .rounds import Made, make_all
-from .runs import Found, Pace, Wanted, check_metric, found, wanted
+from .rounds import Made, at_once_of, make_all
+from .runs import Found, Pace, Wanted, check_metric, found, precision_of, wanted
 from .trial import conditions
 from .verdict import judge
 
@@ -74,9 +73,9 @@ class Plan:
         return Pace(self.study, self.scale, self.runs, self.known)
 
     def minutes(self, at_once: int) -> float:
-        """That the runs which are left will take, so many at once; not a number where nothing tells."""
-        pace = self.pace
-        return sum(pace.of(each.arm) for each in self.todo) / at_once
+        """That the runs which are left will take, so many at once; not a number where nothing tells. No fewer than the longest of them."""
+        each = [self.pace.of(one.arm) for one in self.todo]
+        return max(sum(each) / at_once, max(each, default=0.0))
 
     @property
     def name(self) -> str:
@@ -97,7 +96,12 @@ class Plan:
         return replace(
             self,
             known=found(
-                track.resolve_uri(config.track.uri), config.track.experiment, signatures, conditions(self.jobs), self.costs
+                track.resolve_uri(config.track.uri),
+                config.track.experiment,
+                signatures,
+                conditions(self.jobs),
+                self.costs,
+                precision_of(config),
             ),
         )
 
@@ -141,7 +145,7 @@ def study_all(
                 plans.append(plan(name, overrides, scale=scale, seeds=seeds, jobs=jobs))
     if not plans:
         raise UserError(next(iter(summary.failed.values()), f"--scale: no study has the scale {scale}"))
-    at_once = jobs or max(1, os.cpu_count() or 1)
+    at_once = at_once_of(plans[0].config, jobs)
     where = plans[0].config.track
     verdicts = judged(track.resolve_uri(where.uri), where.experiment, [each.study for each in plans])
     judged_by_now = {key for key, run in verdicts.items() if run.data.tags.get(LEFT) == "0"}

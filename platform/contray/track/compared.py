@@ -71,7 +71,11 @@ def _rows(found: Comparison, further: Sequence[str]) -> Table:
         table.add(str(number), name, *(cell(each, row.metrics.get(each)) for each in shown), str(row.seeds), str(row.steps))
     notes = ["mean ± standard deviation over seeds; gain: points over the untrained encoder"]
     if found.left_out:
-        have = "run has not been evaluated and is" if found.left_out == 1 else "runs have not been evaluated and are"
+        have = (
+            "run has not ended or been evaluated and is"
+            if found.left_out == 1
+            else "runs have not ended or been evaluated and are"
+        )
         notes.append(f"{found.left_out} {have} left out")
     table.caption = "\n".join(notes)
     return table

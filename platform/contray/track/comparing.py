@@ -73,7 +73,7 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Shown):
-    """Configurations, best first; how many runs were left out as nothing was measured of them; MLflow's page of the runs.
+    """Configurations, best first; how many runs were left out as they have not ended, or nothing was measured of them; MLflow's page of the runs.
 
     further: metrics besides k-NN, the linear probe and their gains that are shown; against: each row beside the best. It prints as its tables.
     """
@@ -137,10 +137,15 @@ def compare(uri: str, runs: Sequence[str], experiment: str, metrics: Sequence[st
         further = sorted({*_own(found), *metrics, *filter(FURTHER.fullmatch, known)} - {*TEST, *HELD_OUT})
         if not _scores(known, further):  # no labels
             further = [name for name in UNLABELLED if name in known]
-        evaluated = [run for run in found if _scores(run.data.metrics, further)]
+        named = {run.info.run_id for run in asked} if runs else set()  # whoever names a run means it, finished or not
+        evaluated = [
+            run
+            for run in found
+            if _scores(run.data.metrics, further) and (run.info.status == "FINISHED" or run.info.run_id in named)
+        ]
         if not evaluated:
             where = "these runs" if runs else f"experiment {experiment!r}"
-            raise UserError(f"nothing to compare: none of the {len(found)} runs of {where} has been evaluated yet")
+            raise UserError(f"nothing to compare: none of the {len(found)} runs of {where} has finished and been evaluated yet")
         rows = _rows(talk, evaluated, further)
     experiments = sorted({run.info.experiment_id for run in evaluated})
     link = track.compared_url(uri, experiments, [run.info.run_id for run in evaluated])
@@ -149,13 +154,21 @@ def compare(uri: str, runs: Sequence[str], experiment: str, metrics: Sequence[st
 
 
 def _judged(rows: Sequence[Row], further: Sequence[str]) -> list[Difference]:
-    """The rows beside the best, on what most of them were measured by."""
-    names = (*TOLD_BY, *further)
-    counts = {name: sum(name in row.by_seed for row in rows) for name in names}
-    metric = max(names, key=lambda name: counts[name])
+    """The rows beside the best, on what they are ordered by."""
+    metric = _decisive(rows, further)
     images = [row.metrics["test_images"].mean for row in rows if "test_images" in row.metrics]
     finest = 1 / min(images) if len(images) == len(rows) and metric.endswith("_top1") and "_val_" not in metric else 0.0
-    return against([row.by_seed.get(metric, {}) for row in rows], metric, finest) if counts[metric] > 1 else []
+    return (
+        against([row.by_seed.get(metric, {}) for row in rows], metric, finest)
+        if sum(metric in row.by_seed for row in rows) > 1
+        else []
+    )
+
+
+def _decisive(rows: Sequence[Row], further: Sequence[str]) -> str:
+    """What most rows were measured by, of equals the most telling."""
+    names = (*TOLD_BY, *further)
+    return max(names, key=lambda name: sum(name in row.by_seed for row in rows))
 
 
 def _scores(metrics: Iterable[str], further: Sequence[str]) -> list[str]:
@@ -184,8 +197,15 @@ def _own(runs: Iterable[Run]) -> set[str]:
 
 
 def _rows(talk: MlflowClient, runs: Iterable[Run], further: Sequence[str]) -> list[Row]:
+    """Best first by what most of them have, those that lack it last: a test set's number is not held against a held-out one."""
     rows = [_row(talk, group, differs, further) for group, differs in grouped(runs)]
-    return sorted(rows, key=lambda row: -max(row.metrics[name].mean for name in _ranking(row.metrics, further)))
+    metric = _decisive(rows, further)
+
+    def rank(row: Row) -> tuple[bool, float]:
+        known = metric in row.metrics
+        return not known, -max(row.metrics[name].mean for name in ([metric] if known else _ranking(row.metrics, further)))
+
+    return sorted(rows, key=rank)
 
 
 def grouped(runs: Iterable[Run]) -> list[tuple[list[Run], dict[str, str]]]:

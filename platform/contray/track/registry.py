@@ -29,7 +29,7 @@ def register(uri: str, run_id: str, name: str) -> str:
         ).artifact_location  # `models:/ID` is looked up in MLflow's global store, perhaps another
         if champion and champion.source != place:
             theirs = talk.get_run(str(champion.run_id)).data
-            best = theirs.metrics[SCORE]
+            best = theirs.metrics.get(SCORE)  # none, where somebody has given the alias by hand
             if theirs.tags.get(DATASET, "") != dataset:
                 raise UserError(
                     f"--register: the champion of {name} was measured on {theirs.tags.get(DATASET)}, run {run_id} on {dataset}; "

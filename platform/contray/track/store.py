@@ -201,7 +201,9 @@ def client(uri: str) -> MlflowClient:
     with _undivided():
         from mlflow import MlflowClient
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines about tables whenever a file is new
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # lines about tables whenever a file is new; pages of what `asking` says in one line
     with _one_at_a_time(uri):
         return MlflowClient(tracking_uri=full(uri))
 
@@ -269,4 +271,6 @@ def asking(uri: str, what: str) -> Iterator[MlflowClient]:
         if not isinstance(error, (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)):
             raise
         reason = scrubbed(str(error).strip().partition("\n")[0]) or type(error).__name__
+        if "database is locked" in f"{error} {error.__cause__} {error.__context__}":
+            reason = "another program holds the file locked; wait until it is done, or name another with --track.uri"
         raise TrackingError(f"MLflow at {bare(uri)}: {what} failed: {reason}") from error

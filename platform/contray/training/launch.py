@@ -20,7 +20,7 @@ from ..storage.folder import Storage
 from ..tables import hanging
 from .audit import check_audit
 from .describing import describe, title_of
-from .extend import check_extension
+from .extend import check_extension, extends_exactly
 from .lease import Fenced, Guarded, Lease, LeaseLost, NotSeen, Watcher, held
 from .nodes import kinds, nodes, uses_gpu
 from .progress import TROUBLES, TrainingBar, lasting
@@ -102,15 +102,11 @@ def _launch(
                 print(f"{name}: {resend(folder, run)}", flush=True)
             base = config.track.name or config.run_name
             if name != base and not quiet:
-                unit = (
-                    f"than {config.train.steps} --train.steps"
-                    if config.train.steps
-                    else f"than {config.train.epochs:g} --train.epochs"
+                exact = extends_exactly(config, model.sketch(config), len(source.train))
+                longer = (
+                    f"--track.name {base} --train.extend exact, and more than its {newest_step(storage / base)} --train.steps"
                 )
-                print(
-                    f"{base} is finished, so this is {name}; to train it longer: --track.name {base} --train.extend exact, and more {unit}",
-                    flush=True,
-                )
+                print(f"{base} is finished, so this is {name}{f'; to train it longer: {longer}' if exact else ''}", flush=True)
             if steps and known.get("finished"):
                 _reopen(lease.fenced(), run, *steps)
             return _run(config, source, lease, run, name, quiet, watch)

@@ -53,7 +53,7 @@ def _launch(config: RunConfig, seeds: int, quiet: bool, yes: bool) -> list[Resul
     track.listeners.load(config.track.listeners)
     track.check(track.resolve_uri(config.track.uri))
     if not cluster_of(config) and base not in storage.folders():
-        guard(config, source, yes=yes, quiet=quiet, cost=plan and plan.cost)
+        guard(config, source, yes=yes, quiet=quiet, cost=plan and plan.cost, seeds=seeds)
     storage.create()
     check_case("track.name", base, storage.folders())
     home = storage / base  # one lease for all groups of the name, in the folder of the first

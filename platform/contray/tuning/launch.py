@@ -6,7 +6,7 @@ import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
@@ -34,13 +34,14 @@ from . import kept
 from .domains import describe_domain, listed
 from .front import front
 from .importance import Importance, importance
-from .outcome import SweepResult, crown, end_trials, ranked, trials_of
+from .outcome import SweepResult, Trial, crown, end_trials, ranked, trials_of
 from .picture import draw
 from .ranking import COSTS, check_metric, online_of
 from .search import LIVE_KEYS, SCHEDULERS, Search, run
 from .warm import Warm, identity
 from .warm import warm as read_warm
 
+GROWING = ("samples", "minutes", "concurrent")  # what no trial depends on, so that a sweep may go on with more of it
 VERSION, BEST = 2, "best.yaml"  # of how a sweep is kept; the winner's config
 
 
@@ -68,7 +69,12 @@ def sweep(
     """
     file = load_space(name)
     config = resolved(_base(file, overrides, preset, config_file))
-    refuse_searched(config, file.SPACE)
+    asked = {key: domain for key, domain in file.SPACE.items() if key not in overrides}
+    if not asked:
+        raise UserError(
+            f"{next(iter(overrides))}: all that space {name} searches is given ({', '.join(file.SPACE)}): nothing is left to search"
+        )
+    refuse_searched(config, asked)
     if against and against not in COSTS:
         raise UserError(f"--against: got {against}, must be {', '.join(COSTS)}")
     if against and scheduler not in ("", "none"):
@@ -90,7 +96,7 @@ def sweep(
     check_measurable(config, source)
     if scheduler == "pbt" and config.scale.workers[1] > 1:
         raise UserError("--scheduler pbt: works for trials of one worker only; use asha, or scale.workers 1 1")
-    if scheduler == "pbt" and not LIVE_KEYS & set(file.SPACE):
+    if scheduler == "pbt" and not LIVE_KEYS & set(asked):
         raise UserError(f"--scheduler pbt: this space has no key that may change on the way ({', '.join(sorted(LIVE_KEYS))})")
     check_machines(config)
     track.listeners.load(config.track.listeners)
@@ -98,7 +104,8 @@ def sweep(
         {"scale.workers": config.scale.workers}
     )  # trials run in processes of Ray: nothing for a plan to choose
     config, plan = plan_of(config, source, storage, quiet, base_name)  # once for all trials
-    space, words = _fitting(config, dict(file.SPACE), len(source.train))
+    space, words = _fitting(config, dict(asked), len(source.train))
+    words = [*(f"{key}: not searched, as you give it" for key in file.SPACE if key not in asked), *words]
     uri = track.resolve_uri(config.track.uri)
     track.check(uri, exists=bool(warm))
     known = Warm()
@@ -179,16 +186,14 @@ def _search(
             online = online_of(metric, config, source)
             results = _outliving(search, config, space, folder, parent, lease, online, known, quiet)
             trials = ranked(trials_of(results, folder, parent, config), metric, online)
-        best = next(
-            (each for each in trials if each.status == "finished" and math.isfinite(each.metrics.get(metric, math.nan))), None
-        )
+        on_front = front(trials, metric, against) if against else []
+        best = _best(trials, metric, on_front)
         winner = None
         if best:
             place.check()
             first = trials.index(best)
             best, winner = crown(config, best, parent)
             trials[first] = best
-        on_front = front(trials, metric, against) if against else []
         found: list[Importance] = []
         if search.scheduler != "pbt":  # whose trials have had other values on the way
             stages = "" if against else online
@@ -212,6 +217,12 @@ def _search(
     return SweepResult(
         called, metric, trials, best, config_file, pictures[0], parent.run_id, url, space, parent.url, uri, against, on_front, found, pictures
     )  # fmt: skip
+
+
+def _best(trials: Sequence[Trial], metric: str, on_front: Sequence[str]) -> Trial | None:
+    """The first of the ranked trials that has finished with a number; of equally good ones the cheapest, which a front begins with."""
+    able = [each for each in trials if each.status == "finished" and math.isfinite(each.metrics.get(metric, math.nan))]
+    return next((each for each in able if each.name in on_front[:1]), next(iter(able), None))
 
 
 def _outliving(search: Search, config: RunConfig, *about: Any) -> Any:
@@ -292,7 +303,10 @@ def _folder(storage: Storage, base: str, resume: bool, search: Search, config: R
         before = {"against": "", "warm": "", **before}  # sweeps of before there were these
     if not isinstance(before, dict) or before.keys() != now.keys() or not record.get("run_id"):
         raise UserError(f"--resume: {newest.address}/{SWEEP} is damaged; without --resume a new sweep starts")
-    changed = [f"{key} ({before[key]} -> {value})" for key, value in now.items() if before[key] != value]
+    free = () if now["scheduler"] == "pbt" else GROWING  # a population's size is its own
+    changed = [f"{key} ({before[key]} -> {value})" for key, value in now.items() if before[key] != value and key not in free]
+    if now["samples"] < before["samples"]:
+        changed.append(f"samples ({before['samples']} -> {now['samples']}); more are added, none are taken away")
     if "config" in record:
         changed += kept.differing(record["config"], config)  # else trials of two configs would be ranked with each other
     if changed:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..drawing import COLOURS, drawable
 from ..training.describing import trial_name
 from .domains import listed, logarithmic
@@ -50,7 +52,7 @@ def slices(trials: Sequence[Trial], space: Mapping[str, Any], metric: str, onlin
     shown: dict[str, Any] = {}
     for axis, key in zip(axes, keys, strict=False):
         known = _sorted(listed(space[key]))
-        place = known.index if known else float
+        place = _place(known) if known else float
         for ended, marker, name in (("finished", "o", metric), ("stopped", "x", online)):
             chosen = [trial for trial in trials if trial.status == ended and name in trial.metrics and key in trial.params]
             if chosen:
@@ -197,8 +199,9 @@ def _along(domain: Any, values: Sequence[Any]) -> tuple[Callable[[Any], float], 
     """(value -> its height from 0 to 1, the ticks as heights with texts) of a key: listed values evenly, ranges by their own scale."""
     known = _sorted(listed(domain))
     if known:
-        return (lambda value: known.index(value) / max(len(known) - 1, 1)), [
-            (place / max(len(known) - 1, 1), str(value)) for place, value in enumerate(known)
+        place = _place(known)
+        return (lambda value: place(value) / max(len(known) - 1, 1)), [
+            (at / max(len(known) - 1, 1), str(value)) for at, value in enumerate(known)
         ]
     low, high, log = float(domain.lower), float(domain.upper), logarithmic(domain)
 
@@ -207,6 +210,18 @@ def _along(domain: Any, values: Sequence[Any]) -> tuple[Callable[[Any], float], 
 
     marks = [low * (high / low) ** (i / 4) for i in range(5)] if log else _even(low, high)
     return height, [(height(at), f"{at:.2g}") for at in marks]
+
+
+def _place(known: Sequence[Any]) -> Callable[[Any], float]:
+    """Where a value stands among the listed ones; between two of them where it is none, as what a population has come to."""
+    numbers = all(isinstance(value, int | float) for value in known)
+
+    def place(value: Any) -> float:
+        if value in known:
+            return float(known.index(value))
+        return float(np.interp(value, known, range(len(known)))) if numbers and isinstance(value, int | float) else math.nan
+
+    return place
 
 
 def _sorted(values: Sequence[Any] | None) -> list[Any]:

@@ -38,9 +38,9 @@ def check_metric(metric: str, config: RunConfig, source: data.Source) -> Evaluat
 
 
 def online_of(metric: str, config: RunConfig, source: data.Source) -> str:
-    """What the scheduler goes by while trials train that are ranked on `metric` at their end: that, if it is measured online; else the first that is."""
+    """What the scheduler goes by while trials train that are ranked on `metric` at their end: that, if it is measured online, or nothing is; else the first that is."""
     online = served_by(source, config.eval.online)
-    if ranking(online, metric):
+    if ranking(online, metric) or not config.eval.every_epochs:
         return metric
     known = [name for each in online for name in load_evaluation(each).metrics if "*" not in name]
     return known[0] if known else metric

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .. import track
@@ -23,6 +24,7 @@ from ..training.lease import POLL, Lease, LeaseLost
 from ..training.nodes import nodes, side_by_side
 from ..training.stop import heard
 from . import kept
+from .domains import listed
 from .ranking import COSTS, shown
 from .trial import ONLINE, TrialPlan, run_trial
 from .warm import Warm
@@ -168,13 +170,21 @@ def _scheduler(search: Search, space: Mapping[str, Any]) -> Any:
         # it would pause trials until there are three to judge by, and ours have nothing to go on from
         return MedianStoppingRule(time_attr="progress", grace_period=grace, min_time_slice=math.inf)  # pyright: ignore[reportArgumentType]
     if search.scheduler == "pbt":
-        mutations = {
-            key: domain["grid_search"] if isinstance(domain, dict) else domain
-            for key, domain in space.items()
-            if key in LIVE_KEYS
-        }
-        return PopulationBasedTraining(time_attr="progress", perturbation_interval=25, hyperparam_mutations=mutations, synch=True)
+        live = {key: domain for key, domain in space.items() if key in LIVE_KEYS}
+        return PopulationBasedTraining(
+            time_attr="progress", perturbation_interval=25, synch=True, custom_explore_fn=partial(_within, _ranges(live)),
+            hyperparam_mutations={key: listed(domain) or domain for key, domain in live.items()},
+        )  # fmt: skip
     return None
+
+
+def _ranges(space: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    return {key: (domain.lower, domain.upper) for key, domain in space.items() if listed(domain) is None}
+
+
+def _within(ranges: Mapping[str, tuple[float, float]], params: dict[str, Any]) -> dict[str, Any]:
+    """What PBT makes of a trial's parameters, times 0.8 or 1.2, in the ranges that they were drawn from."""
+    return params | {key: min(max(params[key], low), high) for key, (low, high) in ranges.items() if key in params}
 
 
 @contextlib.contextmanager

@@ -73,16 +73,22 @@ def _study(result: SweepResult, keys: Sequence[str]) -> Table:
     """Mean and standard deviation over seeds of each value, and whether the values differ by more than the seeds do."""
     groups: dict[tuple[Any, ...], list[float]] = {}
     for trial in result.trials:
-        if result.metric in trial.metrics:
+        if trial.status == "finished" and result.metric in trial.metrics:
             groups.setdefault(tuple(trial.params[key] for key in keys), []).append(trial.metrics[result.metric])
     scale, unit = _scale(result.metric), " points" if _scale(result.metric) == 100 else ""
     table = Table(f"{result.metric} over seeds{', in per cent' if unit else ''}", *keys, "seeds", "mean", "std")
     for values in sorted(groups, key=lambda values: [*map(_order, values)]):
         mean, std = spread(groups[values])
-        table.add(*map(str, values), str(len(groups[values])), f"{scale * mean:.1f}", f"{scale * std:.1f}")
+        table.add(
+            *map(str, values),
+            str(len(groups[values])),
+            f"{scale * mean:.1f}",
+            f"{scale * std:.1f}" if len(groups[values]) > 1 else "-",
+        )
     means = [spread(values)[0] for values in groups.values()]
-    pooled = math.sqrt(sum(spread(values)[1] ** 2 for values in groups.values()) / max(len(groups), 1))
-    if means:
+    more = sum(len(values) - 1 for values in groups.values())
+    pooled = math.sqrt(sum((len(values) - 1) * spread(values)[1] ** 2 for values in groups.values()) / max(more, 1))
+    if means and more:
         ratio = f"{(max(means) - min(means)) / pooled:.1f} times" if pooled else "more than"
         table.caption = f"range over values {scale * (max(means) - min(means)):.1f}{unit} = {ratio} the standard deviation over seeds ({scale * pooled:.2f}{unit})"
     return table

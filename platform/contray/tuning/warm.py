@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import data, track
 from ..config import WRITTEN, RunConfig
-from ..config.registry import method_code, own_code
+from ..config.registry import evaluation_code, method_code, own_code
 from ..errors import ConfigError, UserError
 from ..track.run import PARAM_CHARS
 from ..track.runs import children, find_run
@@ -35,7 +35,7 @@ class Warm:
 
 def identity(config: RunConfig, source: data.Source, concurrent: int) -> dict[str, str]:
     """Tags of a sweep by which a later one knows whether its numbers are its own: digests of data, code and weights, and what costs depend on."""
-    given = data.fingerprint(source, config.data) | own_code(config) | marks(config)
+    given = data.fingerprint(source, config.data) | own_code(config) | evaluation_code(config) | marks(config)
     given["the method's code"] = method_code(config.method.name)
     digests = {name: value[:16] for name, value in sorted(given.items())}
     return {GIVEN: json.dumps(digests), CONDITIONS: f"{socket.gethostname()}, --concurrent {concurrent}"}
