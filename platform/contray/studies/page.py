@@ -21,6 +21,7 @@ from .listing import judged, shipped
 from .picture import draw
 from .result import StudyResult
 from .scales import SCALES
+from .study import LEFT
 from .verdict import WORDS, judge, lasting
 
 KEPT = (
@@ -50,13 +51,15 @@ adds seeds until there is a verdict errs more often: with 3, 5, 8 and 12 of them
 
 
 def write(uri: str, experiment: str, docs: Path, records: Path) -> list[str]:
-    """Bring the records up to what MLflow keeps, then write page and pictures from all of them. Returns the names of the records.
+    """Bring the records up to what MLflow keeps of studies that have all their runs, then write page and pictures from all of them. Returns the names of the records.
 
     What MLflow keeps of a study in a damaged form is said, and its record stays as it was.
     """
     records.mkdir(parents=True, exist_ok=True)
     for (name, scale), run in sorted(judged(uri, experiment, shipped()).items()):
         path = records / f"{name}_{scale}.json"
+        if run.data.tags.get(LEFT) != "0":  # half a study is no record
+            continue
         try:
             path.write_text(compact(_fetched(uri, run)))
         except (track.TrackingError, ValueError, KeyError, TypeError, AttributeError) as error:
