@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
+import socketserver
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,3 +163,64 @@ def test_nearly_equal_images_are_for_an_eye_and_no_fault(tmp_path: Path) -> None
     for kind, severity in (("near", "look"), ("pixels", "wrong")):
         across = Group(kind, (("train", 0, "a", "cat"), ("test", 0, "b", "dog")))
         assert {each.severity for each in _repeated([across], found)} == {severity}
+
+
+def test_a_dry_run_looks_at_what_lies_under_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "train",
+        "simclr",
+        "--preset",
+        "digits",
+        "--track.name",
+        "a",
+        "--scale.workers",
+        "0",
+        "0",
+        "--backbone.width",
+        "8",
+        "--data.workers",
+        "0",
+    ]
+    words += [
+        "--train.batch_size",
+        "16",
+        "--data.renderings",
+        "1",
+        "--eval.final",
+        "--scale.storage",
+        str(tmp_path / "runs"),
+        "--track.uri",
+        "",
+    ]
+    words = [*words[:-1], f"sqlite:///{tmp_path}/mlflow.db"]
+
+    def told(*more: str) -> str:
+        assert main([*words, *more, "--dry-run"]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "would go on" not in told("--train.steps", "2")
+    assert main([*words, "--train.steps", "2", "-q"]) == 0
+    capsys.readouterr()
+    assert "there a is finished: this would be a-2" in told("--train.steps", "2")
+    (tmp_path / "file").write_text("")
+    assert "refused scale.storage:" in told("--train.steps", "2", "--scale.storage", str(tmp_path / "file"))
+
+
+def test_damage_is_named_by_whoever_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("step-000000002.pt", "best.pt"):
+        (tmp_path / name).write_bytes(b"torn")
+    said = refused(capsys, "eval", "knn", "--checkpoint", tmp_path)
+    assert said.startswith(f"contray: --checkpoint: none of the checkpoints in {tmp_path} is whole")
+    assert said.strip().endswith(f"best.pt beside them may be: give {tmp_path}/best.pt")
+
+
+def test_a_web_server_that_is_not_there_is_no_missing_file() -> None:
+    from contray.storage.reached import _answer
+
+    with socketserver.TCPServer(("127.0.0.1", 0), None) as server:  # pyright: ignore[reportArgumentType]
+        port = server.server_address[1]
+    assert _answer(Storage(f"http://127.0.0.1:{port}/x.tar")).startswith("no server answers")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert _answer(Storage(f"http://127.0.0.1:{server.server_port}/nothing.tar")).startswith("the server says 404")
+        server.shutdown()

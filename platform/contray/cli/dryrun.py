@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from .. import data, model
 from ..config import RunConfig
-from ..errors import ConfigError
+from ..errors import UserError
 from ..evaluation.common.samples import check_measurable
 from ..planning import estimate, planned, refuse
 from ..tables import hanging
+from ..training.launch import waiting
 from ..training.ray_train import cluster_of
 from ..training.start import guides_of, resolved, started
 from .output import show
@@ -36,11 +37,15 @@ def describe(config: RunConfig, *, whole: bool = False, seeds: int = 1) -> tuple
     facts = dict(found.facts)
     facts |= {"begins with": "; ".join(begins)} if begins else {}
     facts |= {f"given as {key}": value for key, value in guides_of(config).items()}
+    try:
+        facts |= {"there": there} if (there := waiting(found.config, source)) else {}
+    except UserError as error:
+        facts["refused"] = str(error)
     show("dry run: nothing was started", hanging("\n".join(f"{name:<21}{text}" for name, text in facts.items()), 21))
     if not cluster_of(config):  # whose memory is not that of this machine
         try:
             refuse(found)
-        except ConfigError as error:
+        except UserError as error:
             facts["refused"] = str(error)
             show(hanging(f"{'refused':<21}{error}", 21))
     return found.config, facts

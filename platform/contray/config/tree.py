@@ -281,7 +281,11 @@ class RunConfig:
     ) -> RunConfig:
         """`from_yaml` of a file that the user named with --config."""
         if not path.is_file():
-            raise UserError(f"--config: there is no file {path}")
+            raise UserError(
+                f"--config: {path} is a folder; give the config.yaml in it"
+                if path.is_dir()
+                else f"--config: there is no file {path}"
+            )
         try:
             text = path.read_text()
         except (OSError, UnicodeDecodeError) as error:

@@ -125,7 +125,7 @@ def read_checkpoint(address: str) -> Encoder:
             return read_folder(Path(address))
         if Path(address).is_file():
             raise UserError(f"--checkpoint: {address} is no checkpoint (step-N.pt) and no folder with one")
-        state = latest(Storage(address))
+        state = latest(Storage(address, "--checkpoint"))
         if state is None:
             other = next((each for each in ("model.safetensors", "model.onnx") if (Path(address) / each).is_file()), "")
             taken = (

@@ -118,9 +118,13 @@ def newest(folder: Storage, damaged: Callable[[str], object] = lambda words: war
             damaged(f"{problem}; the checkpoint before it is used, {name}")
         return found
     if problems:
+        mend = "the run does not begin anew over them. Put a whole one back, or remove them to begin at step 0"
+        if folder.key != "scale.storage":  # nobody is to train
+            mend = (
+                f"{BEST} beside them may be: give {folder.address}/{BEST}" if BEST in folder.names() else "put a whole one back"
+            )
         raise UserError(
-            f"scale.storage: none of the checkpoints in {folder.address} is whole ({'; '.join(problems)[:500]}); the run does not begin "
-            "anew over them. Put a whole one back, or remove them to begin at step 0"
+            f"{folder.key}: none of the checkpoints in {folder.address} is whole ({'; '.join(problems)[:500]}); {mend}"
         )
     return None
 

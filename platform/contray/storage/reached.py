@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from http.client import HTTPException
+from urllib.error import HTTPError
 from urllib.parse import parse_qs, urlsplit
+from urllib.request import Request, urlopen
 
 from .folder import Storage
 from .logins import full, scrubbed
@@ -39,6 +42,8 @@ def absent(storage: Storage) -> str:
     from pyarrow import fs
 
     scheme, bucket = _scheme(storage), _bucket(storage)
+    if scheme in ("http", "https"):
+        return _answer(storage)
     if scheme not in ("s3", "gs"):
         keys, _ = _LOGINS.get(scheme, ((), ""))
         return f"there is nothing{f', or nothing without a login ({keys[0]})' if keys else ''}; look at the address"
@@ -52,6 +57,22 @@ def absent(storage: Storage) -> str:
         if not isinstance(error, FileNotFoundError):
             return unread(storage, error)
     return _no_bucket(storage)
+
+
+def _answer(storage: Storage) -> str:
+    """What a web server says of an address that has nothing."""
+    address, proxy = (
+        full(storage.address),
+        next((name for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy") if name in os.environ), ""),
+    )
+    through = f", through {proxy}" if proxy else ""
+    try:
+        with urlopen(Request(address, method="HEAD"), timeout=10):
+            return "there is nothing; look at the address"
+    except HTTPError as error:
+        return f"the server says {error.code} {error.reason}{through}; look at the address"
+    except (OSError, HTTPException) as error:
+        return f"no server answers{through} ({scrubbed(str(getattr(error, 'reason', error)))}); look at the address, or at the network"
 
 
 def _no_bucket(storage: Storage) -> str:

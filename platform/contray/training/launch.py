@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from .. import data, model, track
@@ -110,6 +111,24 @@ def _launch(
             if steps and known.get("finished"):
                 _reopen(lease.fenced(), run, *steps)
             return _run(config, source, lease, run, name, quiet, watch)
+
+
+def waiting(config: RunConfig, source: data.Source) -> str:
+    """What lies under the name of a run that would begin now, in words; nothing where nothing does. Raises what its start would raise for it."""
+    storage = Storage(config.scale.storage)
+    place = Path(storage.root)
+    if storage.local and place.exists() and not place.is_dir():
+        raise UserError(f"scale.storage: {storage.address} is a file; name a folder")
+    base = config.track.name or config.run_name
+    if base not in storage.folders():
+        return ""
+    name, known = name_of(config, storage, quiet=True)
+    if name != base:
+        return f"{base} is finished: this would be {name}"
+    if not known:
+        return ""
+    _check_kept(storage / name, config, source, bool(known.get("finished")))
+    return f"{name} is there with step {newest_step(storage / name)}, and would go on"
 
 
 def plan_of(
