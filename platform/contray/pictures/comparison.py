@@ -15,6 +15,7 @@ STYLES = {  # shape and fill tell what colour does
     "random_linear_top1": ("untrained, linear", "|", "0.35", True), "pixels_linear_top1": ("pixels, linear", "x", "0.35", True),
 }  # fmt: skip
 WIDE, LINES = 38, 3  # characters of a label's line, and lines of it; beyond, rows are numbered and the names stand below
+SPREAD = 0.09  # of a row's height, between its marks
 PANELS = 4  # further evaluations that are drawn
 
 
@@ -41,14 +42,16 @@ def draw(found: Comparison, out: Path) -> Path:
     axes = above.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=[2.2 if not name else 1 for name in panels])[0]
     for axis, panel in zip(axes, panels, strict=True):
         styles = STYLES if not panel else {panel: (panel, "D", COLOURS[2], True)}
-        for name, (word, marker, colour, full) in styles.items():
-            scale = 100 if name.endswith(SHARES) else 1
-            points = [(row.metrics[name], place) for place, row in enumerate(rows) if name in row.metrics]
-            if points:
-                axis.errorbar(
-                    [scale * spread.mean for spread, _ in points], [place for _, place in points], xerr=[scale * spread.std for spread, _ in points],
-                    fmt=marker, color=colour, mfc=colour if full else "white", capsize=3, ms=6, label=word,
-                )  # fmt: skip
+        drawn = [name for name in styles if any(name in row.metrics for row in rows)]
+        for at, name in enumerate(drawn):
+            word, marker, colour, full = styles[name]
+            scale, down = 100 if name.endswith(SHARES) else 1, SPREAD * (at - (len(drawn) - 1) / 2)  # none covers another
+            points = [(row.metrics[name], place + down) for place, row in enumerate(rows) if name in row.metrics]
+            errors = [scale * spread.std for spread, _ in points] if any(spread.n > 1 for spread, _ in points) else None
+            axis.errorbar(
+                [scale * spread.mean for spread, _ in points], [place for _, place in points], xerr=errors,
+                fmt=marker, color=colour, mfc=colour if full else "white", capsize=3, ms=6, label=word,
+            )  # fmt: skip
         axis.set_xlabel("top-1 accuracy in per cent" if not panel else drawable(panel.replace("_", " "), 40), fontsize=9)
         axis.grid(axis="x", alpha=0.3)
         axis.margins(x=0.08)
