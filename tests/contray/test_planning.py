@@ -364,7 +364,8 @@ def test_the_dry_run_of_ones_own_photos(
     monkeypatch.chdir(tmp_path)
     assert main(["train", "swav", "--data.source", str(photos), "--budget", "30s", "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "fix it   contray train --config contray_runs/swav-auto-" in shown
+    assert "fix it" not in shown, "there is no such file before the run has begun"
+    assert "keep it  the same with --dry-run --show-config" in shown
     assert "nothing was started" in shown
     assert "optim:" not in shown, "the YAML is for --show-config"
     for method, column in (("clip", "caption"), ("cpc_sequence", "signal")):
