@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from contray import RunConfig, data
 from contray.errors import ConfigError
 from contray.methods.simclr import SimCLR
 from contray.storage.folder import Storage
-from contray.training import elastic, loop, saving
+from contray.training import elastic, loop, ray_train, saving
 from contray.training.audit import Audit, attempts, history
 from contray.training.elastic import FAILURES, NodeWatch, NoProgress, Patience, one_line
 from contray.training.loop import Listener, NonFiniteLoss, train
@@ -271,3 +273,23 @@ def test_an_audit_needs_every_step_and_a_place_to_append_to(tmp_path: Path) -> N
         config(train__audit=True, train__log_every=10)
     with pytest.raises(ConfigError, match=r"train\.audit: appends"):
         Audit(Storage(f"file://{tmp_path}"), 0, 1, 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("answers", "takes"), [(True, 2.0), (False, 0.6)])
+def test_who_leaves_waits_for_a_controller_and_not_for_a_cluster_that_is_gone(
+    answers: bool, takes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`timeout` and batch systems end Ray's processes with the driver's: nobody will answer it."""
+
+    def get(ref: object, timeout: float) -> list[object]:
+        if not answers:
+            raise RuntimeError("no GCS")
+        return []
+
+    monkeypatch.setattr("ray.get", get)
+    monkeypatch.setattr(ray_train, "END_SECONDS", 2.0)
+    monkeypatch.setattr(ray_train, "SILENT_SECONDS", 0.6)
+    board = SimpleNamespace(introduced=SimpleNamespace(remote=lambda: None))
+    began = time.monotonic()
+    ray_train._end(threading.Event(), board)
+    assert takes <= time.monotonic() - began < takes + 1.2

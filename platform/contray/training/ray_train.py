@@ -24,7 +24,10 @@ from .nodes import Waiting, check_seen, demand, nodes
 from .stop import interrupts, unchanged
 from .worker import Asked, Plan, work
 
-END_SECONDS = 60.0  # that a driver which leaves waits for a controller to start: on a busy machine over 10
+END_SECONDS, SILENT_SECONDS = (
+    60.0,
+    20.0,
+)  # that a driver which leaves waits for a controller to start (on a busy machine over 10), and for a board to answer
 
 # ---------------------------------------------------------------- the cluster
 
@@ -240,11 +243,14 @@ def _end(over: threading.Event, board: Any) -> None:
     the cluster takes memory away under it, and dies of SIGSEGV now and then."""
     import ray
 
-    until = time.monotonic() + END_SECONDS
-    while not over.is_set() and time.monotonic() < until:
-        with contextlib.suppress(Exception):  # the board may have gone with its node
-            for controller in ray.get(board.introduced.remote(), timeout=1):
+    began = heard = time.monotonic()
+    while not over.is_set() and time.monotonic() < min(began + END_SECONDS, heard + SILENT_SECONDS):
+        with contextlib.suppress(
+            Exception
+        ):  # the board may have gone with its node, or the whole cluster by the signal that ends this process
+            for controller in ray.get(board.introduced.remote(), timeout=5):
                 ray.kill(controller)
+            heard = time.monotonic()
         over.wait(0.2)
 
 
