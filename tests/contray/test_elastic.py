@@ -275,9 +275,9 @@ def test_an_audit_needs_every_step_and_a_place_to_append_to(tmp_path: Path) -> N
         Audit(Storage(f"file://{tmp_path}"), 0, 1, 0, torch.device("cpu"))
 
 
-@pytest.mark.parametrize(("answers", "takes"), [(True, 2.0), (False, 0.6)])
+@pytest.mark.parametrize("answers", [True, False])
 def test_who_leaves_waits_for_a_controller_and_not_for_a_cluster_that_is_gone(
-    answers: bool, takes: float, monkeypatch: pytest.MonkeyPatch
+    answers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`timeout` and batch systems end Ray's processes with the driver's: nobody will answer it."""
 
@@ -287,9 +287,10 @@ def test_who_leaves_waits_for_a_controller_and_not_for_a_cluster_that_is_gone(
         return []
 
     monkeypatch.setattr("ray.get", get)
-    monkeypatch.setattr(ray_train, "END_SECONDS", 2.0)
-    monkeypatch.setattr(ray_train, "SILENT_SECONDS", 0.6)
+    monkeypatch.setattr(ray_train, "END_SECONDS", 2.0 if answers else 60.0)
+    monkeypatch.setattr(ray_train, "SILENT_SECONDS", 30.0 if answers else 0.5)
     board = SimpleNamespace(introduced=SimpleNamespace(remote=lambda: None))
     began = time.monotonic()
     ray_train._end(threading.Event(), board)
-    assert takes <= time.monotonic() - began < takes + 1.2
+    took = time.monotonic() - began
+    assert took >= 2.0 if answers else 0.5 <= took < 30.0
