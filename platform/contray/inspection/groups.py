@@ -12,6 +12,8 @@ from ..errors import shown
 from .duplicates import Duplicates
 from .gather import Looked
 
+MOST_NEAR = 0.2  # of the images of a set: of photos that nobody drew from a film it is a few in a hundred
+
 
 @dataclass(frozen=True)
 class Group:
@@ -44,9 +46,6 @@ class Group:
 def _named(split: str, name: str) -> str:
     """The name, and the split where it does not say that itself."""
     return name if name.lower().startswith(split) else f"{split} {name}"
-
-
-MOST_NEAR = 0.2  # of the images of a set: of photos that nobody drew from a film it is a few in a hundred
 
 
 def groups(found: Sequence[Looked], equal: Duplicates) -> list[Group]:

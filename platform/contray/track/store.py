@@ -201,9 +201,8 @@ def client(uri: str) -> MlflowClient:
     with _undivided():
         from mlflow import MlflowClient
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(
-        logging.CRITICAL
-    )  # lines about tables whenever a file is new; pages of what `asking` says in one line
+    # lines about tables whenever a file is new, and pages of what `asking` says in one line
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with _one_at_a_time(uri):
         return MlflowClient(tracking_uri=full(uri))
 

@@ -24,10 +24,8 @@ from .nodes import Waiting, check_seen, demand, nodes
 from .stop import interrupts, unchanged
 from .worker import Asked, Plan, work
 
-END_SECONDS, SILENT_SECONDS = (
-    60.0,
-    20.0,
-)  # that a driver which leaves waits for a controller to start (on a busy machine over 10), and for a board to answer
+END_SECONDS = 60.0  # that a driver which leaves waits for a controller to start: on a busy machine over 10
+SILENT_SECONDS = 20.0  # that it waits for a board to answer: the signal that ends it may have ended the cluster too
 
 # ---------------------------------------------------------------- the cluster
 
@@ -243,14 +241,12 @@ def _end(over: threading.Event, board: Any) -> None:
     the cluster takes memory away under it, and dies of SIGSEGV now and then."""
     import ray
 
-    began = heard = time.monotonic()
-    while not over.is_set() and time.monotonic() < min(began + END_SECONDS, heard + SILENT_SECONDS):
-        with contextlib.suppress(
-            Exception
-        ):  # the board may have gone with its node, or the whole cluster by the signal that ends this process
+    began = answered = time.monotonic()
+    while not over.is_set() and time.monotonic() < min(began + END_SECONDS, answered + SILENT_SECONDS):
+        with contextlib.suppress(Exception):  # the board may have gone with its node
             for controller in ray.get(board.introduced.remote(), timeout=5):
                 ray.kill(controller)
-            heard = time.monotonic()
+            answered = time.monotonic()
         over.wait(0.2)
 
 
