@@ -91,7 +91,20 @@ def test_the_engine_reaches_methods_through_the_registry() -> None:
 
 # From the ground up: each imports those before it alone
 ROOMS = [
-    *["errors", "drawing", "tables", "methods", "storage", "config", "data", "model", "evaluation", "track", "pictures"],
+    *[
+        "errors",
+        "processors",
+        "drawing",
+        "tables",
+        "methods",
+        "storage",
+        "config",
+        "data",
+        "model",
+        "evaluation",
+        "track",
+        "pictures",
+    ],
     *[
         "planning",
         "training",

@@ -51,10 +51,13 @@ def check_writable(option: str, path: Path) -> None:
     """Make the folder of a file that is to be written. Raises UserError, before there is work to lose, where it cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        there = path.exists()
-        path.open("ab").close()
-        if not there:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            path.open("xb").close()
             path.unlink()
+    except FileExistsError:  # another process writes there by now
+        return
     except OSError as error:
         raise UserError(f"{option}: {path} cannot be written ({error.strerror or error})") from None
 

@@ -19,8 +19,9 @@ from contray.methods.simclr import SimCLR
 from contray.storage.folder import Storage
 from contray.training import elastic, loop, ray_train, saving
 from contray.training.audit import Audit, attempts, history
-from contray.training.elastic import FAILURES, NodeWatch, NoProgress, Patience, one_line
+from contray.training.elastic import FAILURES, NodeWatch, NoProgress, Patience
 from contray.training.loop import Listener, NonFiniteLoss, train
+from contray.training.reasons import one_line
 from contray.training.worker import Asked, Recorder
 
 TINY = {

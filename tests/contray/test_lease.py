@@ -22,7 +22,7 @@ from contray.cli import main
 from contray.errors import UserError
 from contray.storage.folder import Storage
 from contray.training import lease
-from contray.training.lease import LEASE, Fenced, Lease, LeaseLost, held
+from contray.training.lease import LEASE, Fenced, Lease, LeaseLost, NotSeen, held
 from contray.training.progress import TrainingBar
 
 from .test_end_to_end import TINY, words
@@ -163,6 +163,14 @@ def test_who_lost_it_writes_nothing_and_leaves_the_new_owner_alone(folder: Stora
             mine.check()
     assert owner(folder)["token"] == "theirs"
     assert folder.names() == ["a", LEASE]
+
+
+def test_a_folder_that_is_removed_is_noticed(folder: Storage) -> None:
+    with held(folder) as mine:
+        folder.clear()
+        _until(lambda: mine._lost is not None)
+        with pytest.raises(NotSeen, match="is not there"):
+            mine.check()
 
 
 def test_an_outage_of_the_storage_ends_nothing(

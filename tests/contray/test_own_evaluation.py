@@ -298,6 +298,19 @@ def test_what_is_no_metric_is_refused_by_the_files_name(given: str, said: str, o
     assert "knn_top1" in metrics
 
 
+def test_of_several_evaluations_that_cannot_measure_each_says_why(own: str) -> None:
+    files = [
+        written(Path(own).parent, name, lambda text, name=name: text.replace("    found = {}\n", f"    return {{'{name}': True}}\n"))
+        for name in ("odd", "strange")
+    ]
+    config = tiny(**{"eval.final": (*files, "knn")})
+    source = data.open_source(config.data)
+    metrics, problem = finals(subject_of(config, source, model.build(config, 100)))
+    assert "odd.py: " in problem
+    assert "strange.py: " in problem
+    assert "knn_top1" in metrics
+
+
 def test_numbers_of_numpy_are_numbers(own: str) -> None:
     change = "    import numpy as np\n    return {'a': np.float32(0.5), 'b': np.int64(2)}\n"
     file = written(Path(own).parent, "numpy_numbers", lambda text: text.replace("    found = {}\n", change))

@@ -13,13 +13,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from contray import data, model, planning
+from contray import data, model, planning, processors
 from contray.api.train import minutes
 from contray.cli.main import main
 from contray.config import RunConfig
 from contray.config.registry import builtin, load_method
 from contray.errors import ConfigError, UserError
-from contray.model import hardware
 from contray.planning import rules, words
 from contray.planning.cost import Cost, loaders_for
 from contray.planning.estimates import estimate, guard, refuse, small
@@ -27,6 +26,7 @@ from contray.planning.facts import Images, Machine, look, machine
 from contray.planning.trial import Trial, measure
 from contray.storage.checkpoint import dump
 from contray.storage.folder import Storage
+from contray.studies.rounds import at_once_of
 from contray.training import launch as launching
 
 METHODS = [
@@ -168,10 +168,19 @@ def test_a_plan_trains_in_this_process_where_one_has_all_there_is(monkeypatch: p
 
 @pytest.mark.parametrize(("threads", "found"), [("1", 1), ("1,2", 1), (" 1 ", 1), ("", 2), ("0", 1), ("many", 2), ("64", 2)])
 def test_threads_are_limited_as_everywhere(threads: str, found: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(hardware, "words_in", lambda _: [])
+    monkeypatch.setattr(processors.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(processors, "words_in", lambda _: [])
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    assert hardware.cores() == found
+    assert processors.cores() == found
+    assert processors.processors() == 2
+
+
+def test_a_container_s_share_of_a_large_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processors.os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(processors, "words_in", lambda _: ["200000", "100000"])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert processors.processors() == processors.cores() == 2
+    assert at_once_of(auto("moco"), 0) == 2, "runs at once, on this machine"
 
 
 def test_loaders_are_there_where_they_are_worth_a_core() -> None:

@@ -23,7 +23,7 @@ from contray.studies import study as studies
 from contray.studies.form import Study, load_study, study_of
 from contray.studies.listing import judged
 from contray.studies.result import StudyResult
-from contray.studies.rounds import Made, Rounds, _last_line
+from contray.studies.rounds import Made, Rounds, _why
 from contray.studies.runs import Found, Pace, Wanted, found, wanted
 from contray.studies.trial import conditions
 from contray.training.launch import launch
@@ -437,7 +437,7 @@ def test_no_run_is_begun_that_would_not_end_in_time(file: str) -> None:
     rounds = Rounds(list(named), named, pace, time.monotonic() + 60, [False], Made())
     assert [rounds.next() for _ in range(3)] == [runs[1].name, runs[3].name, None], "of the arm that takes 4 minutes none"
     assert rounds.ended(runs[1].name, {}, "Killed") == f"{runs[1].name} failed: Killed"
-    lost = _last_line(SimpleNamespace(get_error=lambda: None))  # what Ray keeps of a process that was lost
+    lost = _why(SimpleNamespace(get_error=lambda: None))  # what Ray keeps of a process that was lost
     assert rounds.ended(runs[3].name, {}, lost) == f"{runs[3].name} failed: its process died"
     rounds.asked[0] = True
     assert rounds.over

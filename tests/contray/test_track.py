@@ -177,6 +177,16 @@ def test_an_upload_may_take_longer_than_an_answer(monkeypatch: pytest.MonkeyPatc
         assert os.environ[name] == "7", "as the user says"
 
 
+def test_the_first_of_two_uploads_to_end_leaves_the_other_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    monkeypatch.setenv(name, PATIENCE[name])
+    with uploading():
+        with uploading():
+            pass
+        assert os.environ[name] == "120"
+    assert os.environ[name] == PATIENCE[name]
+
+
 def test_a_server_that_wants_a_login_says_how_to_give_it(http_status: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"http://127.0.0.1:{http_status[0]}"
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):

@@ -341,6 +341,7 @@ def test_trials_of_two_workers(ray: None, place: Place) -> None:
     ("settings", "options", "said"),
     [
         ({"eval.final": ()}, {}, "eval.final: names no evaluation"),
+        ({"views.first.source": "depth"}, {}, "views.first.source"),
         ({}, {"metric": "linear_top1"}, "the test set selects nothing"),
         ({}, {"against": "money"}, "got money, must be seconds, memory_gb, images_per_second"),
         ({}, {"against": "seconds", "scheduler": "asha"}, "asha judges by accuracy alone"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .. import data, model
+from .. import data
 from ..config import RunConfig
 from ..errors import UserError
-from ..evaluation.common.samples import check_measurable
 from ..planning import estimate, planned, refuse
 from ..tables import hanging
 from ..training.launch import waiting
+from ..training.preflight import check_config
 from ..training.ray_train import cluster_of
 from ..training.start import guides_of, resolved, started
 from .output import show
@@ -28,9 +28,7 @@ def describe(config: RunConfig, *, whole: bool = False, seeds: int = 1) -> tuple
         lines = [line for line in plan.lines if not line.startswith("fix it")]  # by the config of a run, which there is not
         show(hanging("\n".join([*lines, "keep it  the same with --dry-run --show-config gives a config.yaml for --config"]), 9))
     begins = start.words(config)
-    model.check(config, len(source.train))
-    data.check_views(source.train, config.views)
-    check_measurable(config, source)
+    check_config(config, source)
     found = estimate(config, source, cost, seeds)
     if whole:
         print(found.config.to_yaml())

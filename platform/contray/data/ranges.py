@@ -22,6 +22,7 @@ import numpy as np
 
 from ..config.sections import DataConfig
 from ..errors import DataError, UserError, shown
+from ..processors import processors
 from .batches import quiet_start
 from .copies import INDEX, OPEN, Blob, Copies, Damaged, Writer
 from .digests import digest
@@ -247,11 +248,10 @@ class Ranges:
 
 def _all(work: Sequence[tuple[File, str, Copies, Look, Path]]) -> Any:
     """What each of the jobs raised; in processes where there are many, with a progress bar."""
-    cores = len(os.sched_getaffinity(0))
     if len(work) < _MANY:
         yield from (_job(each) for each in work)
         return
-    pool = ProcessPoolExecutor(min(cores, len(work)), get_context("fork"))
+    pool = ProcessPoolExecutor(min(processors(), len(work)), get_context("fork"))
     with quiet_start(), pool, progress("looking through shards", len(work), _MANY) as advance:
         for error in pool.map(_job, work):
             advance(1)

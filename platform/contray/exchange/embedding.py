@@ -29,7 +29,7 @@ from ..data.pixels import BrokenImage, Depth
 from ..errors import UserError
 from ..evaluation._base import Show
 from ..model.encoder import Encoder
-from ..model.hardware import cores
+from ..processors import cores
 from ..storage.folder import Storage
 from ..storage.logins import bare, remember, remembered
 from ..tables import STYLE, Table

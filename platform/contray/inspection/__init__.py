@@ -11,7 +11,7 @@ from .. import data
 from ..config import RunConfig
 from ..data.lists import TABLES
 from ..errors import ConfigError, UserError, check_writable
-from ..model.hardware import cores
+from ..processors import cores
 from .duplicates import find
 from .facts import Channels, Classes, Part
 from .findings import SEVERITIES, empty_folders, findings

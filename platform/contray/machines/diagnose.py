@@ -16,6 +16,7 @@ from .. import track
 from ..config import RunConfig
 from ..errors import ConfigError, UserError
 from ..planning.facts import cluster_of
+from ..processors import processors
 from ..storage.folder import Storage
 from ..storage.logins import remembered, scrubbed
 from ..training.nodes import Node, demand, nodes, room_for, words
@@ -213,11 +214,11 @@ def _stored(
         }
         return [*checks.storage(place.address, place.local, looks, {name for name in looks if own[name] in there})]
     finally:
-        with contextlib.suppress(Exception):
-            for name in (token, *own.values()):
-                with contextlib.suppress(FileNotFoundError):
-                    place.remove(name)
-            if made and place.local:
+        for name in (token, *own.values()):
+            with contextlib.suppress(Exception):  # of any store; what cannot be removed has been found wrong above
+                place.remove(name)
+        if made and place.local:
+            with contextlib.suppress(OSError):
                 Path(place.root).rmdir()
 
 
@@ -247,9 +248,8 @@ def _demanded(config: RunConfig, there: list[Node]) -> list[Finding]:
 
 
 def _own_resources() -> dict[str, float]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = len(probe.gpus())
-    return {"CPU": float(cores), **({"GPU": float(gpus)} if gpus else {})}
+    return {"CPU": float(processors()), **({"GPU": float(gpus)} if gpus else {})}
 
 
 def _answers(address: str, asked: list[Asked]) -> Finding:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 
 from ..config import RunConfig
 from ..errors import UserError
+from ..processors import cores
 
 OVERRIDE = "CONTRAY_BF16"  # yes or no: what to take the hardware for
 MOST = 16  # loader processes that are started unasked: each holds three batches in shared memory
@@ -32,26 +32,6 @@ def quick_bf16(kind: str) -> tuple[bool, str]:
     if torch.cpu._is_avx512_bf16_supported():
         return True, "this processor has AVX512-BF16"
     return False, "this processor has neither AMX nor AVX512-BF16"
-
-
-def cores() -> int:
-    """CPUs that this process may use: by its affinity, its control group, and OMP_NUM_THREADS, which is how one limits threads."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, period = ([*words_in("/sys/fs/cgroup/cpu.max"), "max", "1"])[:2]
-    if quota != "max":
-        count = min(count, max(1, round(float(quota) / float(period))))
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if asked.isdigit():
-        count = min(count, int(asked))
-    return max(count, 1)
-
-
-def words_in(file: str) -> list[str]:
-    """The words of a file of the system's; none where there is no such file."""
-    try:
-        return Path(file).read_text().split()
-    except OSError:
-        return []
 
 
 def loaders(config: RunConfig, held: bool = False) -> int:

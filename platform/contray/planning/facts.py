@@ -17,7 +17,7 @@ import torch
 from .. import data, model
 from ..config import RunConfig
 from ..data.splits import ArraySplit, BrokenImage, EncodedSplit
-from ..model.hardware import cores, words_in
+from ..processors import cores, words_in
 from ..storage.folder import Storage
 
 LOOKED, SECONDS = 64, 2.0  # images that are decoded at most, and how long it may take

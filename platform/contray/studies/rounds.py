@@ -19,6 +19,7 @@ from .. import model
 from ..config import RunConfig
 from ..config.registry import code_of
 from ..errors import UserError
+from ..processors import processors
 from ..storage.folder import Storage
 from ..storage.logins import remembered
 from ..training.describing import title_of
@@ -26,6 +27,7 @@ from ..training.lease import Lease
 from ..training.nodes import Node, nodes, side_by_side
 from ..training.progress import TrainingBar
 from ..training.ray_train import new_board, own_records
+from ..training.reasons import one_line
 from ..training.stop import interrupts
 from ..training.worker import Asked
 from .runs import Pace, Wanted
@@ -44,7 +46,7 @@ def at_once_of(config: RunConfig, jobs: int) -> int:
     if jobs:
         return jobs
     gpus = {"GPU": float(torch.cuda.device_count())} if model.device_of(config).type == "cuda" else {}
-    here = Node("", "this machine", {"CPU": float(os.cpu_count() or 1), **gpus}, {})
+    here = Node("", "this machine", {"CPU": float(processors()), **gpus}, {})
     return side_by_side(config, nodes() if ray.is_initialized() else [here])[0]
 
 
@@ -63,7 +65,9 @@ def make_all(
     """Make these runs, in their order. title: of the bar; name: of Tune's own records. ends: on time.monotonic's clock: what does not end before is
     not begun, what runs then is stopped with its checkpoint.
     """
+    import ray
     from ray import tune
+    from ray.exceptions import RayError
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a run that failed is told in our own words
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # tables that verbose=0 does not silence
@@ -100,9 +104,7 @@ def make_all(
         finally:
             if storage.local:
                 shutil.rmtree(Path(storage.root) / ".ray" / name, ignore_errors=True)  # Tune's own records, which are not read
-            with contextlib.suppress(Exception):
-                import ray
-
+            with contextlib.suppress(RayError):  # the cluster has gone
                 ray.kill(board)
     lease.check()
     made.interrupted = asked[0]
@@ -222,16 +224,15 @@ def _watch(state: Rounds, board: Any, bar: TrainingBar, lease: Lease) -> Any:
             self._end(trial)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._end(trial, _last_line(trial))
+            self._end(trial, _why(trial))
 
     return Watch()
 
 
-def _last_line(trial: Any) -> str:
-    """Why a trial failed: the last line of what Ray keeps of it; empty where it keeps nothing, as of a process that was lost."""
-    with contextlib.suppress(Exception):
-        return str(trial.get_error() or "").strip().splitlines()[-1][:300]
-    return ""
+def _why(trial: Any) -> str:
+    """Why a trial failed; empty where Ray keeps nothing of it, as of a process that was lost."""
+    error = trial.get_error()
+    return one_line(error) if error else ""
 
 
 def _far(seen: dict[str, Any]) -> str:

@@ -17,11 +17,11 @@ from ..config.auto import AUTO
 from ..config.evaluations import load_evaluation
 from ..config.registry import load_method, own_code
 from ..errors import ConfigError, UserError
-from ..evaluation.common.samples import check_measurable
 from ..evaluation.common.tables import GEOMETRY
 from ..planning.facts import cluster_of
 from ..storage.names import slug
 from ..tables import SHARES
+from ..training.preflight import check_config
 from ..training.signature import TAG, signature
 from ..training.start import marks, resolved, started
 from ..tuning.ranking import COSTS
@@ -79,9 +79,7 @@ def wanted(study: Study, scale: str, seeds: int, overrides: Mapping[str, Any]) -
             sources[config.data] = source, data.fingerprint(source, config.data)
         source, fingerprint = sources[config.data]
         try:
-            model.check(config, len(source.train))
-            data.check_views(source.train, config.views)
-            check_measurable(config, source)
+            check_config(config, source)
         except ConfigError as error:
             raise ConfigError(error.key, f"arm {spoken(arm)}: {error.problem}") from None
         arms[arm] = config, fingerprint | own_code(config) | marks(config)

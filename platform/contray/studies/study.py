@@ -21,7 +21,8 @@ from ..errors import UserError
 from ..storage.folder import Storage
 from ..training.describing import NOTE
 from ..training.lease import Held, Lease, held
-from ..training.ray_train import check_machines, ray_session
+from ..training.preflight import check_surroundings
+from ..training.ray_train import ray_session
 from ..training.records import tags_of
 from ..training.stop import Status, ending
 from ..tuning.outcome import end_trials
@@ -180,9 +181,7 @@ def _noted(summary: Summary, name: str) -> Iterator[None]:
 
 def _run(plan: Plan, began: float, minutes: float, quiet: bool) -> StudyResult:
     config, storage = plan.config, Storage(plan.config.scale.storage)
-    check_machines(config)
-    track.listeners.load(config.track.listeners)
-    track.check(track.resolve_uri(config.track.uri))
+    check_surroundings(config)
     storage.create()
     home = storage / plan.name
     home.create()

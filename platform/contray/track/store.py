@@ -45,6 +45,8 @@ PATIENCE = {  # MLflow's own values wait for minutes; training must notice an ou
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # contray prints the run's link once, by itself
 }
+_counting = threading.Lock()
+_uploads = 0  # under way in this process, whose one environment says how long an answer may take
 
 
 class TrackingError(UserError):
@@ -210,15 +212,22 @@ def client(uri: str) -> MlflowClient:
 @contextmanager
 def uploading() -> Iterator[None]:
     """Within, MLflow's server may take its time to answer, as it does for a large file; what the user set wins."""
+    global _uploads
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    if os.environ.get(name) != PATIENCE[name]:
-        yield
-        return
-    os.environ[name] = UPLOAD_SECONDS
+    with _counting:
+        if not _uploads and os.environ.get(name) != PATIENCE[name]:
+            patient = False
+        else:
+            patient, _uploads = True, _uploads + 1
+            os.environ[name] = UPLOAD_SECONDS
     try:
         yield
     finally:
-        os.environ[name] = PATIENCE[name]
+        if patient:
+            with _counting:
+                _uploads -= 1
+                if not _uploads:
+                    os.environ[name] = PATIENCE[name]
 
 
 @contextmanager

@@ -11,11 +11,10 @@ from .. import data, model, track
 from ..config import RunConfig
 from ..config.registry import code_of, own_code
 from ..errors import ConfigError, UserError
-from ..evaluation.common.samples import check_measurable
-from ..model.hardware import cores
 from ..planning import Plan as Planned
 from ..planning import adopted, guard, keep, planned
 from ..planning.facts import cluster_of
+from ..processors import cores
 from ..storage.checkpoint import latest, newest_step
 from ..storage.folder import Storage
 from ..tables import hanging
@@ -24,6 +23,7 @@ from .describing import describe, title_of
 from .extend import check_extension, extends_exactly
 from .lease import Fenced, Guarded, Lease, LeaseLost, NotSeen, Watcher, held
 from .nodes import kinds, nodes, uses_gpu
+from .preflight import check_config, check_surroundings
 from .progress import TROUBLES, TrainingBar, lasting
 from .ray_train import check_machines, fit, ray_session
 from .records import FAILURE, FOLDER, end, name_of, note, record_config, repeatable, tags_of
@@ -64,13 +64,8 @@ def _launch(
     config, plan = plan_of(config, source, Storage(config.scale.storage), quiet)
     if plan and config.data.shorter_side:
         source = data.open_source(config)  # as its workers will read it
-    model.check(config, len(source.train))
-    data.check_views(source.train, config.views)
-    check_measurable(config, source)
-    check_machines(config)
-    track.listeners.load(config.track.listeners)
-    uri = track.resolve_uri(config.track.uri)
-    track.check(uri)
+    check_config(config, source)
+    uri = check_surroundings(config)
     storage = Storage(config.scale.storage)
     if not (parent or cluster_of(config) or (storage.folders() and name_of(config, storage, quiet=True)[1])):
         guard(config, source, yes=yes, quiet=quiet, cost=plan and plan.cost)

@@ -146,7 +146,7 @@ class Lease:
         """Remove the lease, if it still is this one."""
         self._ended.set()
         self._thread.join(LOCK_SECONDS)
-        with contextlib.suppress(OSError), _exclusive(self.folder):  # left behind, it is free after SILENCE seconds
+        with contextlib.suppress(OSError, NotSeen), _exclusive(self.folder):  # left behind, it is free after SILENCE seconds
             if _read(self.folder).get("token") == self.token:
                 self.folder.remove(LEASE)
 
@@ -237,12 +237,16 @@ def _read(folder: Storage) -> dict[str, Any]:
             time.sleep(0.05)  # just being written, where that is not done in one piece (file://)
             continue
         if found is None and folder.local and not Path(folder.root).is_dir():
-            raise NotSeen(
-                f"scale.storage: {folder.address} is not there, as {socket.gethostname()} sees it: removed, or not on storage that "
-                "all machines share; give a shared path, or an address such as s3://bucket/runs"
-            )
+            raise _not_seen(folder)
         return found or {}
     return dict(GARBLED)
+
+
+def _not_seen(folder: Storage) -> NotSeen:
+    return NotSeen(
+        f"scale.storage: {folder.address} is not there, as {socket.gethostname()} sees it: removed, or not on storage that "
+        "all machines share; give a shared path, or an address such as s3://bucket/runs"
+    )
 
 
 class Held(UserError):
@@ -329,11 +333,17 @@ def _alive(owner: Mapping[str, Any]) -> bool | None:
 
 @contextlib.contextmanager
 def _exclusive(folder: Storage) -> Iterator[bool]:
-    """Keep others out while the lease is read and written; gives whether that is so (not on object stores, not everywhere on NFS)."""
+    """Keep others out while the lease is read and written; gives whether that is so (not on object stores, not everywhere on NFS).
+
+    Raises NotSeen without the folder.
+    """
     if not folder.local:
         yield False
         return
-    handle = os.open(folder.root, os.O_RDONLY)
+    try:
+        handle = os.open(folder.root, os.O_RDONLY)
+    except FileNotFoundError:
+        raise _not_seen(folder) from None
     try:
         locked = _lock(handle)
         try:

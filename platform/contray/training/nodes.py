@@ -226,9 +226,6 @@ def check_seen(folder: Storage, ask: Callable[[Sequence[Node]], Mapping[str, str
 def _asked(folder: Storage, token: str) -> Callable[[Sequence[Node]], Mapping[str, str]]:
     def ask(there: Sequence[Node]) -> dict[str, str]:
         """The token in the lease, as each node reads it; nothing of nodes that do not answer."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         path = f"{folder.root}/{LEASE}"
 
         def look() -> str:  # nested: it travels by value, and no node imports this project for it
@@ -243,18 +240,26 @@ def _asked(folder: Storage, token: str) -> Callable[[Sequence[Node]], Mapping[st
                     time.sleep(1)
             return ""
 
-        task: Any = ray.remote(num_cpus=0, max_retries=0)(look)
-        asked = {
-            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(): node.id
-            for node in there
-        }
-        done, late = ray.wait(list(asked), num_returns=len(asked), timeout=SEE_SECONDS)
-        for each in late:
-            ray.cancel(each)
-        answers: dict[str, str] = {}
-        for each in done:
-            with contextlib.suppress(Exception):  # its node has gone meanwhile
-                answers[asked[each]] = ray.get(each)
-        return answers
+        return ask_each(there, look)
 
     return ask
+
+
+def ask_each(there: Sequence[Node], look: Callable[..., Any], *given: Any) -> dict[str, Any]:
+    """What `look(*given)` gives on each of the nodes, by the node's id; nothing of one that has not answered within SEE_SECONDS or cannot."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(*given): node.id
+        for node in there
+    }
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=SEE_SECONDS) if asked else ([], [])
+    for each in late:
+        ray.cancel(each)
+    answers: dict[str, Any] = {}
+    for each in done:
+        with contextlib.suppress(Exception):  # its node has gone meanwhile
+            answers[asked[each]] = ray.get(each)
+    return answers

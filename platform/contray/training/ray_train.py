@@ -16,11 +16,13 @@ from ..config import RunConfig
 from ..config.registry import code_of
 from ..errors import ConfigError, OnAllRanks, UserError
 from ..planning.facts import cluster_of
+from ..processors import processors
 from ..storage.folder import Storage
 from ..storage.logins import remembered
 from .heard import heard
 from .lease import Watcher
 from .nodes import Waiting, check_seen, demand, nodes
+from .reasons import one_line
 from .stop import interrupts, unchanged
 from .worker import Asked, Plan, work
 
@@ -86,7 +88,7 @@ def ray_session(config: RunConfig, dashboard: bool = False, logs: bool = True) -
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options["dashboard_host"] = "127.0.0.1"
-        cpus = max(os.cpu_count() or 1, config.scale.workers[1] * max(config.scale.cpus_per_worker, 1))
+        cpus = max(processors(), config.scale.workers[1] * max(config.scale.cpus_per_worker, 1))
         options |= {
             "include_dashboard": dashboard,
             "num_cpus": cpus,
@@ -337,7 +339,7 @@ def new_board() -> Any:
 
 def _plain(error: BaseException) -> BaseException:
     """A run's failure in one line; Ray's own message carries pages of tracebacks, which its log keeps."""
-    from .elastic import NoProgress, one_line
+    from .elastic import NoProgress
 
     reason = getattr(error, "controller_failure", None)
     if isinstance(reason, NoProgress):

@@ -11,7 +11,6 @@ from .. import data, model, track
 from ..config import RunConfig
 from ..errors import UserError
 from ..evaluation import Measured
-from ..evaluation.common.samples import check_measurable
 from ..evaluation.common.verdict import over_seeds
 from ..planning import guard, keep
 from ..storage import sealed
@@ -21,7 +20,8 @@ from ..storage.names import check_case
 from .describing import describe, title_of
 from .launch import launch, plan_of
 from .lease import Lease, held
-from .ray_train import check_machines, cluster_of, ray_session
+from .preflight import check_config, check_surroundings
+from .ray_train import cluster_of, ray_session
 from .records import SEEDS, check_kind, note, read, repeatable, tags_of
 from .result import Result
 from .start import resolved
@@ -46,12 +46,8 @@ def _launch(config: RunConfig, seeds: int, quiet: bool, yes: bool) -> list[Resul
     source, storage = data.announced(config, quiet), Storage(config.scale.storage)
     base = config.track.name or f"{config.run_name}-seeds"
     config, plan = plan_of(config, source, storage, quiet, base)
-    model.check(config, len(source.train))
-    data.check_views(source.train, config.views)
-    check_measurable(config, source)
-    check_machines(config)
-    track.listeners.load(config.track.listeners)
-    track.check(track.resolve_uri(config.track.uri))
+    check_config(config, source)
+    check_surroundings(config)
     if not cluster_of(config) and base not in storage.folders():
         guard(config, source, yes=yes, quiet=quiet, cost=plan and plan.cost, seeds=seeds)
     storage.create()

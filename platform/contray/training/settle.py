@@ -10,6 +10,7 @@ from ..model.hardware import quick_bf16
 from ..storage import sealed
 from ..storage.checkpoint import latest
 from ..storage.folder import Storage
+from .nodes import ask_each, nodes
 
 SETTLED, PIXELS = "hardware.json", "pixels.json"
 
@@ -101,10 +102,6 @@ def _on_nodes(kind: str) -> bool:
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return quick_bf16(kind)[0]
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     resource = "GPU" if kind == "cuda" else "CPU"
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get(resource, 0)]
-    ask = ray.remote(num_cpus=0, max_retries=0)(quick_bf16)
-    asked = [ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)).remote(kind) for node in nodes]
-    return all(quick for quick, _ in ray.get(asked)) if asked else quick_bf16(kind)[0]
+    answers = ask_each([node for node in nodes() if node.total.get(resource, 0)], quick_bf16, kind)
+    return all(quick for quick, _ in answers.values()) if answers else quick_bf16(kind)[0]

@@ -16,7 +16,6 @@ from .. import data, model, track
 from ..config import RunConfig
 from ..config.registry import load_space
 from ..errors import ConfigError, UserError
-from ..evaluation.common.samples import check_measurable
 from ..planning import keep
 from ..storage import sealed
 from ..storage.folder import Storage
@@ -25,7 +24,8 @@ from ..training.describing import describe, sweep_title
 from ..training.launch import plan_of
 from ..training.lease import Fenced, Lease, held
 from ..training.nodes import nodes, uses_gpu
-from ..training.ray_train import check_machines, ray_session
+from ..training.preflight import check_samples, check_surroundings
+from ..training.ray_train import ray_session
 from ..training.records import SWEEP, check_kind, repeatable, tags_of
 from ..training.settle import measure, settle
 from ..training.start import refuse_searched, resolved
@@ -93,21 +93,20 @@ def sweep(
     source, storage = data.announced(config), Storage(config.scale.storage)
     base_name = config.track.name or f"tune-{slug(Path(name).stem)}-{config.digest('scale', 'track', planned=False)}"
     check_metric(metric, config, source)
-    check_measurable(config, source)
     if scheduler == "pbt" and config.scale.workers[1] > 1:
         raise UserError("--scheduler pbt: works for trials of one worker only; use asha, or scale.workers 1 1")
     if scheduler == "pbt" and not LIVE_KEYS & set(asked):
         raise UserError(f"--scheduler pbt: this space has no key that may change on the way ({', '.join(sorted(LIVE_KEYS))})")
-    check_machines(config)
-    track.listeners.load(config.track.listeners)
+    check_samples(config, source)
+    uri = check_surroundings(config, exists=bool(warm))
     config = config.replace(
         {"scale.workers": config.scale.workers}
     )  # trials run in processes of Ray: nothing for a plan to choose
     config, plan = plan_of(config, source, storage, quiet, base_name)  # once for all trials
+    if plan and config.data.shorter_side:
+        source = data.open_source(config)  # as its trials will read it
     space, words = _fitting(config, dict(asked), len(source.train))
     words = [*(f"{key}: not searched, as you give it" for key in file.SPACE if key not in asked), *words]
-    uri = track.resolve_uri(config.track.uri)
-    track.check(uri, exists=bool(warm))
     known = Warm()
     if warm:
         if scheduler == "pbt" or any(isinstance(domain, dict) for domain in space.values()):

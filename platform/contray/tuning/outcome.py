@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..tables import Shown, Table
+from ..training.reasons import one_line
 from ..training.records import ENDED
 from .ranking import COSTS, rankable
 from .shown import shown
@@ -83,7 +84,7 @@ def trials_of(results: Any, folder: Storage, parent: track.TrackedRun, config: R
         ended = (sealed.read(place, ENDED, sealed.NUMBER) or {}) if finished else last
         metrics = {key: value for key, value in ended.items() if rankable(config, key) or (finished and key in COSTS)}
         status = "finished" if finished else "failed" if result.error else "stopped"
-        problem = "" if finished or not result.error else str(result.error).strip().splitlines()[-1][:200]
+        problem = "" if finished or not result.error else one_line(result.error)
         trials.append(
             Trial(name, result.config or {}, status, metrics, run_id, place.address, int(ended.get("step", 0)), problem)
         )

@@ -20,7 +20,7 @@ from ..config.registry import code_of
 from ..storage.folder import Storage
 from ..storage.logins import remembered
 from ..training.describing import trial_name
-from ..training.lease import POLL, Lease, LeaseLost
+from ..training.lease import POLL, Lease, LeaseLost, NotSeen
 from ..training.nodes import nodes, side_by_side
 from ..training.stop import heard
 from . import kept
@@ -144,7 +144,7 @@ def _guarded(lease: Lease) -> Iterator[None]:
         while not ended.wait(POLL):
             try:
                 lease.check()
-            except LeaseLost:
+            except (LeaseLost, NotSeen):
                 os.kill(os.getpid(), signal.SIGUSR1)
                 return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import numbers
 import random
@@ -20,6 +21,8 @@ from ...errors import UserError
 from ...model.determinism import make_deterministic
 from .._base import Measured, Subject
 from .samples import counts_of_test, measurable
+
+log = logging.getLogger(__name__)
 
 
 def run(names: Iterable[str], subject: Subject) -> Measured:
@@ -42,12 +45,12 @@ def run(names: Iterable[str], subject: Subject) -> Measured:
 
 
 def finals(subject: Subject) -> tuple[Measured, str]:
-    """What the evaluations of eval.final give that the data can serve, and why one of them could not measure, if so; the others' metrics stand.
+    """What the evaluations of eval.final give that the data can serve, and why some could not measure, if so; the others' metrics stand.
 
     Of a subject that is not to be tested only those that rank trials.
     """
     metrics: dict[str, float] = {}
-    problem = ""
+    problems = []
     for name in served_by(subject.source, subject.config.eval.final):
         if not subject.tests and not load_evaluation(name).metrics:
             continue
@@ -57,8 +60,10 @@ def finals(subject: Subject) -> tuple[Measured, str]:
         except Exception as error:
             if not subject.tests:
                 raise  # a trial that cannot be measured cannot be ranked
-            problem = problem or told(error, None)
-    return Measured(metrics), problem
+            if not isinstance(error, UserError):
+                log.exception("evaluation %s", name)  # the place of a fault of our own
+            problems.append(told(error, None))
+    return Measured(metrics), "; ".join(dict.fromkeys(problems))
 
 
 def served_by(source: data.Source, names: Iterable[str]) -> list[str]:
