@@ -148,7 +148,7 @@ def test_libraries_are_known_where_they_belong(library: str, rooms: set[str]) ->
 def test_every_room_has_its_place() -> None:
     rooms = {room_of(path) for path in ENGINE.rglob("*.py")} - {"__init__"}
     assert rooms == set(ROOMS) - {"methods"}
-    assert len(list(ENGINE.glob("*.py"))) <= 5
+    assert len(list(ENGINE.glob("*.py"))) <= 6
 
 
 def test_files_stay_short() -> None:

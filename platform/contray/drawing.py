@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,8 @@ CURVES = {
 # Okabe & Ito's colours, which all eyes tell apart (https://jfly.uni-koeln.de/color), without the yellow that white swallows
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS, DASHES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">"), ("-", "--", "-.", ":")  # what tells beside colour
+LINE = 0.2  # inches of a line of a legend
+Points = Sequence[tuple[int, float]]  # (step, value), in the order of steps
 NAME, SHORT = 60, 16  # characters of a name in a title or legend, and below a small picture
 
 
@@ -69,28 +72,30 @@ def draw(histories: Mapping[str, list[tuple[int, float]]], title: str, out: Path
         axis.set_title(CURVES[name], fontsize=10)
         axis.set_xlabel("optimiser steps")
         axis.grid(alpha=0.3)
-    figure.suptitle(drawable(title), fontsize=11)
+    figure.suptitle("\n".join(textwrap.wrap(drawable(title), 46 * max(len(shown), 1))), fontsize=11)
     figure.savefig(out, dpi=120)
     plt.close(figure)
     return out
 
 
-def draw_runs(runs: Sequence[tuple[str, list[list[tuple[int, float]]]]], metric: str, out: Path) -> Path:
-    """A metric of several configurations; runs: names, and the (step, value) pairs of each seed. Seeds are thin, their mean is thick."""
+def draw_runs(runs: Sequence[tuple[str, Sequence[tuple[str, Points]]]], metric: str, out: Path) -> Path:
+    """A metric of several configurations; runs: names, and of each run of it the seed and the (step, value) pairs. Runs are thin, their mean is thick."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
-    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
+    shared = _shared([name for name, _ in runs]) if len(runs) > 1 else ""
+    figure = Figure(figsize=(7.6, 4.2 + LINE * len(runs)), layout="constrained")
     axes = figure.add_subplot()
-    for place, (name, histories) in enumerate(runs):
-        colour, seeds = COLOURS[place % len(COLOURS)], [dict(history) for history in histories]
+    for place, (name, group) in enumerate(runs):
+        colour = COLOURS[place % len(COLOURS)]
         look: dict[str, Any] = {"color": colour, "ls": DASHES[place % len(DASHES)], "marker": MARKERS[place % len(MARKERS)]}
-        common = sorted(set.intersection(*map(set, seeds)))
-        mean = [sum(seed[step] for seed in seeds) / len(seeds) for step in common]
-        for seed in seeds if len(seeds) > 1 else []:
-            axes.plot(*zip(*sorted(seed.items()), strict=True), color=colour, lw=0.7, alpha=0.45)
-        label = drawable(name, 100) if len(seeds) == 1 else f"{drawable(name, 100)} (mean of {len(seeds)} seeds)"
-        axes.plot(common, mean, **look, lw=1.6, markevery=max(1, len(common) // 12), ms=4, label=label)
+        known = [points for _, points in group if points]
+        for points in known if len(known) > 1 else []:
+            axes.plot(*zip(*points, strict=True), color=colour, lw=0.7, alpha=0.45)
+        steps, values = mean_curve(known)
+        label = drawable(f"{name[len(shared) :]}{_mean_of(group, steps)}", 110)
+        axes.plot(steps, values, **look, lw=1.6, markevery=max(1, len(steps) // 12), ms=4, label=label)
     axes.set(xlabel="optimiser steps", ylabel=CURVES.get(metric, metric))
+    axes.set_title(drawable(shared.rstrip(": ")), fontsize=10, loc="left")
     axes.grid(alpha=0.3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -98,6 +103,36 @@ def draw_runs(runs: Sequence[tuple[str, list[list[tuple[int, float]]]]], metric:
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     return out
+
+
+def mean_curve(curves: Sequence[Points]) -> tuple[list[int], list[float]]:
+    """(steps, values) of the mean of curves over the steps that all of them span, linear between points; nothing where they share none."""
+    import numpy as np
+
+    first, last = (end(points[place][0] for points in curves) for end, place in ((max, 0), (min, -1)))
+    steps = sorted({step for points in curves for step, _ in points if first <= step <= last})
+    if not steps:
+        return [], []
+    values = [np.interp(steps, *zip(*points, strict=True)) for points in curves]
+    return steps, np.mean(values, axis=0).tolist()
+
+
+def _mean_of(group: Sequence[tuple[str, Points]], steps: Sequence[int]) -> str:
+    """What a curve is the mean of, in words: nothing where it is one run's own."""
+    if len(group) == 1:
+        return ""
+    seeds = len({seed for seed, _ in group})
+    runs = f"{seeds} seeds" if seeds == len(group) else f"{len(group)} runs of {seeds} seed{'s' * (seeds > 1)}"
+    if not steps:
+        return f" ({runs}, which have no steps in common)"
+    longest = max(points[-1][0] for _, points in group if points)
+    return f" (mean of {runs}{f', to step {steps[-1]:,}, where one ends' if steps[-1] < longest else ''})"
+
+
+def _shared(names: Sequence[str]) -> str:
+    """What all names begin with, up to a colon."""
+    head = names[0].partition(": ")[0] + ": "
+    return head if all(name.startswith(head) for name in names) else ""
 
 
 def draw_similarities(panels: Mapping[str, tuple[Any, Mapping[str, str]]], title: str, out: Path) -> Path:
@@ -135,7 +170,7 @@ def draw_similarities(panels: Mapping[str, tuple[Any, Mapping[str, str]]], title
     axes[-1].set_xlabel("cosine similarity (dashed: mean)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(drawable(title, 120), fontsize=11)
+    figure.suptitle("\n".join(textwrap.wrap(drawable(title, 160), 84)), fontsize=10)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -104,6 +105,23 @@ class Table:
         lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in self.rows]
         return "\n\n".join(filter(None, [self.title and f"**{self.title}**", "\n".join(lines), self.caption]))
 
+    def latex(self) -> str:
+        """As LaTeX has it with the package booktabs: a `table` with the title as its caption and what stands below as a comment."""
+        sides = "".join("l" if i in self.left else "r" for i in range(len(self.columns)))
+        lines = [f"% {line}" for line in self.caption.splitlines()]
+        lines += [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(self.title)}}}",
+            rf"\begin{{tabular}}{{{sides}}}",
+            r"\toprule",
+        ]
+        lines += [" & ".join(map(_latex, self.columns)) + r" \\", r"\midrule"]
+        for i, row in enumerate(self.rows):
+            lines += [r"\midrule"] if i and i in self.sections else []
+            lines.append(" & ".join(map(_latex, row)) + r" \\")
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
     def _repr_html_(self) -> str:
         return STYLE + self.html()
 
@@ -171,3 +189,15 @@ def _lines(text: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _latex(text: str) -> str:
+    """Text with LaTeX's own signs escaped; minus and plus-minus as mathematics has them."""
+    text = re.sub(r"[&%$#_{}]", r"\\\g<0>", re.sub(r"\s+", " ", text).replace("\\", "/"))
+    text = (
+        text.replace("~", r"\textasciitilde{}")
+        .replace("^", r"\textasciicircum{}")
+        .replace("…", r"\dots{}")
+        .replace(" ± ", r" $\pm$ ")
+    )
+    return re.sub(r"^([+-])(?=\d)", r"$\1$", text)

@@ -58,7 +58,7 @@ def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path) -> None:
     found = compare(store, [], "shapes")
     best, other = found.rows
     assert (best.run_ids, best.settings, best.seeds, best.steps) == ((warm,), "method.temperature=0.5", 1, 400)
-    assert best.metrics["linear_top1"].std == 0
+    assert best.metrics["linear_top1"].std is None, "one value has none"
     assert "linear_gain" not in best.metrics
     assert (set(other.run_ids), other.settings, other.seeds, other.steps) == (set(ids), "method.temperature=0.1", 2, 200)
     assert (other.method, other.preset, other.dataset) == ("simclr", "digits", "digits")
@@ -73,7 +73,8 @@ def test_rows_are_configurations_over_seeds(store: str, tmp_path: Path) -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:5000/#/experiments/\d+/runs\?.*&viewStateShareKey=compare-\w+", found.url)
     assert found.differing == ["method.temperature"]
     assert [row.by_seed["linear_top1"] for row in found.rows] == [{"0": 0.95}, {"0": 0.8, "1": 0.9}]
-    assert found._repr_html_().count("<table") == 3
+    assert found._repr_html_().count("<table") == 2, "no differences of single seeds"
+    assert "one seed: no telling a difference from chance" in found.tables[0].caption
     head, first, _ = csv.reader(found.csv().splitlines())
     line = dict(zip(head, first, strict=True))
     assert (line["name"], line["method.temperature"], line["linear_top1"], line["knn_top1"]) == ("warm", "0.5", "0.95", "")
@@ -234,7 +235,7 @@ def test_own_evaluations_and_metrics_that_are_asked_for_have_columns(store: str,
     assert "mine %" in found.tables[0].columns
     assert "75.0" in cells(found)
     assert not {"70.0", "10.0", "9.5"} & set(cells(found))
-    assert "9.5*" in cells(compare(store, [], "shapes", ["rankme"]))
+    assert "9.5" in [cell.strip() for cell in cells(compare(store, [], "shapes", ["rankme"]))], "no star where all are equal"
     with pytest.raises(UserError, match=r"^--metric: no run has 'rankm'; did you mean rankme"):
         compare(store, [], "shapes", ["rankm"])
 
@@ -248,6 +249,73 @@ def test_runs_of_before_evaluations_had_keys_of_their_own_stand_beside_new_ones(
     run(store, "new", new | {"method.temperature": 0.7}, {"knn_top1": 0.6})
     rows = compare(store, [], "shapes").rows
     assert [row.settings for row in rows] == ["method.temperature=0.7", f"method.temperature={old['method.temperature']}"]
+
+
+def test_runs_of_other_test_images_are_not_held_against_each_other(store: str) -> None:
+    for name, change, top1 in (
+        ("a", {}, 0.9),
+        ("b", {"method.temperature": 0.5}, 0.8),
+        ("faint", {"data.contrast": 0.2}, 0.4),
+        ("photos", {"data.source": "cifar10"}, 0.5),
+        ("photos elsewhere", {"data.source": "/data/cifar10"}, 0.45),
+    ):
+        for seed in range(3):
+            made = run(store, f"{name}-s{seed}", SIMCLR | change | {"seed": seed}, {"linear_top1": top1 + seed / 100})
+            if name.startswith("photos"):
+                images = track.datasets.Dataset("cifar10 test", "abc", "test", "cifar10", 100, 10)
+                track.attach(store, made).log_inputs([images])
+    found = compare(store, [], "shapes")
+    assert [row.name for row in found.rows] == ["photos", "photos elsewhere", "a", "b", "faint"]
+    assert found.rows[0].tests == found.rows[1].tests, "of one digest"
+    assert {(each.best, each.row) for each in found.against} == {(1, 2), (3, 4)}
+    assert found.tables[0].sections == {2, 4}
+    assert "of the same test images" in found.tables[0].title
+    assert [table.title.split(" in ")[0] for table in found.tables if table.title.startswith("behind")] == [
+        "behind #1",
+        "behind #3",
+    ]
+
+
+def test_how_many_seeds_a_number_is_of_stands_beside_it(store: str) -> None:
+    for seed in range(3):
+        metrics = {
+            "linear_top1": 0.8 + seed / 100,
+            "random_linear_top1": 0.2,
+            "knn_top1": 0.7,
+            "grad_norm": float("nan") if seed else 1.0,
+        }
+        if seed == 2:
+            metrics |= {"linear_top1": float("nan")}
+        run(store, f"r-s{seed}", SIMCLR | {"seed": seed}, metrics)
+    found = compare(store, [], "shapes")
+    (row,) = found.rows
+    assert {"80.5 ± 0.7 (n=2)", "+60.5 (n=2)", "70.0 ± 0.0"} <= {*cells(found)}
+    assert "n: seeds that have such a number" in found.tables[0].caption
+    assert (row.metrics["grad_norm"].n, row.metrics["grad_norm"].std) == (1, None)
+    line = next(csv.DictReader(found.csv().splitlines()))
+    assert (line["grad_norm"], line["grad_norm_std"], line["linear_top1_n"]) == ("1.0", "", "2")
+
+
+def test_what_is_no_number_comes_last(store: str) -> None:
+    for name, temperature, top1 in (("bad", 0.2, float("nan")), ("good", 0.3, 0.7), ("best", 0.4, 0.8)):
+        run(store, name, SIMCLR | {"seed": 0, "method.temperature": temperature}, {"linear_top1": top1})
+    assert [row.name for row in compare(store, [], "shapes").rows] == ["best", "good", "bad"]
+
+
+def test_the_least_loss_is_the_best(store: str) -> None:
+    for temperature in (1, 2):
+        metrics = {"knn_top1": temperature / 4, "loss": temperature, "alignment": 0.5}
+        run(store, f"r{temperature}", SIMCLR | {"seed": 0, "method.temperature": temperature}, metrics)
+    shown = cells(compare(store, [], "shapes", ["loss", "alignment"]))
+    assert {"1*", "2 ", "50.0*", "0.5 "} <= {*shown}
+
+
+def test_a_deleted_run_is_not_taken_for_one_that_is_there(store: str) -> None:
+    made = run(store, "gone", SIMCLR, {"knn_top1": 0.5})
+    with track.asking(store, "deleting") as talk:
+        talk.delete_run(made)
+    with pytest.raises(UserError, match=f"run {made} was deleted in MLflow; `mlflow runs restore --run-id {made}`"):
+        compare(store, [made], "shapes")
 
 
 # ---------------------------------------------------------------- by more than chance?

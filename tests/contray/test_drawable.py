@@ -106,7 +106,7 @@ def test_the_legend_of_a_map_has_every_class(named: Subject, tmp_path: Path, mon
 
 def test_previews_and_curves_of_any_name(named: Subject, tmp_path: Path) -> None:
     preview.draw(named.source.train, named.config.views, strength=1.0, seed=0, samples=3, out=tmp_path / "v.png")
-    draw_runs([(name, [[(0, 1.0), (1, 0.5)]]) for name in NAMES], "loss", tmp_path / "c.png")
+    draw_runs([(name, [("0", [(0, 1.0), (1, 0.5)])]) for name in NAMES], "loss", tmp_path / "c.png")
     pair = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     draw_similarities({"trained": (similarities(pair, pair + 0.1), {"rank": "2"})}, NAMES[1], tmp_path / "s.png")
     assert all(imread(tmp_path / name).size for name in ("v.png", "c.png", "s.png"))

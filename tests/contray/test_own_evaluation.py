@@ -300,7 +300,9 @@ def test_what_is_no_metric_is_refused_by_the_files_name(given: str, said: str, o
 
 def test_of_several_evaluations_that_cannot_measure_each_says_why(own: str) -> None:
     files = [
-        written(Path(own).parent, name, lambda text, name=name: text.replace("    found = {}\n", f"    return {{'{name}': True}}\n"))
+        written(
+            Path(own).parent, name, lambda text, name=name: text.replace("    found = {}\n", f"    return {{'{name}': True}}\n")
+        )
         for name in ("odd", "strange")
     ]
     config = tiny(**{"eval.final": (*files, "knn")})

@@ -453,8 +453,8 @@ def test_curves_of_runs_over_seeds(
         "simclr digits on digits: method.temperature=0.1",
         "simclr digits on digits: method.temperature=0.5",
     )
-    assert lone == [[(step, 3 / step + 0.5) for step in (10, 20, 30)]]
-    assert [history[0] for history in seeds] == [(10, 0.4), (10, 1.4)]
+    assert lone == [("0", [(step, 3 / step + 0.5) for step in (10, 20, 30)])]
+    assert [(seed, points[0]) for seed, points in seeds] == [("0", (10, 0.4)), ("1", (10, 1.4))]
     capsys.readouterr()
     for words, said in (
         ([*ids, "--metric", "lose"], "--metric: run " + ids[0]),
@@ -463,6 +463,27 @@ def test_curves_of_runs_over_seeds(
         assert main(["plot", "curves", "--run", *words, "--track.uri", store, "--out", str(tmp_path / "no.png")]) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "no.png").exists()
+
+
+def test_the_mean_of_curves_is_of_the_steps_that_all_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    from contray import drawing
+
+    assert drawing.mean_curve([[(0, 0.0), (10, 1.0)], [(5, 3.0), (15, 5.0)]]) == ([5, 10], [1.75, 2.5])
+    assert drawing.mean_curve([[(0, 0.0), (10, 1.0)], [(20, 3.0)]]) == ([], [])
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *words, **how: kept.append(figure))
+    line, short, late = [(0, 2.0), (20, 1.0)], [(0, 3.0), (10, 2.0)], [(30, 1.0), (40, 0.5)]
+    runs = [("simclr on digits: lr=1", [("0", line), ("1", short)]), ("simclr on digits: lr=2", [("0", line), ("0", line)]),
+            ("simclr on digits: lr=3", [("0", line), ("1", late)]), ("simclr on digits: lr=4", [("0", line)])]  # fmt: skip
+    drawing.draw_runs(runs, "loss", tmp_path / "c.png")
+    (axes,) = kept[0].axes
+    assert axes.get_title(loc="left") == "simclr on digits"
+    assert [text.get_text() for text in kept[0].legends[0].get_texts()] == [
+        "lr=1 (mean of 2 seeds, to step 10, where one ends)", "lr=2 (mean of 2 runs of 1 seed)",
+        "lr=3 (2 seeds, which have no steps in common)", "lr=4",
+    ]  # fmt: skip
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..errors import UserError, check_writable, nearest
+from ..tables import Table
 from . import documents
 from .options import URI_HELP, arg, json_note
 from .output import answer, show
@@ -20,6 +21,7 @@ EXAMPLES = (
     ("contray compare --track.experiment shapes --csv runs.csv", "another experiment, also as a file for a spreadsheet"),
 )
 WAYS = ("runs", "evaluations")
+TABLES = {".tex": Table.latex, ".md": Table.markdown}
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Options:
     run: Annotated[tuple[str, ...], arg("names or ids of MLflow runs; none: all finished runs of the experiment")] = ()
     out: Annotated[Path, arg("where the plot goes: .png, .jpg, .pdf or .svg")] = Path("compare.png")
     csv: Annotated[Path | None, arg("write a line for each configuration into this file")] = None
+    table: Annotated[
+        Path | None, arg("write the table of runs into this file, for a paper or a page: .tex (with booktabs) or .md")
+    ] = None
     metric: Annotated[tuple[str, ...], arg("further metrics to show, as MLflow names them")] = ()
     by: Annotated[
         str, arg("runs: metrics as columns; evaluations: runs and evaluations; empty: as there are few or several", choices=WAYS)
@@ -49,13 +54,21 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
     check_out(options.out)
     if options.csv:
         check_writable("--csv", options.csv)
+    if options.table:
+        if options.table.suffix not in TABLES:
+            raise UserError(f"--table: got {options.table}, must end in {' or '.join(TABLES)}")
+        check_writable("--table", options.table)
     if options.by not in ("", *WAYS):
         raise UserError(f"--by: got {options.by!r}; {nearest(options.by, WAYS)}")
     with answer(options.json) as tell:
         found = compare(track.resolve_uri(options.track__uri), options.run, options.track__experiment, options.metric)
         draw(found, options.out)
-        for table in tables_of(found, options.by):
+        tables = tables_of(found, options.by)
+        for table in tables:
             show(table, "")
+        if options.table:
+            options.table.write_text(TABLES[options.table.suffix](tables[0]), encoding="utf-8")
+            show(f"table: {options.table}")
         if options.csv:
             options.csv.write_text(found.csv(), encoding="utf-8")
             show(f"table: {options.csv}")

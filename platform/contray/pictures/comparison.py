@@ -47,7 +47,7 @@ def draw(found: Comparison, out: Path) -> Path:
             word, marker, colour, full = styles[name]
             scale, down = 100 if name.endswith(SHARES) else 1, SPREAD * (at - (len(drawn) - 1) / 2)  # none covers another
             points = [(row.metrics[name], place + down) for place, row in enumerate(rows) if name in row.metrics]
-            errors = [scale * spread.std for spread, _ in points] if any(spread.n > 1 for spread, _ in points) else None
+            errors = [scale * (spread.std or 0.0) for spread, _ in points] if any(spread.n > 1 for spread, _ in points) else None
             axis.errorbar(
                 [scale * spread.mean for spread, _ in points], [place for _, place in points], xerr=errors,
                 fmt=marker, color=colour, mfc=colour if full else "white", capsize=3, ms=6, label=word,

@@ -9,13 +9,15 @@ from .. import track
 from ..drawing import draw_runs
 from ..errors import UserError, nearest
 from ..track.comparing import family_of, grouped, settings_of
-from ..track.runs import find_runs, without_parents
+from ..track.runs import find_runs, points_of, without_parents
+
+MOST = 24  # configurations whose curves an eye can tell apart by their names
 
 
 def draw(uri: str, run_ids: Sequence[str], metric: str, out: Path) -> None:
     """A line per configuration, the mean over its seeds; a parent of seeds or of a sweep stands for its children.
 
-    Raises UserError for an unknown run, and for a metric that not every run has.
+    Raises UserError for an unknown run, for a metric that not every run has, and for more than MOST configurations.
     """
     track.check(uri, exists=True)
     with track.asking(uri, "reading runs") as talk:
@@ -23,12 +25,15 @@ def draw(uri: str, run_ids: Sequence[str], metric: str, out: Path) -> None:
         for run in runs:
             if metric not in run.data.metrics:
                 raise UserError(f"--metric: run {run.info.run_id} has no {metric!r}; {nearest(metric, run.data.metrics)}")
+        groups = grouped(runs)
+        if len(groups) > MOST:
+            raise UserError(f"--run: {len(groups)} configurations are more than one picture can show ({MOST}); name fewer")
         found = [
             (
                 name_of(*family_of(group[0]), settings_of(differs)),
-                [[(point.step, point.value) for point in talk.get_metric_history(run.info.run_id, metric)] for run in group],
+                [(run.data.params.get("seed", ""), points_of(talk, run.info.run_id, metric)) for run in group],
             )
-            for group, differs in grouped(runs)
+            for group, differs in groups
         ]
     draw_runs(found, metric, out)
 

@@ -15,7 +15,7 @@ from ..model.encoder import WEIGHTS
 from ..storage import sealed
 from ..storage.folder import Storage
 from ..track.comparing import Comparison, compare
-from ..track.runs import PARENTS, children, find_run, known_as
+from ..track.runs import PARENTS, children, find_run, known_as, points_of
 from ..training.records import FOLDER, RECORD, SEEDS, SWEEP, read
 from ..training.worker import VERDICT
 
@@ -131,11 +131,7 @@ def of_mlflow(uri: str, name: str) -> Record:
         made.started, made.ended = run.info.start_time or 0, run.info.end_time or 0
         made.kept = bool(run.outputs and run.outputs.model_outputs)
         made.checkpoint = made.tags.get(FOLDER, "")
-        made.histories = {
-            each: [(point.step, point.value) for point in talk.get_metric_history(run.info.run_id, each)]
-            for each in CURVED
-            if each in run.data.metrics
-        }
+        made.histories = {each: points_of(talk, run.info.run_id, each) for each in CURVED if each in run.data.metrics}
         _fetch(talk, run, made)
     if kind in PARENTS:
         if not below:

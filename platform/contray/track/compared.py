@@ -11,6 +11,7 @@ from ..tables import SHARES, Table
 
 if TYPE_CHECKING:
     from .comparing import Comparison, Row, Spread
+    from .significance import Difference
 
 MAIN = {
     "knn_top1": "k-NN\n%", "knn_gain": "gain", "linear_top1": "linear\n%", "linear_gain": "gain", "pixels_linear_top1": "pixels\n%",
@@ -19,6 +20,8 @@ HELD_OUT = {"knn_val_top1": "k-NN\nheld out %", "linear_val_top1": "linear\nheld
 SEVERAL = 2  # evaluations from which they have a table of their own
 BESIDE = 4  # rows of a comparison that stand beside each other as columns
 VALUE = 60  # characters of a setting
+MOST = 10.0  # of a share: what is beyond is none, and is written as a number
+LESS = ("loss", "alignment", "uniformity", "minutes", "seconds")  # ends of the names of metrics of which less is better
 
 
 def tables_of(found: Comparison, by: str = "") -> list[Table]:
@@ -30,16 +33,18 @@ def tables_of(found: Comparison, by: str = "") -> list[Table]:
     return made + _differences(found)
 
 
-def cell(name: str, spread: Spread | None) -> str:
-    """A metric over seeds: in per cent where it is a share, with its standard deviation where there are several."""
+def cell(name: str, spread: Spread | None, seeds: int = 0) -> str:
+    """A metric over seeds: in per cent where it is a share, with its standard deviation where there are several; seeds: that there are, of which
+    some may lack it.
+    """
     if spread is None:
         return "-"
-    if not name.endswith(SHARES):
-        return f"{spread.mean:.4g}" + (f" ± {spread.std:.2g}" if spread.n > 1 else "")
-    if name.endswith("_gain"):
-        return f"{100 * spread.mean:+.1f}"
-    beside = spread.n > 1 and not name.startswith(("random_", "pixels_"))
-    return f"{100 * spread.mean:.1f}" + (f" ± {100 * spread.std:.1f}" if beside else "")
+    share = name.endswith(SHARES) and abs(spread.mean) <= MOST
+    beside = spread.std is not None and not name.startswith(("random_", "pixels_")) and not name.endswith("_gain")
+    sign = "+" if name.endswith("_gain") else ""
+    value = f"{100 * spread.mean:{sign}.1f}" if share else f"{spread.mean:{sign}.4g}"
+    around = "" if not beside else f" ± {100 * spread.std:.1f}" if share else f" ± {spread.std:.2g}"
+    return f"{value}{around}" + (f" (n={spread.n})" if seeds > spread.n else "")
 
 
 def heading(name: str) -> str:
@@ -64,12 +69,21 @@ def _rows(found: Comparison, further: Sequence[str]) -> Table:
         heads |= HELD_OUT
     shown = [name for name in heads if name in has]
     alike = len({family(row) for row in found.rows}) == 1
-    title = f"{family(found.rows[0])}; best first" if alike else "best first"
+    several = len({row.tests for row in found.rows}) > 1
+    order = "best first, of the same test images" if several else "best first"
+    title = f"{family(found.rows[0])}; {order}" if alike else order
     table = Table(title, "#", "run", *(heads[name] for name in shown), "seeds", "steps", left=(1,), dense=True)
     for number, row in enumerate(found.rows, 1):
         name = row.name if alike else f"{row.name}\n{family(row)}"
-        table.add(str(number), name, *(cell(each, row.metrics.get(each)) for each in shown), str(row.seeds), str(row.steps))
+        if number > 1 and row.tests != found.rows[number - 2].tests:
+            table.divide()
+        numbers = (cell(each, row.metrics.get(each), row.seeds) for each in shown)
+        table.add(str(number), name, *numbers, str(row.seeds), str(row.steps))
     notes = ["mean ± standard deviation over seeds; gain: points over the untrained encoder"]
+    if any(row.seeds > each.n for row in found.rows for name in shown if (each := row.metrics.get(name))):
+        notes.append("n: seeds that have such a number, where others have none")
+    if found.against and not any(each.test for each in found.against):
+        notes.append("one seed: no telling a difference from chance; contray train ... --seeds 3 makes more")
     if found.left_out:
         have = (
             "run has not ended or been evaluated and is"
@@ -116,11 +130,12 @@ def _evaluations(found: Comparison) -> list[Table]:
     for first in range(0, len(found.rows), BESIDE):
         part = found.rows[first : first + BESIDE]
         numbers = (f"#{first + i}" for i in range(1, 1 + len(part)))
-        table = Table("evaluations; *: the best of all runs", "evaluation", *numbers, dense=True)
+        several = len({row.tests for row in found.rows}) > 1
+        title = f"evaluations; *: the best {'of the same test images' if several else 'of all runs'}"
+        table = Table(title, "evaluation", *numbers, dense=True)
         for name in names:
             if any(name in row.metrics for row in part):
-                best = max(row.metrics[name].mean for row in found.rows if name in row.metrics)
-                table.add(_evaluation(name), *(_starred(name, row, best) for row in part))
+                table.add(_evaluation(name), *(_starred(name, row, found.rows) for row in part))
         made.append(table)
     return made
 
@@ -129,30 +144,36 @@ def _evaluation(name: str) -> str:
     return name.removesuffix("_top1").replace("_", " ") + (", %" if name.endswith(SHARES) else "")
 
 
-def _starred(name: str, row: Row, best: float) -> str:
+def _starred(name: str, row: Row, rows: Sequence[Row]) -> str:
+    """A metric of a row, with a star where it is the best of the rows of the same test images, unless all of them have the same."""
     spread = row.metrics.get(name)
-    return cell(name, spread) + ("*" if spread and spread.mean == best else " ")
+    others = [each.metrics[name].mean for each in rows if name in each.metrics and each.tests == row.tests]
+    best = (min if name.endswith(LESS) else max)(others, default=math.nan)
+    return cell(name, spread, row.seeds) + (
+        "*" if spread and spread.mean == best and (len(others) == 1 or len({*others}) > 1) else " "
+    )
 
 
 def _differences(found: Comparison) -> list[Table]:
-    if not found.against:
-        return []
-    metric, best = found.against[0].metric, found.against[0].best
+    """A table for each set of test images whose rows have seeds enough for a test."""
+    each = [[one for one in found.against if one.best == best] for best in dict.fromkeys(one.best for one in found.against)]
+    return [_behind(beside) for beside in each if any(one.test for one in beside)]
+
+
+def _behind(found: Sequence[Difference]) -> Table:
+    """Rows of the same test images beside the best of them."""
+    metric, best = found[0].metric, found[0].best
     scale, unit = (100, "points") if metric.endswith(SHARES) else (1, metric)
     table = Table(
         f"behind #{best} in {_evaluation(metric).removesuffix(', %')}, over seeds", "#", unit, "95 % interval", "p", "in words",
         left=(4,), dense=True,
     )  # fmt: skip
-    for each in found.against:
+    for each in found:
         interval = "-" if each.low is None or each.high is None else f"{scale * each.low:.1f} to {scale * each.high:.1f}"
         p = "-" if each.p is None else "<0.001" if each.p < 0.001 else f"{each.p:.3f}"
         table.add(str(each.row), f"{scale * each.mean:.1f}", interval, p, each.words)
-    tests = sorted({each.test for each in found.against} - {""})
-    if tests:
-        how = {"paired": "paired by seed", "Welch": "Welch's test"}
-        table.caption = (
-            f"{' or '.join(how[test] for test in tests)}; p corrected for all {math.comb(len(found.against) + 1, 2)} pairs (Holm)"
-        )
-    else:
-        table.caption = "contray train ... --seeds 3 tells a difference from chance"
-    return [table]
+    how = {"paired": "paired by seed", "Welch": "Welch's test"}
+    tests, pairs = sorted({each.test for each in found} - {""}), math.comb(len(found) + 1, 2)
+    corrected = f"; p corrected for all {pairs} pairs (Holm), each interval of its pair alone" if pairs > 1 else ""
+    table.caption = " or ".join(how[test] for test in tests) + corrected
+    return table

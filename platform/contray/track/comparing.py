@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
@@ -32,28 +33,33 @@ FURTHER = re.compile(
     r"(linear_paper|linear_last\d+(_avg)?|linear_layer\d+|attentive|(finetune|scratch|distill|crd|noisy_student)_\w+(?<!_val)|supervised)_top1"
     r"|([\w-]+\.)?((scratch|supervised)_)?(detection_(fpn|c4|mask)(_segm)?_ap|segmentation_(fcn|deeplab)_miou)"
 )  # on demand
+TESTED = ("data.source", "data.size", "data.contrast", "data.test_share")  # params that decide what the test images are
 OWN = ("seed", "scale.", "track.", "train.planned")  # params in which runs of one configuration may differ
 TOLD_BY = ("linear_top1", "knn_top1", "linear_val_top1", "knn_val_top1")  # what differences are judged on, most telling first
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation (0 for a single value) over `n` seeds."""
+    """Mean and sample standard deviation (None for a single value, which has none) over `n` seeds."""
 
     mean: float
-    std: float
+    std: float | None
     n: int
 
     @classmethod
     def over(cls, values: Iterable[float]) -> Spread | None:
         """None when there is nothing to average."""
         known = list(values)
-        return cls(mean(known), stdev(known) if len(known) > 1 else 0.0, len(known)) if known else None
+        return cls(mean(known), stdev(known) if len(known) > 1 else None, len(known)) if known else None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration. `settings`, `differs`: params in which it differs from other rows of its method, preset and data, in words and by name."""
+    """One configuration. `settings`, `differs`: params in which it differs from other rows of its method, preset and data, in words and by name.
+
+    metrics: over the seeds that have a number; by_seed: of what rows are judged on, metric -> seed -> value; tests: its test images, told from
+    those of other rows: numbers of different ones are not held against each other.
+    """
 
     method: str
     preset: str
@@ -66,16 +72,16 @@ class Row:
     name: str = ""
     names: tuple[str, ...] = ()  # of the runs, as run_ids
     differs: Mapping[str, str] = field(default_factory=dict)
-    by_seed: Mapping[str, Mapping[str, float]] = field(
-        default_factory=dict
-    )  # of what rows are judged on: metric -> seed -> value
+    by_seed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tests: str = ""
 
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Shown):
     """Configurations, best first; how many runs were left out as they have not ended, or nothing was measured of them; MLflow's page of the runs.
 
-    further: metrics besides k-NN, the linear probe and their gains that are shown; against: each row beside the best. It prints as its tables.
+    Rows of the same test images follow each other. further: metrics besides k-NN, the linear probe and their gains that are shown; against: each
+    row beside the best of its test images. It prints as its tables.
     """
 
     rows: list[Row]
@@ -103,7 +109,9 @@ class Comparison(Shown):
         writer.writerow(["name", "method", "preset", "dataset", *self.differing, "seeds", "steps", *heads, "run_ids"])
         for row in self.rows:
             spreads = [row.metrics.get(name) for name in metrics]
-            cells = [cell for each in spreads for cell in ((each.mean, each.std, each.n) if each else ("", "", ""))]
+            cells = [
+                cell for each in spreads for cell in ((each.mean, each.std, each.n) if each else ("", "", ""))
+            ]  # None is empty
             settings = [row.differs.get(key, "") for key in self.differing]
             first = [*map(_no_formula, [row.name, row.method, row.preset, row.dataset, *settings]), row.seeds, row.steps]
             writer.writerow([*first, *cells, " ".join(row.run_ids)])
@@ -154,15 +162,15 @@ def compare(uri: str, runs: Sequence[str], experiment: str, metrics: Sequence[st
 
 
 def _judged(rows: Sequence[Row], further: Sequence[str]) -> list[Difference]:
-    """The rows beside the best, on what they are ordered by."""
-    metric = _decisive(rows, further)
-    images = [row.metrics["test_images"].mean for row in rows if "test_images" in row.metrics]
-    finest = 1 / min(images) if len(images) == len(rows) and metric.endswith("_top1") and "_val_" not in metric else 0.0
-    return (
-        against([row.by_seed.get(metric, {}) for row in rows], metric, finest)
-        if sum(metric in row.by_seed for row in rows) > 1
-        else []
-    )
+    """The rows beside the best of their test images, on what they are ordered by."""
+    found: list[Difference] = []
+    for tests in dict.fromkeys(row.tests for row in rows):
+        mine = [row for row in rows if row.tests == tests]
+        metric = _decisive(mine, further)
+        images = [row.metrics["test_images"].mean for row in mine if "test_images" in row.metrics]
+        finest = 1 / min(images) if len(images) == len(mine) and metric.endswith("_top1") and "_val_" not in metric else 0.0
+        found += against([row.by_seed.get(metric, {}) if row.tests == tests else {} for row in rows], metric, finest)
+    return found
 
 
 def _decisive(rows: Sequence[Row], further: Sequence[str]) -> str:
@@ -197,13 +205,18 @@ def _own(runs: Iterable[Run]) -> set[str]:
 
 
 def _rows(talk: MlflowClient, runs: Iterable[Run], further: Sequence[str]) -> list[Row]:
-    """Best first by what most of them have, those that lack it last: a test set's number is not held against a held-out one."""
-    rows = [_row(talk, group, differs, further) for group, differs in grouped(runs)]
-    metric = _decisive(rows, further)
+    """Those of the test images that most have come first; of the same ones best first by what most of them have, those that lack it last: a test
+    set's number is not held against another's, nor against a held-out one.
+    """
+    known: dict[str, str] = {}
+    rows = [replace(_row(talk, group, differs, further), tests=_tests(group[0], known)) for group, differs in grouped(runs)]
+    sizes = Counter(row.tests for row in rows)
+    decisive = {tests: _decisive([row for row in rows if row.tests == tests], further) for tests in sizes}
 
-    def rank(row: Row) -> tuple[bool, float]:
-        known = metric in row.metrics
-        return not known, -max(row.metrics[name].mean for name in ([metric] if known else _ranking(row.metrics, further)))
+    def rank(row: Row) -> tuple[int, str, bool, float]:
+        names = [decisive[row.tests]] if decisive[row.tests] in row.metrics else _ranking(row.metrics, further)
+        best = max((row.metrics[name].mean for name in names if name in row.metrics), default=-math.inf)
+        return -sizes[row.tests], row.tests, names != [decisive[row.tests]], -best
 
     return sorted(rows, key=rank)
 
@@ -253,15 +266,24 @@ def _row(talk: MlflowClient, runs: Sequence[Run], differs: Mapping[str, str], fu
         name=common_name(called),
         names=called,
         differs=dict(differs),
-        by_seed={name: seeds[name] for name in (*TEST, *HELD_OUT, *further) if name in seeds},
+        by_seed={name: seeds[name] for name in (*TEST, *HELD_OUT, *further) if seeds.get(name)},
     )
 
 
+def _tests(run: Run, known: dict[str, str]) -> str:
+    """What tells a run's test images: where they come from and how they are made; data that MLflow knows by a digest are one wherever they lie."""
+    where = ", ".join(_configuration(run).get(key, "") for key in TESTED)
+    for each in run.inputs.dataset_inputs if run.inputs else []:
+        if any(tag.key == "mlflow.data.context" and tag.value == "test" for tag in each.tags):
+            return known.setdefault(each.dataset.digest, where)
+    return where
+
+
 def _by_seed(runs: Sequence[Run], name: str) -> dict[str, float]:
-    """The metric of each seed; the mean of runs that repeat one, which would pass for agreement between seeds."""
+    """The metric of each seed that has a number; the mean of runs that repeat one, which would pass for agreement between seeds."""
     found: dict[str, list[float]] = defaultdict(list)
     for run in runs:
-        if name in run.data.metrics:
+        if math.isfinite(run.data.metrics.get(name, math.nan)):
             found[run.data.params.get("seed", "")].append(run.data.metrics[name])
     return {seed: mean(values) for seed, values in found.items()}
 

@@ -15,6 +15,7 @@ from ..storage.logins import bare
 from ..storage.names import folder_of
 from .datasets import Dataset
 from .links import run_url
+from .runs import points_of
 from .store import TrackingError, asking, sqlite_path, uploading, use_wal
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ class TrackedRun:
             return dict(found.metrics), dict(found.tags)
 
     def history(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of every point of a metric that the store has."""
+        """(step, value) of a metric at every step that the store has."""
         with asking(self.uri, f"reading {name}") as talk:
-            return [(point.step, point.value) for point in talk.get_metric_history(self.run_id, name)]
+            return points_of(talk, self.run_id, name)
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Add parameters; MLflow refuses to change one that stands there."""

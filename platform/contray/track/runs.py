@@ -28,10 +28,14 @@ def find_run(talk: MlflowClient, uri: str, name: str) -> Run:
     from mlflow.exceptions import MlflowException
 
     try:
-        return talk.get_run(name)
+        run = talk.get_run(name)
     except MlflowException as error:
         if error.error_code not in UNKNOWN:
             raise
+    else:
+        if run.info.lifecycle_stage == "deleted":
+            raise UserError(f"run {name} was deleted in MLflow; `mlflow runs restore --run-id {name}` brings it back")
+        return run
     found = _called(talk, name)
     if len(found) > 1:
         begun = (time.strftime("%Y-%m-%d %H:%M", time.localtime(run.info.start_time / 1000)) for run in found)
@@ -56,6 +60,12 @@ def _called(talk: MlflowClient, name: str) -> list[Run]:
             for run in (talk.search_runs(places, f"{what} = {quote}{name}{quote}", max_results=20) if places else [])
         }
     return list(found.values())
+
+
+def points_of(talk: MlflowClient, run: str, name: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric of a run, in the order of steps; of a step that was logged twice the later value."""
+    points = sorted(talk.get_metric_history(run, name), key=lambda point: point.timestamp)
+    return sorted({point.step: point.value for point in points}.items())
 
 
 def experiment_id(talk: MlflowClient, uri: str, name: str) -> str:

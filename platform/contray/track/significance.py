@@ -84,4 +84,4 @@ def _words(each: Difference, values: Sequence[Mapping[str, float]]) -> str:
     if each.p is None:
         single = [f"#{number}" for number in (each.best, each.row) if len(values[number - 1]) < 2]
         return f"one seed of {' and '.join(single)}: no telling"
-    return f"#{each.best} is better" if each.p < LEVEL else "no telling: seeds differ as much"
+    return f"#{each.best} is better" if each.p < LEVEL else "no telling: chance may give as much"
