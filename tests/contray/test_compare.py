@@ -392,6 +392,20 @@ def test_a_run_that_was_trained_on_anyway_is_a_row_of_its_own(store: str) -> Non
 # ---------------------------------------------------------------- picture and command
 
 
+def test_the_table_goes_into_a_paper_or_a_page(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(2):
+        run(store, f"100%_{seed}", SIMCLR | {"seed": seed}, {"linear_top1": 0.8 + seed / 10, "random_linear_top1": 0.2})
+    words = ["compare", "--track.uri", store, "--track.experiment", "shapes", "--out", str(tmp_path / "c.png")]
+    for name, cells in (("t.tex", r"\% & gain & seeds"), ("t.md", "| 85.0 ± 7.1 | +65.0 |")):
+        assert main([*words, "--table", str(tmp_path / name)]) == 0
+        assert cells in (tmp_path / name).read_text()
+    text = (tmp_path / "t.tex").read_text()
+    assert r"100\%\_0 and 1 more & 85.0 $\pm$ 7.1 & $+$65.0 & 2" in text
+    assert text.count(r"\begin") == text.count(r"\end") == 2
+    assert main([*words, "--table", str(tmp_path / "t.doc")]) == 2
+    assert "must end in .tex or .md" in capsys.readouterr().err
+
+
 def test_labels_of_the_picture_fit(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 

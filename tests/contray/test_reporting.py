@@ -231,16 +231,35 @@ def test_a_group_has_a_table_and_one_run_in_full(place: Place, kind: str, sectio
     parent = track.begin(
         place.uri, "contray", "the group", params={}, tags={"contray.kind": kind, "contray.verdict": "All agree."}
     )
-    params = {"seed": 1, "method.name": "simclr", "method.preset": "digits"}
+    params = {**track.client(place.uri).get_run(place.run_id).data.params, "seed": 1}
     other = track.begin(place.uri, "contray", "other-s1", params=params, tags={"contray.kind": "seed"}, parent_id=parent.run_id)
     other.log_metrics({"linear_top1": 0.25, "linear_val_top1": 0.0}, 4)
+    other.set_tags({"contray.group": place.tracked.results()[1]["contray.group"]})
     other.finish("FINISHED")
     place.tracked.set_tags({"mlflow.parentRunId": parent.run_id, "contray.winner": "true"})
     read = Read(place.page("the group"))
     assert "All agree." in read.sections["verdict"]
-    assert "25.0" in read.sections[section]
+    assert "±" in read.sections[section]
     assert place.run_id in read.sections["how-to-load-it"]
     assert "report.html" in parent.kept()
+    own = place.tracked.results()[0]["linear_top1"]
+    mean = f"{50 * (own + 0.25):.1f} ±"
+    assert (mean in place.page("the group").partition("<section")[0]) == (kind == "seeds"), "what stands large is of all seeds"
+    assert f"Of {place.name}, " in read.sections["results"]
+
+
+def test_each_number_is_said_to_be_of_its_own_images(place: Place) -> None:
+    """What `contray eval --data.source` keeps, dense tasks of which one lacks a row, and what is no number."""
+    place.tracked.log_metrics(
+        {"cifar10.linear_top1": 0.42, "cifar10.random_linear_top1": 0.3, "cifar10.test_images": 10000,
+         "detection_fpn_ap": 0.2, "scratch_detection_fpn_ap": 0.1, "segmentation_fcn_miou": 0.3, "rankme": float("nan")}, 4,
+    )  # fmt: skip
+    results = Read(place.page(place.run_id)).sections["results"]
+    further = results[results.index("on cifar10's test images (10,000 images)") :]
+    assert re.search(r"trained encoder\s*42\.0\s*untrained encoder\s*30\.0", further)
+    assert re.search(r"untrained\s*10\.0\s*-", results)
+    assert "standard error over these images, of one run" in results
+    assert "nan" not in place.page(place.run_id).partition("<section")[0]
 
 
 def test_the_command_says_where_the_page_is(
@@ -288,7 +307,12 @@ def test_curves_and_ticks() -> None:
     drawn = html.curve("loss <x>", [*points, (9, float("nan"))])
     assert "loss &lt;x&gt;: 0 at step 0, 4999 at step 4,999" in drawn
     assert drawn.count("L") < 310
-    assert html.curve("loss", [(0, float("nan"))]) == ""
+    assert "not a number at step 9" in drawn
+    assert html.curve("loss", [(0, float("nan"))]).count("<") == 2, "said, and nothing drawn"
+    lone = html.curve("k-NN", [(20, 0.0)], percent=True, until=40)
+    assert ">0</text>" in lone
+    assert ">40</text>" in lone
+    assert not re.search(r">-[\d.]+</text>", lone), "a share is not below zero"
 
 
 def test_text_can_be_read_in_both_schemes() -> None:

@@ -93,23 +93,29 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 220, 52, 14, 14, 34
 POINTS = 300  # of a curve that are drawn
 
 
-def curve(title: str, points: Sequence[tuple[int, float]], percent: bool = False) -> Markup:
-    """A metric over optimiser steps as inline SVG, in the page's colours; what it shows is said in words too."""
+def curve(title: str, points: Sequence[tuple[int, float]], percent: bool = False, until: int = 0) -> Markup:
+    """A metric over optimiser steps, 0 to `until` or its last, as inline SVG in the page's colours; what it shows is said in words too."""
     known = sorted((step, value) for step, value in points if math.isfinite(value))
+    odd = min((step for step, value in points if not math.isfinite(value)), default=None)
+    lost = (
+        Markup("")
+        if odd is None
+        else text(f"{title}: not a number at step {odd:,}{' and others' * (len(points) > len(known) + 1)}", "warning")
+    )
     if not known:
-        return Markup("")
+        return lost
     scale = 100 if percent else 1
     shown = _thinned([(step, scale * value) for step, value in known])
     low, high = min(value for _, value in shown), max(value for _, value in shown)
-    ticks = nice(low, high)
+    ticks = [tick for tick in nice(low, high) if not percent or 0 <= tick <= 100]
     low, high = min(low, ticks[0]), max(high, ticks[-1])
-    first, last = shown[0][0], max(shown[-1][0], shown[0][0] + 1)
+    first, last = 0, max(until, shown[-1][0], 1)
 
     def x(step: float) -> float:
         return LEFT + (step - first) / (last - first) * (WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - (value - low) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
 
     begin, end = (f"{shown[place][1]:.1f} %" if percent else f"{shown[place][1]:.4g}" for place in (0, -1))
     said = f"{title}: {begin} at step {shown[0][0]:,}, {end} at step {shown[-1][0]:,}"
@@ -130,8 +136,8 @@ def curve(title: str, points: Sequence[tuple[int, float]], percent: bool = False
     )
     return Markup(
         '<figure class="curve"><figcaption>{0}<b>{1}</b></figcaption><svg viewBox="0 0 {2} {3}" role="img" aria-label="{4}">'
-        '<title>{4}</title>{5}{6}<text x="{7}" y="{8}" text-anchor="middle">optimiser steps</text><path class="line" d="{9}"/>{10}</svg></figure>'
-    ).format(title, end, WIDTH, HEIGHT, said, grid, steps, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 16, path, dots)
+        '<title>{4}</title>{5}{6}<text x="{7}" y="{8}" text-anchor="middle">optimiser steps</text><path class="line" d="{9}"/>{10}</svg>{11}</figure>'
+    ).format(title, end, WIDTH, HEIGHT, said, grid, steps, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 16, path, dots, lost)
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:

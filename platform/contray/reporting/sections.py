@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import tempfile
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from ..model.encoder import Encoder
 from ..pictures import map as map_picture
 from ..pictures import neighbours
 from ..tables import Table
+from ..track.compared import cell
+from ..track.comparing import Row
 from . import html, origin
 from .encoded import Sampled
 from .html import Section
@@ -96,8 +100,10 @@ def _verdict(record: Record) -> Section:
 
 
 def cards(record: Record) -> list[tuple[str, str, str]]:
-    """(what, number, beside what) of the few numbers that say most."""
-    metrics, made = record.metrics, []
+    """(what, number, beside what) of the few numbers that say most: of a group of seeds their means."""
+    if record.kind == "seeds" and record.children and len(record.children.rows) == 1:
+        return _over_seeds(record.children.rows[0])
+    metrics, made = {name: value for name, value in record.metrics.items() if math.isfinite(value)}, []
     held = "" if any(name in metrics for name in SCORES[:2]) else "_val"
     for name, words in (("linear", "linear probe"), ("knn", "k-NN")):
         if (top1 := metrics.get(f"{name}{held}_top1")) is None:
@@ -119,16 +125,31 @@ def cards(record: Record) -> list[tuple[str, str, str]]:
     return made
 
 
+def _over_seeds(row: Row) -> list[tuple[str, str, str]]:
+    held = "" if any(name in row.metrics for name in SCORES[:2]) else "_val"
+    made = []
+    for name, words in (
+        (f"linear{held}_top1", "linear probe, top-1"),
+        (f"knn{held}_top1", "k-NN, top-1"),
+        ("rankme", "effective rank (RankMe)"),
+    ):
+        if spread := row.metrics.get(name):
+            gain = row.metrics.get(f"{name.partition('_')[0]}_gain") if not held else None
+            beside = f"mean ± standard deviation over {spread.n} seeds" if spread.n > 1 else "of one seed"
+            more = f"; {100 * gain.mean:+.1f} points over the untrained encoder" if gain else ""
+            made.append((words, cell(name, spread) + (" %" if name.endswith("top1") else ""), beside + more))
+    return made
+
+
 def _results(record: Record, config: RunConfig | None) -> Section:
     metrics = dict(record.metrics)
     tabled = {prefix + score for prefix in ENCODERS for score in SCORES}
-    parts: list[Markup] = []
+    kinds = {"seeds": "one of the seeds above", "sweep": "the winner of the trials above"}
+    parts = [html.text(f"Of {record.own}, {kinds.get(record.kind, 'one of the runs above')}.", "note")] if record.own else []
     if tabled & metrics.keys():
         knn = config.parts.get("eval.knn") if config else None
-        table = result_table(metrics, knn_k=getattr(knn, "k", 0))
-        if not record.opened:  # else it would say that there are no labelled test images
-            table.caption = "of held-out training images: the test set is opened at the end alone"
-        parts.append(html.table(table))
+        held = "" if record.opened else "of held-out training images: the test set is opened at the end alone"
+        parts.append(html.table(result_table(metrics, knn_k=getattr(knn, "k", 0), held=held)))
     else:
         parts.append(html.text("Nothing was measured with labels: there is no k-NN and no linear probe on record.", "note"))
     rest = {
@@ -136,13 +157,27 @@ def _results(record: Record, config: RunConfig | None) -> Section:
         if ABOUT.search(name) or (("_top1" in name or "_ap" in name or "_miou" in name) and name not in tabled and name != "contrast_top1")
     }  # fmt: skip
     if any(not ABOUT.search(name) for name in rest):
-        parts += [html.folded("Further evaluations", html.join(html.table(table) for table in tables_of(Measured(rest))))]
+        parts += [html.folded("Further evaluations", html.join(html.table(table) for table in _further(rest)))]
     return Section("Results", parts)
 
 
+def _further(metrics: Mapping[str, float]) -> list[Table]:
+    """The tables of further evaluations: of the run's own data, and of each other data set, whose metrics are called NAME.metric."""
+    on: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, value in metrics.items():
+        where, _, metric = name.rpartition(".")
+        on[where][metric] = value
+    return [
+        table
+        for where, found in on.items()
+        for table in tables_of(Measured(found, tested=f"{where}'s test images" if where else ""))
+    ]
+
+
 def _curves(record: Record) -> Section:
+    until = max((step for points in record.histories.values() for step, _ in points), default=0)
     drawn = [
-        html.curve(title, record.histories[name], percent=name.endswith("top1"))
+        html.curve(title, record.histories[name], percent=name.endswith("top1"), until=until)
         for name, title in CURVES.items()
         if record.histories.get(name)
     ]

@@ -17,6 +17,7 @@ from ...errors import DataError
 from ...tables import Table
 from .._base import ENCODERS, Features, Measured, Parts, Subject
 
+NO_NUMBER = "no number"
 PIXELS_SIDE = 32  # larger images are averaged down to it before their pixels count as features
 
 
@@ -105,13 +106,13 @@ def gain_error(hits: Tensor, others: Tensor) -> float:
     return float((hits.double() - others.double()).std(correction=0) / math.sqrt(len(hits)))
 
 
-def report(results: Mapping[str, float], images: int | None = None, knn_k: int = 0, tested_on: str = "") -> Table:
+def report(results: Mapping[str, float], images: int | None = None, knn_k: int = 0, tested_on: str = "", held: str = "") -> Table:
     """The result table: top-1 in per cent with its binomial standard error, and what training gained, with its own where it is known.
 
     results: what k-NN and linear probe give, and what they say about it; an encoder that was not measured has no row. The numbers are those of
     the test images, or, where there are none, of held-out training images, and the title says which and how many. images: how many test
     images, where `results` does not say; knn_k: the neighbours that were to vote, which the table tells where there were fewer; tested_on: what was
-    set aside to test, in words, where the data have no test set.
+    set aside to test, in words, where the data have no test set; held: why the numbers are of held-out images, by default that there are no others.
     """
     tested = any(prefix + score in results for prefix in ENCODERS for score in ("knn_top1", "linear_top1"))
     scores = ("knn_top1", "linear_top1") if tested else ("knn_val_top1", "linear_val_top1")
@@ -125,7 +126,8 @@ def report(results: Mapping[str, float], images: int | None = None, knn_k: int =
         if prefix and "" in measured:
             table.add(f"gain over {ENCODERS[prefix]}", *(_points(results, prefix, score) for score in scores))
     bank = int(results.get("fit_images", 0) + (results.get("val_images", 0) if tested else 0))
-    notes = [] if tested else ["no labelled test images; these picked the linear probes, whose numbers flatter"]
+    notes = [] if tested else [held or "no labelled test images; these picked the linear probes, whose numbers flatter"]
+    notes += ["±: standard error over these images, of one run; what seeds differ by is not in it"] if count else []
     notes += [f"k-NN: all {bank:,} labelled images vote, not eval.knn.k {knn_k}"] if 0 < bank < knn_k else []
     table.caption = "\n".join(notes)
     return table
@@ -145,8 +147,8 @@ def _percent(top1: float | None, images: int) -> str:
     """Where none or all are right the binomial error would be 0, however few they are: there it is half of Wilson's interval."""
     if top1 is None:
         return "-"
-    if not images:
-        return f"{100 * top1:.1f}"
+    if not images or not math.isfinite(top1):
+        return f"{100 * top1:.1f}" if math.isfinite(top1) else NO_NUMBER
     error = math.sqrt(top1 * (1 - top1) / images) or 1 / (2 * (images + 1))
     return f"{100 * top1:.1f} ± {100 * error:.1f}"
 
@@ -154,7 +156,11 @@ def _percent(top1: float | None, images: int) -> str:
 def _points(results: Mapping[str, float], prefix: str, score: str) -> str:
     top1, other = results.get(score), results.get(prefix + score)
     error = results.get(f"{prefix}{score.partition('_')[0]}_gain_error", 0.0)
-    return "-" if top1 is None or other is None else f"{100 * (top1 - other):+.1f}" + (f" ± {100 * error:.1f}" if error else "")
+    return (
+        "-"
+        if top1 is None or other is None or not math.isfinite(top1 - other)
+        else f"{100 * (top1 - other):+.1f}" + (f" ± {100 * error:.1f}" if error else "")
+    )
 
 
 def _labels(features: Features, classes: int) -> Tensor:

@@ -64,11 +64,11 @@ def _value(metric: str, value: float | None) -> str:
 def dense_table(metrics: Mapping[str, float]) -> Table:
     """Detection or segmentation: the pretrained encoder, and what it is compared with, in per cent."""
     rows = {"": "pretrained", "scratch_": "untrained", "supervised_": "supervised"}
-    names = [name for name in metrics if not name.startswith(("scratch_", "supervised_"))]
+    names = list(dict.fromkeys(name.removeprefix("scratch_").removeprefix("supervised_") for name in metrics))
     table = Table("on the test images, in per cent", "backbone", *names)
     for prefix, title in rows.items():
-        if prefix + names[0] in metrics:
-            table.add(title, *(f"{100 * metrics[prefix + name]:.1f}" for name in names))
+        if any(prefix + name in metrics for name in names):
+            table.add(title, *(share(metrics.get(prefix + name)) for name in names))
     return table
 
 
@@ -76,8 +76,9 @@ def geometry_table(metrics: Mapping[str, float]) -> Table:
     """What the geometry of features tells, trained beside untrained."""
     table = Table("geometry of the features on training images, without labels", "", "trained", "untrained")
     for name, words in GEOMETRY.items():
-        if name in metrics:
-            table.add(words, *(f"{metrics[prefix + name]:.3f}" for prefix in ("", "random_")))
+        values = [metrics.get(prefix + name) for prefix in ("", "random_")]
+        if values != [None, None]:
+            table.add(words, *("-" if value is None else f"{value:.3f}" for value in values))
     return table
 
 
