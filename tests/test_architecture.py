@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from contray import RunConfig, data
-from contray.config.registry import load_method, load_space, method_names, space_names
+from contray.config.registry import load_method, method_names
+from contray.config.spaces import load_space, space_names
 
 REPO = Path(__file__).parents[1]
 ENGINE = REPO / "platform" / "contray"

@@ -113,7 +113,7 @@ def mean_curve(curves: Sequence[Points]) -> tuple[list[int], list[float]]:
     steps = sorted({step for points in curves for step, _ in points if first <= step <= last})
     if not steps:
         return [], []
-    values = [np.interp(steps, *zip(*points, strict=True)) for points in curves]
+    values = [np.interp(steps, [step for step, _ in points], [value for _, value in points]) for points in curves]
     return steps, np.mean(values, axis=0).tolist()
 
 

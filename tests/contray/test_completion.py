@@ -15,7 +15,8 @@ from contray.cli import declared, main
 from contray.cli.completion import SCRIPTS, candidates
 from contray.cli.main import COMMANDS, command_of
 from contray.cli.options import options_of
-from contray.config.registry import load_method, method_names, space_names
+from contray.config.registry import load_method, method_names
+from contray.config.spaces import space_names
 
 LINES = [  # a line whose last word is begun, and what may stand there
     ("t", ["train", "tune"]),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contray import RunConfig, model
-from contray.config import registry
+from contray.config import registry, spaces
 from contray.errors import UserError
 from contray.methods._base import Method
 
@@ -34,7 +34,7 @@ def test_a_copy_is_built_and_its_space_is_read(tmp_path: Path) -> None:
     assert type(built).__module__ == "contray.methods.contray_user_mine"
     space = tmp_path / "space.py"
     space.write_bytes((SPACES / "moco.py").read_bytes())
-    assert registry.load_space(str(space)).METHOD == "moco"
+    assert spaces.load_space(str(space)).METHOD == "moco"
 
 
 BROKEN = {
@@ -52,7 +52,7 @@ def test_a_file_that_cannot_be_imported_is_one_line_with_the_place(text: str, sa
     file = tmp_path / "mine.py"
     file.write_text(text)
     registry.name_code(str(file))
-    for load in (registry.load_method, registry.load_space):
+    for load in (registry.load_method, spaces.load_space):
         with pytest.raises(UserError, match="it cannot be imported") as refused:
             load(str(file))
         assert said in str(refused.value)

@@ -377,6 +377,10 @@ def test_the_dry_run_of_ones_own_photos(
     assert "keep it  the same with --dry-run --show-config" in shown
     assert "nothing was started" in shown
     assert "optim:" not in shown, "the YAML is for --show-config"
+    assert main(["train", "swav", "--data.source", str(photos), "--budget", "30s", "--dry-run", "--show-config"]) == 0
+    planned = RunConfig.from_yaml(capsys.readouterr().out)
+    assert planned.method.name == "swav"
+    assert not planned.unplanned
     for method, column in (("clip", "caption"), ("cpc_sequence", "signal")):
         assert main(["train", method, "--data.source", str(photos), "--dry-run"]) == 2
         assert f"no column '{column}'" in capsys.readouterr().err

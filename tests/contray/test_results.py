@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from contray.cli import main
-from contray.config.registry import load_method, load_space, method_names, space_names
+from contray.config.registry import load_method, method_names
+from contray.config.spaces import load_space, space_names
 
 README = Path(__file__).parents[2] / "README.md"
 

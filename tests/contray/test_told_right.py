@@ -12,7 +12,8 @@ from contray import RunConfig, track
 from contray.api import tune as api
 from contray.api.compare import _single
 from contray.cli import main
-from contray.config.registry import load_space, name_code
+from contray.config.registry import name_code
+from contray.config.spaces import load_space
 from contray.errors import UserError
 from contray.model import hardware
 from contray.planning import rules

@@ -15,7 +15,7 @@ import pytest
 from ray import tune
 
 from contray import RunConfig, data, track
-from contray.config.registry import load_space
+from contray.config.spaces import load_space
 from contray.errors import UserError
 from contray.storage import sealed
 from contray.storage.folder import Storage

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from contray.config.registry import method_names, space_names
+from contray.config.registry import method_names
+from contray.config.spaces import space_names
 
 from .test_jobs import bare_python, build
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from contray.config.registry import study_names
+from contray.config.spaces import study_names
 from contray.studies.form import load_study
 from contray.studies.scales import SCALES
 

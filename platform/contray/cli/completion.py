@@ -111,7 +111,7 @@ def _possible(before: list[str], now: str) -> Iterable[str]:
     if last.removeprefix("--") in {**short, **keys}:
         return {**short, **keys}[last.removeprefix("--")]
     several = any(each.positional and each.many for each in known)
-    return [] if any(word.startswith("-") for word in rest) or (rest and not several) else _named(name, known)
+    return [] if any(word.startswith("-") for word in rest) or (rest and not several) else first_words(name, known)
 
 
 def _flags(known: Iterable[Option], keys: Iterable[str], now: str) -> Iterable[str]:
@@ -142,8 +142,8 @@ def method_on(name: str, rest: Sequence[str]) -> str:
     return first if name in ("train", "tune", "study", "data preview") and (own or first in declared.methods()) else "simclr"
 
 
-def _named(name: str, known: Iterable[Option]) -> Sequence[str]:
-    """What a command works on: the words that may stand first."""
+def first_words(name: str, known: Iterable[Option]) -> Sequence[str]:
+    """What a command works on: the words that may stand first; none where these are no names."""
     names = {
         "train": declared.methods,
         "data preview": declared.methods,

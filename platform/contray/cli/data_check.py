@@ -35,7 +35,7 @@ class Options:
     """Read a data set once, on all cores, and say what one should know before days of training, each with how to mend it.
 
     Broken, cut off and odd images; equal and nearly equal ones, above all those that stand in training and test; classes; normalisation; how many
-    processes feed a GPU; a command to begin with. Nothing is changed. 0 where nothing needs a person's eye, 1 where something does.
+    processes feed a GPU; a command to begin with. Nothing is changed. 0 where there is nothing that you must look at, 1 where there is.
     """
 
     source: Annotated[

@@ -33,7 +33,7 @@ STUDY_DRY = "with --dry-run: of each study scale, claim, source, arms (of each a
 MEASURED = "metrics, about (what they stand on: counts of images, errors), pictures (files that were written)"
 PICTURE = "picture, metrics (untrained encoder: random_NAME)"
 COMPARISON = (
-    "rows (method, preset, dataset, settings, seeds, steps, metrics (of each mean, std, n), run_ids, name, names, differs, by_seed), left_out, plot, "
+    "rows (method, preset, dataset, settings, seeds, steps, metrics (of each mean, std, n), run_ids, name, names, differs, by_seed, tests), left_out, plot, "
     "url, differing (keys), further (metrics), against (of each row, best, metric, mean, low, high, p, test, words)"
 )
 PAGE = "page"

@@ -14,11 +14,8 @@ from ..training.start import guides_of, resolved, started
 from .output import show
 
 
-def describe(config: RunConfig, *, whole: bool = False, seeds: int = 1) -> tuple[RunConfig, dict[str, str]]:
-    """Print what follows from a config, and give it resolved with the same facts; a plan is made where one is to be.
-
-    whole: all keys as YAML too; seeds: how many runs it is.
-    """
+def describe(config: RunConfig, seeds: int = 1) -> tuple[RunConfig, dict[str, str]]:
+    """Print what follows from a config, and give it resolved with the same facts; a plan is made where one is to be. seeds: how many runs it is."""
     config = resolved(config)
     source, cost = data.announced(config), None
     config, start = started(config)
@@ -26,12 +23,20 @@ def describe(config: RunConfig, *, whole: bool = False, seeds: int = 1) -> tuple
         config, plan = planned(config, source, network=start.network)
         cost = plan.cost
         lines = [line for line in plan.lines if not line.startswith("fix it")]  # by the config of a run, which there is not
-        show(hanging("\n".join([*lines, "keep it  the same with --dry-run --show-config gives a config.yaml for --config"]), 9))
+        show(
+            hanging(
+                "\n".join(
+                    [
+                        *lines,
+                        "keep it  the same with --dry-run --show-config > config.yaml, then contray train --config config.yaml",
+                    ]
+                ),
+                9,
+            )
+        )
     begins = start.words(config)
     check_config(config, source)
     found = estimate(config, source, cost, seeds)
-    if whole:
-        print(found.config.to_yaml())
     facts = dict(found.facts)
     facts |= {"begins with": "; ".join(begins)} if begins else {}
     facts |= {f"given as {key}": value for key, value in guides_of(config).items()}

@@ -12,9 +12,9 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from . import declared
-from .completion import method_on
+from .completion import first_words, method_on
 from .options import SECTIONS, lenient, options_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def _page(command: Any, words: Sequence[str], prog: str) -> Iterable[str]:
     width = min(shutil.get_terminal_size().columns, 140)
     asked, rest = _asked(words)
     given = lenient(command, rest, prog)
+    _check_first(command, rest, prog)
     if not hasattr(command, "keys"):
         return [*_head(command, given, prog, width), *_options(command, width)]
     if not asked and "--help-all" not in words:
@@ -50,6 +51,15 @@ def _page(command: Any, words: Sequence[str], prog: str) -> Iterable[str]:
     if asked:
         return [f"keys of {', '.join(asked)}", *told]
     return [*_head(command, given, prog, width), *_options(command, width), "", "keys of the config", *told]
+
+
+def _check_first(command: Any, words: Sequence[str], prog: str) -> None:
+    """Raises UserError where the first word names nothing that the command works on: its help would be of something else."""
+    first = next((word for word in words if not word.startswith("-")), "")
+    known = first_words(prog, options_of(command.Options)) if words[:1] == [first] else ()
+    if known and first not in known and not first.endswith(".py"):
+        sections = [each for each in SECTIONS if each.startswith(first[:2])]  # `--help dat`
+        raise UserError(f"{prog} {first}: is not known; {nearest(first, [*known, *sections])}")
 
 
 def _screen(command: Any, given: Any, prog: str, rest: Sequence[str], width: int) -> Iterator[str]:

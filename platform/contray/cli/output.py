@@ -19,27 +19,35 @@ from ..tables import FILE_WIDTH
 def answer(as_json: bool) -> Iterator[Callable[[Any], None]]:
     """Gives what prints the document; it does nothing without --json. With it, all that is printed meanwhile goes to stderr.
 
-    So does what libraries and child processes write. A command that fails prints no document.
+    A command that fails prints no document.
     """
     if not as_json:
         yield lambda document: None
         return
-    out, documents = sys.stdout, []
+    documents: list[Any] = []
+    with aside():
+        yield documents.append
+    for document in documents:
+        print(json.dumps(plain(document), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """All that is printed meanwhile goes to stderr, also what libraries and child processes write."""
+    out = sys.stdout
     out.flush()
     kept = os.dup(1) if out is sys.__stdout__ else None  # else a test's, or of whoever calls main()
     if kept is not None:
         os.dup2(2, 1)
     sys.stdout = sys.stderr
     try:
-        yield documents.append
+        yield
     finally:
         sys.stderr.flush()
         sys.stdout = out
         if kept is not None:
             os.dup2(kept, 1)
             os.close(kept)
-    for document in documents:
-        print(json.dumps(plain(document), indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def plain(value: Any) -> Any:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig
-from ..config.registry import load_method, load_space, method_names, space_names
+from ..config.registry import load_method, method_names
+from ..config.spaces import load_space, space_names
 from ..errors import UserError
 from ..tables import Table
 from .output import show

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import UserError
-from . import documents
+from . import declared, documents
 from .options import Positional, arg, at_least, config_from, json_note
-from .output import answer
+from .output import answer, aside
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -56,7 +57,7 @@ class Options:
     ] = ""
     init_layout: Annotated[str, arg("whose code wrote the file of --init; default: as its names tell")] = ""
     yes: Annotated[bool, arg("start it although it takes more than a day on this CPU")] = False
-    show_config: Annotated[bool, arg("with --dry-run: print every key as YAML too, for --config")] = False
+    show_config: Annotated[bool, arg("with --dry-run: print every key as YAML for --config, and what is told to stderr")] = False
     seeds: Annotated[
         int, arg("run this many seeds as children of one MLflow run; the same command goes on with those that are left")
     ] = 1
@@ -74,6 +75,12 @@ def keys(options: Options) -> RunConfig:
 
 def run(options: Options, dotted: dict[str, list[str]]) -> int:
     """Train, one run or one for each seed; 1 where it is trained but not measured, 130 where it was interrupted."""
+    if not options.method:
+        for key, words in dotted.items():
+            if len(words) > 1 and words[-1] in declared.methods():
+                raise UserError(
+                    f"{words[-1]}: what stands behind --{key} is its value; the method comes first: contray train {words[-1]} ..."
+                )
     if options.budget:
         from ..api.train import minutes
 
@@ -87,7 +94,10 @@ def run(options: Options, dotted: dict[str, list[str]]) -> int:
         if options.dry_run:
             from .dryrun import describe
 
-            resolved, facts = describe(config, whole=options.show_config, seeds=options.seeds)
+            with aside() if options.show_config else nullcontext():
+                resolved, facts = describe(config, options.seeds)
+            if options.show_config:
+                print(resolved.to_yaml(), end="")
             tell({"config": resolved.flat(), "facts": facts})
             return 0
         return _seeds(config, options, tell) if options.seeds > 1 else _one(config, options, tell)

@@ -75,7 +75,7 @@ class Options:
 
 def keys(options: Options) -> RunConfig:
     """The config whose keys all trials share."""
-    from ..config.registry import load_space
+    from ..config.spaces import load_space
 
     return config_from(load_space(options.space or "simclr").METHOD, options.preset, options.config, {})
 

@@ -36,7 +36,9 @@ class Key:
             if not given and (self.type is bool or "true" in get_args(self.type)):
                 given = [True]  # a bare --train.compile
             if len(given) != 1:
-                raise ConfigError(key, f"got {' '.join(map(str, given)) or 'no value'}, takes one value: {self.allowed}")
+                raise ConfigError(
+                    key, f"got {' and '.join(repr(str(each)) for each in given) or 'no value'}, takes one value: {self.allowed}"
+                )
             given = given[0]
         return self._tuple(key, given) if get_origin(self.type) is tuple else self._scalar(key, self.type, given)
 

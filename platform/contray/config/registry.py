@@ -23,7 +23,6 @@ from ..errors import ConfigError, UserError, nearest
 from ..methods._base import Method, MethodConfig, Paper, Preset, View
 from .keys import misdeclared
 from .sources import computed, digest
-from .spaces import check_space
 
 if TYPE_CHECKING:
     from .tree import RunConfig
@@ -52,6 +51,12 @@ KINDS = {
     "listener": Kind("contray.track", "contray.listeners", "track.listeners", {}, many=True),
 }
 TOLD = ("PAPER", "RECIPE", "PRESETS", "VIEWS", "METRICS", "DIFFERS")  # of a method's file: words, and what a run's config has
+OTHERS = {
+    "build": "backbone",
+    "evaluate": "evaluation",
+    "open_source": "source",
+    "METHOD": "space",
+}  # what files of other kinds define
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
 
 _named: dict[str, None] = {}  # absolute paths of files that the user named, in order
@@ -93,21 +98,6 @@ def unlisted(kind: str) -> list[str]:
 def method_names() -> list[str]:
     """`names` of the methods."""
     return names("method")
-
-
-def space_names() -> list[str]:
-    """`names` of the search spaces."""
-    return [name for name in names("space") if not is_study(find("space", name))]
-
-
-def study_names() -> list[str]:
-    """`names` of the studies."""
-    return [name for name in names("space") if is_study(find("space", name))]
-
-
-def is_study(module: ModuleType) -> bool:
-    """Whether a file of tune_spaces/ is a study: it makes a claim."""
-    return hasattr(module, "CLAIM")
 
 
 def part_name(name: str) -> str:
@@ -213,6 +203,15 @@ def known_code(name: str, kind: str = "method") -> str:
     )
 
 
+def naming_again(config: RunConfig) -> list[str]:
+    """The words that name the config's own files to `contray train --config`, the method's first; none where all parts are built in."""
+    values = config.flat()
+    found = {key: _words(about, values.get(key, "")) for _, about, key in _naming()}
+    own = {key: words for key, words in found.items() if any(word.endswith(".py") for word in words)}
+    method = own.pop(KINDS["method"].key, [])
+    return [*method, *(word for key, words in own.items() for word in (f"--{key}", *words))]
+
+
 def at_hand(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of dotted keys that name files, each the one that the user named, also from another folder; else as it stands.
 
@@ -244,6 +243,9 @@ def check_exports(what: str, module: ModuleType, exports: Mapping[str, type], fo
 def load_method(name: str) -> MethodFile:
     """A method by its name, or by the path of a .py file. Raises UserError naming the nearest ones, ConfigError for code that the user did not name."""
     module = importlib.import_module("contray.methods._imported") if name == IMPORTED else find("method", name)
+    if kind := _other_kind(module):
+        place = f"give it as --{KINDS[kind].key} {name}" if KINDS[kind].key else f"contray tune {name}"
+        raise UserError(f"method {name}: is the file of a {kind}, no method: {place}")
     check_exports(f"method {name}", module, EXPORTS, "methods/simclr.py")
     found = [
         value
@@ -262,30 +264,13 @@ def load_method(name: str) -> MethodFile:
     return MethodFile(name, module.PAPER, module.Config, module.VIEWS, module.RECIPE, module.PRESETS, found[0], *told_of)
 
 
-def load_space(name: str) -> ModuleType:
-    """A search space by its name, or by the path of a .py file: the module with ABOUT, BASE and SPACE."""
-    module = _space(name, "space", space_names)
-    if is_study(module):
-        raise UserError(f"space {name}: is a study: contray study {name}")
-    check_space(name, module)
-    return module
-
-
-def study_file(name: str) -> ModuleType:
-    """The file of a study by its name, or by the path of a .py file."""
-    return _space(name, "study", study_names)
-
-
-def _space(name: str, called: str, known: Callable[[], list[str]]) -> ModuleType:
-    name_code(name)  # no file names a space: whoever calls this has it from the user
-    if not name.endswith(".py") and name not in names("space"):
-        raise UserError(f"{called} {name!r} is not known; {nearest(name, known())} (a path to a .py file works too)")
-    try:
-        return find("space", name)
-    except UserError as error:
-        if called == "space" or not str(error).startswith("space "):
-            raise
-        raise UserError(f"{called}{str(error).removeprefix('space')}") from None
+def _other_kind(module: ModuleType) -> str:
+    """Of what other kind a file is that is no method's; empty where that cannot be told."""
+    if hasattr(module, "PAPER"):
+        return ""
+    bases = {base.__name__ for each in vars(module).values() if isinstance(each, type) for base in each.__mro__[1:]}
+    known = [kind for export, kind in OTHERS.items() if hasattr(module, export)]
+    return known[0] if known else "listener" if "Listener" in bases else ""
 
 
 def find(kind: str, name: str) -> ModuleType:

@@ -1,19 +1,61 @@
-"""Search spaces as files: what each must define."""
+"""Search spaces and studies as files: which there are, and what each space must define."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, nearest
+from .registry import find, name_code, names
 
 FURTHER = (
     ("SAMPLES", int, "a whole number of trials, at least 1"),
     ("BASE", Mapping, "a dictionary of keys and values"),
     ("SCHEDULER", str, "the name of a scheduler"),
 )  # what a space may define besides
+
+
+def space_names() -> list[str]:
+    """`names` of the search spaces."""
+    return [name for name in names("space") if not is_study(find("space", name))]
+
+
+def study_names() -> list[str]:
+    """`names` of the studies."""
+    return [name for name in names("space") if is_study(find("space", name))]
+
+
+def is_study(module: ModuleType) -> bool:
+    """Whether a file of tune_spaces/ is a study: it makes a claim."""
+    return hasattr(module, "CLAIM")
+
+
+def load_space(name: str) -> ModuleType:
+    """A search space by its name, or by the path of a .py file: the module with ABOUT, BASE and SPACE."""
+    module = _space(name, "space", space_names)
+    if is_study(module):
+        raise UserError(f"space {name}: is a study: contray study {name}")
+    check_space(name, module)
+    return module
+
+
+def study_file(name: str) -> ModuleType:
+    """The file of a study by its name, or by the path of a .py file."""
+    return _space(name, "study", study_names)
+
+
+def _space(name: str, called: str, known: Callable[[], list[str]]) -> ModuleType:
+    name_code(name)  # no file names a space: whoever calls this has it from the user
+    if not name.endswith(".py") and name not in names("space"):
+        raise UserError(f"{called} {name!r} is not known; {nearest(name, known())} (a path to a .py file works too)")
+    try:
+        return find("space", name)
+    except UserError as error:
+        if called == "space" or not str(error).startswith("space "):
+            raise
+        raise UserError(f"{called}{str(error).removeprefix('space')}") from None
 
 
 def check_space(name: str, module: ModuleType) -> None:

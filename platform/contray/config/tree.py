@@ -197,6 +197,10 @@ class RunConfig:
                     if key.startswith("eval.")
                     else [each for each in known if each.rpartition(".")[0] not in idle(parts, self.eval)]
                 )
+                mine = [each for each in near if each.startswith(f"{key}.")]
+                if mine:
+                    first = f"{key}.source" if f"{key}.source" in mine else mine[0]
+                    raise ConfigError(key, f"is a section of keys, such as {first}; give that, or all of them as a mapping")
                 raise ConfigError(key, f"unknown key; {nearest(key, near)}")
             section, _, name = key.rpartition(".")
             changed.setdefault(section, {})[name] = known[key].parse(key, given)

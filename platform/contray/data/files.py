@@ -48,6 +48,14 @@ def _why(place: File | None, error: BaseException) -> str:
     return unread(place.storage, error) if isinstance(place, Remote) else scrubbed(str(error))
 
 
+def _beside(place: Path) -> list[Path]:
+    """What lies in the folder in which something was looked for."""
+    try:
+        return sorted(place.parent.iterdir())[:1000]
+    except OSError:
+        return []
+
+
 def _kind(place: File, name: str) -> str:
     """file or folder. Raises ConfigError for nothing, DataError for what is neither."""
     if isinstance(place, Remote):
@@ -58,7 +66,9 @@ def _kind(place: File, name: str) -> str:
     if not place.exists():
         looks_like_path = len(place.parts) > 1 or place.suffix
         what = f"{name} does not exist" if looks_like_path else f"{name!r} is neither a built-in set nor a file or folder"
-        raise ConfigError("data.source", f"{what}; {nearest(name, names('source'))}")
+        where = f"{what} (looked for in {shown(str(place.absolute().parent))})"
+        beside = [str(Path(name).with_name(each.name)) for each in _beside(place)]
+        raise ConfigError("data.source", f"{where}; {nearest(name.rstrip('/'), [*names('source'), *beside])}")
     if not (place.is_dir() or place.is_file() or suffix(place.name) in SUFFIXES):
         raise DataError(f"data.source: {name} is neither a file nor a folder")
     return "folder" if place.is_dir() else "file"

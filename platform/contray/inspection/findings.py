@@ -1,4 +1,4 @@
-"""What of the facts needs a person's eye: how bad it is, which images, how to mend it."""
+"""What of the facts a person must look at: how bad it is, which images, how to mend it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The look at a data set as one HTML page: what needs an eye with the images themselves, classes, sizes, numbers to paste."""
+"""The look at a data set as one HTML page: what to look at with the images themselves, classes, sizes, numbers to paste."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def written(result: Inspection) -> str:
 
 def _sections(result: Inspection) -> Iterator[Section]:
     eye = [part for each in result.findings if each.severity != "note" for part in _finding(result, each)]
-    yield Section("What needs an eye", eye or [html.text("Nothing.", "verdict")])
+    yield Section("What to look at", eye or [html.text("Nothing.", "verdict")])
     if result.groups:
         shown = [_group(result, group) for group in result.groups[:PAIRS]]
         rest = len(result.groups) - PAIRS

@@ -1,4 +1,4 @@
-"""The look at a data set as a picture: what needs an eye, classes, sizes, channels, equal images side by side."""
+"""The look at a data set as a picture: what to look at, classes, sizes, channels, equal images side by side."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def draw(result: Inspection, out: Path) -> None:
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     shown = result.groups[:PAIRS]
-    lines = [f"{each.severity}: {each.words}" for each in result.findings if each.severity != "note"] or [
-        "nothing that needs an eye"
-    ]
+    lines = [f"{each.severity}: {each.words}" for each in result.findings if each.severity != "note"] or ["nothing to look at"]
     heights = [0.22 * (len(lines) + 1) + 0.2, 3.0, *([2.4] if shown else [])]
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
     parts = np.atleast_1d(np.asarray(figure.subfigures(len(heights), 1, height_ratios=heights)))

@@ -41,7 +41,7 @@ class Inspection(Shown):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing needs a person's eye."""
+        """Whether there is nothing that a person must look at."""
         return all(each.severity == "note" for each in self.findings)
 
     @property
@@ -50,14 +50,14 @@ class Inspection(Shown):
         wrong, look = (sum(each.severity == kind for each in self.findings) for kind in ("wrong", "look"))
         told = [f"{count} {word}" for count, word in ((wrong, "wrong"), (look, "to look at")) if count]
         sample = ", of a sample: of what repeats it finds only what was drawn" if self.sampled else ""
-        return f"{self.name}: {' and '.join(told) or 'nothing that needs an eye'} ({self.seconds:.0f} s{sample})"
+        return f"{self.name}: {' and '.join(told) or 'nothing to look at'} ({self.seconds:.0f} s{sample})"
 
     @property
     def shown(self) -> Sequence[Table | str]:
         return [*self.tables(), *self.lines()]
 
     def tables(self) -> list[Table]:
-        """What there is, its classes, what needs an eye."""
+        """What there is, its classes, what to look at."""
         return [self._holds(), *([self._classes()] if self.classes else []), *([self._findings()] if self.findings else [])]
 
     def _holds(self) -> Table:

@@ -41,6 +41,10 @@ def report(
     with TrainingBar("report", quiet) as bar:
         page = written(record, bar.show)
     out.write_text(page, encoding="utf-8")
+    if record.lacks:
+        print(
+            f"contray: map, neighbours, confusion and the data's facts are left out: {record.lacks}", file=sys.stderr, flush=True
+        )
     keeper = record.asked or record.tracked
     if keeper is not None:
         with tempfile.TemporaryDirectory() as folder:

@@ -57,7 +57,8 @@ def measurable(record: Record, show: Show) -> tuple[Measurable, RunConfig | None
             show({"step": 0, "total": subject.total, "phase": "encoding"})
         except (UserError, OSError) as error:
             missing, subject = f"the data cannot be read ({error})", None
-    return Measurable(encoder, subject, missing or ""), config
+    record.lacks = missing or ""
+    return Measurable(encoder, subject, record.lacks), config
 
 
 def _encoder(record: Record) -> Encoder:

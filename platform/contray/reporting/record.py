@@ -48,6 +48,7 @@ class Record:
     asked: track.TrackedRun | None = None  # the run that was asked for, which keeps the page
     checkpoint: str = ""
     kept: bool = False  # whether MLflow keeps the encoder
+    lacks: str = ""  # why the page has nothing of the encoder, or of its data
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from ..config import RunConfig
-from ..config.registry import is_study, load_method, study_file
+from ..config.registry import load_method
+from ..config.spaces import is_study, study_file
 from ..errors import ConfigError, UserError, nearest
 from .claims import Form, spoken
 from .scales import SCALES

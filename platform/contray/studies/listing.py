@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import track
-from ..config.registry import study_names
+from ..config.spaces import study_names
 from ..errors import UserError
 from ..tables import Table
 from ..track.runs import all_runs

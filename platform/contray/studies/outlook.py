@@ -72,7 +72,12 @@ def table_of(found: Mapping[str, Any]) -> list[Table | str]:
         sets = ", ".join(f"{key}={value}" for key, value in each["settings"].items())
         table.add(spoken(each["arm"]), sets, str(len(each["there"])), str(len(each["left"])), _minutes(each["minutes_a_run"]))
     takes = f"about {_minutes(found['minutes'])} min, {found['at_once']} at once" if found["runs_left"] else "nothing to make"
-    return [table, f"{found['runs_left']} runs left: {takes}; stated cost: {found['cost']}; of {found['source']}"]
+    cost = found["cost"] if isinstance(found["cost"], str) else f"{found['cost']} minutes of one core"
+    return [
+        table,
+        f"{found['runs_left']} runs left: {takes}" + (f" (the study's file says: {cost})" if cost else ""),
+        f"the claim is of {found['source']}",
+    ]
 
 
 def _minutes(value: float) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import data, track
 from ..config import RunConfig
-from ..config.registry import study_names
+from ..config.spaces import study_names
 from ..errors import UserError
 from ..storage.folder import Storage
 from ..training.describing import NOTE

@@ -40,11 +40,11 @@ def cell(name: str, spread: Spread | None, seeds: int = 0) -> str:
     if spread is None:
         return "-"
     share = name.endswith(SHARES) and abs(spread.mean) <= MOST
-    beside = spread.std is not None and not name.startswith(("random_", "pixels_")) and not name.endswith("_gain")
     sign = "+" if name.endswith("_gain") else ""
     value = f"{100 * spread.mean:{sign}.1f}" if share else f"{spread.mean:{sign}.4g}"
-    around = "" if not beside else f" ± {100 * spread.std:.1f}" if share else f" ± {spread.std:.2g}"
-    return f"{value}{around}" + (f" (n={spread.n})" if seeds > spread.n else "")
+    if spread.std is not None and not name.startswith(("random_", "pixels_")) and not sign:
+        value += f" ± {100 * spread.std:.1f}" if share else f" ± {spread.std:.2g}"
+    return value + (f" (n={spread.n})" if seeds > spread.n else "")
 
 
 def heading(name: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import data
 from ..config import RunConfig
+from ..config.registry import naming_again
 from ..evaluation.common.verdict import Told
 from ..methods._base import Method
 from ..storage.folder import Storage
@@ -20,7 +21,7 @@ def advice(config: RunConfig, source: data.Source, method: Method, storage: Stor
     folder = storage.address.rstrip("/")
     local = storage.local and Path(folder, "config.yaml").is_file()
     words = (
-        ["--config", f"{folder}/config.yaml"]
+        [*naming_again(config), "--config", f"{folder}/config.yaml"]
         if local
         else [config.method.name, "--preset", config.method.preset, "--data.source", config.data.source]
     )

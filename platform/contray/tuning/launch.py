@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import data, model, track
 from ..config import RunConfig
-from ..config.registry import load_space
+from ..config.spaces import load_space
 from ..errors import ConfigError, UserError
 from ..planning import keep
 from ..storage import sealed
