@@ -260,7 +260,7 @@ REFUSED = {
     "embed {images} --checkpoint {encoder} --part 0": ("--part", "at least 1"),
     "embed {images}/gone --checkpoint {encoder}": ("gone", "does not exist"),
     "embed {images}/notes.txt --checkpoint {encoder}": ("notes.txt", "no image"),
-    "embed {images} --checkpoint {encoder} --out {images}": ("--out", "holds other files"),
+    "embed {images} --checkpoint {encoder} --out {images}": ("--out", "lies among the images"),
 }  # fmt: skip
 
 

@@ -26,15 +26,15 @@ def export(
     from ..exchange import exporting
     from ..exchange.cards import Origin
 
-    out = Path(out)
+    out = Path(out).expanduser()
     if run or checkpoint:
         exporting.check(to, out)  # before a store is asked for a name
     found = named_one(run, checkpoint, uri, "export")
     trained = encoder_of(found, uri, code)
     if not found.run_id:
-        return exporting.export_to(
-            trained, to, out, Origin(Path(found.checkpoint).name, metrics=_measured(Path(found.checkpoint)))
-        )
+        place = Path(found.checkpoint)
+        name = f"{place.absolute().parent.name}/{place.name}" if place.suffix == ".pt" else place.name
+        return exporting.export_to(trained, to, out, Origin(name, metrics=_measured(place)))
     metrics, tags = track.attach(track.resolve_uri(uri or found.uri), found.run_id).results()
     origin = Origin(
         f"MLflow run `{found.run_id}`", tags.get("contray.dataset", ""), tags.get("mlflow.source.git.commit", ""), metrics
@@ -43,12 +43,17 @@ def export(
 
 
 def _measured(checkpoint: Path) -> dict[str, float]:
-    """What stands in a run's folder of what it was measured by; nothing where it is no run's, or was not measured."""
+    """What the run's folder says that this checkpoint was measured by: of several it is the last that was."""
     from ..storage import sealed
+    from ..storage.checkpoint import PATTERN, newest_step
     from ..storage.folder import Storage
     from ..training.worker import VERDICT
 
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    if folder != checkpoint:
+        step = PATTERN.fullmatch(checkpoint.name)
+        if not step or int(step[1]) != newest_step(Storage(str(folder))):
+            return {}
     try:
         return sealed.read(Storage(str(folder)), VERDICT, sealed.NUMBER) or {}
     except sealed.Damaged:

@@ -149,7 +149,7 @@ def _is_own(kind: str, name: str) -> bool:
 
 def method_code(name: str) -> str:
     """A digest of what a method's file computes, and of the methods that it builds upon: neither comments nor presets count."""
-    return computed(find("method", name), KINDS["method"].package, TOLD)
+    return computed(_method(name), KINDS["method"].package, TOLD)
 
 
 def check_code(config: RunConfig) -> None:
@@ -242,7 +242,7 @@ def check_exports(what: str, module: ModuleType, exports: Mapping[str, type], fo
 
 def load_method(name: str) -> MethodFile:
     """A method by its name, or by the path of a .py file. Raises UserError naming the nearest ones, ConfigError for code that the user did not name."""
-    module = importlib.import_module("contray.methods._imported") if name == IMPORTED else find("method", name)
+    module = _method(name)
     if kind := _other_kind(module):
         place = f"give it as --{KINDS[kind].key} {name}" if KINDS[kind].key else f"contray tune {name}"
         raise UserError(f"method {name}: is the file of a {kind}, no method: {place}")
@@ -262,6 +262,10 @@ def load_method(name: str) -> MethodFile:
         raise UserError(f"method {name}: PRESETS must hold 'paper'")
     told_of = getattr(module, "METRICS", {}), getattr(module, "DIFFERS", ())
     return MethodFile(name, module.PAPER, module.Config, module.VIEWS, module.RECIPE, module.PRESETS, found[0], *told_of)
+
+
+def _method(name: str) -> ModuleType:
+    return importlib.import_module("contray.methods._imported") if name == IMPORTED else find("method", name)
 
 
 def _other_kind(module: ModuleType) -> str:

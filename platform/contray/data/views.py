@@ -245,6 +245,11 @@ def _resized(image: Image, size: tuple[int, int], view: View) -> Image:
     return resized(image, size, _INTERPOLATION[view.interpolation])
 
 
+def centred_from(size: int) -> int:
+    """What the shorter side of an image becomes before its centre of `size` px is cut out, for evaluation."""
+    return size if size <= 64 else round(size * 256 / 224)
+
+
 def _centre(image: Image, view: View) -> Image:
     """Evaluation: the shorter side to size * 256/224 (to size itself up to 64 px, where pixels are scarce), then the centre.
 
@@ -252,7 +257,7 @@ def _centre(image: Image, view: View) -> Image:
     """
     image = _middle(image)
     height, width = image.shape[:2]
-    short = view.size if view.size <= 64 else round(view.size * 256 / 224)
+    short = centred_from(view.size)
     scale = short / min(height, width)
     if scale != 1:
         size = (max(short, round(width * scale)), max(short, round(height * scale)))

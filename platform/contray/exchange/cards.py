@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..config import RunConfig
 from ..config.registry import load_method
 from ..config.sections import BACKBONES
+from ..data.views import centred_from
 from ..model import backbones, libraries
 from ..model.encoder import Encoder, kind_of
 from ..model.resnet import RESNETS
@@ -84,7 +86,18 @@ LEGEND = """
 `knn_` is the k-NN vote, `linear_` the linear probe; `val` is held-out training data, the others are of the test set. `random_` is the
 untrained encoder, `pixels_` raw pixels."""
 LIBRARIES = {"torchvision": "torchvision", "timm": "timm", "safetensors": "contray", "onnx": "onnx"}
-KEPT = ("method.", "backbone.", "optim.", "train.epochs", "train.steps", "train.batch_size", "augment.", "seed")
+KEPT = (
+    "method.",
+    "backbone.",
+    "data.channels",
+    "data.range",
+    "optim.",
+    "train.epochs",
+    "train.steps",
+    "train.batch_size",
+    "augment.",
+    "seed",
+)
 
 
 def _shown(value: object) -> str:
@@ -132,20 +145,30 @@ features = net((images - mean) / std)  # (2, {trained.method.out_dim})"""
 def _kind(config: RunConfig) -> str:
     """What pixels are given as, in words."""
     if not config.data.channels:
-        return "uint8 RGB"
+        return "uint8 RGB" + (", of deeper images (x - {:g}) / {:g} x 255,".format(*_scaled(config)) if config.data.range else "")
     if not config.data.range:
         return f"uint8 of {config.channels} channels"
     low, high = config.data.range
     return f"integers of {config.channels} channels, or floats (x - {low:g}) / {high - low:g} in [0, 1],"
 
 
-def _asked(view: object, config: RunConfig) -> str:
-    if config.data.channels:
-        low, high = config.data.range or (0.0, 255.0)
-        return f"{config.channels} channels, (x - {low:g}) / {high - low:g} clipped to [0, 1], resized and cropped to the centre"
+def _asked(view: Any, config: RunConfig) -> str:
+    """The images that a network takes, as contray makes them of files, in words."""
     space, sobel = getattr(view, "space", "rgb"), getattr(view, "sobel", False)
     name = {"rgb": "RGB", "lab": "Lab", "ycbcr": "YCbCr"}[space]
-    return f"{name} in [0, 1], resized and cropped to the centre{', its Sobel magnitude' if sobel else ''}"
+    pixels = f"{config.channels} channels" if config.data.channels else name
+    if config.data.range or config.data.channels:
+        pixels += ", (x - {:g}) / {:g} clipped to [0, 1]".format(*_scaled(config))
+    else:
+        pixels += " in [0, 1]"
+    kind = "bicubic" if "cubic" in view.interpolation else "bilinear"
+    return f"{pixels}; shorter side {centred_from(view.size)} px ({kind}, antialiased), of which the central {view.size} px{', its Sobel magnitude' if sobel else ''}"
+
+
+def _scaled(config: RunConfig) -> tuple[float, float]:
+    """What is black, and how far white lies above it, in a file's own values."""
+    low, high = config.data.range or (0.0, 255.0)
+    return low, high - low
 
 
 def _onnx(config: RunConfig, views: Mapping[str, object]) -> str:

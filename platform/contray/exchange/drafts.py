@@ -16,6 +16,8 @@ def check(out: Path) -> None:
     place = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
     if place == out and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} exists already; name a new folder")
+    if place == out and out.resolve() == Path.cwd():
+        raise UserError(f"--out: {out} is the folder that this runs in, which cannot be replaced; name a new folder")
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"--out: cannot write to {place}; name another folder")
 

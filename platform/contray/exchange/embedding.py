@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,10 @@ from ..processors import cores
 from ..storage.folder import Storage
 from ..storage.logins import bare, remember, remembered
 from ..tables import STYLE, Table
+from .curation.features import PLAN
 from .samples import Read, Samples, encoded, found_in, in_samples, parts_of, sampled
 
-PLAN, ROWS_AT_ONCE = "_plan.json", 64
+ROWS_AT_ONCE = 64
 AHEAD = 2 * ROWS_AT_ONCE  # images that are decoded while others are encoded
 Inputs = dict[str, Tensor]  # of one image, as the encoder transforms it
 
@@ -96,6 +98,10 @@ def embed(
     blank = np.zeros((32, 32, trained.config.channels), np.uint8)
     width = trained([blank]).shape[1]  # refuses methods that encode more than an image
     storage, images = Storage(out, "--out"), Storage(source)
+    if storage.local and images.local and Path(storage.root).resolve().is_relative_to(Path(images.root).resolve()):
+        raise UserError(
+            f"--out: {out} lies among the images of {source}, where its parts would be taken for more of them; name a folder elsewhere"
+        )
     found, content = found_in(images, source, NATIVE if trained.form.channels else frozenset())
     samples = None
     if in_samples(found, source, trained.form.channels):
@@ -111,9 +117,10 @@ def embed(
     weights = digest(*(tensor.float().numpy() for tensor in state.values()))
     plan = {"encoder": weights, "sees": _sees(trained.config), "column": column, "images": digest(parts, content)}
     storage.create()
-    _agree(storage, plan)
+    form = trained.form
+    _agree(storage, plan, {"channels": form.channels, "range": list(form.range)})
     there = set(storage.names())
-    todo = [each for each in parts if _file(each["part"]) not in there]
+    todo = [each for each in parts if _file(each["part"]) not in there or not _whole(storage, _file(each["part"]))]
     if todo:
         config, sample = trained.config, trained.form.survey(sampled(images, samples, source, column, parts))
         for word in sample.notes:
@@ -130,6 +137,20 @@ def _footer(storage: Storage, name: str) -> pq.FileMetaData:
         return pq.read_metadata(file)
 
 
+def _whole(storage: Storage, name: str) -> bool:
+    """Whether a part that is there can be read; where not, it is said, and it is done again."""
+    try:
+        _footer(storage, name)
+    except (pa.ArrowInvalid, OSError) as error:
+        print(
+            f"contray: {storage.address}/{name} is damaged ({' '.join(str(error).split())[:100]}); it is done again",
+            file=sys.stderr,
+            flush=True,
+        )
+        return False
+    return True
+
+
 def _file(part: int) -> str:
     return f"part-{part:06d}.parquet"
 
@@ -139,20 +160,21 @@ def _sees(config: RunConfig) -> str:
     return digest(config.digest("scale", "track", "train", "optim", "eval", "seed", chars=64), method_code(config.method.name))
 
 
-def _agree(storage: Storage, plan: dict[str, str]) -> None:
-    """Note what `out` holds, or refuse where it holds something else."""
+def _agree(storage: Storage, plan: dict[str, str], images: dict[str, Any]) -> None:
+    """Note what `out` holds, or refuse where it holds something else. images: how they were read, for who looks at them again."""
     names = storage.names()
     try:
         there = json.loads(storage.read(PLAN)) if PLAN in names else plan
-    except ValueError:
+        different = any(there.get(key) != value for key, value in plan.items())
+    except (ValueError, AttributeError):
         raise UserError(
             f"--out: {storage.address}/{PLAN}, which says whose features these are, is damaged; name another folder"
         ) from None
-    if there != plan:
+    if different:
         raise UserError(f"--out: {storage.address} holds features of another encoder or of other images; name another folder")
     if PLAN not in names and names:
         raise UserError(f"--out: {storage.address} holds other files; name a new folder")
-    storage.write(PLAN, json.dumps(plan).encode())
+    storage.write(PLAN, json.dumps({**plan, **images}).encode())
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..config.sections import BACKBONES, LIBRARIES
+from ..data.views import centred_from
 from ..errors import ConfigError, UserError, nearest
 from ..model import encoder, layouts
 from ..model.plain import blank, plain_backbone
-from ..model.resnet import StandardizedConv2d
+from ..model.resnet import RESNETS, StandardizedConv2d
 from ..model.vit import SHAPES, VisionTransformer
 from . import cards, drafts
 
@@ -46,6 +48,8 @@ def export_to(trained: encoder.Encoder, to: str, out: Path, origin: cards.Origin
             from safetensors.torch import save_file
 
             save_file(state, folder / FORMATS[to], encoder.noted(config))
+            if to == "timm" and (known := _timm_config(config)):
+                (folder / "config.json").write_text(json.dumps(known, indent=1) + "\n")
         (folder / encoder.CONFIG).write_text(config.to_yaml())
         (folder / FORMATS[to]).chmod((folder / encoder.CONFIG).stat().st_mode)  # safetensors lets nobody else read it
         (folder / "README.md").write_text(cards.card(trained, to, folder / FORMATS[to], origin))
@@ -84,6 +88,37 @@ def _refuse_unknown(config: RunConfig, to: str) -> None:
         raise ConfigError(
             "backbone.width", f"timm's ResNets start at 64 channels and have batch norm; --to torchvision takes this one, {other}"
         )
+
+
+def _timm_config(config: RunConfig) -> dict[str, Any]:
+    """What `timm.create_model("local-dir:FOLDER")` and `hf-hub:` read: the network and how images are prepared; empty where timm has no such network."""
+    net, view = config.backbone, next(iter(config.views.values()))
+    side = view.size - view.size % net.patch if net.name in SHAPES else view.size
+    if net.name.startswith("timm/"):
+        name, args = net.name.removeprefix("timm/").partition(".")[0], {}
+    elif net.name in SHAPES:
+        depth, heads, width = SHAPES[net.name]
+        name = "vit_base_patch16_224"  # of any shape, by its arguments
+        args = {
+            "img_size": side,
+            "patch_size": net.patch,
+            "depth": depth,
+            "num_heads": net.heads or heads,
+            "embed_dim": width or net.width,
+        }
+        args |= {"reg_tokens": net.registers, "no_embed_class": True} if net.registers else {}
+    elif net.name in RESNETS and net.name != "resnet_small" and net.stem != "cifar":
+        name, args = net.name, {}
+    else:
+        return {}
+    if config.channels != 3:
+        args["in_chans"] = config.channels
+    prepared = {
+        "input_size": [config.channels, side, side], "fixed_input_size": net.name in SHAPES, "crop_pct": view.size / centred_from(view.size),
+        "interpolation": "bicubic" if "cubic" in view.interpolation else "bilinear", "mean": list(config.augment.mean), "std": list(config.augment.std),
+        "num_classes": 0, "classifier": "head" if net.name in SHAPES else "fc",
+    }  # fmt: skip
+    return {"architecture": name, "num_classes": 0, "model_args": args, "pretrained_cfg": prepared}
 
 
 @torch.no_grad()

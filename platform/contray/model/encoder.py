@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +27,7 @@ from .backbones import image_side
 from .vit import SHAPES
 
 WEIGHTS, CONFIG = "encoder.safetensors", "config.yaml"
+DIGEST = "tensors.sha256"  # in the metadata of WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Encoder:
         sample = {name: reduced(held, side) if name in pictures else held for name, held in sample.items()}
         drawn = Pipeline(views, 0.0, self.config.data.channels)(lambda column, rng: sample[column], (0, 0, 0))
         normalise = model.normaliser(self.config, next(self.method.parameters()).device)
-        return {name: normalise(torch.from_numpy(np.ascontiguousarray(pixels))[None]) for name, pixels in drawn.items()}
+        return {name: normalise(torch.from_numpy(np.require(pixels, requirements="CW"))[None]) for name, pixels in drawn.items()}
 
     @torch.no_grad()
     def __call__(self, images: Any) -> Tensor:
@@ -94,7 +96,7 @@ def export(config: RunConfig, method: Method, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
-    save_file(state, folder / WEIGHTS, noted(config))
+    save_file(state, folder / WEIGHTS, {**noted(config), DIGEST: digest_of_tensors(state)})
     (folder / CONFIG).write_text(config.to_yaml())
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read it
 
@@ -107,14 +109,32 @@ def noted(config: RunConfig) -> dict[str, str]:
 
 def read_folder(folder: Path) -> Encoder:
     """Read what `export` wrote. Raises UserError where it is not whole."""
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
-        config, state = RunConfig.from_yaml((folder / CONFIG).read_text(), encoder=True), load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
+        text, state = (folder / CONFIG).read_text(), load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            digest = (file.metadata() or {}).get(DIGEST, "")
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: no whole encoder ({error})") from None
+    if digest and digest != digest_of_tensors(state):  # older folders have none
+        raise UserError(f"{folder}: {WEIGHTS} is damaged, its tensors are not those that were exported")
+    try:
+        config = RunConfig.from_yaml(text, encoder=True)
+    except UserError as error:
+        raise UserError(f"{folder}/{CONFIG}: {error}") from None
     return _restore(config, state)
+
+
+def digest_of_tensors(state: Mapping[str, Tensor]) -> str:
+    """sha256 of tensors: of their names, kinds, shapes and bytes."""
+    found = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def read_checkpoint(address: str) -> Encoder:
@@ -133,7 +153,8 @@ def read_checkpoint(address: str) -> Encoder:
                 if other.endswith("safetensors")
                 else "ONNX cannot be read back"
             )
-            raise UserError(f"--checkpoint: there is no checkpoint in {address}{f'; {taken}' if other else ''}")
+            best = f"; there is {BEST}: give {address.rstrip('/')}/{BEST}" if BEST in Storage(address).names() else ""
+            raise UserError(f"--checkpoint: there is no checkpoint in {address}{f'; {taken}' if other else best}")
         return _restore(RunConfig.from_yaml(state["config"], encoder=True), state["method"])
     storage = Storage(folder or ".")
     if name not in storage.names():

@@ -42,6 +42,7 @@ BLOCK, TIMM_PREFIX = "encoder.layers.encoder_layer_", "blocks."
 POSITIONS = ("pos_embed", "pos_embedding")  # how names of learned positions end
 REGISTERS = ("registers", "reg_token", "register_tokens", "storage_tokens")
 STEMS = ("conv1.weight", "conv_proj.weight", "patch_embed.proj.weight")  # each network has one of them
+BEHIND = ("layer1.0.conv1.weight", "encoder.ln.weight", "norm.weight", "blocks.0.norm1.weight")  # and one of these
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,39 @@ def guessed(raw: Mapping[str, Any]) -> str:
         if any(re.match(layout.mark, each) for each in tensors_in(raw, layout)) and select(raw, layout):
             return name
     return ""
+
+
+def unwrapped(raw: Mapping[str, Any]) -> dict[str, State]:
+    """Networks that a file holds under any names, as Lightning, torch.compile and students of one's own have them: where, as KEY PREFIX, and the
+    tensors under their bare names.
+    """
+    parts = {"": raw, **{str(key): value for key, value in raw.items() if isinstance(value, Mapping)}}
+    found: dict[str, State] = {}
+    for key, part in parts.items():
+        state = {str(name).replace("_orig_mod.", ""): value for name, value in part.items() if isinstance(value, Tensor)}
+        for name in state:
+            for stem in STEMS:
+                prefix = name.removesuffix(stem)
+                if name.endswith(stem) and any(f"{prefix}{after}" in state for after in BEHIND):
+                    found[f"{key} {prefix}".strip()] = {
+                        each[len(prefix) :]: value for each, value in state.items() if each.startswith(prefix)
+                    }
+    return found
+
+
+def taken(raw: Mapping[str, Any], name: str) -> list[str]:
+    """What of a file is taken where it could be something else, in words: one of several networks, positions without the class token's."""
+    layout = LAYOUTS[name]
+    mine = next((key for key in layout.within if isinstance(raw.get(key), Mapping)), "")
+    others = [str(key) for key, value in raw.items() if isinstance(value, Mapping) and key != mine and unwrapped({"": value})]
+    told = [f"taken is {mine!r}; it also holds {', '.join(map(repr, others))}"] if mine and others else []
+    state = select(raw, layout)
+    positions = state.get("pos_embed")
+    if positions is not None and "cls_token" in state and "reg_token" not in state and positions.ndim == 3:
+        side = math.isqrt(positions.shape[1])
+        if side**2 == positions.shape[1]:
+            told.append(f"its positions are taken as {side} x {side}, none of them the class token's")
+    return told
 
 
 def select(raw: Mapping[str, Any], layout: Layout) -> State:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import RunConfig
 from ..config.sections import LIBRARIES, AugmentConfig
 from ..errors import ConfigError, UserError, nearest
-from ..storage.checkpoint import BEST, PATTERN
+from ..storage.checkpoint import BEST, PATTERN, check_records
 from . import layouts, libraries
-from .encoder import CONFIG, WEIGHTS, Encoder, read_checkpoint
+from .encoder import CONFIG, WEIGHTS, Encoder, digest_of_tensors, read_checkpoint
 from .layouts import LAYOUTS, State
 from .method import build, device_of, settled
 from .plain import network_under
@@ -131,7 +133,17 @@ def of_file(file: Path, layout: str = "") -> Given:
     layout = layout or layouts.guessed(raw)
     if not layout and {"config", "method", "step"} <= raw.keys():
         raise UserError(f"{file}: is contray's own checkpoint; --checkpoint and --init take it as it is")
+    found = {} if layout else layouts.unwrapped(raw)
+    if len(found) == 1:
+        ((where, raw),) = found.items()
+        layout = layouts.guessed(raw)
+        if where:
+            _say(file, f"taken is the network under {where!r}")
     if not layout:
+        if found:
+            raise UserError(
+                f"{file}: holds several networks, under {', '.join(map(repr, found))}; keep the one that is meant in a file of its own"
+            )
         raise UserError(
             f"{file}: its names tell no layout; say whose code wrote it (--layout, of --init --init-layout; of a teacher, contray import --layout, "
             f"and give the folder): one of {', '.join(LAYOUTS)}"
@@ -140,9 +152,15 @@ def of_file(file: Path, layout: str = "") -> Given:
         settings = recognised(file, raw, layout)
     except UserError as error:
         return Given(str(file), layout, raw, digest, {}, str(error))
+    for words in layouts.taken(raw, layout):
+        _say(file, words)
     told = _heads_told(file)
     settings |= {HEADS: told} if told and settings["backbone.name"] in SHAPES else {}
     return Given(str(file), layout, raw, digest, settings, attention=attention(settings), guess=not told and layout != "moco_v3")
+
+
+def _say(file: Path, words: str) -> None:
+    print(f"contray: {file}: {words}", file=sys.stderr, flush=True)
 
 
 def attention(settings: Mapping[str, Any]) -> int:
@@ -193,16 +211,6 @@ def digest_of(file: Path) -> str:
     """sha256 of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def digest_of_tensors(state: Mapping[str, Tensor]) -> str:
-    """sha256 of tensors: of their names, kinds, shapes and bytes."""
-    found = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def encoder_of(found: Given, overrides: Mapping[str, Any] | None = None) -> Encoder:
@@ -299,6 +307,8 @@ def read(file: Path) -> Mapping[str, Any]:
             "raw = raw.state_dict() if hasattr(raw, 'state_dict') else raw; "
             "torch.save({key: raw[key] for key in ('state_dict', 'model', 'teacher') if key in raw} or raw, 'tensors.pt')\""
         ) from None
+    if zipfile.is_zipfile(file):
+        check_records(file, str(file))
     if not isinstance(raw, Mapping):
         raise UserError(f"{file}: no dictionary of tensors but a {type(raw).__name__}")
     return raw

@@ -18,7 +18,7 @@ from ...tables import Shown, Table
 from .balance import balanced
 from .clusters import assign, hierarchy, kmeans
 from .duplicates import Nearest, nearest_before
-from .features import Show, read_features
+from .features import Show, read_as, read_features
 from .tested import tested_among
 
 GROUPS, NAMED = 5, 3  # groups of duplicates that are told, and their images that are named
@@ -97,7 +97,8 @@ def curate(
     """
     _check(out, keep, epsilon, balance, clusters, levels, source)
     found = read_features(features, show)
-    tests = tested_among(source, test_share, label_column, found.names.to_pylist()) if source else np.zeros(len(found.x), bool)
+    keys = DataConfig(source=source, test_share=test_share, label_column=label_column, **read_as(features))
+    tests = tested_among(keys, found.names.to_pylist()) if source else np.zeros(len(found.x), bool)
     found = found.take(np.flatnonzero(~tests)) if tests.any() else found
     x, count = found.x, len(found.x)
     if balance > count:
@@ -132,7 +133,7 @@ def curate(
     from .pairs import draw_pairs
 
     return replace(
-        done, picture=draw_pairs(source, Path(out).with_suffix(".png"), *_pairs(near, dropped, found.names.__getitem__))
+        done, picture=draw_pairs(keys, Path(f"{out.removesuffix('.txt')}.png"), *_pairs(near, dropped, found.names.__getitem__))
     )
 
 
@@ -155,6 +156,11 @@ def _check(out: str, keep: float, epsilon: float | None, balance: int, clusters:
         ("--levels", levels < 1, f"got {levels}, must be at least 1"),
         ("--out", not out or out.endswith("/"), f"got {out!r}, must be the file of the list"),
         ("--out", out.lower().endswith(TABLES), f"got {bare(out)}, but the list is a text of a name a line; end it in .txt"),
+        (
+            "--out",
+            out.lower().endswith((".png", ".jpg", ".jpeg", ".svg", ".pdf")),
+            f"got {bare(out)}, but the list is a text; end it in .txt",
+        ),
         (
             "--out",
             "://" not in out and Path(out).expanduser().is_dir(),
@@ -209,7 +215,7 @@ def _write(out: str, names: list[str], done: Curated, features: str, seed: int) 
     else:
         folder, name = str(Path(out).expanduser().absolute().parent), Path(out).name
     try:
-        storage = Storage(folder)
+        storage = Storage(folder, "--out")
         storage.create()
         storage.write(name, ("\n".join(lines) + "\n").encode())
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from ...storage.folder import Storage
 from ...storage.logins import bare
 
 Show = Callable[[dict[str, Any]], None]
+PLAN = "_plan.json"  # whose features lie there
 ROWS = 4096  # that are read at once
 _PART = re.compile(r"part-(\d+)\.parquet")
 
@@ -35,6 +37,17 @@ class Features:
             some = ids[first : first + ROWS]
             self.x[first : first + len(some)] = self.x[some]  # a row comes from where it stands or from behind
         return Features(self.names.take(pa.array(ids)), self.x[: len(ids)], self.broken)
+
+
+def read_as(address: str) -> dict[str, Any]:
+    """Keys data.* by which the images of features were read, as far as contray embed noted them."""
+    storage = Storage(address)
+    try:
+        plan = json.loads(storage.read(PLAN)) if PLAN in storage.names() else {}
+        known = {"image_column": plan.get("column"), "channels": plan.get("channels"), "range": tuple(plan.get("range") or ())}
+    except (OSError, ValueError, TypeError, AttributeError):  # of a file, or damaged: embed itself says so
+        return {}
+    return {key: value for key, value in known.items() if value}
 
 
 def read_features(address: str, show: Show = lambda message: None) -> Features:

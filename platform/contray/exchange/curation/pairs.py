@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from ...config import RunConfig
 from ...config.sections import DataConfig
 from ...data.finding import find
 from ...data.pixels import BrokenImage
 from ...data.sources import open_source
 from ...drawing import drawable
+from ...pictures.look import Look
 from ...pictures.sheet import Sheet
 
 COLUMNS, GAP, SIDE = 4, 0.35, 160  # pairs in a row, tiles between two, px that are drawn of an image
 
 
-def draw_pairs(place: str, out: Path, dropped: Sequence[str], like: Sequence[str], similarity: Sequence[float]) -> Path:
-    """A picture of pairs, the dropped image to the left. place: a data.source that has them all."""
-    source = open_source(DataConfig(source=place, test_share=0.0, label_column=""))
+def draw_pairs(keys: DataConfig, out: Path, dropped: Sequence[str], like: Sequence[str], similarity: Sequence[float]) -> Path:
+    """A picture of pairs, the dropped image to the left. keys: of a source that has them all."""
+    source = open_source(replace(keys, test_share=0.0, label_column=""))
+    read = {"data.source": keys.source, "data.channels": keys.channels, "data.range": keys.range}
+    look = Look.of(RunConfig.make("simclr", read), source.train) if keys.channels else Look()
     splits = [source.train, *([] if source.test is None else [source.test])]
     ids = find(splits, [*dropped, *like])
     rows = -(-len(dropped) // COLUMNS)
@@ -30,7 +35,7 @@ def draw_pairs(place: str, out: Path, dropped: Sequence[str], like: Sequence[str
         for side, i in enumerate((int(first), int(second))):
             split, own = (splits[0], i) if i < len(splits[0]) else (splits[1], i - len(splits[0]))
             try:
-                image = _small(split.image(own, None))
+                image = _small(look(split.image(own, None)))
             except BrokenImage:
                 continue
             word = f"{value:.3f}" if side else drawable(split.key(own).rpartition("/")[2], 14)
