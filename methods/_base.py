@@ -215,9 +215,8 @@ class Method(nn.Module):
         self.config = config
         self.frozen: Mapping[str, Frozen] = getattr(backbone, "frozen", {})  # what `guides` name; no part of the method's state
         self.register_buffer("samples", torch.tensor(samples))
-        self.register_buffer(
-            "pixel_mean", torch.zeros(3, 1, 1), persistent=False
-        )  # the engine writes what it normalises images by
+        # the engine writes what it normalises images by
+        self.register_buffer("pixel_mean", torch.zeros(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.ones(3, 1, 1), persistent=False)
         self.backbone = backbone()
         self.out_dim: int = self.backbone.out_dim  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]

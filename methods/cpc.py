@@ -50,9 +50,8 @@ class Config(MethodConfig):
     )
 
 
-V1_VIEW = View(
-    size=256, kind="patches", grid=(7, 64, 32), grid_kept=60, crop=(0.6, 1.0), ratio=(1.0, 1.0), space="gray"
-)  # §3.2: grey patches of 64 px, of each a random 60 x 60, padded
+# §3.2: grey patches of 64 px, of each a random 60 x 60, padded
+V1_VIEW = View(size=256, kind="patches", grid=(7, 64, 32), grid_kept=60, crop=(0.6, 1.0), ratio=(1.0, 1.0), space="gray")
 V2_VIEW = replace(V1_VIEW, size=260, grid=(6, 80, 36), grid_kept=0, space="rgb", per_patch=True, elastic=0.2, shear=0.2,
                   jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.25)  # §4.1 and appendix: each patch by itself  # fmt: skip
 VIEWS = {"patches": V1_VIEW}

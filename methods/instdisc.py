@@ -65,9 +65,8 @@ RECIPE = {
     "train.epochs": 200,
 }
 PIXELS = {"augment.mean": (0.4914, 0.4822, 0.4465), "augment.std": (0.2023, 0.1994, 0.2010)}  # the release's cifar.py
-CIFAR_VIEW = replace(
-    VIEWS["view"], size=32, interpolation="linear", flip=0.0, gray_order="after_jitter"
-)  # as the release's cifar.py
+# as the release's cifar.py
+CIFAR_VIEW = replace(VIEWS["view"], size=32, interpolation="linear", flip=0.0, gray_order="after_jitter")
 DIGITS = {
     "backbone.name": "resnet_small", "backbone.stem": "cifar", "backbone.width": 16, "method.temperature": 0.1, "method.negatives": 1024,
     "method.dim": 64, "method.head_norm": "bn", "optim.name": "adamw", "optim.lr": 6e-3, "optim.schedule": "cosine", "optim.warmup_epochs": 0.5, "train.batch_size": 128,

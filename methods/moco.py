@@ -63,9 +63,8 @@ class Config(MethodConfig):
 
 V1_VIEW = View(crop=(0.2, 1.0), interpolation="antialiased", jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray=0.2,
                gray_order="before_jitter")  # v1: as InstDisc  # fmt: skip
-V2_VIEW = View(
-    crop=(0.2, 1.0), interpolation="antialiased", jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2, blur=0.5
-)  # v2 §2
+# v2 §2
+V2_VIEW = View(crop=(0.2, 1.0), interpolation="antialiased", jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray=0.2, blur=0.5)
 VIEWS = {"query": V2_VIEW, "key": V2_VIEW}
 
 RECIPE = {

@@ -21,6 +21,7 @@ class Config(Whole):
 
 
 VIEWS = {"patches": View(size=512, kind="patches", grid=(8, 64, 64), crop=(0.08, 1.0))}
+# else colours tell patches of an image
 SMALL = View(
     size=32,
     kind="patches",
@@ -32,7 +33,7 @@ SMALL = View(
     jitter=(0.4, 0.4, 0.4, 0.1),
     jitter_p=0.8,
     gray=0.2,
-)  # else colours tell patches of an image
+)
 PRESETS = {
     "paper": replace(WHOLE["paper"], about="patches of 64 px in a crop of 512"),
     "cifar_short": replace(

@@ -266,7 +266,7 @@ def test_what_all_ranks_met_ends_a_run_and_is_not_tried_again(monkeypatch: pytes
 
     monkeypatch.setattr("contray.methods._ranks.world_size", lambda: 2)
     monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 2))
-    settings = {"folder": "/nowhere", "board": None, "plan": None}
+    settings = {"folder": "/nowhere", "board": None, "job": None}
     for error in (agreement.RanksDiffer("a"), agreement.DataRefused("a"), Unsaved("a"), restore.DoesNotFit("a")):
         monkeypatch.setattr(ray_train, "work", work(error))
         assert ray_train._train_function(settings) == {"refused": "a"}

@@ -18,7 +18,7 @@ from contray.api.load import load
 from contray.errors import ConfigError
 from contray.evaluation.common.crew import Asked as Whose
 from contray.evaluation.common.crew import Crew
-from contray.training.evaluating import Job, measure
+from contray.training.evaluating import EvaluationJob, measure
 from contray.training.worker import Asked
 from tests.ranks import run_ranks
 
@@ -41,7 +41,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def measured(rank: int, world: int, photos: str, keys: dict[str, Any], out: str) -> tuple[dict[str, Any], str]:
     config = RunConfig.make("dino", SMALL | {"data.source": photos} | keys, preset="digits")
-    job = Job.of(config, model.build(config, 8), {}, load, Path(out), threads=1)
+    job = EvaluationJob.of(config, model.build(config, 8), {}, load, Path(out), threads=1)
     with contextlib.redirect_stdout(io.StringIO()) as said:
         return measure(job, lambda message: Asked()), said.getvalue()
 

@@ -12,7 +12,7 @@ from contray.cli import main
 from contray.config import registry
 from contray.errors import ConfigError, UserError
 from contray.model.encoder import export, read_checkpoint, read_folder
-from contray.training.worker import Asked, Plan, work
+from contray.training.worker import Asked, TrainingJob, work
 
 SCIENCE = (Path(__file__).parents[2] / "methods" / "simclr.py").read_text().replace("from ._", "from contray.methods._")
 KEYS = {"backbone.width": 4, "views.view.size": 16, "method.projector_hidden": 16, "method.projector_dim": 8}
@@ -45,7 +45,7 @@ def test_files_run_nothing_until_their_code_is_named(theirs: Path) -> None:
         lambda: read_checkpoint(str(theirs / "run" / "step-000000001.pt")),
         lambda: RunConfig.from_yaml(text),
         lambda: RunConfig.from_file(theirs / "exported" / "config.yaml", {"train.epochs": 1}),
-        lambda: work(Plan(text, str(theirs / "out"), None, 1), lambda message: Asked()),
+        lambda: work(TrainingJob(text, str(theirs / "out"), None, 1), lambda message: Asked()),
         lambda: model.build(RunConfig.make("simclr", KEYS).replace({"method.name": str(theirs / "theirs.py")}), 100),
         lambda: registry.load_method(str(theirs / "theirs.py")),
     ]
@@ -114,7 +114,7 @@ def test_a_worker_is_told_what_its_driver_was(theirs: Path) -> None:
         UserError, match=r"no such file|does not exist|there is no"
     ):  # past the code: it is the data that is missing
         work(
-            Plan(config.replace({"data.source": str(theirs / "gone")}).to_yaml(), str(theirs), None, 1, code=code),
+            TrainingJob(config.replace({"data.source": str(theirs / "gone")}).to_yaml(), str(theirs), None, 1, code=code),
             lambda message: Asked(),
         )
     assert (theirs / "ran").exists()

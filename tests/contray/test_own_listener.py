@@ -15,7 +15,7 @@ from contray import RunConfig, track
 from contray.config import registry
 from contray.errors import UserError
 from contray.training.ray_train import ray_session
-from contray.training.worker import Asked, Plan, Recorder, work
+from contray.training.worker import Asked, Recorder, TrainingJob, work
 
 from .parts import EXAMPLES, TINY, images, install, placed
 
@@ -68,7 +68,7 @@ def test_a_run_that_goes_on_tells_each_step_once(listener: str, store: str, tmp_
         asked.append(message.get("step") == 2)
         return Asked(stop=any(asked))
 
-    plan = Plan(given.to_yaml(), str(tmp_path / "runs" / "mine"), None, 1, code=registry.code_of(given))
+    plan = TrainingJob(given.to_yaml(), str(tmp_path / "runs" / "mine"), None, 1, code=registry.code_of(given))
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     first = work(plan, stop_after_two)
     assert not first["finished"]

@@ -156,7 +156,7 @@ def test_a_handler_that_something_replaces_is_put_back() -> None:
 def test_what_is_told_is_told_once_and_other_threads_are_left_alone() -> None:
     told: list[int] = []
     with stop.stoppable(lambda: told.append(1)), stop.stoppable(lambda: told.append(2)):
-        stop.heard()
+        stop.note_stop()
         with pytest.raises(KeyboardInterrupt):
             signalled(signal.SIGTERM)()
     deadline = time.monotonic() + 5
@@ -164,7 +164,7 @@ def test_what_is_told_is_told_once_and_other_threads_are_left_alone() -> None:
         assert time.monotonic() < deadline
 
     def elsewhere() -> None:
-        with stop.stoppable(), stop.settled():
+        with stop.stoppable(), stop.telling_the_end():
             pass
 
     thread = threading.Thread(target=elsewhere)

@@ -20,7 +20,7 @@ from contray.storage.folder import Storage
 from contray.track import metric_log
 from contray.training import progress
 from contray.training.checkpoints import Checkpoints
-from contray.training.heard import heard
+from contray.training.forwarding import forwarding
 from contray.training.progress import TrainingBar, lasting
 from contray.training.worker import TROUBLE, Asked, Recorder
 
@@ -175,7 +175,7 @@ def test_what_a_worker_prints_warns_or_logs_is_heard_from_every_thread(capsys: p
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda *args, **more: None
-        with heard(said.append):
+        with forwarding(said.append):
             thread = threading.Thread(target=work)
             thread.start()
             thread.join()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..model.encoder import Encoder
 
 
+# keys that leave an encoder what it is
 TAKEN = (
     "data.*",
     "eval.holdout",
@@ -28,7 +29,7 @@ TAKEN = (
     "eval.batch_size",
     "train.device",
     "track.uri",
-)  # keys that leave an encoder what it is
+)
 SCALE = {
     "scale.workers": (0, 0),
     "scale.cpus_per_worker": 0,
@@ -125,9 +126,8 @@ def opened(found: Named, overrides: Mapping[str, Any], more: Mapping[str, Any] |
     uri = uri_of(overrides)
     encoder = encoder_of(found, uri)
     run = track.attach(track.resolve_uri(uri or found.uri), found.run_id) if found.run_id else None
-    lists = (
-        {"data.subset": "", "data.labels": ""} if "data.source" in overrides else {}
-    )  # they name images of the run's own source
+    # they name images of the run's own source
+    lists = {"data.subset": "", "data.labels": ""} if "data.source" in overrides else {}
     return Opened(encoder, encoder.config.replace({**lists, **overrides, **(more or {})}), run)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 from ..errors import UserError, nearest
 from .registry import find, name_code, names
 
+# what a space may define besides
 FURTHER = (
     ("SAMPLES", int, "a whole number of trials, at least 1"),
     ("BASE", Mapping, "a dictionary of keys and values"),
     ("SCHEDULER", str, "the name of a scheduler"),
-)  # what a space may define besides
+)
 
 
 def space_names() -> list[str]:

@@ -20,12 +20,13 @@ from .renamed import NAMED, check_renamed, translated
 from .sections import AugmentConfig, BackboneConfig, DataConfig, EvalConfig, OptimConfig, ScaleConfig, TrackConfig, TrainConfig
 from .together import check_together
 
+# by the run itself: how its other keys came to be what they are
 WRITTEN = (
     "train.settled",
     "train.planned",
     "train.planned_for",
     "train.given",
-)  # by the run itself: how its other keys came to be what they are
+)
 # What may change where a run goes on: nothing that it computes depends on these
 FREE = {
     "data.workers",

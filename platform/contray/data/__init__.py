@@ -2,9 +2,8 @@
 
 import os
 
-os.environ.setdefault(
-    "NO_ALBUMENTATIONS_UPDATE", "1"
-)  # its import asks PyPI for newer versions otherwise, and waits where there is no network
+# its import asks PyPI for newer versions otherwise, and waits where there is no network
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from .batches import EvalImages, GlobalBatches, check_views, loader
 from .device import DeviceBatches, Renderer

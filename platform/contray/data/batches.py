@@ -253,9 +253,8 @@ def _loader(
             if ahead is not None:
                 opened.enter_context(closing(ahead))
             stream = iter(DataLoader(_Steps(batches, slots), **options))
-        opened.callback(
-            getattr(stream, "_shutdown_workers", lambda: None)
-        )  # torch offers no public way before the garbage collector's
+        # torch offers no public way before the garbage collector's
+        opened.callback(getattr(stream, "_shutdown_workers", lambda: None))
         for step, batch in zip(steps, _told(stream), strict=True):
             if isinstance(batch, Exception):
                 raise batch

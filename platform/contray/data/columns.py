@@ -1,4 +1,4 @@
-"""Columns that are named of what has none."""
+"""Refuses a column name for a source that has no columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of an object store, of which each answer takes long, read many at a time before they are asked for one by one."""
+"""Prefetches files of an object store, where each answer takes long: many are read at a time before they are asked for one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which samples of a split names mean, as lists by other people and tools have them.
+"""Matches the names in a list, as other people and tools write them, to the samples of a split.
 
 A name is the split's own key (`Split.key`): a file's path relative to the source, of Parquet the file's name and the row, of other sets the
 number. Where no key is the name, one that ends like it is meant, whole parts of the path alone: the base name of a file in nested folders, a

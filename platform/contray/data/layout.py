@@ -27,6 +27,7 @@ SUFFIXES = frozenset(
     | {".avif", ".heic", ".heif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 TABLE = ".parquet"
+# of WebDataset, packed or not, and of Hugging Face
 SHARDS = (
     ".tar",
     ".arrow",
@@ -35,7 +36,7 @@ SHARDS = (
     ".tar.bz2",
     ".tar.xz",
     ".tar.zst",
-)  # of WebDataset, packed or not, and of Hugging Face
+)
 _LEFT_BEHIND = {
     "__macosx",
     "network trash folder",

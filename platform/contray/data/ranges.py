@@ -197,9 +197,8 @@ class Ranges:
         return found
 
     def _fd(self, file: int) -> int:
-        if (
-            self._pid != os.getpid()
-        ):  # the place of a descriptor is its parent's too, and pread moves none: closing is each process's own
+        # the place of a descriptor is its parent's too, and pread moves none: closing is each process's own
+        if self._pid != os.getpid():
             self.close()
             self._pid = os.getpid()
         if file not in self._open:

@@ -336,7 +336,6 @@ def _sobel(image: Image) -> Image:
         return _photometry().sobel(image)
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     across, down = cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)
-    size = np.sqrt(across * across + down * down) * np.float32(
-        0.25
-    )  # cv2.magnitude's last digit goes with the memory's alignment
+    # cv2.magnitude's last digit goes with the memory's alignment
+    size = np.sqrt(across * across + down * down) * np.float32(0.25)
     return as_rgb(np.minimum(np.rint(size), 255).astype(np.uint8))

@@ -321,9 +321,8 @@ def _rows(found: list[tuple[str, np.ndarray | None, str | None]], width: int) ->
     flat = np.concatenate([np.zeros(0, np.float32), *(row for _, row, _ in found if row is not None)])
     ends = np.cumsum([0, *(0 if row is None else width for _, row, _ in found)], dtype=np.int32)
     nulls = pa.array([row is None for _, row, _ in found], pa.bool_())
-    embeddings = pa.ListArray.from_arrays(
-        ends, flat, mask=nulls
-    )  # pyarrow cannot read back fixed-size lists of which one is null
+    # pyarrow cannot read back fixed-size lists of which one is null
+    embeddings = pa.ListArray.from_arrays(ends, flat, mask=nulls)
     table = pa.table(
         {
             "name": pa.array([_utf8(name) for name, _, _ in found], pa.string()),

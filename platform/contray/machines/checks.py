@@ -11,10 +11,11 @@ from .findings import Finding
 GIB = 2**30
 SHM, FILES, DISK = 1 * GIB, 4096, 20 * GIB  # less than that is said
 FEW_FILES = 1024  # Ray and loader processes run out of these
+# seconds between clocks: curves in MLflow are out of order; object stores refuse signatures (15 minutes)
 APART, SIGNED = (
     2.0,
     600.0,
-)  # seconds between clocks: curves in MLflow are out of order; object stores refuse signatures (15 minutes)
+)
 SLOW = 20.0  # MB/s of the storage
 SHARED = "give a path that all nodes share, or an address such as --scale.storage s3://bucket/runs"
 SERVER = "run an MLflow server where all nodes reach it, and give --track.uri http://HOST:5000 (docs/CLUSTER.md)"

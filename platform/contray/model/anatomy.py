@@ -17,10 +17,10 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 
 from ..methods._base import Method
 
-PROBE = (
-    128,
-    384,
-)  # px, sides of the empty picture that grids are measured on: a grid that follows the picture is three times as wide as high
+# px, sides of the empty picture that grids are measured on: a grid that follows the picture is three times as wide as high
+PROBE = (128, 384)
+# what a network raises that cannot compute on so small a picture
+FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError)
 
 
 @dataclass(frozen=True)

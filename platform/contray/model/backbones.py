@@ -35,6 +35,7 @@ from ..config.sections import BACKBONES, LIBRARIES
 from ..errors import ConfigError, UserError
 from ..methods._base import View
 from . import libraries
+from .anatomy import FAILURES
 from .frozen import frozen_of
 from .lawful import broken, lawful
 from .maps import with_map
@@ -44,8 +45,6 @@ from .vit import SHAPES, VisionTransformer
 
 if TYPE_CHECKING:
     from .weights import Given
-
-FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError)  # of a network whose input is too small
 
 
 class Factory:

@@ -69,7 +69,9 @@ class Encoder:
         sample = {name: reduced(held, side) if name in pictures else held for name, held in sample.items()}
         drawn = Pipeline(views, 0.0, self.config.data.channels)(lambda column, rng: sample[column], (0, 0, 0))
         normalise = model.normaliser(self.config, next(self.method.parameters()).device)
-        return {name: normalise(torch.from_numpy(np.require(pixels, requirements="CW"))[None]) for name, pixels in drawn.items()}
+        return {
+            name: normalise(torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None]) for name, pixels in drawn.items()
+        }
 
     @torch.no_grad()
     def __call__(self, images: Any) -> Tensor:

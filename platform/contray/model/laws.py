@@ -15,11 +15,12 @@ from ..methods._base import Limit, View
 from . import backbones
 from .vit import SHAPES
 
+# that say what a command is about, before what differs from the preset
 _SHOWN = (
     "data.source",
     "data.image_column",
     "data.label_column",
-)  # that say what a command is about, before what differs from the preset
+)
 
 
 def check(config: RunConfig, samples: int) -> None:

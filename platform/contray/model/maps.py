@@ -7,9 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .anatomy import Transformer, as_map, stages, transformer_of
-
-FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError)
+from .anatomy import FAILURES, Transformer, as_map, stages, transformer_of
 
 
 def with_map(net: Any) -> Any:

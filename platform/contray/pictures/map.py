@@ -75,9 +75,8 @@ def project(features: Tensor, by: str, seed: int) -> np.ndarray:
     if by == "umap":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its import: what is not installed besides
-            umap = import_module(
-                "umap"
-            )  # by name, as scikit-learn below: without types, a type checker would read all of them for long
+            # by name, as scikit-learn below: without types, a type checker would read all of them for long
+            umap = import_module("umap")
             return umap.UMAP(n_neighbors=min(NEIGHBOURS, len(unit) - 1), random_state=seed, n_jobs=1).fit_transform(unit)
     return (
         import_module("sklearn.manifold")

@@ -30,9 +30,8 @@ def draw(subject: Subject, out: Path) -> dict[str, float]:
     found = reconstruct(subject, split, subject.limited(split, ids, IMAGES))
     seen, whole = pasted(found)
     rows = [subject.method.pixels(each).float().cpu() for each in (found.images, seen, whole)]
-    grey = (
-        subject.method.pixel_mean.float().cpu() if subject.look.chosen else torch.tensor(GREY)
-    )  # of RGB, and of what is stretched
+    # of RGB, and of what is stretched
+    grey = subject.method.pixel_mean.float().cpu() if subject.look.chosen else torch.tensor(GREY)
     rows[1] = torch.where(unpatched(found, found.masked[..., None].expand_as(found.patches)).cpu(), grey, rows[1])
     hidden = float(found.masked.float().mean())
     title = f"{subject.name}: {hidden:.0%} of the patches masked; {found.about}"

@@ -48,9 +48,7 @@ class Sheet:
         if note:
             self.figure.text(0.1 / size[0], 0.08 / size[1], note, fontsize=8, color="0.35", va="bottom")
 
-    def tile(
-        self, row: float, column: float, image: np.ndarray, *, frame: str = "", below: str = "", colour: str = "0.25", **how: Any
-    ) -> None:
+    def tile(self, row: float, column: float, image: np.ndarray, *, frame: str = "", below: str = "", **how: Any) -> None:
         """An image (H, W, 3) or, with `how` to colour it, (H, W). frame: its colour, dashed where it is WRONG; below: a word."""
         side, row = 0.8 if below else 0.94, self.pitch * row
         left, top = column + (1 - side) / 2, row + 0.02
@@ -72,7 +70,7 @@ class Sheet:
                 )
             )
         if below:
-            self.word(row + 0.85, column + 0.5, below, va="top", colour=colour)
+            self.word(row + 0.85, column + 0.5, below, va="top")
 
     def outline(self, row: float, column: float, mask: np.ndarray, colour: str) -> None:
         """Draw the border of a mask (H, W) on a tile without a word below it: along the edges of its pixels."""

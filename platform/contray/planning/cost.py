@@ -16,10 +16,11 @@ from .trial import Trial
 MARGIN = 0.75  # of the time that is planned with: a laptop's clock, a neighbour's job, the last batch of an epoch
 CONTENDED = 1.15  # a step's threads wait for each other while a loader has one of their cores: 0 to 20 % on two cores
 OVERHEAD = 0.003  # seconds of the loop around a step: metrics, the loader's queue, agreement among ranks
+# seconds before the first step and after the last: imports, MLflow, the model that is kept; Ray's besides
 START, START_RAY = (
     15.0,
     40.0,
-)  # seconds before the first step and after the last: imports, MLflow, the model that is kept; Ray's besides
+)
 PROBES = {
     "cpu": 8e-8,
     "cuda": 8e-10,
@@ -84,7 +85,7 @@ class Cost:
         share = 0.95 if config.eval.online else 1.0
         return max(10, int(share * self.training / each))
 
-    def online_limit(self, config: RunConfig) -> int:
+    def online_limit(self) -> int:
         """Images that an evaluation while training may use, so that four of them take no more than a twentieth of the training."""
         fits = 0.05 * self.training / 4 / max(self.encode, 1e-9)
         return next((limit for limit in (10_000, 5_000, 2_000, 1_000) if limit <= fits), 500)

@@ -258,7 +258,7 @@ def schedule(choice: Choice, config: RunConfig, cost: Cost, file: MethodFile, im
     values |= paced(config, choice.family, steps, epoch)
     if file.paper.ema != "no" and hasattr(config.method, "momentum"):
         values["method.momentum"] = momentum(choice.family, config.method.momentum, steps, file)
-    limit = cost.online_limit(config)
+    limit = cost.online_limit()
     values["eval.online_limit"] = limit
     config = _replaced(config, values)
     times = cost.evaluations(config, steps, limit)

@@ -23,11 +23,12 @@ from ..methods._base import Method
 from ..pictures.subject import Subject
 from .confusion import Confusion
 
+# images that are encoded at most: unseen ones, training ones, and those by the untrained encoder
 ASKED, BANK, UNTRAINED = (
     700,
     900,
     400,
-)  # images that are encoded at most: unseen ones, training ones, and those by the untrained encoder
+)
 MANY = 50  # classes from which a few probes must do
 EACH = 3  # training images of a class that a probe takes at least, in the mean
 

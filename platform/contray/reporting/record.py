@@ -21,7 +21,6 @@ from ..training.worker import VERDICT
 
 CURVED = (*CURVES, "images_per_second", "effective_temperature", "feature_std")
 PICTURES = ("views.png", "neighbours.png")
-TRIALS = 20  # of a sweep that are listed
 
 
 @dataclass

@@ -72,9 +72,8 @@ class Storage:
                 file.write(content)
             return
         target = Path(self.root) / name
-        draft = target.with_name(
-            f".{name}.{secrets.token_hex(8)}.draft"
-        )  # two containers may share a folder and a process number
+        # two containers may share a folder and a process number
+        draft = target.with_name(f".{name}.{secrets.token_hex(8)}.draft")
         try:
             with draft.open("wb") as file:
                 file.write(content)

@@ -12,7 +12,7 @@ from ..tables import Table
 from .claims import spoken
 from .listing import shipped
 from .rounds import at_once_of
-from .study import Plan, plan
+from .study import StudyPlan, plan
 
 
 def outlook(name: str, overrides: Mapping[str, Any], *, scale: str, seeds: int, jobs: int) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def outlook(name: str, overrides: Mapping[str, Any], *, scale: str, seeds: int, 
     return found
 
 
-def _told(plan: Plan) -> dict[str, Any]:
+def _told(plan: StudyPlan) -> dict[str, Any]:
     at_once = at_once_of(plan.config, plan.jobs)
     settings, pace, minutes = plan.study.settings(plan.scale), plan.pace, plan.minutes(at_once)
     arms = [

@@ -24,6 +24,7 @@ from .scales import SCALES
 from .study import LEFT
 from .verdict import WORDS, judge, lasting
 
+# of every run, besides what its study is about
 KEPT = (
     "knn_top1",
     "linear_top1",
@@ -32,7 +33,7 @@ KEPT = (
     "images_per_second",
     "memory_gb",
     "test_images",
-)  # of every run, besides what its study is about
+)
 NOTES = "notes.yaml"  # beside the records: NAME_SCALE: what was found out about a verdict
 HERE = ("track.", "scale.", "data.root")  # settings that say where a study ran, not what
 HEAD = """\

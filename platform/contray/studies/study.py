@@ -19,6 +19,7 @@ from ..config import RunConfig
 from ..config.spaces import study_names
 from ..errors import UserError
 from ..storage.folder import Storage
+from ..storage.names import slug
 from ..training.describing import NOTE
 from ..training.lease import Held, Lease, held
 from ..training.preflight import check_surroundings
@@ -42,7 +43,7 @@ WRAP_SECONDS, WRAP_SHARE = 20.0, 0.1  # of a budget are left for the verdict and
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """A study that is about to run: what it wants, what there is, where all is kept."""
 
     study: Study
@@ -82,7 +83,7 @@ class Plan:
     def name(self) -> str:
         """Of its folder: the same for any number of seeds."""
         first = [each.signature for each in self.runs if each.seed == 0]
-        return f"study-{_slug(self.study.name)}-{self.scale}-{hashlib.sha256(' '.join(first).encode()).hexdigest()[:8]}"
+        return f"study-{slug(self.study.name)}-{self.scale}-{hashlib.sha256(' '.join(first).encode()).hexdigest()[:8]}"
 
     @property
     def plain(self) -> bool:
@@ -90,7 +91,7 @@ class Plan:
         free = FREE if self.scale != "digits" else tuple(key for key in FREE if key != "data.source")
         return all(key.startswith(free) for key in self.settings)
 
-    def look(self) -> Plan:
+    def look(self) -> StudyPlan:
         """The same, with the runs that there are by now."""
         config = self.config
         signatures = [each.signature for each in self.runs]
@@ -107,14 +108,14 @@ class Plan:
         )
 
 
-def plan(name: str, overrides: Mapping[str, Any], *, scale: str = "digits", seeds: int = 0, jobs: int = 0) -> Plan:
+def plan(name: str, overrides: Mapping[str, Any], *, scale: str = "digits", seeds: int = 0, jobs: int = 0) -> StudyPlan:
     """What a study would do. Everything that can be refused is refused here, before Ray starts."""
     for option, value in (("seeds", seeds), ("jobs", jobs)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise UserError(f"--{option}: got {value!r}, must be a whole number, at least 0")
     study = load_study(name)
     seeds = seeds or study.seeds
-    made = Plan(study, scale, wanted(study, scale, seeds, overrides), {}, dict(overrides), jobs, seeds)
+    made = StudyPlan(study, scale, wanted(study, scale, seeds, overrides), {}, dict(overrides), jobs, seeds)
     return made.look()
 
 
@@ -139,7 +140,7 @@ def study_all(
         """Minutes."""
         return minutes - (time.monotonic() - began) / 60 if minutes else math.inf
 
-    plans: list[Plan] = []
+    plans: list[StudyPlan] = []
     for name in study_names():
         with _noted(summary, name):
             if scale in load_study(name).scales:
@@ -179,7 +180,7 @@ def _noted(summary: Summary, name: str) -> Iterator[None]:
         summary.failed[name] = str(error)
 
 
-def _run(plan: Plan, began: float, minutes: float, quiet: bool) -> StudyResult:
+def _run(plan: StudyPlan, began: float, minutes: float, quiet: bool) -> StudyResult:
     config, storage = plan.config, Storage(plan.config.scale.storage)
     check_surroundings(config)
     storage.create()
@@ -218,13 +219,13 @@ def _run(plan: Plan, began: float, minutes: float, quiet: bool) -> StudyResult:
     return result[0]
 
 
-def _begins(plan: Plan, ends: float) -> bool:
+def _begins(plan: StudyPlan, ends: float) -> bool:
     """Whether time suffices for any run that is left: else Ray need not start."""
     left = (ends - time.monotonic()) / 60
     return left > 0 and any(not plan.pace.of(each.arm) > left for each in plan.todo)
 
 
-def _make(plan: Plan, parent: track.TrackedRun, storage: Storage, lease: Lease, ends: float, quiet: bool) -> Made:
+def _make(plan: StudyPlan, parent: track.TrackedRun, storage: Storage, lease: Lease, ends: float, quiet: bool) -> Made:
     with ray_session(plan.config):
         return make_all(
             plan.study.name,
@@ -240,14 +241,14 @@ def _make(plan: Plan, parent: track.TrackedRun, storage: Storage, lease: Lease, 
         )
 
 
-def _outlook(plan: Plan) -> str:
+def _outlook(plan: StudyPlan) -> str:
     """What there is and what is to be made, in words."""
     arms, todo = len({each.arm for each in plan.runs}), len(plan.todo)
     words = f"{arms} arms, {plan.seeds} seed{'s' * (plan.seeds > 1)}"
     return f"{words}, {todo} runs to make" if todo else f"{words}, all runs are there"
 
 
-def _parent(plan: Plan, about: Mapping[str, str]) -> tuple[track.TrackedRun, int]:
+def _parent(plan: StudyPlan, about: Mapping[str, str]) -> tuple[track.TrackedRun, int]:
     """The study's own run in MLflow: a new one, or that of these arms, which goes on; and the seeds of the verdict that it has, 0 without one."""
     config, study = plan.config, plan.study
     uri = track.resolve_uri(config.track.uri)
@@ -273,7 +274,7 @@ def _parent(plan: Plan, about: Mapping[str, str]) -> tuple[track.TrackedRun, int
     return track.begin(uri, config.track.experiment, title, params=params, tags=tags, run_id=run_id), seeds
 
 
-def _result(plan: Plan, made: Made, parent: track.TrackedRun, commit: str, minutes: float) -> StudyResult:
+def _result(plan: StudyPlan, made: Made, parent: track.TrackedRun, commit: str, minutes: float) -> StudyResult:
     values: dict[Any, dict[int, dict[str, float | None]]] = {each.arm: {} for each in plan.runs}
     notes: dict[Any, dict[int, str]] = {}
     runs: dict[Any, dict[int, str]] = {}
@@ -294,7 +295,7 @@ def _result(plan: Plan, made: Made, parent: track.TrackedRun, commit: str, minut
     )  # fmt: skip
 
 
-def _keep(result: StudyResult, parent: track.TrackedRun, home: Storage, plan: Plan) -> StudyResult:
+def _keep(result: StudyResult, parent: track.TrackedRun, home: Storage, plan: StudyPlan) -> StudyResult:
     """Draw the picture and keep everything: as files in the study's folder, and with its run in MLflow."""
     from .picture import draw
 
@@ -336,7 +337,3 @@ def _means(result: StudyResult) -> dict[str, float]:
 
 def _finite(minutes: float) -> float:
     return minutes if math.isfinite(minutes) else 0.0
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:60]

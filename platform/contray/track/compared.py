@@ -63,9 +63,8 @@ def family(row: Row) -> str:
 def _rows(found: Comparison, further: Sequence[str]) -> Table:
     has = {name for row in found.rows for name in row.metrics}
     heads = dict(MAIN) | {name: heading(name) for name in further}
-    if any(
-        not row.metrics.keys() & {"knn_top1", "linear_top1"} for row in found.rows
-    ):  # next to test results they would only confuse
+    # next to test results they would only confuse
+    if any(not row.metrics.keys() & {"knn_top1", "linear_top1"} for row in found.rows):
         heads |= HELD_OUT
     shown = [name for name in heads if name in has]
     alike = len({family(row) for row in found.rows}) == 1

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 TEST = ("knn_top1", "linear_top1")
 HELD_OUT = ("knn_val_top1", "linear_val_top1")  # all that a sweep's trials have: the test set is for the winner
 UNLABELLED = ("rankme",)  # by which runs are held against each other where none has labels
+# on demand
 FURTHER = re.compile(
     r"(linear_paper|linear_last\d+(_avg)?|linear_layer\d+|attentive|(finetune|scratch|distill|crd|noisy_student)_\w+(?<!_val)|supervised)_top1"
     r"|([\w-]+\.)?((scratch|supervised)_)?(detection_(fpn|c4|mask)(_segm)?_ap|segmentation_(fcn|deeplab)_miou)"
-)  # on demand
+)
 TESTED = ("data.source", "data.size", "data.contrast", "data.test_share")  # params that decide what the test images are
 OWN = ("seed", "scale.", "track.", "train.planned")  # params in which runs of one configuration may differ
 TOLD_BY = ("linear_top1", "knn_top1", "linear_val_top1", "knn_val_top1")  # what differences are judged on, most telling first

@@ -1,4 +1,4 @@
-"""Where the pages of a store that is no server are served: the address that `contray ui` used last, in a small file.
+"""Remembers, in a small file, the address at which `contray ui` last showed a store that is no server.
 
 It lies beside a SQLite file (mlflow.db: mlflow.db.ui), for other databases in the folder for temporary files.
 """

@@ -26,7 +26,7 @@ from ..errors import ConfigError
 from ..methods._ranks import from_first
 from ..storage.folder import Storage
 
-FOLDER = "audit"
+AUDIT = "audit"
 
 
 class Audit:
@@ -34,7 +34,7 @@ class Audit:
 
     def __init__(self, storage: Storage, step: int, world: int, rank: int, device: torch.device) -> None:
         check_audit(storage)
-        folder = Path(storage.address) / FOLDER
+        folder = Path(storage.address) / AUDIT
         folder.mkdir(exist_ok=True)
         now = torch.tensor(time.time_ns(), device=device)
         (life,) = from_first(lambda: [now], [now])  # files of one life share its number
@@ -78,7 +78,7 @@ class Attempt:
 def attempts(storage: Storage) -> list[Attempt]:
     """All lives of a run's worker group, oldest first. A step counts for an attempt once every rank wrote it."""
     lives: dict[str, dict[int, tuple[dict[str, Any], dict[int, dict[str, Any]]]]] = {}
-    for path in sorted((Path(storage.address) / FOLDER).glob("*.jsonl")):
+    for path in sorted((Path(storage.address) / AUDIT).glob("*.jsonl")):
         lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]  # what follows the last newline is torn
         if lines:
             life = lives.setdefault(path.name.partition("-")[0], {})

@@ -24,7 +24,7 @@ class Draws:
         return [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [])]
 
     @contextlib.contextmanager
-    def watched(self, step: int) -> Iterator[None]:
+    def guarded(self, step: int) -> Iterator[None]:
         """Raises OnAllRanks where the CPU's generator has moved within; where a GPU's has, a library may have moved it unread, so it is said once."""
         before = self.states()
         yield

@@ -38,11 +38,12 @@ HURRY_SECONDS = 15.0  # how long checkpoints hurry after the nodes changed: unti
 NOTICE_SECONDS = 2.0  # between a node's coming and Ray's being told of it: time for a checkpoint
 FAILURES = "failures.json"
 KINDS: sealed.Kinds = {"step": int, "count": int, "errors": dict}
+# what no new worker would do better, by the exception's name: Ray hands on its traceback
 ENDS = (
     "LeaseLost",
     "NotSeen",
     "Unsaved",
-)  # what no new worker would do better, by the exception's name: Ray hands on its traceback
+)
 
 
 class NodeWatch:

@@ -32,12 +32,12 @@ from ..storage.folder import Storage
 from ..storage.logins import remember, remembered
 from .lease import Watcher
 from .nodes import Waiting, demand, nodes, room_for
-from .ray_train import as_worker, check_cluster, new_board, own_records, ray_session, watched
+from .ray_train import as_worker, check_cluster, follow, new_board, own_records, ray_session
 from .worker import Asked
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationJob:
     """What is to be measured, in values that travel to any worker. config: names it in eval.final; out: of the only picture's file, or empty."""
 
     config: str
@@ -52,7 +52,7 @@ class Job:
     @classmethod
     def of(
         cls, config: RunConfig, method: Method, taken: Mapping[str, Any], load: Callable[[str], Encoder], out: Path, threads: int
-    ) -> Job:
+    ) -> EvaluationJob:
         state = {name: tensor.detach().cpu() for name, tensor in method.state_dict().items()}
         file = out.name if out.suffix in PICTURES else ""
         return cls(config.to_yaml(), state, taken, load, file, code_of(config), remembered(), threads)
@@ -85,7 +85,7 @@ def on_workers(
         there, (least, most) = nodes(), config.scale.workers
         resources = demand(config, there)
         gpu, board = "GPU" in resources, new_board()
-        job = Job.of(config, method, taken, load, out, int(resources["CPU"]))
+        job = EvaluationJob.of(config, method, taken, load, out, int(resources["CPU"]))
         trainer = TorchTrainer(
             _train_function,
             train_loop_config={"job": [ray.put(job)], "board": board, "folder": os.getcwd()},
@@ -102,7 +102,7 @@ def on_workers(
                 logging_config=LoggingConfig("ERROR"),
             ),
         )
-        ended = watched(trainer.fit, board, watcher, Waiting(least, resources), patient=False)
+        ended = follow(trainer.fit, board, watcher, Waiting(least, resources), patient=False)
     if "refused" in ended:
         raise UserError(ended["refused"])
     pictures = tuple(out if job.out else out / name for name in ended["pictures"])
@@ -136,7 +136,7 @@ def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     return as_worker(settings, lambda show: measure(ray.get(settings["job"][0]), show))
 
 
-def measure(job: Job, show: Callable[[dict[str, Any]], Asked]) -> dict[str, Any]:
+def measure(job: EvaluationJob, show: Callable[[dict[str, Any]], Asked]) -> dict[str, Any]:
     """This rank's part. Rank 0 returns, in plain values: metrics, on, tested, pictures by the name of their file; or `refused`, why."""
     torch.set_num_threads(job.threads)
     name_code(*job.code)

@@ -11,8 +11,7 @@ from .. import data, model, track
 from ..config import RunConfig
 from ..config.registry import code_of, own_code
 from ..errors import ConfigError, UserError
-from ..planning import Plan as Planned
-from ..planning import adopted, guard, keep, planned
+from ..planning import Plan, adopted, guard, keep, planned
 from ..planning.facts import cluster_of
 from ..processors import cores
 from ..storage.checkpoint import latest, newest_step
@@ -32,8 +31,8 @@ from .restore import check_fits, check_kept
 from .result import Result
 from .settle import measure, settle
 from .start import guides_of, marks, resolved, started
-from .stop import Status, interrupts, settled, stoppable
-from .worker import UNMEASURED, VERDICT, Asked, Plan, work
+from .stop import Status, interrupts, stoppable, telling_the_end
+from .worker import UNMEASURED, VERDICT, Asked, TrainingJob, work
 
 
 def launch(
@@ -128,7 +127,7 @@ def waiting(config: RunConfig, source: data.Source) -> str:
 
 def plan_of(
     config: RunConfig, source: data.Source, storage: Storage, quiet: bool, name: str = ""
-) -> tuple[RunConfig, Planned | None]:
+) -> tuple[RunConfig, Plan | None]:
     """The config with the digests of the weights that it is given, and with its plan, where one is to be made: those of the run `name` (by default
     its own) that is to go on, else new ones, told.
     """
@@ -165,9 +164,8 @@ def _check_kept(folder: Storage, config: RunConfig, source: data.Source, finishe
     if state is None:
         raise UserError(f"train.extend: there is no checkpoint in {folder.address} to go on from")
     steps = check_extension(state, config, len(source.train), finished)
-    check_fits(
-        state, config, data.fingerprint(source, config.data) | own_code(config) | marks(config), model.open_keys(config)
-    )  # it is to lose its end
+    # before its verdict is removed, which training on does
+    check_fits(state, config, data.fingerprint(source, config.data) | own_code(config) | marks(config), model.open_keys(config))
     return steps
 
 
@@ -228,7 +226,7 @@ def _run(
         reason = f"{type(error).__name__}: {error}"
         raise
     finally:
-        with settled():
+        with telling_the_end():
             _end(lease, folder, run, status, ended, reason)
     with contextlib.suppress(track.TrackingError):  # `contray sync` writes it
         describe(run, config, name)
@@ -290,8 +288,8 @@ def _in_process(config: RunConfig, folder: Storage, run: track.TrackedRun, bar: 
     threads = config.scale.cpus_per_worker or cores()
     with interrupts(asked):
         try:
-            plan = Plan(config.to_yaml(), folder.address, run, threads, token=folder.token, code=code_of(config))
-            return work(plan, show)
+            job = TrainingJob(config.to_yaml(), folder.address, run, threads, token=folder.token, code=code_of(config))
+            return work(job, show)
         except OSError as error:  # a disk that stays unreadable; on Ray another worker tries
             raise UserError(str(error)) from error
 

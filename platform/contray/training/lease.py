@@ -35,11 +35,12 @@ KINDS: sealed.Kinds = {
 }
 NETWORKS = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "gluster", "fuse")  # kinds of file systems
 GARBLED = {"token": "?"}  # what a damaged lease is read as: nobody's that is known here
+# seconds: without a change until a lease is free, between renewals, between a watcher's looks
 SILENCE, RENEW, POLL = (
     15.0,
     3.0,
     0.5,
-)  # seconds: without a change until a lease is free, between renewals, between a watcher's looks
+)
 LOCK_SECONDS = 2.0  # a lock is held for the time of one small write; whoever holds it longer is suspended
 log = logging.getLogger(__name__)
 

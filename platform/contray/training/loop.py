@@ -29,7 +29,7 @@ from .draws import Draws
 from .finite import NEVER, Finite, NonFiniteLoss, NonFiniteState
 from .listener import Listener
 from .memory import kept
-from .online import Online, watched
+from .online import Online, watch_of
 from .restore import choose
 from .saving import Saver
 from .start import begin, guide, marks
@@ -140,7 +140,7 @@ def _train(
     epoch, total = batches.steps_per_epoch, config.total_steps(len(source.train))
     own, normalise = shares(size, ranks.world)[ranks.rank], model.normaliser(config, device)
     crew = Crew(config, source, device, shared=True)
-    run.watch = watched(crew, method, state) if config.eval.every_epochs else None
+    run.watch = watch_of(crew, method, state) if config.eval.every_epochs else None
 
     # What evaluates, saves, compares and logs on the way.
     run.begin()
@@ -172,7 +172,7 @@ def _train(
                 index, slot = (raw[key].to(device, non_blocking=True) for key in ("index", "slot"))
                 batch = Batch(views, index, slot, size, config.seed, run.step - 1, groups=config.train.norm_groups)
                 lr = optim.set_schedules(optimizer, config, clock)
-                with draws.watched(run.step):
+                with draws.guarded(run.step):
                     reps, out = step(batch, clock)  # represent, loss, backward, sums over ranks
                     if logs:
                         log.gradients()

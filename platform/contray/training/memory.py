@@ -1,4 +1,4 @@
-"""The memory of training: the most that it took, of the GPU where the model is on one, else of the process; and that a CPU's steps keep what they free."""
+"""How much memory training takes at most (of the GPU where the model is on one, else of the process); and keeping what steps on a CPU free from going back to the system."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ..methods._base import Method
 from .state import TrainState
 
 
-def watched(crew: Crew, method: Method, state: Mapping[str, Any] | None) -> Watch | None:
+def watch_of(crew: Crew, method: Method, state: Mapping[str, Any] | None) -> Watch | None:
     """On rank 0 what a run is watched by, its images read by all ranks; None on the others. To be called by every rank."""
     if crew.rank:
         return crew.follow(method)
@@ -48,9 +48,8 @@ class Online:
         values = watch(run.method)
         top1 = values.get("knn_val_top1", run.best)
         improved, run.best = top1 > run.best, max(run.best, top1)
-        told = (
-            values if run.step < self.total else watch.without(run.config.eval.final)
-        )  # the verdict logs the others at this step
+        # the verdict logs the others at this step
+        told = values if run.step < self.total else watch.without(run.config.eval.final)
         if told:
             run.listener.log(run.step, told)
         if watch.news:

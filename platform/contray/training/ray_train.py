@@ -19,12 +19,12 @@ from ..planning.facts import cluster_of
 from ..processors import processors
 from ..storage.folder import Storage
 from ..storage.logins import remembered
-from .heard import heard
+from .forwarding import forwarding
 from .lease import Watcher
 from .nodes import Waiting, check_seen, demand, nodes
 from .reasons import one_line
 from .stop import interrupts, unchanged
-from .worker import Asked, Plan, work
+from .worker import Asked, TrainingJob, work
 
 END_SECONDS = 60.0  # that a driver which leaves waits for a controller to start: on a busy machine over 10
 SILENT_SECONDS = 20.0  # that it waits for a board to answer: the signal that ends it may have ended the cluster too
@@ -169,11 +169,11 @@ def fit(
     gpu = "GPU" in resources
     board = new_board()
     code, threads = code_of(config), int(resources["CPU"])
-    plan = Plan(config.to_yaml(), folder.address, run, threads, final, folder.token, folder.lease, code, remembered(), name)
+    job = TrainingJob(config.to_yaml(), folder.address, run, threads, final, folder.token, folder.lease, code, remembered(), name)
     elastic.forget_failures(folder)
     trainer = TorchTrainer(
         _train_function,
-        train_loop_config={"plan": plan, "board": board, "folder": os.getcwd()},
+        train_loop_config={"job": job, "board": board, "folder": os.getcwd()},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=most if least == most else (least, most),
@@ -189,13 +189,13 @@ def fit(
             logging_config=LoggingConfig("ERROR"),
         ),
     )
-    ended = watched(trainer.fit, board, watcher, Waiting(least, resources))
+    ended = follow(trainer.fit, board, watcher, Waiting(least, resources))
     if "refused" in ended:
         raise UserError(ended["refused"])
     return ended
 
 
-def watched(train: Callable[[], Any], board: Any, watcher: Watcher, waiting: Waiting, patient: bool = True) -> dict[str, Any]:
+def follow(train: Callable[[], Any], board: Any, watcher: Watcher, waiting: Waiting, patient: bool = True) -> dict[str, Any]:
     """What rank 0 of `train`, which runs in a thread, returned; meanwhile its messages are shown, and interrupts and lost nodes passed on.
 
     patient: an interrupt asks for a stop with a checkpoint, and is raised where there is nobody to make one; else it is raised at once.
@@ -260,7 +260,7 @@ def own_records(storage: Storage) -> dict[str, Any]:
 
 def _train_function(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Runs in each Ray Train worker."""
-    return as_worker(settings, lambda show: work(settings["plan"], show))
+    return as_worker(settings, lambda show: work(settings["job"], show))
 
 
 def as_worker(settings: Mapping[str, Any], work: Callable[[Callable[[dict[str, Any]], Asked]], dict[str, Any]]) -> dict[str, Any]:
@@ -289,7 +289,7 @@ def as_worker(settings: Mapping[str, Any], work: Callable[[Callable[[dict[str, A
 
     rank, world = get_context().get_world_rank(), get_context().get_world_size()
     try:
-        with heard(say):
+        with forwarding(say):
             return work(show)
     except UserError as error:  # a new worker would meet it again
         from ..evaluation.common.watch import Collapsed

@@ -9,7 +9,7 @@ from ..storage import sealed
 from ..storage.checkpoint import latest
 from ..storage.folder import Storage
 from . import spool
-from .audit import FOLDER, attempts, history
+from .audit import AUDIT, attempts, history
 
 OLDER = re.compile(r"verdict-(\d+)\.json")
 
@@ -27,7 +27,7 @@ def resend(folder: Storage, run: track.TrackedRun) -> str:
         except sealed.Damaged as error:  # it is on record here alone, and keeps nothing else from going on
             words += f"; {error}, so what was measured at that step is not sent"
     state = latest(folder)
-    if state is None or not folder.local or FOLDER not in folder.folders():
+    if state is None or not folder.local or AUDIT not in folder.folders():
         return words
     waiting = {(name, step) for name, _, _, step in [*state["points"], *spool.get(folder)]}
     losses = history(attempts(folder)).losses

@@ -99,9 +99,8 @@ def resolved(config: RunConfig) -> RunConfig:
     """The config with runs that are named by name or id in place of their folders."""
     found = {key: _place(key, address, config) for key, address in _asked(config).items()}
     changed = {key: place for key, place in found.items() if place != config.flat()[key]}
-    return (
-        config.replace({**changed, "train.given": config.train.given}) if changed else config
-    )  # the same weights by another name
+    # the same weights by another name
+    return config.replace({**changed, "train.given": config.train.given}) if changed else config
 
 
 def _asked(config: RunConfig) -> dict[str, str]:

@@ -32,12 +32,12 @@ _telling: list[Telling] = []
 @contextlib.contextmanager
 def stoppable(tell: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Within, a signal calls `tell` (and that of every `stoppable` around) in a thread, and raises KeyboardInterrupt in place of ending the
-    process, unless `interrupts`, `settled` or a handler that calls `heard` takes it."""
+    process, unless `interrupts`, `telling_the_end` or a handler that calls `note_stop` takes it."""
     entry = Telling(tell)
     _telling.append(entry)
 
     def handle(number: int, frame: object) -> None:
-        heard()
+        note_stop()
         raise KeyboardInterrupt
 
     try:
@@ -48,7 +48,7 @@ def stoppable(tell: Callable[[], object] = lambda: None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def settled() -> Iterator[None]:
+def telling_the_end() -> Iterator[None]:
     """Within, the end of the innermost `stoppable` is told for good: what a signal began to tell has been told before, or is overdue by
     TELL_SECONDS, and a signal is heard afterwards, by KeyboardInterrupt; a second one at once."""
     asked = [False]
@@ -57,7 +57,7 @@ def settled() -> Iterator[None]:
         if asked[0]:
             raise KeyboardInterrupt
         asked[0] = True
-        heard(_telling[:-1])
+        note_stop(_telling[:-1])
 
     with _handled(handle):
         for entry in _telling[-1:]:
@@ -77,7 +77,7 @@ class Ending:
 
 @contextlib.contextmanager
 def ending(killed: Callable[[], object], end: Callable[[Status], None]) -> Iterator[Ending]:
-    """Within, `stoppable`: a signal calls `killed`. Afterwards, `settled`, `end` is told how it ended, KILLED where by KeyboardInterrupt."""
+    """Within, `stoppable`: a signal calls `killed`. Afterwards, `telling_the_end`, `end` is told how it ended, KILLED where by KeyboardInterrupt."""
     how = Ending()
     with stoppable(killed):
         try:
@@ -86,7 +86,7 @@ def ending(killed: Callable[[], object], end: Callable[[Status], None]) -> Itera
             how.status = "KILLED"
             raise
         finally:
-            with settled():
+            with telling_the_end():
                 end(how.status)
 
 
@@ -98,7 +98,7 @@ def interrupts(asked: list[bool]) -> Iterator[None]:
         if asked[0]:
             raise KeyboardInterrupt
         asked[0] = True
-        heard()
+        note_stop()
         with contextlib.suppress(OSError):  # the terminal is closed
             print("\nstopping after a checkpoint; Ctrl-C again stops at once", flush=True)
 
@@ -106,7 +106,7 @@ def interrupts(asked: list[bool]) -> Iterator[None]:
         yield
 
 
-def heard(whom: Sequence[Telling] = _telling) -> None:
+def note_stop(whom: Sequence[Telling] = _telling) -> None:
     """A signal asks for the end: tell whom it concerns, once, without waiting for them."""
     for entry in whom:
         if entry.thread is None:

@@ -45,7 +45,7 @@ CLOSE_SECONDS = 20.0  # that the last points may take to MLflow; what is left is
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingJob:
     """A resolved run, in plain values that travel to any worker."""
 
     config: str  # YAML: a user's own method file has no module that a worker could unpickle
@@ -200,31 +200,31 @@ class Recorder(Listener):
 
 
 def work(
-    plan: Plan, show: Callable[[dict[str, Any]], Asked], start: Mapping[str, Any] | None = None, offer: bool = False
+    job: TrainingJob, show: Callable[[dict[str, Any]], Asked], start: Mapping[str, Any] | None = None, offer: bool = False
 ) -> dict[str, Any]:
     """Train one rank of a run to its end. Rank 0 returns what there is to say, in plain values.
 
     `show` takes progress messages and says what is asked of the run. start: a state to go on from in place of the newest
     checkpoint. offer: messages of an evaluation carry `save`, which gives the state that a checkpoint would hold.
     """
-    torch.set_num_threads(plan.threads)
-    name_code(*plan.code)
-    remember(plan.logins)
-    config = RunConfig.from_yaml(plan.config)
+    torch.set_num_threads(job.threads)
+    name_code(*job.code)
+    remember(job.logins)
+    config = RunConfig.from_yaml(job.config)
     rank = dist.get_rank() if world_size() > 1 else 0
     source = data.open_source(config)
-    storage = Fenced(plan.storage, plan.token, plan.lease)
+    storage = Fenced(job.storage, job.token, job.lease)
     total = config.total_steps(len(source.train))
     recorder = Recorder(
-        plan.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer, storage.check,
-        config.track.listeners if rank == 0 else (), config.data.source, config if plan.final == "test" else None,
+        job.run if rank == 0 else None, total, show if rank == 0 else lambda message: Asked(), offer, storage.check,
+        config.track.listeners if rank == 0 else (), config.data.source, config if job.final == "test" else None,
     )  # fmt: skip
     ended, status = dict[str, Any](), "failed"
     try:
-        name = plan.name or storage.address.rstrip("/").rpartition("/")[2]
-        run_id, url = (plan.run.run_id, plan.run.url) if plan.run else ("", "")
+        name = job.name or storage.address.rstrip("/").rpartition("/")[2]
+        run_id, url = (job.run.run_id, job.run.url) if job.run else ("", "")
         recorder.audience.tell("begin", Run(name, config, len(source.train), total, storage.address, run_id, url))
-        ended = _work(plan, config, source, storage, recorder, start)
+        ended = _work(job, config, source, storage, recorder, start)
         status = "finished" if ended.get("finished") else "stopped"
         return ended
     except (KeyboardInterrupt, SystemExit):  # the user, and Tune's schedulers
@@ -236,7 +236,7 @@ def work(
 
 
 def _work(
-    plan: Plan,
+    job: TrainingJob,
     config: RunConfig,
     source: data.Source,
     storage: Fenced,
@@ -259,10 +259,10 @@ def _work(
     metrics, unmeasured = Measured({}), ""
     if outcome.finished and config.eval.final:
         recorder.show({"phase": "measuring"})
-        metrics, unmeasured = _measure(config, source, storage, outcome, plan.final)
-        if unmeasured and plan.run is not None:
+        metrics, unmeasured = _measure(config, source, storage, outcome, job.final)
+        if unmeasured and job.run is not None:
             try:
-                plan.run.set_tags({UNMEASURED: unmeasured})
+                job.run.set_tags({UNMEASURED: unmeasured})
             except TrackingError as error:
                 print(f"contray: the tag {UNMEASURED} was not recorded ({error})", flush=True)
         if recorder.metrics:
@@ -271,11 +271,11 @@ def _work(
         recorder.audience.tell("log", outcome.step, {**metrics, **metrics.about})
     unsent = close(recorder.metrics, storage, CLOSE_SECONDS) if recorder.metrics else 0
     verdict = (
-        _judge(plan, config, source, storage, recorder, outcome, metrics)
-        if metrics and not unmeasured and plan.final == "test"
+        _judge(job, config, source, storage, recorder, outcome, metrics)
+        if metrics and not unmeasured and job.final == "test"
         else ""
     )
-    kept = plan.run is None or plan.final != "test" or _keep_artifacts(plan.run, config, source, outcome, metrics)
+    kept = job.run is None or job.final != "test" or _keep_artifacts(job.run, config, source, outcome, metrics)
     return {
         "step": outcome.step,
         "finished": outcome.finished,
@@ -322,20 +322,26 @@ def _measure(config: RunConfig, source: data.Source, storage: Storage, outcome: 
 
 
 def _judge(
-    plan: Plan, config: RunConfig, source: data.Source, storage: Storage, recorder: Recorder, outcome: Outcome, metrics: Measured
+    job: TrainingJob,
+    config: RunConfig,
+    source: data.Source,
+    storage: Storage,
+    recorder: Recorder,
+    outcome: Outcome,
+    metrics: Measured,
 ) -> str:
     """The verdict in words, kept as a tag of the run; its curve is MLflow's, which has that of the run's earlier lives, else this one's."""
     points = dict(recorder.curve)
-    if plan.run is not None:
+    if job.run is not None:
         with contextlib.suppress(TrackingError):
-            points = {**dict(plan.run.history(CURVE)), **points}
+            points = {**dict(job.run.history(CURVE)), **points}
     per_epoch = max(1, len(source.train) // config.train.batch_size)
     curve = [(step / per_epoch, value) for step, value in sorted(points.items()) if step]
-    told = advice(config, source, outcome.method, storage, plan.name, recorder.collapse)
+    told = advice(config, source, outcome.method, storage, job.name, recorder.collapse)
     said = words(metrics, curve, told)
-    if said and plan.run is not None:
+    if said and job.run is not None:
         try:
-            plan.run.set_tags({TOLD: said[:TAG_CHARS]})
+            job.run.set_tags({TOLD: said[:TAG_CHARS]})
         except TrackingError as error:
             print(f"contray: the tag {TOLD} was not recorded ({error})", flush=True)
     return said

@@ -99,9 +99,8 @@ def sweep(
         raise UserError(f"--scheduler pbt: this space has no key that may change on the way ({', '.join(sorted(LIVE_KEYS))})")
     check_samples(config, source)
     uri = check_surroundings(config, exists=bool(warm))
-    config = config.replace(
-        {"scale.workers": config.scale.workers}
-    )  # trials run in processes of Ray: nothing for a plan to choose
+    # trials run in processes of Ray: nothing for a plan to choose
+    config = config.replace({"scale.workers": config.scale.workers})
     config, plan = plan_of(config, source, storage, quiet, base_name)  # once for all trials
     if plan and config.data.shorter_side:
         source = data.open_source(config)  # as its trials will read it

@@ -22,7 +22,7 @@ from ..storage.logins import remembered
 from ..training.describing import trial_name
 from ..training.lease import POLL, Lease, LeaseLost, NotSeen
 from ..training.nodes import nodes, side_by_side
-from ..training.stop import heard
+from ..training.stop import note_stop
 from . import kept
 from .domains import listed
 from .ranking import COSTS, shown
@@ -202,7 +202,7 @@ def _interrupts() -> Iterator[list[int]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        heard()
+        note_stop()
         print("\nsaving the sweep; the same command with --resume goes on with it. Ctrl-C again ends at once", flush=True)
         signal.raise_signal(signal.SIGUSR1)
 

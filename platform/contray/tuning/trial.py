@@ -22,7 +22,7 @@ from ..training.describing import trial_title
 from ..training.lease import RENEW, Fenced, LeaseLost
 from ..training.ray_train import fit
 from ..training.records import ENDED
-from ..training.worker import Asked, Plan, work
+from ..training.worker import Asked, TrainingJob, work
 from .ranking import COSTS
 
 ONLINE = "knn_val_top1"
@@ -43,7 +43,7 @@ class TrialPlan:
     online: str = ONLINE  # the metric of each online evaluation that the scheduler goes by
     token: str = ""  # of the sweep's lease, which all trials share
     lease: str = ""  # the folder that it lies in
-    code: tuple[str, ...] = ()  # as in a Plan
+    code: tuple[str, ...] = ()  # as in a TrainingJob
     logins: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
 
 
@@ -72,7 +72,7 @@ def run_trial(params: Mapping[str, Any], plan: TrialPlan) -> None:
             ended = fit(config, name, place, run, report, final="validation")
         else:
             start = (_taken_over(config, trial, run) or _own(config, place)) if plan.pbt else None
-            whole = Plan(
+            whole = TrainingJob(
                 config.to_yaml(),
                 place.address,
                 run,

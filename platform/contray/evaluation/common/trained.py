@@ -24,10 +24,11 @@ from ..linear import MOMENTUM
 from .labelled import CroppedImages, Inputs, cropped_views, first_inputs, score
 from .settings import CroppedProbe
 
+# area of the crops, whatever pretraining cropped: torchvision's, in the releases of MoCo, SwAV, SimSiam, DINO and MAE
 CROP = (
     0.08,
     1.0,
-)  # area of the crops, whatever pretraining cropped: torchvision's, in the releases of MoCo, SwAV, SimSiam, DINO and MAE
+)
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 CHANCE = 0.05  # how probable a gain may be without one, to be called beyond chance
 FEW = 5  # labelled images of a class below which nobody can say much of it
 LEAST, WINDOW = 5, 4  # points of a curve that tell a slope, and at least as many are its end
+# Student's t, one-sided 95 %, of 1 to 10 degrees of freedom; on: 1.75
 T95 = (
     6.31,
     2.92,
@@ -20,7 +21,7 @@ T95 = (
     1.86,
     1.83,
     1.81,
-)  # Student's t, one-sided 95 %, of 1 to 10 degrees of freedom; on: 1.75
+)
 T975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # two-sided
 SCORES = {
     "linear_top1": "linear",

@@ -242,9 +242,8 @@ def _checked(where: str, found: Any, max_empty: float) -> dict[str, list[dict[st
             )
     kept, empty = [], []
     for number, row in enumerate(lists["annotations"], 1):
-        own = row.get(
-            "id", number
-        )  # for messages: pycocotools takes a detection of annotation 0 for a wrong one, and one of two alike
+        # for messages: pycocotools takes a detection of annotation 0 for a wrong one, and one of two alike
+        own = row.get("id", number)
         image = images.get(row["image_id"])
         if image is None:
             raise refuse(f"annotation {own} is of image {row['image_id']}, which does not exist")

@@ -98,8 +98,7 @@ class Neighbours(Frozen):
 
 def shares(classes: Tensor, count: int, grid: tuple[int, ...] | torch.Size) -> Tensor:
     """Classes (B, H, W) -> (B, C, h, w): the share of each class of a cell's pixels; 0 of all where IGNORE fills it."""
-    hot = (
-        F.one_hot(classes.long().clamp(max=count), count + 1)[..., :count].permute(0, 3, 1, 2).float()
-    )  # coco.IGNORE is beyond all
+    # coco.IGNORE is beyond all
+    hot = F.one_hot(classes.long().clamp(max=count), count + 1)[..., :count].permute(0, 3, 1, 2).float()
     cells = F.adaptive_avg_pool2d(hot, (grid[0], grid[1]))
     return cells / cells.sum(1, keepdim=True).clamp_min(1e-12)

@@ -48,9 +48,8 @@ def rows_of(subject: Subject, options: Dense, key: str) -> list[Row]:
     steps = len(options.supervised_lrs) * config.total_steps(len(subject.source.train))
 
     def taught(show: Show) -> nn.Module:
-        untested = dataclasses.replace(
-            subject, tests=False, show=show, given=subject.source
-        )  # its test images have no part in this
+        # its test images have no part in this
+        untested = dataclasses.replace(subject, tests=False, show=show, given=subject.source)
         return body_of(config, supervised(untested, options.training, f"{key}supervised_").networks["supervised"].method)
 
     return [*rows, Row("supervised_", taught, mean, std, steps)]

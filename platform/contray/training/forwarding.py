@@ -16,7 +16,7 @@ PREFIX = "contray: "
 
 
 @contextlib.contextmanager
-def heard(say: Callable[[str], None]) -> Iterator[None]:
+def forwarding(say: Callable[[str], None]) -> Iterator[None]:
     """Within, every line that is printed and starts with `contray: `, and every warning and log record of a warning that contray's
     own code gives, goes to `say` too, without the prefix. From any thread of this process."""
     handler = _Records(say)
