@@ -24,7 +24,7 @@ from ..training.describing import NOTE
 from ..training.lease import Held, Lease, held
 from ..training.preflight import check_surroundings
 from ..training.ray_train import ray_session
-from ..training.records import tags_of
+from ..training.records import TAG_CHARS, tags_of
 from ..training.stop import Status, ending
 from ..tuning.outcome import end_trials
 from ..tuning.ranking import COSTS
@@ -258,7 +258,7 @@ def _parent(plan: StudyPlan, about: Mapping[str, str]) -> tuple[track.TrackedRun
         "contray.kind": "study",
         "contray.study": study.name,
         "contray.scale": plan.scale,
-        "contray.claim": study.claim[:5000],
+        "contray.claim": study.claim[:TAG_CHARS],
     } | ({DECLARED: study.digest(plan.scale)} if plan.plain else {})
     params = {
         "study": study.name, "scale": plan.scale, "method": study.method, "metric": study.metric, "source": study.source,
@@ -314,7 +314,7 @@ def _keep(result: StudyResult, parent: track.TrackedRun, home: Storage, plan: St
             parent.set_tags(
                 {
                     "contray.verdict": result.verdict.word, "contray.seeds": str(plan.seeds), LEFT: str(result.left),
-                    NOTE: f"**{result.study.claim}** ({result.study.source})\n\n{result.markdown()}"[:5000],
+                    NOTE: f"**{result.study.claim}** ({result.study.source})\n\n{result.markdown()}"[:TAG_CHARS],
                 }
             )  # fmt: skip
             parent.log_metrics(_means(result), step=plan.seeds)

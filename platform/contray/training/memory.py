@@ -1,4 +1,4 @@
-"""How much memory training takes at most (of the GPU where the model is on one, else of the process); and keeping what steps on a CPU free from going back to the system."""
+"""How much memory training takes at most (of the GPU where the model is on one, else of the process); and keeping glibc from returning what steps on a CPU free."""
 
 from __future__ import annotations
 

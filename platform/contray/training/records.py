@@ -39,6 +39,10 @@ KINDS: sealed.Kinds = {
 }
 SECRET = re.compile(r"password|passwd|token|secret|access_key|api_?key", re.IGNORECASE)
 FAILURE = "contray.failure"  # the tag that says why a run failed
+# tags that a sweep's trials have as it has them
+SHARED = (
+    "contray.dataset", "contray.images", "mlflow.user", "contray.host", "contray.job", "contray.image", "contray.command", "mlflow.source.git.commit",
+)  # fmt: skip
 TAG_CHARS = 5000  # MLflow's limit of a tag's value is 8000
 FOLDER = "contray.folder"  # the tag by which MLflow knows where a run lies
 
@@ -63,7 +67,7 @@ def end(
     try:
         run.finish(status)
         if reason:
-            run.set_tags({FAILURE: reason[:5000]})
+            run.set_tags({FAILURE: reason[:TAG_CHARS]})
     except track.TrackingError:
         told = False
     complete = told and not ended.get("unsent") and bool(ended.get("artifacts"))
@@ -193,7 +197,7 @@ def shown(words: Sequence[str]) -> str:
             re.sub(r"([?&][^=&]*)=[^&]*", lambda found: f"{found[1]}=***" if SECRET.search(found[1]) else found[0], hidden)
         )
         hides = secret and not equals and name.startswith("-")
-    return shlex.join(safe)[:5000]
+    return shlex.join(safe)[:TAG_CHARS]
 
 
 def _user() -> str:

@@ -33,6 +33,7 @@ from .listener import Listener
 from .loop import Outcome, train
 from .memory import Peak
 from .progress import TROUBLES, lasting
+from .records import TAG_CHARS
 from .signature import TAG, signature
 from .spool import close
 
@@ -40,7 +41,7 @@ VERDICT, CURVE = "verdict.json", "knn_val_top1"
 UNMEASURED = "contray.unmeasured"  # the tag of a run that is trained, and why it could not be measured
 HEAR_SECONDS = 0.5  # how often rank 0 hears what is asked of it, between the steps that it logs
 TOLD = "contray.verdict"  # the tag of the verdict in words
-TROUBLE, TAG_CHARS = "contray.trouble", 5000  # MLflow's limit of a tag's value is 8000
+TROUBLE = "contray.trouble"
 CLOSE_SECONDS = 20.0  # that the last points may take to MLflow; what is left is kept for `contray sync`
 
 

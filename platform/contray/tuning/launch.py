@@ -26,7 +26,7 @@ from ..training.lease import Fenced, Lease, held
 from ..training.nodes import nodes, uses_gpu
 from ..training.preflight import check_samples, check_surroundings
 from ..training.ray_train import ray_session
-from ..training.records import SWEEP, check_kind, repeatable, tags_of
+from ..training.records import SHARED, SWEEP, check_kind, repeatable, tags_of
 from ..training.settle import measure, settle
 from ..training.start import refuse_searched, resolved
 from ..training.stop import Status, ending
@@ -182,7 +182,18 @@ def _search(
         with ray_session(config, dashboard=config.scale.workers[1] > 1):
             config = measure(settle(config, place, uses_gpu(config, nodes())), source, place, quiet)  # once for all trials
             online = online_of(metric, config, source)
-            results = _outliving(search, config, space, folder, parent, lease, online, known, quiet)
+            results = _outliving(
+                search,
+                config,
+                space,
+                folder,
+                parent,
+                lease,
+                online,
+                known,
+                quiet,
+                {key: tags[key] for key in SHARED if key in tags},
+            )
             trials = ranked(trials_of(results, folder, parent, config), metric, online)
         on_front = front(trials, metric, against) if against else []
         best = _best(trials, metric, on_front)

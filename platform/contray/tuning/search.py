@@ -54,9 +54,9 @@ class Search:
 
 def run(
     search: Search, config: RunConfig, space: Mapping[str, Any], folder: Storage, parent: track.TrackedRun, lease: Lease, online: str,
-    warm: Warm, quiet: bool,
+    warm: Warm, quiet: bool, tags: Mapping[str, str],
 ) -> Any:  # fmt: skip
-    """Tune's results; online: the metric that its scheduler goes by; warm: what is known before.
+    """Tune's results; online: the metric that its scheduler goes by; warm: what is known before; tags: of all trials.
 
     Raises KeyboardInterrupt when the search was interrupted, LeaseLost when another driver has taken it over.
 
@@ -77,7 +77,7 @@ def run(
     shared = config.replace({"scale.cpus_per_worker": share, **({"data.workers": 0} if share == 1 and not gpus else {})})
     plan = TrialPlan(
         shared.to_yaml(), folder.address, parent, nested, share, pbt, online, lease.token, lease.folder.address,
-        code_of(config), remembered(),
+        code_of(config), remembered(), tags,
     )  # fmt: skip
     trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), resources)
     kept.mend(folder)

@@ -45,6 +45,7 @@ class TrialPlan:
     lease: str = ""  # the folder that it lies in
     code: tuple[str, ...] = ()  # as in a TrainingJob
     logins: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    tags: Mapping[str, str] = field(default_factory=dict)  # of all trials: the data, and who started the sweep where and how
 
 
 def run_trial(params: Mapping[str, Any], plan: TrialPlan) -> None:
@@ -113,11 +114,11 @@ def _record(config: RunConfig, name: str, params: Mapping[str, Any], place: Stor
     known = sealed.read(place, RECORD, {"run_id": str, "params": dict}) or {}
     plain = {key: value.item() if hasattr(value, "item") else value for key, value in params.items()}  # numpy's numbers
     tags = {
+        **plan.tags,
         "contray.kind": "trial",
         "contray.name": name,
         "contray.method": Path(config.method.name).stem,
         "contray.preset": config.method.preset,
-        "contray.dataset": Path(config.data.source).name,
         "contray.group": config.digest("scale", "track", "seed"),
     }
     # PBT changes its keys on the way, and MLflow's params cannot change: those are logged at the end
