@@ -163,7 +163,9 @@ def _overview(studies: Mapping[str, Sequence[StudyResult]]) -> list[str]:
         f"Of these {len(every)} verdicts, each looked for on both sides, {lasting(every)} would stay if they were corrected for one another (Benjamini "
         "and Hochberg 1995, at 5 %): the others are hints. Studies share runs, so that their verdicts are not independent."
     )
-    return [" ".join(counts), firm, table.markdown()]
+    missing = [each.name for each in shipped() if each.name not in studies]
+    unrun = [f"Not run yet at any scale: {', '.join(missing)}."] if missing else []
+    return [" ".join(counts), firm, *unrun, table.markdown()]
 
 
 def _word(result: StudyResult) -> str:
