@@ -26,6 +26,7 @@ from contray.studies.result import StudyResult
 from contray.studies.rounds import Made, Rounds, _why
 from contray.studies.runs import Found, Pace, Wanted, found, wanted
 from contray.studies.trial import conditions
+from contray.training.finite import NonFiniteLoss, NonFiniteState
 from contray.training.launch import launch
 from contray.training.lease import held
 from contray.training.signature import TAG
@@ -441,6 +442,35 @@ def test_no_run_is_begun_that_would_not_end_in_time(file: str) -> None:
     assert rounds.ended(runs[3].name, {}, lost) == f"{runs[3].name} failed: its process died"
     rounds.asked[0] = True
     assert rounds.over
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (NonFiniteLoss(3, "loss or gradients are not finite"), "diverged"),
+        (NonFiniteState(3, "a weight is not finite, although loss and gradients were"), "step 3: a weight is not finite"),
+        (UserError("the disk is full"), "the disk is full"),
+    ],
+)
+def test_a_loss_that_is_no_number_has_diverged_and_another_fault_has_not(
+    error: UserError, ended: str, file: str, here: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import tune
+
+    from contray.studies import trial
+
+    (run, *_), told, kept = wanted(load_study(file), "digits", 1, here), list[dict[str, Any]](), list[str]()
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(trial, "launch", fail)
+    monkeypatch.setattr(tune, "report", told.append)
+    monkeypatch.setattr(trial, "diverged", lambda config, name, signature, words: kept.append(signature))
+    orders = trial.Orders({"r": run.config.to_yaml()}, {"r": "a run"}, {"r": run.signature}, "", None, 1)
+    trial.make({"run": "r"}, orders)
+    assert told[0]["ended"].startswith(ended)
+    assert kept == ([run.signature] if ended == "diverged" else [])
 
 
 def test_where_time_suffices_for_no_run_ray_is_not_started(file: str, here: dict[str, Any]) -> None:

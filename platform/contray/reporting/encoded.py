@@ -72,7 +72,7 @@ class Sampled(Subject):
         for batch in images:
             yield batch
             self.done.append(len(batch["index"]))
-            self.show({"step": sum(self.done), "total": self.total})
+            self.show({"step": sum(self.done), "total": self.total, "unit": "image"})
 
     def confusion(self) -> Confusion | str:
         """Of a linear probe; in words why there is none."""

@@ -54,7 +54,7 @@ def measurable(record: Record, show: Show) -> tuple[Measurable, RunConfig | None
                 source = dataclasses.replace(source, test=None)
             device = model.device_of(encoder.config)
             subject = Sampled(encoder.config, source, encoder.method.to(device).eval(), device, show=show, shut=shut)
-            show({"step": 0, "total": subject.total, "phase": "encoding"})
+            show({"step": 0, "total": subject.total, "unit": "image", "phase": "encoding"})
         except (UserError, OSError) as error:
             missing, subject = f"the data cannot be read ({error})", None
     record.lacks = missing or ""

@@ -15,7 +15,7 @@ from ..config.registry import name_code
 from ..errors import UserError
 from ..storage.folder import Storage
 from ..storage.logins import remember
-from ..training.finite import NON_FINITE
+from ..training.finite import NonFiniteLoss, NonFiniteState
 from ..training.launch import launch
 from ..training.records import read
 from ..training.result import Result
@@ -54,7 +54,10 @@ def make(params: Mapping[str, Any], orders: Orders) -> None:
         if result.finished and not watch.resumed:
             tell(config, result, (time.monotonic() - began) / 60, orders)
     except UserError as error:
-        ended = "diverged" if diverged(config, name, orders.signatures[name], str(error)) else str(error)
+        ended = str(error)
+        if isinstance(error, NonFiniteLoss) and not isinstance(error, NonFiniteState):  # whose loss was a number
+            diverged(config, name, orders.signatures[name], ended)
+            ended = "diverged"
     tune.report({"ended": ended, "minutes": (time.monotonic() - began) / 60, "whole": not watch.resumed})
 
 
@@ -67,13 +70,10 @@ def tell(config: RunConfig, result: Result, minutes: float, orders: Orders) -> N
         run.set_tags({MINUTES: f"{minutes:.4f}", CONDITIONS: conditions(orders.jobs)})
 
 
-def diverged(config: RunConfig, name: str, signature: str, words: str) -> bool:
-    """Whether a run failed because its loss is no number. That is kept with it: it would end so again."""
-    if NON_FINITE not in words:
-        return False
+def diverged(config: RunConfig, name: str, signature: str, words: str) -> None:
+    """Keep with a run that its loss is no number: it would end so again."""
     run_id = read(Storage(config.scale.storage) / name, quiet=True).get("run_id", "")
     track.TrackedRun(track.resolve_uri(config.track.uri), "", run_id).set_tags({TAG: signature, DIVERGED: words[:500]})
-    return True
 
 
 def conditions(jobs: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,10 @@ def waiting(config: RunConfig, source: data.Source) -> str:
     place = Path(storage.root)
     if storage.local and place.exists() and not place.is_dir():
         raise UserError(f"scale.storage: {storage.address} is a file; name a folder")
+    if storage.local:
+        there = next(each for each in (place, *place.absolute().parents) if each.exists())
+        if not os.access(there, os.W_OK):
+            raise UserError(f"scale.storage: cannot write to {there}; mend that, or choose another with --scale.storage")
     base = config.track.name or config.run_name
     if base not in storage.folders():
         return ""
