@@ -105,7 +105,7 @@ def of_folder(address: str) -> Record:
     names = folder.names()
     if not names:
         raise UserError(f"--checkpoint: there is nothing in {folder.address}")
-    made = Record(folder.address.rstrip("/").rpartition("/")[2], checkpoint=address)
+    made = Record(folder.name, checkpoint=address)
     if "config.yaml" in names:
         made.config = folder.read("config.yaml").decode(errors="replace")
     if VERDICT in names:

@@ -36,6 +36,11 @@ class Storage:
     def __truediv__(self, name: str) -> Storage:
         return Storage(f"{self.address.rstrip('/')}/{name}", self.key)
 
+    @property
+    def name(self) -> str:
+        """What the folder itself is called."""
+        return self.address.rstrip("/").rpartition("/")[2]
+
     def create(self) -> None:
         """Make the folder. Raises UserError when it cannot be written."""
         try:

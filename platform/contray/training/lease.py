@@ -259,7 +259,7 @@ class Held(UserError):
 
 
 def _held(folder: Storage, owner: Mapping[str, Any]) -> Held:
-    name = folder.address.rstrip("/").rpartition("/")[2]
+    name = folder.name
     who = (
         f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}"
         if owner.get("pid")

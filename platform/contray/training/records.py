@@ -158,7 +158,7 @@ def check_kind(folder: Storage, record: str) -> None:
     names = folder.names()
     other = next((kind for file, kind in kinds.items() if file in names and file != record), None)
     if other:
-        name = folder.address.rstrip("/").rpartition("/")[2]
+        name = folder.name
         raise ConfigError("track.name", f"{name} is {other} in {folder.address.rpartition('/')[0]}; choose another name")
 
 

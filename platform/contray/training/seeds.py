@@ -178,7 +178,7 @@ def _finished(folder: Storage, config: RunConfig, parent: track.TrackedRun, quie
         return None
     step = newest_step(folder)
     url = track.run_url(parent.uri, parent.experiment_id, record["run_id"])
-    name = folder.address.rstrip("/").rpartition("/")[2]
+    name = folder.name
     found = Measured(metrics or {})
     details = {"about": found.about, "unsent": record.get("unsent", 0)}
     return Result(name, dict(found), record["run_id"], url, folder.address, step, True, details, config)

@@ -183,7 +183,7 @@ class Stepper:
         except ConfigError as error:
             raise UserError(
                 f"out of memory with {used} rows of each worker in the backbones at once, and no smaller chunks can be made: "
-                f"{error.problem.partition(', but ')[2]}"
+                f"{error.problem.partition(', but ')[2] or error.problem}"
             ) from None
         if self.storage is not None:  # who goes on computes in the same halves
             sealed.write(self.storage, LIMIT, {"given": given, "limit": self.limit})

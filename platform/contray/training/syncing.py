@@ -82,7 +82,7 @@ def sync(
         except UserError as error:
             if runs and len(folders) == 1:
                 raise
-            done.append(Synced(_name(folder), problem=str(error)))
+            done.append(Synced(folder.name, problem=str(error)))
     return [each for each in done if each is not None]
 
 
@@ -108,10 +108,6 @@ def _below(place: Storage, depth: int = 2) -> Iterator[Storage]:
                 yield from _below(place / name, depth - 1)
 
 
-def _name(folder: Storage) -> str:
-    return folder.address.rstrip("/").rpartition("/")[2]
-
-
 def _sync(folder: Storage, uri: str, timeout_s: float, thorough: bool, again: bool) -> Synced | None:
     if _record(folder, uri, quiet=True).get("synced") and not thorough and not again:
         return None
@@ -124,11 +120,11 @@ def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> S
     record, names = _record(folder, uri), folder.names()
     trial = bool(record.get("trial", "finished" not in record))
     if trial and ENDED not in names:
-        return Synced(_name(folder), record["run_id"], problem="the trial has not ended; `contray tune --resume` goes on with it")
+        return Synced(folder.name, record["run_id"], problem="the trial has not ended; `contray tune --resume` goes on with it")
     state = latest(folder)
     text = state["config"] if state else folder.read("config.yaml").decode() if "config.yaml" in names else ""
     if not text:
-        return Synced(_name(folder), record["run_id"], problem="it has neither a config nor a checkpoint yet")
+        return Synced(folder.name, record["run_id"], problem="it has neither a config nor a checkpoint yet")
     config = RunConfig.from_yaml(text, encoder=True)
     metrics, kept, damaged = {}, [], []
     try:
@@ -142,7 +138,7 @@ def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> S
     finished = bool(record.get("finished")) or ENDED in names
     where = _uri(config, record, uri)
     track.check(where, exists=True)
-    run = _run(where, config, record, _name(folder), again)
+    run = _run(where, config, record, folder.name, again)
     if run.run_id != record["run_id"]:
         resend(folder, run)
         records.note(folder, run, **{**record, "run_id": run.run_id, "uri": bare(where), "synced": False})
@@ -159,7 +155,7 @@ def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> S
             if not trial and RunConfig.from_yaml(state["config"]).train.extend != "anyway":  # told with the data
                 run.set_tags({TAG: signature(config, state["fingerprint"])})
             added.append("data set")
-        if not trial and describe(run, config, _name(folder)):
+        if not trial and describe(run, config, folder.name):
             added.append("description")
     except (UserError, OSError) as error:
         damaged.append(f"the data or the description could not be told ({error})")
@@ -173,7 +169,7 @@ def _send(folder: Storage, uri: str, timeout_s: float, again: bool = False) -> S
         except (UserError, OSError) as error:
             problem += "; " * bool(problem) + f"artifacts could not be made ({error})"
     records.note(folder, run, **{**record, "trial": trial, "unsent": unsent, "synced": not unsent and not problem})
-    return Synced(_name(folder), run.run_id, log.sent, unsent, tuple(added), status, problem)
+    return Synced(folder.name, run.run_id, log.sent, unsent, tuple(added), status, problem)
 
 
 def _record(folder: Storage, uri: str, quiet: bool = False) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def work(
     )  # fmt: skip
     ended, status = dict[str, Any](), "failed"
     try:
-        name = job.name or storage.address.rstrip("/").rpartition("/")[2]
+        name = job.name or storage.name
         run_id, url = (job.run.run_id, job.run.url) if job.run else ("", "")
         recorder.audience.tell("begin", Run(name, config, len(source.train), total, storage.address, run_id, url))
         ended = _work(job, config, source, storage, recorder, start)

@@ -61,7 +61,7 @@ def begun(folder: Storage, config: RunConfig, space: Mapping[str, Any]) -> list[
                 f"--resume: {place.address}/{RECORD} is no record of a trial of this space; remove the folder {place.address}, or start anew"
             )
         check_code(config.replace(params))  # also refuses values that the space's keys cannot have
-        found.append(Begun(place.address.rpartition("/")[2], params))
+        found.append(Begun(place.name, params))
     return found
 
 

@@ -142,7 +142,7 @@ def _search(
 ) -> SweepResult:  # fmt: skip
     """The sweep under its lease, from its record's beginning to its end."""
     metric, against, uri = search.metric, search.against, track.resolve_uri(config.track.uri)
-    called = folder.address.rpartition("/")[2]
+    called = folder.name
     params = {**{key: value for key, value in config.flat().items() if key not in space}, **search.space}
     tags = {
         **tags_of(config, source, called),
@@ -300,7 +300,7 @@ def _folder(storage: Storage, base: str, resume: bool, search: Search, config: R
         return folder, {}
     if newest is None:
         raise UserError(f"--resume: there is no sweep {base} under {storage.address}")
-    record, called = kept.read(newest, SWEEP), newest.address.rpartition("/")[2]
+    record, called = kept.read(newest, SWEEP), newest.name
     if record.get("version") != VERSION:
         raise UserError(
             f"--resume: {called} was begun by another version, whose trials are kept otherwise; without --resume a new one starts"

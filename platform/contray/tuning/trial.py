@@ -126,7 +126,7 @@ def _record(config: RunConfig, name: str, params: Mapping[str, Any], place: Stor
     run = track.begin(
         plan.parent.uri,
         config.track.experiment,
-        trial_title(place.address.rpartition("/")[2], plain),
+        trial_title(place.name, plain),
         params=logged,
         tags=tags,
         run_id=known.get("run_id"),
