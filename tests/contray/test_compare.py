@@ -296,6 +296,13 @@ def test_how_many_seeds_a_number_is_of_stands_beside_it(store: str) -> None:
     assert (line["grad_norm"], line["grad_norm_std"], line["linear_top1_n"]) == ("1.0", "", "2")
 
 
+def test_what_decides_nothing_makes_no_other_configuration(store: str) -> None:
+    for seed, workers in ((0, 2), (1, 8)):
+        run(store, f"r-s{seed}", SIMCLR | {"seed": seed, "data.workers": workers, "train.keep": workers}, {"knn_top1": 0.5})
+    (row,) = compare(store, [], "shapes").rows
+    assert (row.seeds, row.settings) == (2, "")
+
+
 def test_what_is_no_number_comes_last(store: str) -> None:
     for name, temperature, top1 in (("bad", 0.2, float("nan")), ("good", 0.3, 0.7), ("best", 0.4, 0.8)):
         run(store, name, SIMCLR | {"seed": 0, "method.temperature": temperature}, {"linear_top1": top1})

@@ -14,6 +14,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from .. import track
+from ..config import FREE
 from ..config.registry import builtin, part_name
 from ..config.renamed import FINALS, translated
 from ..errors import UserError, nearest
@@ -36,6 +37,7 @@ FURTHER = re.compile(
 )
 TESTED = ("data.source", "data.size", "data.contrast", "data.test_share")  # params that decide what the test images are
 OWN = ("seed", "scale.", "track.", "train.planned")  # params in which runs of one configuration may differ
+NO_DIFFERENCE = FREE - {"train.on_nan"}  # nothing that a run computes depends on these
 TOLD_BY = ("linear_top1", "knn_top1", "linear_val_top1", "knn_val_top1")  # what differences are judged on, most telling first
 
 
@@ -291,7 +293,11 @@ def _by_seed(runs: Sequence[Run], name: str) -> dict[str, float]:
 
 def _configuration(run: Run) -> dict[str, str]:
     """Params by their names of today: runs of earlier versions stand beside new ones."""
-    params = {key: str(value) for key, value in translated(run.data.params).items() if not key.startswith(OWN)}
+    params = {
+        key: str(value)
+        for key, value in translated(run.data.params).items()
+        if not key.startswith(OWN) and key not in NO_DIFFERENCE
+    }
     if run.data.tags.get("contray.extended"):  # its params are those of its first length
         params = {key: value for key, value in params.items() if key not in ("train.steps", "train.epochs")}
     return params | {"train.extend": run.data.tags.get(track.INEXACT, "no")}
