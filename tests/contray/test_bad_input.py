@@ -31,7 +31,7 @@ ROWS = {  # command -> what its line must say: the field or word, what was given
     "train simclr --method.temperature nan": ("method.temperature", "'nan'", "> 0"),
     "train simclr --method.temperature warm": ("method.temperature", "'warm'", "a number > 0"),
     "train simclr --train.batch_size 12.5": ("train.batch_size", "'12.5'", "an integer >= 2"),
-    "train simclr --train.batch_size 64 128": ("train.batch_size", "got 64 128", "takes one value"),
+    "train simclr --train.batch_size 64 128": ("train.batch_size", "got '64' and '128'", "takes one value"),
     "train simclr --train.channels_last maybe": ("train.channels_last", "'maybe'", "auto | true | false"),
     "train simclr --backbone.width 8 --backbone.stem imagenet --train.channels_last true": (
         "train.channels_last",

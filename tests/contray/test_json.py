@@ -88,7 +88,7 @@ def test_compare_sync_export_and_plot(place: Place, capsys: pytest.CaptureFixtur
     (row,) = found["rows"]
     assert set(row) == fields(re.search(r"rows \((.*)\), left_out", documents.COMPARISON)[1])
     assert row["run_ids"] == [run]
-    assert row["metrics"]["linear_top1"] == {"mean": metrics["linear_top1"], "std": 0.0, "n": 1}
+    assert row["metrics"]["linear_top1"] == {"mean": metrics["linear_top1"], "std": None, "n": 1}
 
     found = place.say(f"sync --scale.storage {place.folder}/runs", capsys)
     assert set(found) == fields(documents.SYNCED)

@@ -54,7 +54,7 @@ Self-supervised visual representation learning on Ray: from images to a verdict 
   data scenes           write the built-in detection set as a folder in COCO's format
   completion SHELL      what makes TAB complete commands, keys and names in bash, zsh or fish
 
-Start here:   contray train                          SimCLR on the built-in digits, about three minutes on two cores
+Start here:   contray train                          SimCLR on the built-in digits, about two minutes on two cores
 Then:         contray train moco --data.source DIR   your images: DIR/train/CLASS/*.jpg, or a folder without classes
 Any command:  contray COMMAND --help                 three examples, its options and the keys that matter; --help-all: every key
 Scripts:      contray COMMAND --json                 where a table is printed: one JSON document on stdout, all else on stderr

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..config import RunConfig
 
 EXAMPLES = (
-    ("contray train", "SimCLR on the built-in digits, about three minutes on two cores"),
+    ("contray train", "SimCLR on the built-in digits, about two minutes on two cores"),
     (
         "contray train moco --data.source photos/ --budget 30m",
         "MoCo on your images (CLASS/*.jpg, or without classes), fitted to them and to this machine",

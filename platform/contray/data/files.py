@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -48,10 +49,10 @@ def _why(place: File | None, error: BaseException) -> str:
     return unread(place.storage, error) if isinstance(place, Remote) else scrubbed(str(error))
 
 
-def _beside(place: Path) -> list[Path]:
-    """What lies in the folder in which something was looked for."""
+def _beside(place: Path) -> list[str]:
+    """The names in the folder in which something was looked for."""
     try:
-        return sorted(place.parent.iterdir())[:1000]
+        return [each.name for each in sorted(place.parent.iterdir())[:1000]]
     except OSError:
         return []
 
@@ -67,8 +68,11 @@ def _kind(place: File, name: str) -> str:
         looks_like_path = len(place.parts) > 1 or place.suffix
         what = f"{name} does not exist" if looks_like_path else f"{name!r} is neither a built-in set nor a file or folder"
         where = f"{what} (looked for in {shown(str(place.absolute().parent))})"
-        beside = [str(Path(name).with_name(each.name)) for each in _beside(place)]
-        raise ConfigError("data.source", f"{where}; {nearest(name.rstrip('/'), [*names('source'), *beside])}")
+        if like := difflib.get_close_matches(place.name, _beside(place), n=3, cutoff=0.6):
+            raise ConfigError(
+                "data.source", f"{where}; did you mean {', '.join(str(Path(name).with_name(each)) for each in like)}?"
+            )
+        raise ConfigError("data.source", f"{where}; {nearest(name, names('source'))}")
     if not (place.is_dir() or place.is_file() or suffix(place.name) in SUFFIXES):
         raise DataError(f"data.source: {name} is neither a file nor a folder")
     return "folder" if place.is_dir() else "file"

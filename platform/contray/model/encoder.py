@@ -19,7 +19,7 @@ from ..data.form import Form
 from ..data.given import image_of, images_of
 from ..data.pixels import reduced
 from ..data.views import Pipeline
-from ..errors import UserError, shown
+from ..errors import ConfigError, UserError, shown
 from ..methods._base import Method
 from ..storage.checkpoint import BEST, latest, load
 from ..storage.folder import Storage
@@ -124,6 +124,8 @@ def read_folder(folder: Path) -> Encoder:
         raise UserError(f"{folder}: {WEIGHTS} is damaged, its tensors are not those that were exported")
     try:
         config = RunConfig.from_yaml(text, encoder=True)
+    except ConfigError:
+        raise
     except UserError as error:
         raise UserError(f"{folder}/{CONFIG}: {error}") from None
     return _restore(config, state)

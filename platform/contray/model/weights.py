@@ -30,6 +30,7 @@ from .plain import network_under
 from .vit import SHAPES
 
 OWN = "contray"  # the layout of what contray has written
+OURS = {"config", "method", "step"}  # what a checkpoint of contray's holds, which is checked otherwise
 HEADS = "backbone.heads"
 MEAN, STD = "augment.mean", "augment.std"
 # Layouts of files of which some were trained on images normalised otherwise than ImageNet's, which no file tells
@@ -131,7 +132,7 @@ def of_file(file: Path, layout: str = "") -> Given:
     """The weights in a file of one of LAYOUTS; empty: as its names tell. Raises as `given`."""
     raw, digest = read(file), digest_of(file)
     layout = layout or layouts.guessed(raw)
-    if not layout and {"config", "method", "step"} <= raw.keys():
+    if not layout and raw.keys() >= OURS:
         raise UserError(f"{file}: is contray's own checkpoint; --checkpoint and --init take it as it is")
     found = {} if layout else layouts.unwrapped(raw)
     if len(found) == 1:
@@ -307,7 +308,7 @@ def read(file: Path) -> Mapping[str, Any]:
             "raw = raw.state_dict() if hasattr(raw, 'state_dict') else raw; "
             "torch.save({key: raw[key] for key in ('state_dict', 'model', 'teacher') if key in raw} or raw, 'tensors.pt')\""
         ) from None
-    if zipfile.is_zipfile(file):
+    if zipfile.is_zipfile(file) and not (isinstance(raw, Mapping) and raw.keys() >= OURS):
         check_records(file, str(file))
     if not isinstance(raw, Mapping):
         raise UserError(f"{file}: no dictionary of tensors but a {type(raw).__name__}")

@@ -128,7 +128,7 @@ def uncounted(config: RunConfig) -> list[str]:
 
 
 def probes(config: RunConfig, images: Images, machine: Machine) -> float:
-    """Seconds that linear probes take on features of the trained encoder, of the untrained one, and on pixels, of which there are most."""
+    """Seconds that linear probes take on features of the trained encoder, of the untrained one, and on pixels, which have the most dimensions."""
     method, dims = model.sketch(config), 0
     for view in type(method).eval_views(config.views).values():
         rows, side, _ = view.grid if view.kind == "patches" else (1, min(view.size, PIXELS_SIDE), 0)
