@@ -216,7 +216,9 @@ def test_an_interrupted_call_goes_on_and_a_damaged_part_is_made_again(
 ) -> None:
     monkeypatch.setattr(crews, "PART", 2)
     monkeypatch.setattr(Kept, "FROM", 10)
-    monkeypatch.setattr(parts.shutil, "disk_usage", lambda place: SimpleNamespace(free=9e12, total=1e13))  # however full this one is
+    monkeypatch.setattr(
+        parts.shutil, "disk_usage", lambda place: SimpleNamespace(free=9e12, total=1e13)
+    )  # however full this one is
     config = config_of(photos, data__scratch=str(tmp_path))
     loaded: list[int] = []
     real = EvalImages.load

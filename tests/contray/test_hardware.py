@@ -185,8 +185,8 @@ def test_what_a_run_took_is_mended_from_its_checkpoint(
 
 def test_the_dry_run_says_which_precision_and_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     processor(monkeypatch, True)
-    dryrun.describe(config())
+    found, _ = dryrun.describe(config())
     told = " ".join(capsys.readouterr().out.split())
-    assert "precision: bf16" in told
+    assert found.train.precision == "bf16"
     assert "bf16, channels last (auto: CONTRAY_BF16 is yes)" in told
     assert "drawn when they are asked for" in told

@@ -23,17 +23,8 @@ def describe(config: RunConfig, seeds: int = 1) -> tuple[RunConfig, dict[str, st
         config, plan = planned(config, source, network=start.network)
         cost = plan.cost
         lines = [line for line in plan.lines if not line.startswith("fix it")]  # by the config of a run, which there is not
-        show(
-            hanging(
-                "\n".join(
-                    [
-                        *lines,
-                        "keep it  the same with --dry-run --show-config > config.yaml, then contray train --config config.yaml",
-                    ]
-                ),
-                9,
-            )
-        )
+        lines.append("keep it  the same with --dry-run --show-config > config.yaml, then contray train --config config.yaml")
+        show(hanging("\n".join(lines), 9))
     begins = start.words(config)
     check_config(config, source)
     found = estimate(config, source, cost, seeds)
