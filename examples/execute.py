@@ -1,4 +1,4 @@
-"""Execute the example notebooks and keep their outputs: `python examples/execute.py`, or some by name; `--check` keeps nothing.
+"""Execute the example notebooks and keep their outputs: `python examples/execute.py`, or some by how their names begin; `--check` keeps nothing.
 
 Each runs in an empty folder of its own. What differs from machine to machine is left out of the outputs: paths of that folder, ids of runs, counts of
 executions; large pictures are kept in fewer colours and pixels. A notebook whose outputs are not of the kinds that are committed (a table, a picture,
@@ -130,7 +130,12 @@ def main(words: list[str]) -> int:
     import nbformat
 
     check, names = "--check" in words, [word for word in words if not word.startswith("-")]
-    books = [Path(name) for name in names] or sorted(HERE.glob("*.ipynb"))
+    found = [[Path(name)] if Path(name).is_file() else sorted(HERE.glob(f"{name}*.ipynb")) for name in names]
+    books = [path for paths in found for path in paths] if names else sorted(HERE.glob("*.ipynb"))
+    if names and not all(found):
+        raise SystemExit(
+            f"no notebook of a name that begins so: {', '.join(name for name, paths in zip(names, found, strict=True) if not paths)}"
+        )
     wrong: list[str] = []
     for path in books:
         began = time.monotonic()
