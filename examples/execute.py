@@ -54,6 +54,8 @@ def _tidy(cell: Any, folder: str) -> None:
     for output in cell.outputs:
         if "execution_count" in output:
             output.execution_count = None
+        if output.output_type == "stream" and "IProgress not found" in output.text:
+            continue  # tqdm, of a machine without ipywidgets
         if output.output_type == "stream":
             output.text = _scrubbed(output.text, folder)
             if kept and kept[-1].output_type == "stream" and kept[-1].name == output.name:
