@@ -93,6 +93,8 @@ def _refuse_unknown(config: RunConfig, to: str) -> None:
 def _timm_config(config: RunConfig) -> dict[str, Any]:
     """What `timm.create_model("local-dir:FOLDER")` and `hf-hub:` read: the network and how images are prepared; empty where timm has no such network."""
     net, view = config.backbone, next(iter(config.views.values()))
+    if view.sobel or view.space != "rgb":  # timm has no such transform
+        return {}
     side = view.size - view.size % net.patch if net.name in SHAPES else view.size
     if net.name.startswith("timm/"):
         name, args = net.name.removeprefix("timm/").partition(".")[0], {}
@@ -114,9 +116,9 @@ def _timm_config(config: RunConfig) -> dict[str, Any]:
     if config.channels != 3:
         args["in_chans"] = config.channels
     prepared = {
-        "input_size": [config.channels, side, side], "fixed_input_size": net.name in SHAPES, "crop_pct": view.size / centred_from(view.size),
+        "input_size": [config.channels, side, side], "fixed_input_size": net.name in SHAPES, "crop_pct": side / centred_from(view.size),
         "interpolation": "bicubic" if "cubic" in view.interpolation else "bilinear", "mean": list(config.augment.mean), "std": list(config.augment.std),
-        "num_classes": 0, "classifier": "head" if net.name in SHAPES else "fc",
+        "num_classes": 0,
     }  # fmt: skip
     return {"architecture": name, "num_classes": 0, "model_args": args, "pretrained_cfg": prepared}
 

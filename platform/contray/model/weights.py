@@ -141,7 +141,7 @@ def of_file(file: Path, layout: str = "") -> Given:
         if where:
             _say(file, f"taken is the network under {where!r}")
     if not layout:
-        if found:
+        if len(found) > 1:
             raise UserError(
                 f"{file}: holds several networks, under {', '.join(map(repr, found))}; keep the one that is meant in a file of its own"
             )
