@@ -62,6 +62,11 @@ def check_writable(option: str, path: Path) -> None:
         raise UserError(f"{option}: {path} cannot be written ({error.strerror or error})") from None
 
 
+def existing(path: Path) -> Path:
+    """The path itself, or the nearest one above it that is there: whoever would make the path needs to write there."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
+
+
 def nearest(word: str, known: Iterable[str], ending: str = "") -> str:
     """' - did you mean a, b?' for the known words nearest to `word`, or a list of what is known when none is near."""
     known = sorted(known, key=lambda name: (name.count("."), name))  # a section's own key before those of its plug-ins

@@ -51,12 +51,8 @@ KINDS = {
     "listener": Kind("contray.track", "contray.listeners", "track.listeners", {}, many=True),
 }
 TOLD = ("PAPER", "RECIPE", "PRESETS", "VIEWS", "METRICS", "DIFFERS")  # of a method's file: words, and what a run's config has
-OTHERS = {
-    "build": "backbone",
-    "evaluate": "evaluation",
-    "open_source": "source",
-    "METHOD": "space",
-}  # what files of other kinds define
+# what files of other kinds define
+OTHERS = {"build": "backbone", "evaluate": "evaluation", "open_source": "source", "METHOD": "space"}
 EXPORTS = {"PAPER": Paper, "Config": type, "VIEWS": dict, "RECIPE": dict, "PRESETS": dict}
 
 _named: dict[str, None] = {}  # absolute paths of files that the user named, in order

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, existing
 
 
 def check(out: Path) -> None:
     """Refuse a folder that cannot be written, or that holds something already."""
-    place = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    place = existing(out)
     if place == out and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} exists already; name a new folder")
     if place == out and out.resolve() == Path.cwd():

@@ -68,8 +68,7 @@ def _rows(found: Comparison, further: Sequence[str]) -> Table:
         heads |= HELD_OUT
     shown = [name for name in heads if name in has]
     alike = len({family(row) for row in found.rows}) == 1
-    several = len({row.tests for row in found.rows}) > 1
-    order = "best first, of the same test images" if several else "best first"
+    order = "best first, of the same test images" if _several(found) else "best first"
     title = f"{family(found.rows[0])}; {order}" if alike else order
     table = Table(title, "#", "run", *(heads[name] for name in shown), "seeds", "steps", left=(1,), dense=True)
     for number, row in enumerate(found.rows, 1):
@@ -125,18 +124,22 @@ def _evaluations(found: Comparison) -> list[Table]:
     """Methods and evaluations: an evaluation in each row, the runs by their numbers as columns."""
     has = {name for row in found.rows for name in row.metrics}
     names = [name for name in (*(name for name in MAIN if not name.endswith("_gain")), *HELD_OUT, *found.further) if name in has]
+    title = f"evaluations; *: the best {'of the same test images' if _several(found) else 'of all runs'}"
     made = []
     for first in range(0, len(found.rows), BESIDE):
         part = found.rows[first : first + BESIDE]
         numbers = (f"#{first + i}" for i in range(1, 1 + len(part)))
-        several = len({row.tests for row in found.rows}) > 1
-        title = f"evaluations; *: the best {'of the same test images' if several else 'of all runs'}"
         table = Table(title, "evaluation", *numbers, dense=True)
         for name in names:
             if any(name in row.metrics for row in part):
                 table.add(_evaluation(name), *(_starred(name, row, found.rows) for row in part))
         made.append(table)
     return made
+
+
+def _several(found: Comparison) -> bool:
+    """Whether there are rows of different test images."""
+    return len({row.tests for row in found.rows}) > 1
 
 
 def _evaluation(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from .. import data, model, track
 from ..config import RunConfig
 from ..config.registry import code_of, own_code
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError, UserError, existing
 from ..planning import Plan, adopted, guard, keep, planned
 from ..planning.facts import cluster_of
 from ..processors import cores
@@ -114,10 +114,8 @@ def waiting(config: RunConfig, source: data.Source) -> str:
     place = Path(storage.root)
     if storage.local and place.exists() and not place.is_dir():
         raise UserError(f"scale.storage: {storage.address} is a file; name a folder")
-    if storage.local:
-        there = next(each for each in (place, *place.absolute().parents) if each.exists())
-        if not os.access(there, os.W_OK):
-            raise UserError(f"scale.storage: cannot write to {there}; mend that, or choose another with --scale.storage")
+    if storage.local and not os.access(there := existing(place), os.W_OK):
+        raise UserError(f"scale.storage: cannot write to {there}; mend that, or choose another with --scale.storage")
     base = config.track.name or config.run_name
     if base not in storage.folders():
         return ""

@@ -12,6 +12,7 @@ import numpy as np
 from ...config.sections import DataConfig
 from ...data.lists import TABLES
 from ...errors import UserError, shown
+from ...pictures import ENDINGS
 from ...storage.folder import Storage
 from ...storage.logins import bare
 from ...tables import Shown, Table
@@ -158,7 +159,7 @@ def _check(out: str, keep: float, epsilon: float | None, balance: int, clusters:
         ("--out", out.lower().endswith(TABLES), f"got {bare(out)}, but the list is a text of a name a line; end it in .txt"),
         (
             "--out",
-            out.lower().endswith((".png", ".jpg", ".jpeg", ".svg", ".pdf")),
+            out.lower().endswith((*ENDINGS, ".jpeg")),
             f"got {bare(out)}, but the list is a text; end it in .txt",
         ),
         (
